@@ -1,0 +1,56 @@
+"""Who calls and from where: the two frozen values that travel beside a call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from bitmesh_proxy.money import NanoUsd
+
+
+class Surface(StrEnum):
+    """Which family of callers a route serves; decides how errors look."""
+
+    BITMESH = "bitmesh"
+    PUBLIC_MEDIA = "public_media"
+    UNIFIED = "unified"
+    OPEN_RESPONSES = "open_responses"
+    OPENAI = "openai"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """An authenticated API key and its account, as they are in the books at this moment.
+
+    ``bound_model``: the key speaks to this model only, and ``model`` in a request is prohibited. Rates are requests
+    per minute; ``None`` means the default of the settings. Budgets are nano-dollars per day and month in UTC.
+    ``expires_at_s`` is Unix time.
+    """
+
+    account_id: str
+    key_id: str
+    key_name: str = ""
+    bound_model: str | None = None
+    allowed_models: frozenset[str] | None = None
+    rate_per_minute: int | None = None
+    max_concurrent: int | None = None
+    budget_day_nano_usd: NanoUsd | None = None
+    budget_month_nano_usd: NanoUsd | None = None
+    expires_at_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestContext:
+    """One HTTP request as the rest of the program sees it.
+
+    ``request_id`` is ours (``req_`` + 24 letters). ``address`` is the caller's, taken from trusted proxies only.
+    ``public_base_url`` is scheme and host as the caller saw them, without a slash at the end.
+    ``received_at_s`` is Unix time; ``started_s`` is of the monotonic clock.
+    """
+
+    request_id: str
+    address: str
+    public_base_url: str
+    received_at_s: float
+    started_s: float
+    surface: Surface = Surface.BITMESH

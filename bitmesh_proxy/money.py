@@ -1,0 +1,82 @@
+"""Money is whole nano-dollars (10⁻⁹ USD), an ``int`` everywhere and an ``INTEGER`` in SQLite. A float never meets a price.
+
+Prices of small things are kept per million units, so that 0.0375 USD per million tokens (37.5 nano-dollars a
+thousand) stays a whole number: ``nano_usd_per_million``.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+from typing import NewType
+
+NanoUsd = NewType("NanoUsd", int)
+
+NANO_PER_USD = 1_000_000_000
+PER_MILLION = 1_000_000
+ZERO = NanoUsd(0)
+
+#: SQLite's largest INTEGER; an amount beyond it is a mistake, not money.
+MAX_NANO_USD = 2**63 - 1
+
+
+def parse_usd(text: str) -> NanoUsd:
+    """Read a decimal string of US dollars exactly, ``"0.15"`` → 150_000_000.
+
+    Raises ValueError for anything that is not a plain finite decimal, or finer than a nano-dollar.
+    """
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        raise ValueError(f"not a decimal amount of US dollars: {text!r}") from None
+    if not amount.is_finite():
+        raise ValueError(f"not a finite amount of US dollars: {text!r}")
+    nano = amount * NANO_PER_USD
+    if nano != nano.to_integral_value():
+        raise ValueError(f"finer than a nano-dollar: {text!r}")
+    if abs(nano) > MAX_NANO_USD:
+        raise ValueError(f"too large an amount of US dollars: {text!r}")
+    return NanoUsd(int(nano))
+
+
+def parse_reported_usd(value: object) -> NanoUsd | None:
+    """Read a cost as a provider reports it in JSON (number or string), rounded up to a whole nano-dollar.
+
+    Floats are read through their shortest decimal form (0.28 is 0.28). ``None`` for anything that is no amount ≥ 0.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        amount = Decimal(str(value))
+    except InvalidOperation:
+        return None
+    if not amount.is_finite() or amount < 0 or amount * NANO_PER_USD > MAX_NANO_USD:
+        return None
+    return round_up(int(amount * NANO_PER_USD * PER_MILLION), PER_MILLION)
+
+
+def round_up(numerator: int, denominator: int) -> NanoUsd:
+    """``numerator / denominator`` rounded up: for reservations and charges, which must never come out too small."""
+    return NanoUsd(-(-numerator // denominator))
+
+
+def round_half_even(numerator: int, denominator: int) -> NanoUsd:
+    """``numerator / denominator`` rounded half to even: for costs, where errors must not add up to one side."""
+    quotient, remainder = divmod(numerator, denominator)
+    double = remainder * 2
+    if double > denominator or (double == denominator and quotient % 2):
+        quotient += 1
+    return NanoUsd(quotient)
+
+
+def format_usd(amount: int, *, places: int | None = None) -> str:
+    """Write nano-dollars as a decimal string, exactly (trailing zeros dropped), or with ``places`` digits."""
+    value = Decimal(amount) / NANO_PER_USD
+    if places is not None:
+        return f"{value:.{places}f}"
+    text = f"{value:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def usd_number(amount: int) -> float:
+    """Nano-dollars as a JSON number of US dollars, for answers that promise one. Never calculate with it."""
+    return float(Decimal(amount) / NANO_PER_USD)
