@@ -1,0 +1,346 @@
+"""Settings: one TOML file, then the environment, typed and frozen; units stand in the names.
+
+Order, later wins: the defaults here, the file, ``BITMESH_<TABLE>__<KEY>`` variables (``BITMESH_HTTP__PORT=3001``; lists and
+tables as JSON), command-line options. Unknown keys and impossible values stop the start with the key's name.
+Secrets never stand in the file: a provider's ``credential`` is a reference, ``env:NAME``, ``file:PATH`` or ``credential:NAME``
+(a file of systemd's ``$CREDENTIALS_DIRECTORY``). ``config/bitmesh-proxy.example.toml`` shows every key with its default;
+a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from bitmesh_proxy.money import parse_usd
+
+Seconds = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+CountOrNone = Annotated[int, Meta(ge=0)]
+MIB = 1024 * 1024
+
+
+class SettingsError(Exception):
+    """A setting is unknown or impossible. The message names the key and where it came from."""
+
+
+class Http(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The listening side."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 3000
+    #: Scheme and host that callers use, when no trusted proxy says it (``https://ai.example.org``).
+    public_url: str = ""
+    trusted_proxies: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
+    max_body_bytes: Count = 32 * MIB
+    max_upload_bytes: Count = 512 * MIB
+    max_json_depth: Count = 64
+    body_timeout_s: Seconds = 120.0
+    keepalive_timeout_s: Seconds = 75.0
+    #: How long running answers may go on after SIGTERM.
+    shutdown_timeout_s: Seconds = 20.0
+    cors_origins: tuple[str, ...] = ("*",)
+    max_connections: Count = 20_000
+
+
+class Data(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where things are kept."""
+
+    #: Empty: ``$STATE_DIRECTORY`` (systemd), else ``$XDG_DATA_HOME/bitmesh-proxy``, else ``~/.local/share/bitmesh-proxy``.
+    dir: str = ""
+    busy_timeout_s: Seconds = 5.0
+    #: Requests waiting for the writer; more get 503.
+    max_pending_writes: Count = 10_000
+    min_free_bytes: CountOrNone = 16 * MIB
+
+
+class Auth(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """OAuth 1.0a and keys."""
+
+    timestamp_window_s: Seconds = 300.0
+    max_nonces: Count = 1_000_000
+    #: Empty: ``$CREDENTIALS_DIRECTORY/master_secret``, else ``master.secret`` in the data directory, made on first start.
+    master_secret_file: str = ""
+
+
+class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Token buckets (per minute, with a burst) and concurrency. 0 switches a limit off."""
+
+    address_per_minute: CountOrNone = 1200
+    address_burst: CountOrNone = 300
+    key_per_minute: CountOrNone = 600
+    key_burst: CountOrNone = 120
+    key_max_concurrent: CountOrNone = 64
+    #: Per key and endpoint name (``chat``, ``image``, ``video`` …), requests per minute.
+    endpoint_per_minute: Mapping[str, int] = msgspec.field(default_factory=dict)
+
+
+class Upstream(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The calls that we make."""
+
+    connect_timeout_s: Seconds = 10.0
+    first_byte_timeout_s: Seconds = 300.0
+    idle_timeout_s: Seconds = 120.0
+    total_timeout_s: Seconds = 3600.0
+    max_answer_bytes: Count = 64 * MIB
+    max_connections_per_provider: Count = 4096
+    keepalive_timeout_s: Seconds = 30.0
+    #: Offers tried for one call, the first included.
+    max_attempts: Count = 3
+    #: An offer that failed is put last for so long.
+    unhealthy_s: Seconds = 30.0
+
+
+class Billing(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What accounts pay."""
+
+    #: Charge = cost × markup, where an offer names no sell price of its own. A decimal string.
+    markup: str = "1.0"
+    #: Output tokens reserved for when a caller and a model name no limit.
+    default_max_output_tokens: Count = 4096
+    #: A picture or sound whose caller left before it came is charged: the provider bills it all the same.
+    charge_abandoned_media: bool = True
+    #: Running streams note what they delivered so far, for the case of a crash.
+    checkpoint_interval_s: Seconds = 1.0
+
+
+class Jobs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Long work: videos, transcriptions."""
+
+    first_poll_s: Seconds = 2.0
+    max_poll_s: Seconds = 20.0
+    backoff_factor: Annotated[float, Meta(ge=1)] = 1.5
+    max_concurrent_polls_per_provider: Count = 8
+    #: A job still running after so long is looked at rarely (its hold stays); it is never called failed for that.
+    slow_after_s: Seconds = 3600.0
+    slow_poll_s: Seconds = 300.0
+    max_open_per_key: Count = 100
+
+
+class Media(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``/imgrslt`` and other results."""
+
+    max_bytes: Count = 512 * MIB
+    fetch_timeout_s: Seconds = 300.0
+    max_redirects: CountOrNone = 3
+    #: Copies on disk, because providers' links die within the hour.
+    cache_bytes: CountOrNone = 4096 * MIB
+    keep_s: Seconds = 7 * 86400.0
+    #: Empty: ``$CACHE_DIRECTORY`` (systemd), else ``media`` in the data directory.
+    cache_dir: str = ""
+    max_concurrent_fetches: Count = 64
+
+
+class Idempotency(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``Idempotency-Key``."""
+
+    keep_s: Seconds = 86400.0
+    max_answer_bytes: Count = 1 * MIB
+    max_total_bytes: Count = 256 * MIB
+    wait_timeout_s: Seconds = 600.0
+
+
+class Sandbox(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The embedded stand-in for the providers. ``auto``: on when no provider credential is configured."""
+
+    mode: Literal["auto", "on", "off"] = "auto"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 0
+    token_interval_ms: CountOrNone = 15
+    job_duration_s: Seconds = 6.0
+
+
+class Catalogue(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Models, offers, prices."""
+
+    #: Directory of ``*.toml``; empty: the rows that come with the package.
+    dir: str = ""
+    #: More directories, read after it (an operator's own models).
+    extra_dirs: tuple[str, ...] = ()
+
+
+class Logging(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Lines on standard error, one JSON object each, or plain text for people."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "text", "json"] = "auto"
+    access_log: bool = True
+
+
+class ProviderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A provider's address and credential, or a further OpenAI-compatible server (``kind``)."""
+
+    name: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+    kind: Literal["", "openai_compatible"] = ""
+    title: str = ""
+    #: Root name → base URL; ``default`` is the usual one.
+    base_urls: Mapping[str, str] = msgspec.field(default_factory=dict)
+    credential: str = ""
+    enabled: bool = True
+    max_concurrent: CountOrNone = 0
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything. See ``config/bitmesh-proxy.example.toml``."""
+
+    http: Http = Http()
+    data: Data = Data()
+    auth: Auth = Auth()
+    limits: Limits = Limits()
+    upstream: Upstream = Upstream()
+    billing: Billing = Billing()
+    jobs: Jobs = Jobs()
+    media: Media = Media()
+    idempotency: Idempotency = Idempotency()
+    sandbox: Sandbox = Sandbox()
+    catalogue: Catalogue = Catalogue()
+    logging: Logging = Logging()
+    providers: tuple[ProviderSettings, ...] = ()
+
+
+def load_settings(
+    path: Path | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Settings:
+    """Read the file (if any), the environment and ``overrides`` (the command line) into checked settings.
+
+    Raises SettingsError naming the key.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        try:
+            tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as exc:
+            raise SettingsError(f"{path}: {exc}") from exc
+        except tomllib.TOMLDecodeError as exc:
+            raise SettingsError(f"{path}: not valid TOML: {exc}") from exc
+        _convert(tree, str(path))
+    _merge(tree, _from_environment(os.environ if environ is None else environ), "environment")
+    _merge(tree, overrides or {}, "command line")
+    settings = _convert(tree, str(path) if path else "environment")
+    _check(settings)
+    return settings
+
+
+def _merge(tree: dict[str, Any], more: Mapping[str, Any], source: str) -> None:
+    for table, values in more.items():
+        if not isinstance(values, Mapping):
+            tree[table] = values
+            continue
+        current = tree.setdefault(table, {})
+        if not isinstance(current, dict):
+            raise SettingsError(f"{source}: {table} is not a table")
+        current.update(values)
+
+
+def _convert(tree: Mapping[str, Any], source: str) -> Settings:
+    try:
+        return msgspec.convert(tree, Settings)
+    except msgspec.ValidationError as exc:
+        raise SettingsError(f"{source}: {str(exc).replace('`$.', '`')}") from exc
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    hints: dict[str, dict[str, Any]] = {
+        table.encode_name: {entry.encode_name: entry.type for entry in msgspec.structs.fields(table.type)}
+        for table in msgspec.structs.fields(Settings)
+        if isinstance(table.type, type) and issubclass(table.type, Struct)
+    }
+    for name, text in environ.items():
+        if not name.startswith("BITMESH_") or "__" not in name:
+            continue
+        table, _, key = name.removeprefix("BITMESH_").lower().partition("__")
+        if key not in hints.get(table, {}):
+            raise SettingsError(f"environment: {name} names no setting")
+        tree.setdefault(table, {})[key] = _from_text(name, text, hints[table][key])
+    return tree
+
+
+def _from_text(name: str, text: str, hint: Any) -> Any:
+    if hint is str:
+        return text
+    try:
+        if text[:1] in "[{":
+            return msgspec.json.decode(text, type=hint)
+        return msgspec.convert(text.lower() if text.lower() in ("true", "false") else text, hint, strict=False)
+    except (msgspec.ValidationError, msgspec.DecodeError) as exc:
+        raise SettingsError(f"environment: {name}: {exc}") from exc
+
+
+def _check(settings: Settings) -> None:
+    """What types cannot say."""
+    for network in settings.http.trusted_proxies:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as exc:
+            raise SettingsError(f"http.trusted_proxies: {exc}") from exc
+    url = settings.http.public_url
+    if url and not (url.startswith(("http://", "https://")) and not url.endswith("/")):
+        raise SettingsError("http.public_url: want http(s)://host[:port] without a slash at the end")
+    try:
+        markup = parse_usd(settings.billing.markup)
+    except ValueError as exc:
+        raise SettingsError(f"billing.markup: {exc}") from exc
+    if not 0 <= markup <= parse_usd("1000"):
+        raise SettingsError("billing.markup: want a decimal string from 0 to 1000")
+    if settings.jobs.max_poll_s < settings.jobs.first_poll_s:
+        raise SettingsError("jobs.max_poll_s: must not be below jobs.first_poll_s")
+    for endpoint, rate in settings.limits.endpoint_per_minute.items():
+        if rate < 0:
+            raise SettingsError(f"limits.endpoint_per_minute.{endpoint}: must not be below 0")
+    names = [provider.name for provider in settings.providers]
+    for name in names:
+        if names.count(name) > 1:
+            raise SettingsError(f"providers: {name} stands there twice")
+    for provider in settings.providers:
+        if provider.kind and "default" not in provider.base_urls:
+            raise SettingsError(f"providers.{provider.name}.base_urls: a further server needs `default`")
+        if provider.credential and not provider.credential.startswith(("env:", "file:", "credential:")):
+            raise SettingsError(
+                f"providers.{provider.name}.credential: want a reference (env:NAME, file:PATH or credential:NAME), "
+                "never the secret itself"
+            )
+
+
+def resolve_data_dir(settings: Settings, environ: Mapping[str, str] | None = None) -> Path:
+    """The data directory by the rule of ``data.dir``. Makes nothing."""
+    env = os.environ if environ is None else environ
+    if settings.data.dir:
+        return Path(settings.data.dir).expanduser()
+    if env.get("STATE_DIRECTORY"):
+        return Path(env["STATE_DIRECTORY"].split(":")[0])
+    base = env.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(base) / "bitmesh-proxy"
+
+
+def resolve_credential(reference: str, environ: Mapping[str, str] | None = None) -> str:
+    """The secret behind ``env:NAME``, ``file:PATH`` or ``credential:NAME``; empty when there is none.
+
+    Raises SettingsError when a named file cannot be read.
+    """
+    env = os.environ if environ is None else environ
+    kind, _, rest = reference.partition(":")
+    if kind == "env":
+        return env.get(rest, "").strip()
+    if kind == "credential":
+        directory = env.get("CREDENTIALS_DIRECTORY")
+        if not directory or not (Path(directory) / rest).is_file():
+            return ""
+        path = Path(directory) / rest
+    elif kind == "file":
+        path = Path(rest).expanduser()
+    else:
+        raise SettingsError(f"not a credential reference: {kind}:…")
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as exc:
+        raise SettingsError(f"credential {reference}: {exc.strerror}") from exc
