@@ -1,0 +1,155 @@
+"""Server-sent events, read from bytes that may be cut anywhere.
+
+Two readers on one splitter. ``EventCutter`` gives back the raw bytes of the events that are complete, for whoever only
+looks for something in them (a meter). ``SseParser`` takes events apart, for whoever needs their content.
+
+Liberal in what is read: LF, CRLF or CR, ``data:`` with or without the space, comments, several ``data:`` lines, a byte
+order mark, a last event without its blank line. No regular expression, no decoding and no copy on the common way
+(a chunk that holds whole events ended by LF LF). Source: HTML Living Standard, section 9.2.6, read 2026-11.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from bitmesh_proxy.errors import UpstreamBroken
+
+_BOM: Final = b"\xef\xbb\xbf"
+
+#: A picture of 4096 × 4096 in base64 arrives as one event; nothing honest is larger.
+MAX_EVENT_BYTES: Final = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SseEvent:
+    """One event. ``event`` is empty where the stream gave no name; ``data`` holds its lines joined by LF."""
+
+    event: str
+    data: bytes
+
+
+class Overflow(Enum):
+    """What to do with an event longer than the limit."""
+
+    RAISE = "raise"
+    #: Keep only its end, as much as the limit allows: for readers that look for what stands last in an event.
+    KEEP_END = "keep_end"
+
+
+class EventCutter:
+    """Collects bytes and hands out those of complete events, with LF as the only line end.
+
+    Never holds more than one incomplete event, and no more of it than ``max_event_bytes``.
+    """
+
+    __slots__ = ("_buffer", "_head", "_max", "_overflow", "_searched", "_skip_lf", "_started")
+
+    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES, *, overflow: Overflow = Overflow.RAISE) -> None:
+        self._buffer = bytearray()
+        self._searched = 0
+        self._max = max_event_bytes
+        self._overflow = overflow
+        self._started = False
+        self._head = b""
+        self._skip_lf = False
+
+    def cut(self, data: bytes) -> bytes:
+        """The bytes of all events that ``data`` completes, each with its blank line; empty when there is none.
+
+        Raises UpstreamBroken when an incomplete event grows over the limit (unless its end is kept).
+        """
+        if not self._started:
+            data = self._without_mark(data)
+        if self._skip_lf and data:
+            self._skip_lf = False
+            if data[0] == 0x0A:
+                data = data[1:]
+        if b"\r" in data:
+            # A CR ends the line at once; the LF that may open the next chunk belongs to it.
+            self._skip_lf = data.endswith(b"\r")
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if not self._buffer and data.endswith(b"\n\n"):
+            return data
+        return self._cut_buffer(data)
+
+    def rest(self) -> bytes:
+        """What is left when the body has ended: an event without its blank line, or nothing. Empties the cutter."""
+        left = self._head + bytes(self._buffer)
+        self._buffer.clear()
+        self._head = b""
+        self._searched = 0
+        return left
+
+    def _cut_buffer(self, data: bytes) -> bytes:
+        buffer = self._buffer
+        buffer += data
+        end = buffer.rfind(b"\n\n", self._searched)
+        if end < 0:
+            whole = b""
+        else:
+            whole = bytes(buffer[: end + 2])
+            del buffer[: end + 2]
+        if len(buffer) > self._max:
+            if self._overflow is Overflow.RAISE:
+                raise UpstreamBroken(f"The provider sent an event of more than {self._max} bytes.")
+            del buffer[: -self._max]
+        # The last byte may be the first half of a blank line.
+        self._searched = max(len(buffer) - 1, 0)
+        return whole
+
+    def _without_mark(self, data: bytes) -> bytes:
+        data = self._head + data
+        if len(data) < len(_BOM) and _BOM.startswith(data):
+            self._head = data
+            return b""
+        self._head = b""
+        self._started = True
+        return data.removeprefix(_BOM)
+
+
+class SseParser:
+    """Turns bytes into events, in order. One per stream."""
+
+    __slots__ = ("_cutter", "_max")
+
+    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._cutter = EventCutter(max_event_bytes)
+        self._max = max_event_bytes
+
+    def feed(self, data: bytes) -> list[SseEvent]:
+        """The events that ``data`` completes. Raises UpstreamBroken for an event over the limit."""
+        whole = self._cutter.cut(data)
+        return self._parse(whole) if whole else []
+
+    def close(self) -> list[SseEvent]:
+        """The event that the end of the body completed, where a server left out the last blank line."""
+        return self._parse(self._cutter.rest())
+
+    def _parse(self, whole: bytes) -> list[SseEvent]:
+        events = []
+        for block in whole.split(b"\n\n"):
+            if not block:
+                continue
+            if len(block) > self._max:
+                raise UpstreamBroken(f"The provider sent an event of more than {self._max} bytes.")
+            if block.startswith(b"data: ") and b"\n" not in block:
+                events.append(SseEvent("", block[6:]))
+            elif (event := _parse_block(block)) is not None:
+                events.append(event)
+        return events
+
+
+def _parse_block(block: bytes) -> SseEvent | None:
+    name = ""
+    lines: list[bytes] = []
+    for line in block.split(b"\n"):
+        field, _, value = line.partition(b":")
+        if value.startswith(b" "):
+            value = value[1:]
+        if field == b"data":
+            lines.append(value)
+        elif field == b"event":
+            name = value.decode("utf-8", "replace")
+    return SseEvent(name, b"\n".join(lines)) if lines else None
