@@ -34,6 +34,10 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 
+class CallerLeft(Exception):
+    """The caller hung up. Not an error: an outcome, recorded as 499; there is nobody to answer."""
+
+
 class GatewayError(Exception):
     """Anything that ends a call with an error answer."""
 

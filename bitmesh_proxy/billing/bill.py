@@ -1,0 +1,65 @@
+"""How a call's ending becomes a bill: what the provider takes (cost) and what the account pays (charge)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from bitmesh_proxy.billing import pricing
+from bitmesh_proxy.calls import Basis, Call, Usage
+from bitmesh_proxy.catalogue.offer import Offer
+from bitmesh_proxy.money import ZERO, NanoUsd
+
+
+class Ending(StrEnum):
+    """How a call ended, as far as money is concerned."""
+
+    #: The whole answer came.
+    COMPLETE = "complete"
+    #: Part of it came, or the caller left while the provider worked: what was delivered, and the prompt, is charged.
+    CUT = "cut"
+    #: The provider may bill us, but the caller got nothing and is not to blame.
+    UNDELIVERED = "undelivered"
+    #: No provider did anything.
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bill:
+    """Both sums in nano-dollars, what they rest on, and the usage behind them."""
+
+    cost_nano_usd: NanoUsd = ZERO
+    charge_nano_usd: NanoUsd = ZERO
+    basis: Basis = Basis.MEASURED
+    usage: Usage = Usage()
+
+
+def hold_of(call: Call, offer: Offer, *, markup_nano: int, default_max_output_tokens: int) -> NanoUsd:
+    """The upper bound of what the account may be charged for this call at this offer; 0 for a test call."""
+    if call.test:
+        return ZERO
+    estimate = pricing.estimate(call, offer, default_max_output_tokens=default_max_output_tokens)
+    return pricing.with_markup(estimate.hold_nano_usd, offer, markup_nano=markup_nano)
+
+
+def bill_of(
+    call: Call,
+    offer: Offer | None,
+    *,
+    usage: Usage | None,
+    output_characters: int,
+    ending: Ending,
+    markup_nano: int,
+    hold_nano_usd: NanoUsd,
+) -> Bill:
+    """Price a call by how it ended. The charge is never above the reservation."""
+    if offer is None or ending is Ending.NOTHING:
+        return Bill()
+    if usage is None:
+        usage = pricing.usage_delivered(call, offer, output_characters=output_characters)
+    cost, basis = pricing.cost_of(usage, offer, call)
+    if call.test or ending is Ending.UNDELIVERED:
+        charge = ZERO
+    else:
+        charge = NanoUsd(min(pricing.with_markup(cost, offer, markup_nano=markup_nano), hold_nano_usd))
+    return Bill(cost_nano_usd=cost, charge_nano_usd=charge, basis=basis, usage=usage)

@@ -1,0 +1,51 @@
+"""What an endpoint is: the pure functions between a caller's format and the vocabulary in the middle.
+
+``parse`` raises InvalidRequest (or its ValidationFailed). The renderers make the caller's format from results and
+events; where a chat provider's ``wire_format`` equals ``chat_format``, none of them is called and the bytes pass through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from bitmesh_proxy.calls import Call, ChatCall, Event, ImageCall, JobState, JsonObject, MediaResult, Operation
+from bitmesh_proxy.context import Caller, RequestContext, Surface
+
+
+class ChunkRenderer(Protocol):
+    """Events in, bytes of the caller's stream out: one event, one write. ``finish`` gives what ends the stream."""
+
+    def render(self, events: Sequence[Event]) -> bytes: ...
+
+    def finish(self) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobView:
+    """A job as an endpoint shows it. ``created_at_s`` and ``completed_at_s`` are Unix time; ``urls`` are our own."""
+
+    state: JobState
+    model_id: str
+    created_at_s: float
+    completed_at_s: float | None = None
+    urls: Sequence[str] = ()
+    call_facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """``name`` stands in the ledger, in limits and in metrics."""
+
+    name: str
+    surface: Surface
+    operation: Operation
+    parse: Callable[[JsonObject, Caller], Call]
+    chat_format: str = "openai_chat"
+    render_chat: Callable[[ChatCall, Sequence[Event], RequestContext], JsonObject] | None = None
+    chunk_renderer: Callable[[ChatCall, RequestContext], ChunkRenderer] | None = None
+    render_media: Callable[[ImageCall, MediaResult, Sequence[str]], JsonObject] | None = None
+    render_job: Callable[[JobView], JsonObject] | None = None
+
+

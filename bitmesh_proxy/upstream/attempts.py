@@ -1,0 +1,304 @@
+"""One attempt at one offer, for each kind of work: send, look at the head, pass on or read.
+
+Up to the first byte an attempt may fail and another offer be tried; afterwards the answer has begun and only an honest
+end is left. A chunk read is a chunk written: nothing is collected on a stream's way, no queue stands in between, and the
+meter only looks. What happened is noted in ``Progress`` as it happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import orjson
+
+from bitmesh_proxy.calls import ChatCall, Event, ImageCall, JobState, MediaResult, TextDelta, UsageReport, VideoCall
+from bitmesh_proxy.catalogue.offer import Offer
+from bitmesh_proxy.endpoints.endpoint import ChunkRenderer
+from bitmesh_proxy.errors import ProviderRefused, UpstreamBroken
+from bitmesh_proxy.providers.base import ChatDialect, StreamReader
+from bitmesh_proxy.upstream.access import ProviderAccess
+from bitmesh_proxy.upstream.client import Upstream, UpstreamAnswer
+from bitmesh_proxy.upstream.progress import Progress
+
+T = TypeVar("T")
+
+#: Error bodies are read up to here; more is noise.
+MAX_ERROR_BYTES = 64 * 1024
+#: JSON above this size is parsed off the loop, which it would block for milliseconds.
+THREAD_PARSE_BYTES = 256 * 1024
+#: After so many chunks without a pause, other streams get their turn.
+CHUNKS_PER_TURN = 64
+
+STREAM_HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",  # nginx with default buffering would hold the stream back
+}
+
+
+class Reply(Protocol):
+    """Where an answer goes: a whole one by ``send``, a stream by ``start``, ``write`` and ``finish``.
+
+    Every method raises CallerLeft when there is nobody left. ``write`` waits while the caller reads slowly.
+    ``abort`` closes the connection so that the caller cannot take the answer for complete.
+    """
+
+    @property
+    def is_started(self) -> bool: ...
+
+    async def send(self, status: int, headers: Mapping[str, str], body: bytes) -> None: ...
+
+    async def start(self, status: int, headers: Mapping[str, str]) -> None: ...
+
+    async def write(self, data: bytes) -> None: ...
+
+    async def finish(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whole:
+    """An answer that is ready to be sent in one piece."""
+
+    body: bytes
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Streamed:
+    """An answer that has gone to the caller, but for ``tail`` and the end. ``is_broken``: the tail says what went wrong."""
+
+    tail: bytes = b""
+    is_broken: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatTranslation:
+    """How a chat answer of another format becomes the caller's."""
+
+    render_whole: Callable[[list[Event]], bytes]
+    renderer: Callable[[], ChunkRenderer]
+
+
+class Attempts:
+    """Makes attempts. Holds no state of a call."""
+
+    def __init__(
+        self, upstream: Upstream, *, max_answer_bytes: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._upstream = upstream
+        self._max_answer_bytes = max_answer_bytes
+        self._clock = clock
+
+    async def chat(
+        self,
+        call: ChatCall,
+        offer: Offer,
+        *,
+        access: ProviderAccess,
+        chat_format: str,
+        translation: ChatTranslation | None,
+        progress: Progress,
+        reply: Reply,
+    ) -> Whole | Streamed:
+        """A chat call, plain or streamed. A stream has been relayed but for its end when this returns."""
+        dialect = access.provider.chat
+        assert dialect is not None, "routing gives only offers whose provider can"
+        request = dialect.request(call, offer)
+        straight = dialect.wire_format == chat_format
+        progress.begin(offer)
+        async with self._upstream.open(access, request) as answer:
+            progress.sent = True
+            await self._check_head(access, answer)
+            if call.stream:
+                if answer.media_type != "text/event-stream":
+                    raise await self._not_a_stream(access, answer)
+                if straight:
+                    return await self._relay(answer, dialect, progress=progress, reply=reply)
+                assert translation is not None
+                return await self._translate(answer, dialect.reader(), translation.renderer(), progress, reply)
+            body = await self._read_json(answer, progress)
+            if straight:
+                progress.usage, progress.provider_request_id = await in_thread_if_large(dialect.read_usage, body)
+                if progress.usage is None:
+                    progress.output_characters = _count_characters(dialect, body)
+                return Whole(body=body, headers=_whole_headers(answer))
+            assert translation is not None
+            events = list(await in_thread_if_large(dialect.read_whole, body))
+            _note_events(events, progress)
+            return Whole(body=translation.render_whole(events), headers=_whole_headers(answer))
+
+    async def image(
+        self, call: ImageCall, offer: Offer, *, access: ProviderAccess, progress: Progress
+    ) -> MediaResult:
+        """Pictures, read whole."""
+        dialect = access.provider.image
+        assert dialect is not None, "routing gives only offers whose provider can"
+        request = dialect.request(call, offer)
+        progress.begin(offer)
+        async with self._upstream.open(access, request) as answer:
+            progress.sent = True
+            await self._check_head(access, answer)
+            body = await self._read_json(answer, progress)
+            result = await in_thread_if_large(lambda data: dialect.read(call, data), body)
+            progress.usage = result.usage
+            progress.provider_request_id = result.provider_request_id
+            return result
+
+    async def submit_video(
+        self, call: VideoCall, offer: Offer, *, access: ProviderAccess, progress: Progress
+    ) -> JobState:
+        """Hand a clip in; the provider's job goes on without us."""
+        dialect = access.provider.video
+        assert dialect is not None, "routing gives only offers whose provider can"
+        request = dialect.submit(call, offer)
+        progress.begin(offer)
+        async with self._upstream.open(access, request) as answer:
+            progress.sent = True
+            await self._check_head(access, answer)
+            state = dialect.read_submit(call, await self._read_json(answer, progress))
+            progress.provider_request_id = state.provider_job_id
+            return state
+
+    async def poll_video(self, provider_job_id: str, offer: Offer, *, access: ProviderAccess) -> JobState:
+        """Ask once how a clip is doing."""
+        dialect = access.provider.video
+        assert dialect is not None, "a job's provider can do videos"
+        async with self._upstream.open(access, dialect.poll(provider_job_id, offer)) as answer:
+            await self._check_head(access, answer)
+            return dialect.read_poll(await self._read_json(answer, None))
+
+    async def _check_head(self, access: ProviderAccess, answer: UpstreamAnswer) -> None:
+        """Raises ProviderRefused for an error status, with what the provider said."""
+        if 200 <= answer.status < 300:
+            return
+        raise access.provider.read_error(answer.status, answer.headers, await self._read_error_body(answer))
+
+    async def _read_error_body(self, answer: UpstreamAnswer) -> bytes:
+        parts = b""
+        try:
+            async for chunk in answer.chunks():
+                parts += chunk
+                if len(parts) >= MAX_ERROR_BYTES:
+                    break
+        except UpstreamBroken:
+            pass  # the status alone is enough
+        return parts[:MAX_ERROR_BYTES]
+
+    async def _read_json(self, answer: UpstreamAnswer, progress: Progress | None) -> bytes:
+        """The whole body, which must look like one JSON object: an HTML page under a 200 is no answer."""
+        body = await answer.read(self._max_answer_bytes)
+        if progress is not None:
+            progress.first_byte_s = self._clock()
+        stripped = body[:64].lstrip()[:1] + body[-64:].rstrip()[-1:]
+        if stripped not in (b"{}", b"[]"):
+            raise UpstreamBroken("The provider's answer is not JSON.")
+        return body
+
+    async def _not_a_stream(self, access: ProviderAccess, answer: UpstreamAnswer) -> Exception:
+        body = await self._read_error_body(answer)
+        if answer.media_type.endswith("json") and b'"error"' in body:
+            return access.provider.read_error(502, answer.headers, body)
+        return UpstreamBroken("The provider did not answer with a stream.")
+
+    async def _first(self, chunks: AsyncIterator[bytes], progress: Progress) -> bytes:
+        data = await anext(chunks, b"")
+        if not data:
+            raise UpstreamBroken("The provider's stream ended before its first byte.")
+        progress.first_byte_s = self._clock()
+        return data
+
+    async def _relay(
+        self, answer: UpstreamAnswer, dialect: ChatDialect, *, progress: Progress, reply: Reply
+    ) -> Streamed:
+        """Bytes to the caller as they came; the meter looks at them in passing."""
+        meter = progress.meter = dialect.meter()
+        chunks = answer.chunks()
+        data = await self._first(chunks, progress)
+        meter.feed(data)
+        if meter.error is not None:  # the first event is an error: nothing has begun, so say it with a status
+            raise ProviderRefused(meter.error, status=502, provider_status=502)
+        await reply.start(200, {**STREAM_HEADERS, **_marks(answer)})
+        progress.delivered = True
+        await reply.write(data)
+        turn = 0
+        async for data in chunks:
+            meter.feed(data)
+            await reply.write(data)
+            turn += 1
+            if turn == CHUNKS_PER_TURN:
+                turn = 0
+                await asyncio.sleep(0)
+        if not meter.is_complete and meter.error is None:
+            raise UpstreamBroken("The provider's stream broke off.")
+        return Streamed()
+
+    async def _translate(
+        self,
+        answer: UpstreamAnswer,
+        reader: StreamReader,
+        renderer: ChunkRenderer,
+        progress: Progress,
+        reply: Reply,
+    ) -> Streamed:
+        """Events out of the provider's stream, the caller's stream out of the events; one write for each read."""
+        chunks = answer.chunks()
+        data = await self._first(chunks, progress)
+        events = list(reader.feed(data))
+        _note_events(events, progress)
+        await reply.start(200, {**STREAM_HEADERS, **_marks(answer)})
+        progress.delivered = True
+        if rendered := renderer.render(events):
+            await reply.write(rendered)
+        turn = 0
+        async for data in chunks:
+            events = list(reader.feed(data))
+            _note_events(events, progress)
+            if rendered := renderer.render(events):
+                await reply.write(rendered)
+            turn += 1
+            if turn == CHUNKS_PER_TURN:
+                turn = 0
+                await asyncio.sleep(0)
+        events = list(reader.close())
+        _note_events(events, progress)
+        return Streamed(tail=renderer.render(events) + renderer.finish())
+
+
+def _note_events(events: list[Event], progress: Progress) -> None:
+    for event in events:
+        if isinstance(event, TextDelta):
+            progress.output_characters += len(event.text)
+        elif isinstance(event, UsageReport):
+            progress.usage = event.usage
+        elif progress.provider_request_id is None and hasattr(event, "provider_request_id"):
+            progress.provider_request_id = event.provider_request_id
+
+
+def _count_characters(dialect: ChatDialect, body: bytes) -> int:
+    try:
+        return sum(len(event.text) for event in dialect.read_whole(body) if isinstance(event, TextDelta))
+    except (orjson.JSONDecodeError, UpstreamBroken):
+        return len(body)
+
+
+def _marks(answer: UpstreamAnswer) -> dict[str, str]:
+    """What of a provider's head concerns the caller: that the sandbox made it."""
+    return {"X-Bitmesh-Sandbox": "1"} if answer.headers.get("X-Bitmesh-Sandbox") == "1" else {}
+
+
+def _whole_headers(answer: UpstreamAnswer) -> dict[str, str]:
+    return {"Content-Type": "application/json", **_marks(answer)}
+
+
+async def in_thread_if_large(function: Callable[[bytes], T], data: bytes) -> T:
+    """Call ``function`` here, or in a thread when ``data`` is so large that the loop would stand still."""
+    if len(data) > THREAD_PARSE_BYTES:
+        return await asyncio.to_thread(function, data)
+    return function(data)

@@ -1,0 +1,59 @@
+"""What has happened to one call so far, kept in one place so that every way out can settle it exactly once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bitmesh_proxy.calls import Usage
+from bitmesh_proxy.catalogue.offer import Offer
+from bitmesh_proxy.providers.base import StreamMeter
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """Mutable on purpose, and seen by one call only.
+
+    ``sent``: a request has gone to a provider, so that it may bill us whatever comes of it. ``first_byte_s`` is of the
+    monotonic clock. ``meter`` looks at a passing stream; ``usage`` is what the provider said in a whole answer.
+    ``delivered``: bytes of the answer have gone to the caller.
+    """
+
+    offer: Offer | None = None
+    sent: bool = False
+    first_byte_s: float | None = None
+    meter: StreamMeter | None = None
+    usage: Usage | None = None
+    output_characters: int = 0
+    provider_request_id: str | None = None
+    delivered: bool = False
+    attempts: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    def begin(self, offer: Offer) -> None:
+        """A new attempt: what an earlier one saw does not count any more."""
+        self.offer = offer
+        self.attempts += 1
+        self.sent = False
+        self.meter = None
+        self.usage = None
+        self.output_characters = 0
+        self.provider_request_id = None
+
+    @property
+    def reported_usage(self) -> Usage | None:
+        """The provider's own figures, from the whole answer or the stream."""
+        if self.usage is not None:
+            return self.usage
+        return self.meter.usage if self.meter is not None else None
+
+    @property
+    def characters(self) -> int:
+        """How many characters of text reached the caller."""
+        return self.meter.output_characters if self.meter is not None else self.output_characters
+
+    @property
+    def request_id(self) -> str | None:
+        """The provider's own id of the call."""
+        if self.provider_request_id is not None:
+            return self.provider_request_id
+        return self.meter.provider_request_id if self.meter is not None else None
