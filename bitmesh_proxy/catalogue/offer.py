@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from bitmesh_proxy.calls import Operation
@@ -14,24 +15,37 @@ from bitmesh_proxy.catalogue.prices import Price
 class Abilities:
     """What an offer can do beyond the bare prompt. Off until tried against the real service."""
 
+    #: Input pictures of one call, a clip's frames and references included.
     max_images_in: int = 0
+    #: A picture of how a clip ends.
+    last_frame: bool = False
     mask: bool = False
     max_count: int = 1
     #: Lengths in seconds, smallest first; empty means any up to ``max_seconds``.
     seconds: tuple[int, ...] = ()
     max_seconds: int | None = None
+    #: A length between two of ``seconds`` is made as the longer one (and charged as such).
+    rounds_seconds_up: bool = False
     #: ``"1024x1024"`` and the like; empty means any within ``max_pixels``.
     sizes: tuple[str, ...] = ()
     max_pixels: int | None = None
     tools: bool = False
     images_in_chat: bool = False
+    audio_in_chat: bool = False
+    files_in_chat: bool = False
     streams: bool = True
+    #: Longest text of a speech call.
+    max_characters: int | None = None
+    #: Words that ``quality`` may be, beside ``auto``; empty means that any may be said.
+    qualities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
     """``upstream_model`` is the provider's own name; ``defaults`` are added to the provider's request where the caller
     did not say; ``options`` are facts that only the provider's dialect reads (quality maps, voices …).
+    What an account pays: the offer's ``sell_price`` if there is one, else its cost times ``markup_nano`` (a ratio,
+    10⁹ is one), else its cost times the markup of the settings.
     """
 
     model_id: str
@@ -45,6 +59,10 @@ class Offer:
     default_seconds: int | None = None
     default_size: str | None = None
     max_output_tokens: int | None = None
+    sell_price: Price | None = None
+    markup_nano: int | None = None
+    #: ISO date after which the provider no longer serves it. Such an offer is tried last, never hidden.
+    retires_on: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -52,3 +70,21 @@ class Offer:
     def id(self) -> str:
         """Stable name of the offer in the books: ``provider:upstream_model``."""
         return f"{self.provider}:{self.upstream_model}"
+
+    def seconds_for(self, asked: str | None) -> Decimal | None:
+        """Length in seconds of the clip that a call gets, so also what it is charged for.
+
+        ``asked`` is the caller's decimal string; without one it is ``default_seconds``. None when the offer does not
+        take that length (or, with nothing asked, when the provider decides).
+        """
+        if asked is None:
+            return None if self.default_seconds is None else Decimal(self.default_seconds)
+        wanted = Decimal(asked)
+        lengths = self.abilities.seconds
+        if not lengths:
+            longest = self.abilities.max_seconds
+            return wanted if longest is None or wanted <= longest else None
+        if wanted in lengths:
+            return wanted
+        longer = [length for length in lengths if length > wanted >= lengths[0]]
+        return Decimal(longer[0]) if longer and self.abilities.rounds_seconds_up else None
