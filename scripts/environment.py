@@ -63,7 +63,7 @@ def ensure(root: Path, lock: str) -> bool:
             return False
         _say(f"Making the environment in {root / '.venv'} (only now, and when scripts/locks changes) …")
         pip = _make_venv(root, lock)
-        install = [*pip, "install", "--quiet", "--progress-bar", "off"]
+        install = [*pip, "install", "-qq", "--progress-bar", "off"]  # -qq: errors only
         file = root / "scripts" / "locks" / f"{lock}.txt"
         _run(
             [*install, "--require-hashes", "--only-binary", ":all:", "-r", str(file)], "installing the packages failed"

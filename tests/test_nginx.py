@@ -1,0 +1,146 @@
+"""The nginx configuration, tried with a real nginx between a real client and a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from pytest_aiohttp import AiohttpServer
+from yarl import URL
+
+SITE = Path(__file__).parent.parent / "config" / "nginx" / "bitmesh-proxy.conf"
+
+pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    assert isinstance(port, int)
+    return port
+
+
+def configuration(directory: Path, *, port: int, upstream_port: int) -> Path:
+    """The shipped file at other addresses, and around it the little that nginx needs to run by itself."""
+    site = SITE.read_text(encoding="utf-8")
+    site, upstreams = re.subn(r"server 127\.0\.0\.1:3000;", f"server 127.0.0.1:{upstream_port};", site)
+    site, listens = re.subn(
+        r"^    listen 80;\n    listen \[::\]:80;$", f"    listen 127.0.0.1:{port};", site, flags=re.MULTILINE
+    )
+    assert (upstreams, listens) == (1, 1)
+    (directory / "site.conf").write_text(site)
+    temporary = "".join(
+        f"    {kind}_temp_path {directory}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "scgi", "uwsgi")
+    )
+    main = directory / "nginx.conf"
+    main.write_text(
+        f"daemon off;\nmaster_process off;\npid {directory}/pid;\nevents {{}}\n"
+        f"http {{\n    access_log off;\n{temporary}    include {directory}/site.conf;\n}}\n"
+    )
+    return main
+
+
+@contextlib.asynccontextmanager
+async def nginx_before(upstream_port: int, directory: Path) -> AsyncIterator[URL]:
+    port = free_port()
+    main = configuration(directory, port=port, upstream_port=upstream_port)
+    process = await asyncio.create_subprocess_exec(
+        "nginx", "-c", main, "-p", directory, "-e", "stderr", stdin=asyncio.subprocess.DEVNULL
+    )
+    try:
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except ConnectionRefusedError:
+                assert process.returncode is None, "nginx did not start"
+                await asyncio.sleep(0.01)
+            else:
+                writer.close()
+                await writer.wait_closed()
+                break
+        yield URL(f"http://127.0.0.1:{port}")
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def test_what_a_signature_covers_arrives_as_it_was_sent(aiohttp_server: AiohttpServer, tmp_path: Path) -> None:
+    async def echo(request: web.Request) -> web.Response:
+        return web.json_response({"path": request.raw_path, "headers": dict(request.headers)})
+
+    app = web.Application()
+    app.router.add_get("/{any:.*}", echo)
+    server = await aiohttp_server(app)
+    sent = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "https"}
+    async with nginx_before(server.port or 0, tmp_path) as url, aiohttp.ClientSession() as client:
+        target = URL(f"{url}/video/a%2Fb%20c//d?x=%C3%A9&y=a+b", encoded=True)
+        async with client.get(target, headers=sent) as answer:
+            seen = await answer.json()
+    host = f"127.0.0.1:{url.port}"
+    assert seen["path"] == "/video/a%2Fb%20c//d?x=%C3%A9&y=a+b"
+    assert seen["headers"]["Host"] == host
+    assert seen["headers"]["X-Forwarded-Host"] == host
+    assert seen["headers"]["X-Forwarded-For"] == "127.0.0.1"
+    assert seen["headers"]["X-Forwarded-Proto"] == "http"
+
+
+async def test_no_chunk_waits_for_the_next(aiohttp_server: AiohttpServer, tmp_path: Path) -> None:
+    """The second event is written only once the first has been read; where something buffers, this never ends."""
+    first_was_read = asyncio.Event()
+
+    async def stream(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b"data: 1\n\n")
+        await first_was_read.wait()
+        await response.write(b"data: 2\n\n")
+        return response
+
+    app = web.Application()
+    app.router.add_post("/chat", stream)
+    server = await aiohttp_server(app)
+    async with nginx_before(server.port or 0, tmp_path) as url, aiohttp.ClientSession() as client:
+        async with client.post(url / "chat", headers={"Accept-Encoding": "gzip"}) as answer:
+            assert await answer.content.readany() == b"data: 1\n\n"
+            first_was_read.set()
+            assert await answer.content.read() == b"data: 2\n\n"
+
+
+async def test_an_upload_arrives_while_it_is_sent(aiohttp_server: AiohttpServer, tmp_path: Path) -> None:
+    first_arrived = asyncio.Event()
+
+    async def take(request: web.Request) -> web.Response:
+        size = len(await request.content.readany())
+        first_arrived.set()
+        async for chunk in request.content.iter_any():
+            size += len(chunk)
+        return web.Response(text=str(size))
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x" * 1000
+        await first_arrived.wait()
+        yield b"x" * (3 * 1024 * 1024)  # more than nginx takes by default
+
+    app = web.Application()
+    app.router.add_post("/image", take)
+    server = await aiohttp_server(app)
+    async with nginx_before(server.port or 0, tmp_path) as url, aiohttp.ClientSession() as client:
+        async with client.post(url / "image", data=body()) as answer:
+            assert await answer.text() == str(1000 + 3 * 1024 * 1024)
+
+
+async def test_while_the_service_is_down_callers_get_json_of_their_own_api(tmp_path: Path) -> None:
+    async with nginx_before(free_port(), tmp_path) as url, aiohttp.ClientSession() as client:
+        async with client.post(url / "chat") as bitmesh, client.post(url / "v1/openai/chat/completions") as openai:
+            assert (bitmesh.status, openai.status) == (502, 502)
+            assert isinstance((await bitmesh.json())["error"], str)
+            assert set((await openai.json())["error"]) == {"message", "type", "param", "code"}
+            assert bitmesh.headers["Retry-After"]
