@@ -1,7 +1,8 @@
 """What an offer costs, in the units its provider bills by, and what a call therefore costs.
 
-A ``Price`` is read from decimal strings at start and is all integers afterwards. ``cost`` is what the provider takes for
-a usage; ``estimate`` is the upper bound that is reserved before the call. What an account pays is decided in ``billing``.
+A ``Price`` is read from decimal strings at start and is all integers afterwards. A *cost* is what the provider takes
+for a usage, an *estimate* the upper bound that is reserved before the call; what an account pays is decided in
+``billing``.
 """
 
 from __future__ import annotations

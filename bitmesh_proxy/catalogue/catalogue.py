@@ -1,0 +1,60 @@
+"""The catalogue: every model by its id and its aliases, and every offer by its name in the books. Read-only.
+
+Lookups are one dictionary access, however many models there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from bitmesh_proxy.catalogue.model import Model
+from bitmesh_proxy.catalogue.offer import Offer
+from bitmesh_proxy.errors import ModelNotFound
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalogue:
+    """Made by ``build``. ``models`` are sorted by id; ``version`` changes when any fact or price does."""
+
+    models: tuple[Model, ...]
+    version: str
+    _by_name: Mapping[str, Model]
+    _by_folded_name: Mapping[str, Model]
+    _offers: Mapping[str, Offer]
+
+    @classmethod
+    def build(cls, models: Iterable[Model]) -> Catalogue:
+        """Index the models. Names must not collide (the loader sees to it); a later one would hide an earlier one."""
+        ordered = tuple(sorted(models, key=lambda model: model.id))
+        names = {name: model for model in ordered for name in (model.id, *model.aliases)}
+        return cls(
+            models=ordered,
+            # The representation of frozen values holds every field, so comments and order of rows do not matter.
+            version=hashlib.sha256(repr(ordered).encode()).hexdigest()[:16],
+            _by_name=names,
+            _by_folded_name={name.casefold(): model for name, model in names.items()},
+            _offers={offer.id: offer for model in ordered for offer in model.offers},
+        )
+
+    def find(self, name: str) -> Model | None:
+        """The model of that id or alias; upper and lower case are the same where nothing fits exactly."""
+        return self._by_name.get(name) or self._by_folded_name.get(name.casefold())
+
+    def get(self, name: str) -> Model:
+        """Like ``find``. Raises ModelNotFound."""
+        model = self.find(name)
+        if model is None:
+            raise model_not_found(name)
+        return model
+
+    def offer(self, offer_id: str) -> Offer | None:
+        """The offer of that name (``provider:upstream_model``), as jobs and the ledger keep it."""
+        return self._offers.get(offer_id)
+
+
+def model_not_found(name: str) -> ModelNotFound:
+    """The one answer for a model that is not there and for one that the key may not use: the two look the same."""
+    shown = name if len(name) <= 200 else f"{name[:200]}…"
+    return ModelNotFound(f"The model '{shown}' does not exist or you do not have access to it.", param="model")
