@@ -1,0 +1,103 @@
+"""Which credential a request carries."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from multidict import CIMultiDict
+
+from bitmesh_proxy.auth.bearer import BearerCredential, OAuthCredential, credentials_of
+from bitmesh_proxy.errors import AuthenticationFailed
+from tests.auth import bitmesh_clients
+
+TOKEN = "bm_0123456789abcdefghijklmnopqrstuvwxyzABCDEF_-"
+SIGNED, _ = bitmesh_clients.authorization(
+    "POST", "https://api.example.org/chat", key="ck_test_123", secret="s", timestamp_s=1_700_000_000
+)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": f"Bearer {TOKEN}"},
+        {"authorization": f"bearer {TOKEN}"},
+        {"AUTHORIZATION": f"BEARER   {TOKEN} "},
+        {"x-api-key": TOKEN},
+        {"X-Api-Key": f" {TOKEN}"},
+        {"Host": "h", "x-api-key": TOKEN, "Authorization": f"Bearer {TOKEN}"},
+        CIMultiDict([("Authorization", f"Bearer {TOKEN}"), ("Authorization", f"Bearer {TOKEN}")]),
+        # 13 and 9 letters, but others.
+        {"Cache-Control": "none", "x-request": "1", "x-requested-x": "y", "x-api-key": TOKEN},
+    ],
+)
+def test_a_bearer_token(headers: Mapping[str, str]) -> None:
+    assert credentials_of(headers) == BearerCredential(token=TOKEN)
+
+
+def test_a_signature() -> None:
+    credential = credentials_of({"Authorization": SIGNED})
+    assert isinstance(credential, OAuthCredential)
+    assert credential.consumer_key == credential.header.consumer_key == "ck_test_123"
+
+
+@pytest.mark.parametrize("headers", [{}, {"Host": "h"}, {"Proxy-Authorization": f"Bearer {TOKEN}"}])
+def test_none(headers: Mapping[str, str]) -> None:
+    with pytest.raises(AuthenticationFailed, match="No API key"):
+        credentials_of(headers)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": f"Bearer {TOKEN}", "x-api-key": "another"},
+        {"Authorization": SIGNED, "x-api-key": TOKEN},
+        CIMultiDict([("Authorization", f"Bearer {TOKEN}"), ("authorization", "Bearer another")]),
+        CIMultiDict([("Authorization", f"Bearer {TOKEN}"), ("Authorization", SIGNED)]),
+        CIMultiDict([("x-api-key", TOKEN), ("x-api-key", "another")]),
+    ],
+)
+def test_two_that_differ(headers: Mapping[str, str]) -> None:
+    with pytest.raises(AuthenticationFailed, match="more than one"):
+        credentials_of(headers)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": ""},
+        {"Authorization": TOKEN},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer "},
+        {"Authorization": f"Bearer {TOKEN} {TOKEN}"},
+        {"Authorization": f"Bearer {TOKEN},{TOKEN}"},
+        {"Authorization": f"Bearer {TOKEN}, Bearer {TOKEN}"},
+        {"Authorization": f'Bearer "{TOKEN}"'},
+        {"Authorization": "Bearer t\x00ken"},
+        {"Authorization": "Bearer t\udce9ken"},
+        {"Authorization": "Bearer " + "x" * 513},
+        {"Authorization": "Basic dTpw"},
+        {"Authorization": "OAuth nonsense"},
+        {"x-api-key": ""},
+        {"x-api-key": "two words"},
+        # A good one does not make up for a bad one.
+        {"Authorization": "Basic dTpw", "x-api-key": TOKEN},
+    ],
+)
+def test_malformed(headers: Mapping[str, str]) -> None:
+    with pytest.raises(AuthenticationFailed) as failure:
+        credentials_of(headers)
+    assert TOKEN not in failure.value.message
+
+
+@given(value=st.text(max_size=40), name=st.sampled_from(["Authorization", "x-api-key"]))
+def test_no_value_raises_anything_else(name: str, value: str) -> None:
+    with contextlib.suppress(AuthenticationFailed):
+        credentials_of({name: value})
+
+
+def test_the_token_stays_out_of_the_repr() -> None:
+    assert TOKEN not in repr(credentials_of({"x-api-key": TOKEN}))
