@@ -1,0 +1,151 @@
+"""``scripts/serve`` and what makes its environment, run for real on a small project in a temporary tree.
+
+The project has a package of its own to depend on, its lock has the package's hash, and nothing asks the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+
+#: A build backend in the tree itself: an editable install with one program, which says how it was called.
+BACKEND = """
+import os, zipfile
+def _wheel(directory):
+    name = "toy-1-py3-none-any.whl"
+    with zipfile.ZipFile(os.path.join(directory, name), "w") as wheel:
+        wheel.writestr("toy.pth", os.getcwd())
+        wheel.writestr("toy-1.dist-info/METADATA", "Metadata-Version: 2.1\\nName: toy\\nVersion: 1\\n")
+        wheel.writestr("toy-1.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr("toy-1.dist-info/entry_points.txt", "[console_scripts]\\nbitmesh-proxy = toy:main\\n")
+        wheel.writestr("toy-1.dist-info/RECORD", "")
+    return name
+def build_editable(wheel_directory, config_settings=None, metadata_directory=None):
+    return _wheel(wheel_directory)
+"""
+PROGRAM = """
+import importlib.metadata, json, os, sys
+def main():
+    leaf = importlib.metadata.version("leaf")
+    print(json.dumps([leaf, sys.argv[1:], os.environ.get("BITMESH_DATA__DIR")]))
+"""
+
+
+def make_leaf(directory: Path, version: str) -> str:
+    """Write a package to depend on. Returns its line in a lock."""
+    path = directory / f"leaf-{version}-py3-none-any.whl"
+    information = f"leaf-{version}.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("leaf.py", "")
+        wheel.writestr(f"{information}/METADATA", f"Metadata-Version: 2.1\nName: leaf\nVersion: {version}\n")
+        wheel.writestr(f"{information}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{information}/RECORD", "")
+    return f"leaf=={version} --hash=sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    tree = tmp_path / "a clone" / "of it"
+    (tree / "scripts" / "locks").mkdir(parents=True)
+    for name in ("environment.py", "find-python", "serve", "test"):
+        shutil.copy(SCRIPTS / name, tree / "scripts")
+    (tree / "backend.py").write_text(BACKEND)
+    (tree / "toy.py").write_text(PROGRAM)
+    (tree / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n[project]\nname = "toy"\n'
+    )
+    for lock in ("runtime", "test"):
+        (tree / "scripts" / "locks" / f"{lock}.txt").write_text(make_leaf(tmp_path, "1.0"))
+    return tree
+
+
+def environment(tree: Path, **more: str) -> dict[str, str]:
+    """A person's shell: settings of where packages come from, which count, and others that would lead astray."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON", "BITMESH_"))}
+    astray = {"PIP_USER": "1", "PIP_TARGET": str(tree / "astray"), "PIP_REQUIRE_HASHES": "1", "PYTHONPATH": "/nowhere"}
+    places = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tree.parent.parent), "PYTHON": sys.executable}
+    return kept | astray | places | more
+
+
+def run(tree: Path, script: str, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    command = [str(tree / "scripts" / script), *arguments]
+    return subprocess.run(command, env=environment(tree, **more), cwd=tree.parent, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+def test_the_environment_is_made_once_and_again_for_another_lock(tree: Path) -> None:
+    command = [sys.executable, "-I", str(tree / "scripts" / "environment.py"), "runtime"]
+    runs = [subprocess.Popen(command, env=environment(tree), stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [process.communicate()[1] for process in runs]
+    assert [process.returncode for process in runs] == [0, 0, 0]
+    assert sum("Making the environment" in text for text in said) == 1
+    assert not (tree / "astray").exists()
+
+    first = run(tree, "serve", "--port", "0", "with a space")
+    assert json.loads(first.stdout) == ["1.0", ["serve", "--port", "0", "with a space"], str(tree / ".data")]
+    second = run(tree, "serve", "--config", "own.toml")
+    assert json.loads(second.stdout) == ["1.0", ["serve", "--config", "own.toml"], None]
+    assert first.stderr + second.stderr == ""
+
+    (tree / "scripts" / "locks" / "runtime.txt").write_text(make_leaf(tree.parent.parent, "2.0"))
+    third = run(tree, "serve", BITMESH_DATA__DIR="/data")
+    assert json.loads(third.stdout) == ["2.0", ["serve"], "/data"]
+    assert "Making the environment" in third.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+def test_a_package_that_is_not_the_locked_one_is_refused_until_it_is(tree: Path) -> None:
+    lock = tree / "scripts" / "locks" / "runtime.txt"
+    right = lock.read_text()
+    lock.write_text(right[:-65] + "0" * 64 + "\n")
+    refused = run(tree, "serve")
+    assert refused.returncode == 1
+    assert refused.stdout == ""
+    assert "DO NOT MATCH THE HASHES" in refused.stderr
+    assert "Run the same command again" in refused.stderr
+
+    lock.write_text(right)
+    assert run(tree, "serve").returncode == 0
+
+
+def test_without_a_fitting_python_it_is_said_what_is_needed(tree: Path, tmp_path: Path) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("python3", "python3.12"):  # too old, and a launcher without that version behind it
+        (programs / name).write_text("#!/bin/sh\nexit 1\n")
+        (programs / name).chmod(0o755)
+    shell = shutil.which("sh") or ""
+    done = subprocess.run(
+        [shell, tree / "scripts" / "find-python"], env={"PATH": str(programs)}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Python 3.11 or newer is needed" in done.stderr
+
+    named = run(tree, "serve", PYTHON=str(programs / "python3"))
+    assert (named.returncode, named.stdout) == (1, "")
+    assert "is no Python 3.11 or newer" in named.stderr
+
+
+def test_the_first_python_that_fits_is_taken(tree: Path, tmp_path: Path) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "python3").write_text("#!/bin/sh\nexit 1\n")
+    (programs / "python3").chmod(0o755)
+    (programs / "python3.12").symlink_to(sys.executable)
+    shell = shutil.which("sh") or ""
+    done = subprocess.run(
+        [shell, tree / "scripts" / "find-python"], env={"PATH": str(programs)}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, str(programs / "python3.12"))
