@@ -1,0 +1,137 @@
+"""Accounts: who pays. A balance moves by entries alone, and entries are only ever appended."""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bitmesh_proxy.errors import Conflict, NotFound
+from bitmesh_proxy.money import MAX_NANO_USD, NanoUsd
+from bitmesh_proxy.storage.database import Database, Row
+from bitmesh_proxy.storage.ids import RandomBytes, make_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """``held_nano_usd`` is the part of the balance that open requests have reserved."""
+
+    id: str
+    name: str
+    balance_nano_usd: NanoUsd
+    held_nano_usd: NanoUsd
+    created_at_s: float
+    disabled_at_s: float | None
+
+    @property
+    def available_nano_usd(self) -> NanoUsd:
+        """What a new request can reserve."""
+        return NanoUsd(self.balance_nano_usd - self.held_nano_usd)
+
+
+_COLUMNS = "id, name, balance_nano_usd, held_nano_usd, created_at_ms, disabled_at_ms"
+
+
+class AccountStore:
+    """Makes, finds and credits accounts."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        clock: Callable[[], float] = time.time,
+        random_bytes: RandomBytes = secrets.token_bytes,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._random_bytes = random_bytes
+
+    async def create(self, name: str) -> Account:
+        """A new account with nothing in it."""
+        account_id = make_id("acct_", self._random_bytes)
+        parameters = (account_id, name, int(self._clock() * 1000))
+
+        def insert(connection: sqlite3.Connection) -> Row:
+            row: Row = connection.execute(
+                f"INSERT INTO accounts (id, name, created_at_ms) VALUES (?, ?, ?) RETURNING {_COLUMNS}",  # noqa: S608
+                parameters,
+            ).fetchall()[0]
+            return row
+
+        return _account(await self._database.write(insert))
+
+    async def get(self, account_id: str) -> Account | None:
+        """The account as it is now."""
+        row = self._database.lookup(f"SELECT {_COLUMNS} FROM accounts WHERE id = ?", (account_id,))  # noqa: S608
+        return None if row is None else _account(row)
+
+    async def list(self) -> tuple[Account, ...]:
+        """All accounts, oldest first."""
+        rows = await self._database.read(f"SELECT {_COLUMNS} FROM accounts ORDER BY number")  # noqa: S608
+        return tuple(_account(row) for row in rows)
+
+    async def credit(self, account_id: str, amount_nano_usd: NanoUsd, note: str = "") -> NanoUsd:
+        """Enter a payment; gives the new balance.
+
+        Raises NotFound for an unknown account, ValueError for an amount that is not above 0.
+        """
+        if not 0 < amount_nano_usd <= MAX_NANO_USD // 1000:
+            raise ValueError("a credit must be more than nothing, and money that exists")
+        return await self._enter(account_id, "credit", amount_nano_usd, note)
+
+    async def correct(self, account_id: str, amount_nano_usd: NanoUsd, note: str) -> NanoUsd:
+        """Enter a counter-entry for a mistake, up or down; gives the new balance. ``note`` says which mistake.
+
+        Raises NotFound for an unknown account, Conflict when open requests hold what would be taken.
+        """
+        if not note.strip() or amount_nano_usd == 0 or abs(amount_nano_usd) > MAX_NANO_USD // 1000:
+            raise ValueError("a correction needs an amount and a note that says why")
+        return await self._enter(account_id, "correction", amount_nano_usd, note)
+
+    async def set_disabled(self, account_id: str, is_disabled: bool) -> None:
+        """Switch all keys of an account off or on, in every process with the next request. Raises NotFound."""
+        disabled_at_ms = int(self._clock() * 1000) if is_disabled else None
+
+        def update(connection: sqlite3.Connection) -> None:
+            changed = connection.execute(
+                "UPDATE accounts SET disabled_at_ms = ? WHERE id = ?", (disabled_at_ms, account_id)
+            ).rowcount
+            if not changed:
+                raise NotFound(f"No such account: {account_id}")
+
+        await self._database.write(update)
+
+    async def _enter(self, account_id: str, kind: str, amount_nano_usd: int, note: str) -> NanoUsd:
+        now_ms = int(self._clock() * 1000)
+
+        def insert(connection: sqlite3.Connection) -> int:
+            try:
+                added = connection.execute(
+                    "INSERT INTO entries (account, kind, amount_nano_usd, note, created_at_ms)"
+                    " SELECT number, ?, ?, ?, ? FROM accounts WHERE id = ?",
+                    (kind, amount_nano_usd, note, now_ms, account_id),
+                ).rowcount
+            except sqlite3.IntegrityError as exc:
+                raise Conflict("The account does not have that much free.") from exc
+            if not added:
+                raise NotFound(f"No such account: {account_id}")
+            balance: int = connection.execute(
+                "SELECT balance_nano_usd FROM accounts WHERE id = ?", (account_id,)
+            ).fetchall()[0][0]
+            return balance
+
+        return NanoUsd(await self._database.write(insert))
+
+
+def _account(row: Row) -> Account:
+    account_id, name, balance, held, created_at_ms, disabled_at_ms = row
+    return Account(
+        id=account_id,
+        name=name,
+        balance_nano_usd=NanoUsd(balance),
+        held_nano_usd=NanoUsd(held),
+        created_at_s=created_at_ms / 1000,
+        disabled_at_s=None if disabled_at_ms is None else disabled_at_ms / 1000,
+    )

@@ -1,0 +1,199 @@
+"""The database: one file, one writer, and two kinds of readers that never wait for it (WAL).
+
+- ``write`` goes through the one writer thread, in group commits (``writer.py``).
+- ``snapshot`` and ``read`` are for reports and the command line: an aiosqlite connection, opened when first needed.
+- ``lookup`` is for the request's way: a connection on the event loop's own thread, for reads by primary or unique key,
+  which cost a few microseconds. Nothing that scans belongs there.
+
+``synchronous=NORMAL``: a commit is in the write-ahead log but not yet forced to the platter. What was committed
+survives the end of the process in any way, ``kill -9`` included. A power cut may take the last moments before it, never
+the file's consistency. https://sqlite.org/pragma.html#pragma_synchronous, read 2026-08-20.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+
+from bitmesh_proxy.storage.failures import StorageError, as_unavailable, is_trouble
+from bitmesh_proxy.storage.migrations import migrate
+from bitmesh_proxy.storage.writer import Operation, T, Writer
+
+Parameters = Sequence[Any]
+Row = tuple[Any, ...]
+
+#: A look-up on the event loop must not stand still; in WAL mode a reader meets a lock only while a log is recovered.
+LOOKUP_BUSY_TIMEOUT_S = 0.1
+#: Statements kept prepared per connection; there are fewer than this in the whole room.
+CACHED_STATEMENTS = 256
+
+
+class Snapshot:
+    """Reads that all see the same moment."""
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._connection = connection
+
+    async def rows(self, sql: str, parameters: Parameters = ()) -> list[Row]:
+        """All rows of a query. Raises Unavailable, or StorageError for a faulty statement."""
+        try:
+            return [tuple(row) for row in await self._connection.execute_fetchall(sql, parameters)]
+        except sqlite3.Error as exc:
+            raise _mapped(exc) from exc
+
+    async def row(self, sql: str, parameters: Parameters = ()) -> Row | None:
+        """The first row, or None."""
+        rows = await self.rows(sql, parameters)
+        return rows[0] if rows else None
+
+
+class Database:
+    """See the module's docstring. Made by ``open``, ended by ``close`` on every path."""
+
+    def __init__(self, path: Path, *, busy_timeout_s: float, writer: Writer, lookup: sqlite3.Connection) -> None:
+        self.path = path
+        self._busy_timeout_s = busy_timeout_s
+        self._writer = writer
+        self._lookup = lookup
+        self._reader: aiosqlite.Connection | None = None
+        self._reader_lock = asyncio.Lock()
+        self._is_closed = False
+
+    @classmethod
+    async def open(
+        cls, path: Path, *, busy_timeout_s: float, max_pending_writes: int, min_free_bytes: int = 0
+    ) -> Database:
+        """Open the file, make it if it is not there, and bring it up to date.
+
+        Raises StorageError when the file cannot be used (newer than the program, of another program, no permission).
+        """
+        try:
+            await asyncio.to_thread(_prepare, path, busy_timeout_s)
+            lookup = _connect(path, timeout_s=LOOKUP_BUSY_TIMEOUT_S)
+        except (sqlite3.Error, OSError) as exc:
+            raise StorageError(f"{path}: {exc}") from exc
+        lookup.execute("PRAGMA query_only = ON")
+        writer = Writer(
+            lambda: _connect(path, timeout_s=busy_timeout_s, check_same_thread=False),
+            path,
+            max_pending=max_pending_writes,
+            min_free_bytes=min_free_bytes,
+        )
+        return cls(path, busy_timeout_s=busy_timeout_s, writer=writer, lookup=lookup)
+
+    async def close(self) -> None:
+        """Write what is waiting and close all connections. May be called twice."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        try:
+            await self._writer.close()
+        finally:
+            self._lookup.close()
+            if self._reader is not None:
+                # aiosqlite's thread is no daemon: left open, it would hold up the end of the program.
+                await self._reader.close()
+
+    # ------------------------------------------------------------ writing
+
+    def submit(self, operation: Operation[T], *, is_new_work: bool = False) -> asyncio.Future[T]:
+        """Queue a write and give its future. Whoever drops the future does not lose the write, only its outcome."""
+        return self._writer.submit(operation, is_new_work=is_new_work)
+
+    async def write(self, operation: Operation[T], *, is_new_work: bool = False) -> T:
+        """Run ``operation`` in the next group commit and wait until it is durable.
+
+        The operation gets the writer's connection, may run twice, and must have no other effects. What it raises
+        undoes it and is raised here. Raises Unavailable when the database cannot be written at the moment.
+        """
+        return await self._writer.submit(operation, is_new_work=is_new_work)
+
+    # ------------------------------------------------------------ reading
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Snapshot]:
+        """Several reads that see one moment of the books. One at a time."""
+        async with self._reader_lock:
+            reader = await self._open_reader()
+            try:
+                await reader.execute("BEGIN")
+                yield Snapshot(reader)
+            except sqlite3.Error as exc:
+                raise _mapped(exc) from exc
+            finally:
+                await reader.rollback()
+
+    async def read(self, sql: str, parameters: Parameters = ()) -> list[Row]:
+        """All rows of one query, off the event loop."""
+        async with self.snapshot() as snapshot:
+            return await snapshot.rows(sql, parameters)
+
+    def lookup(self, sql: str, parameters: Parameters = ()) -> Row | None:
+        """One row by a unique key, at once, on the event loop's thread. The query must not yield a second row."""
+        try:
+            row: Row | None = self._lookup.execute(sql, parameters).fetchone()
+        except sqlite3.Error as exc:
+            raise _mapped(exc) from exc
+        return row
+
+    def data_version(self) -> int:
+        """A number that moves whenever anyone, our writer included, has committed. Costs a microsecond or two."""
+        try:
+            return int(self._lookup.execute("PRAGMA data_version").fetchone()[0])
+        except sqlite3.Error as exc:
+            raise _mapped(exc) from exc
+
+    async def _open_reader(self) -> aiosqlite.Connection:
+        if self._reader is None:
+            if self._is_closed:
+                raise StorageError("the database is closed")
+            reader = await aiosqlite.connect(
+                self.path, timeout=self._busy_timeout_s, isolation_level=None, cached_statements=CACHED_STATEMENTS
+            )
+            try:
+                await reader.execute("PRAGMA query_only = ON")
+            except BaseException:
+                await reader.close()
+                raise
+            self._reader = reader
+        return self._reader
+
+
+def _mapped(exc: sqlite3.Error) -> Exception:
+    return as_unavailable(exc) if is_trouble(exc) else StorageError(f"{type(exc).__name__}: {exc}")
+
+
+def _prepare(path: Path, busy_timeout_s: float) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Made by us, so that nobody else on the machine may read it; the log files take the same mode from it.
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    connection = _connect(path, timeout_s=busy_timeout_s)
+    try:
+        migrate(connection, path)
+    finally:
+        connection.close()
+
+
+def _connect(path: Path, *, timeout_s: float, check_same_thread: bool = True) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path,
+        timeout=timeout_s,
+        isolation_level=None,  # transactions are begun and ended by us
+        cached_statements=CACHED_STATEMENTS,
+        check_same_thread=check_same_thread,
+    )
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA foreign_keys = ON")
+    except BaseException:
+        connection.close()
+        raise
+    return connection

@@ -1,0 +1,134 @@
+"""Numbered migrations, ``schema/NNNN_verb_noun.sql``: each applied once, in order, whole or not at all; never edited.
+
+SQLite's own ``user_version`` says how far a file has come and ``application_id`` that it is ours. A file that is newer
+than the program is refused: older code would write rows that newer rules forbid. Before an existing file is changed, a
+copy is laid beside it (``books.sqlite3.before-0002``).
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from bitmesh_proxy.storage.failures import StorageError
+
+#: "BMPX" in ASCII.
+APPLICATION_ID = 0x424D5058
+
+#: STRICT tables came with 3.37, https://sqlite.org/stricttables.html.
+MIN_SQLITE_VERSION = (3, 37, 0)
+
+_FILE_NAME = re.compile(r"^(\d{4})_[a-z0-9_]+\.sql$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """One file of ``schema/``."""
+
+    number: int
+    name: str
+    sql: str
+
+
+def load_migrations() -> tuple[Migration, ...]:
+    """The migrations that come with the program, in order. Raises StorageError when a number is missing or doubled."""
+    found = [
+        Migration(number=int(match[1]), name=entry.name, sql=entry.read_text(encoding="utf-8"))
+        for entry in (files("bitmesh_proxy.storage") / "schema").iterdir()
+        if (match := _FILE_NAME.match(entry.name))
+    ]
+    found.sort(key=lambda migration: migration.number)
+    if [migration.number for migration in found] != list(range(1, len(found) + 1)):
+        raise StorageError(f"the migrations are not numbered without gaps: {[each.name for each in found]}")
+    return tuple(found)
+
+
+def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration] | None = None) -> None:
+    """Bring the database behind ``connection`` (autocommit mode) up to date.
+
+    Safe when several processes start at once: each looks at the version under the write lock.
+    Raises StorageError for a file that is newer, or not ours.
+    """
+    if sqlite3.sqlite_version_info < MIN_SQLITE_VERSION:
+        raise StorageError(f"SQLite {sqlite3.sqlite_version} is too old: at least 3.37 is needed")
+    known = load_migrations() if migrations is None else migrations
+    is_copied = False
+    while True:
+        version = _check_version(connection, path, known)
+        if version == len(known):
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            if _check_version(connection, path, known) != version:  # another process was faster
+                connection.execute("ROLLBACK")
+                continue
+            if version > 0 and not is_copied:
+                _lay_copy_beside(path, known[version])
+                is_copied = True
+            _apply(connection, known[version])
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+
+def _check_version(connection: sqlite3.Connection, path: Path, known: Sequence[Migration]) -> int:
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    application_id = int(connection.execute("PRAGMA application_id").fetchone()[0])
+    if application_id != APPLICATION_ID:
+        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        if application_id or version or tables:
+            raise StorageError(f"{path} is a database of another program")
+    if version > len(known):
+        raise StorageError(
+            f"{path} was written by a newer version of bitmesh-proxy (schema {version}, this program knows "
+            f"{len(known)}). Install that version again, or restore the copy that was made before the migration."
+        )
+    return version
+
+
+def _apply(connection: sqlite3.Connection, migration: Migration) -> None:
+    for statement in split_statements(migration.sql):
+        try:
+            connection.execute(statement)
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+                raise
+            raise StorageError(f"migration {migration.name}: {exc}") from exc
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {migration.number}")
+
+
+def split_statements(sql: str) -> Iterator[str]:
+    """The statements of a script, triggers whole. (``executescript`` would commit before it starts.)"""
+    statement = ""
+    for line in sql.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+    if any(line.strip() and not line.lstrip().startswith("--") for line in statement.splitlines()):
+        raise StorageError(f"a migration ends within a statement: {statement.strip()[:80]!r}")
+
+
+def _lay_copy_beside(path: Path, migration: Migration) -> None:
+    """Copy the committed state. The caller holds the write lock, so nothing changes meanwhile."""
+    target = path.with_name(f"{path.name}.before-{migration.number:04d}")
+    partial = target.with_name(target.name + ".partial")
+    partial.unlink(missing_ok=True)
+    source = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    try:
+        copy = sqlite3.connect(partial)
+        try:
+            source.backup(copy)
+        finally:
+            copy.close()
+    finally:
+        source.close()
+    partial.chmod(0o600)
+    partial.replace(target)
