@@ -3,7 +3,9 @@
     GatewayError
     ├── InvalidRequest            400  malformed or invalid, names the field in ``param``
     │   ├── ValidationFailed      422  every failing field at once (the Bitmesh surface)
-    │   └── ContextLengthExceeded 400
+    │   ├── ContextLengthExceeded 400
+    │   ├── UnsupportedParameter  400  no offer of the model takes the field
+    │   └── UnsupportedValue      400  none takes this value of it
     ├── AuthenticationFailed      401
     ├── InsufficientBalance       402
     │   └── BudgetExceeded        402
@@ -77,6 +79,18 @@ class ContextLengthExceeded(InvalidRequest):
     """The conversation is longer than the model takes."""
 
     code = "context_length_exceeded"
+
+
+class UnsupportedParameter(InvalidRequest):
+    """The field is good, but no offer of this model can do anything with it (a mask, tools, an input picture)."""
+
+    code = "unsupported_parameter"
+
+
+class UnsupportedValue(InvalidRequest):
+    """The field is one that the model takes, but not with this value (a size, a length, a count)."""
+
+    code = "unsupported_value"
 
 
 class AuthenticationFailed(GatewayError):
