@@ -1,0 +1,5 @@
+"""The providers that the sandbox plays, in the order of their names. A test checks that the files agree."""
+
+from bitmesh_proxy.sandbox import openai, together
+
+PLAYS = (openai.PLAY, together.PLAY)
