@@ -3,6 +3,8 @@
     GatewayError
     ├── InvalidRequest            400  malformed or invalid, names the field in ``param``
     │   ├── ValidationFailed      422  every failing field at once (the Bitmesh surface)
+    │   ├── MissingParameter      400
+    │   ├── BodyTimeout           408
     │   ├── ContextLengthExceeded 400
     │   ├── UnsupportedParameter  400  no offer of the model takes the field
     │   └── UnsupportedValue      400  none takes this value of it
@@ -73,6 +75,19 @@ class ValidationFailed(InvalidRequest):
     def __init__(self, fields: Mapping[str, Sequence[str]]) -> None:
         super().__init__("Validation failed", param=next(iter(fields), None))
         self.fields = fields
+
+
+class MissingParameter(InvalidRequest):
+    """A field that is required is not there."""
+
+    code = "missing_required_parameter"
+
+
+class BodyTimeout(InvalidRequest):
+    """The body did not arrive within the time that the setting allows."""
+
+    status = 408
+    code = "request_timeout"
 
 
 class ContextLengthExceeded(InvalidRequest):

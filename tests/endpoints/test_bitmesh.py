@@ -42,7 +42,8 @@ def must_be_an_integer(name: str) -> list[tuple[Any, list[str]]]:
 def test_a_free_key_has_to_name_the_model(parse: Parse) -> None:
     body = {name: value for name, value in BODIES[parse].items() if name != "model"}
     assert errors_of(parse, body) == {"model": ["The model field is required."]}
-    for model in (None, "", "  ", []):
+    nothing: tuple[Any, ...] = (None, "", "  ", [])
+    for model in nothing:
         assert errors_of(parse, {**body, "model": model}) == {"model": ["The model field is required."]}
     assert errors_of(parse, {**body, "model": 5}) == {"model": ["The model field must be a string."]}
 
