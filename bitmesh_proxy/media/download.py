@@ -1,0 +1,255 @@
+"""One fetch from a provider, shared by everybody who wants the same result, with the copy written on the way.
+
+While there is a copy, the disk is the buffer: the fetch runs as fast as the provider gives, each reader reads at its
+own pace, and what is in memory is one piece. Without one (no room, disk full, also in mid-way) the pieces go through by
+hand: the next is fetched only when every reader has taken the last, so that a slow caller slows the provider and memory
+stays flat.
+
+Nobody left to read: the fetch goes on alone, if there is a copy and not much is missing; else it ends.
+A fetch that breaks ends with an error for every reader, and its copy is thrown away. It is never a clean end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+from bitmesh_proxy.media.copies import CopyFailed, CopyStore, RunningCopy
+from bitmesh_proxy.media.fetch_errors import FetchBroken, FetchError, FetchGone, FetchNotMedia
+from bitmesh_proxy.media.guarded_fetch import Answer
+from bitmesh_proxy.media.sniff import SNIFF_BYTES, served_type
+
+#: Statuses with which object stores and providers say that a link is no longer good: a pre-signed link that has expired
+#: is 403 at S3 and its likes. Nothing that a caller could do brings the picture back.
+_GONE_STATUSES = frozenset({401, 403, 404, 410})
+READ_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediaHead:
+    """What is known before the first byte. ``length_bytes`` is None when the provider did not declare it."""
+
+    media_type: str
+    length_bytes: int | None
+
+
+class Download:
+    """A running fetch. ``run`` is its task's whole body; the rest is for the readers' tasks, on the same loop.
+
+    ``keep_going`` finishes the copy even when nobody reads it and however much is missing.
+    """
+
+    def __init__(
+        self,
+        media_id: str,
+        *,
+        kind: Literal["image", "video", "audio"],
+        open_answer: Callable[[], AbstractAsyncContextManager[Answer]],
+        copies: CopyStore | None,
+        finish_alone_bytes: int,
+    ) -> None:
+        self.media_id = media_id
+        self.size_bytes = 0
+        self.is_over = False
+        #: False once pieces go through by hand; the copy's file may stay open for what was written before.
+        self.is_copying = False
+        self.keep_going = False
+        self._kind = kind
+        self._open_answer = open_answer
+        self._copies = copies
+        self._finish_alone_bytes = finish_alone_bytes
+        self._head: MediaHead | None = None
+        self._error: FetchError | None = None
+        self._copy: RunningCopy | None = None
+        self._is_given_up = False
+        self._piece = b""
+        self._readers: set[DownloadReader] = set()
+        self._alone_since_bytes = 0
+        self._changed = asyncio.Event()
+
+    # ------------------------------------------------------------ for the readers
+
+    @property
+    def may_join(self) -> bool:
+        """Can another reader still get everything from the first byte on?"""
+        return not self.is_over and not self._is_given_up and (self._head is None or self.is_copying)
+
+    def join(self) -> DownloadReader:
+        """One more reader, from the first byte on."""
+        reader = DownloadReader(self)
+        self._readers.add(reader)
+        return reader
+
+    async def head(self) -> MediaHead:
+        """Wait for what is known before the first byte. Raises FetchError."""
+        while self._head is None:
+            self.check()
+            await self.changed()
+        return self._head
+
+    async def over(self) -> None:
+        """Wait for the end, whichever it is."""
+        while not self.is_over:
+            await self.changed()
+
+    async def changed(self) -> None:
+        """Wait until something may have changed."""
+        await self._changed.wait()
+
+    def check(self) -> None:
+        """Raise the error that the fetch ended with, if it did."""
+        if self._error is not None:
+            raise type(self._error)(str(self._error)) from self._error
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """Bytes that are there, at least one; ``offset`` lies below ``size_bytes``. Raises OSError."""
+        piece_start = self.size_bytes - len(self._piece)
+        if offset >= piece_start:
+            at = offset - piece_start
+            return self._piece[at : at + size] if at or size < len(self._piece) else self._piece
+        if self._copy is None:
+            raise FetchBroken("the bytes have passed already")
+        return await self._copy.read(offset, min(size, piece_start - offset))
+
+    def progressed(self) -> None:
+        """A reader has taken something, or has left."""
+        self._announce()
+
+    def left(self, reader: DownloadReader) -> None:
+        """A reader goes."""
+        self._readers.discard(reader)
+        if not self._readers:
+            self._alone_since_bytes = self.size_bytes
+        self._announce()
+
+    # ------------------------------------------------------------ the fetch
+
+    async def run(self) -> None:
+        """Fetch to the end. Raises nothing but CancelledError: how it ended, the readers are told."""
+        try:
+            async with self._open_answer() as answer:
+                await self._transfer(answer)
+        except FetchError as exc:
+            self._error = exc
+        except OSError as exc:
+            self._error = FetchBroken("the copy cannot be read")
+            self._error.__cause__ = exc
+        except asyncio.CancelledError:
+            self._error = FetchBroken("the fetch was given up")
+            raise
+        finally:
+            self.is_over = True
+            self._announce()
+            await self._close()
+
+    async def _transfer(self, answer: Answer) -> None:
+        if answer.status in _GONE_STATUSES:
+            raise FetchGone("the provider has it no longer")
+        if answer.status != 200:
+            raise FetchBroken(f"the provider answered {answer.status}")
+        chunks = answer.chunks()
+        start = await _read_start(chunks)
+        media_type = served_type(start, answer.media_type, kind=self._kind) if start else None
+        if media_type is None:
+            raise FetchNotMedia("the provider's answer is not a picture, film or sound")
+        await self._begin_copy(media_type, answer.content_length)
+        self._head = MediaHead(media_type=media_type, length_bytes=answer.content_length)
+        await self._pass_on(start)
+        async for chunk in chunks:
+            await self._pass_on(chunk)
+        if self._copy is not None and self.is_copying:
+            try:
+                await self._copy.finish()
+            except CopyFailed:
+                self.is_copying = False
+
+    async def _begin_copy(self, media_type: str, length_bytes: int | None) -> None:
+        if self._copies is not None:
+            self._copy = await self._copies.begin(self.media_id, media_type=media_type, length_bytes=length_bytes)
+            self.is_copying = self._copy is not None
+
+    async def _pass_on(self, piece: bytes) -> None:
+        if self._copy is not None and self.is_copying:
+            try:
+                await self._copy.append(piece)
+            except CopyFailed:
+                self.is_copying = False
+        self._piece = piece
+        self.size_bytes += len(piece)
+        self._announce()
+        while not self.is_copying and any(reader.position < self.size_bytes for reader in self._readers):
+            await self.changed()
+        if not self._readers and not self._goes_on_alone():
+            self._is_given_up = True
+            raise FetchBroken("nobody is left to read it")
+
+    def _goes_on_alone(self) -> bool:
+        if not self.is_copying or self.keep_going:
+            return self.is_copying
+        length = self._head.length_bytes if self._head is not None else None
+        if length is None:
+            return self.size_bytes - self._alone_since_bytes <= self._finish_alone_bytes
+        return length - self._alone_since_bytes <= self._finish_alone_bytes
+
+    async def _close(self) -> None:
+        """The file is there as long as somebody reads it."""
+        try:
+            while self._readers:
+                await self.changed()
+        finally:
+            if self._copy is not None:
+                await self._copy.close()
+
+    def _announce(self) -> None:
+        event, self._changed = self._changed, asyncio.Event()
+        event.set()
+
+
+class DownloadReader:
+    """One reader's place in a download. ``close`` it."""
+
+    def __init__(self, download: Download) -> None:
+        self.position = 0
+        self._download = download
+
+    @property
+    def is_copied(self) -> bool:
+        """Do the bytes go to the disk? Then readers do not wait for each other."""
+        return self._download.is_copying
+
+    async def head(self) -> MediaHead:
+        """See Download."""
+        return await self._download.head()
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """Bytes from ``offset``, which only grows; empty at the true end.
+
+        Raises FetchError when the fetch did not reach it, OSError when the copy cannot be read.
+        """
+        self.position = offset
+        while offset >= self._download.size_bytes:
+            self._download.check()
+            if self._download.is_over:
+                return b""
+            await self._download.changed()
+        piece = await self._download.read(offset, size)
+        self.position += len(piece)
+        self._download.progressed()
+        return piece
+
+    def close(self) -> None:
+        """Leave."""
+        self._download.left(self)
+
+
+async def _read_start(chunks: AsyncIterator[bytes]) -> bytes:
+    """The first chunks, as many as sniffing needs; all of a body that is shorter."""
+    start = b""
+    async for chunk in chunks:
+        start += chunk
+        if len(start) >= SNIFF_BYTES:
+            break
+    return start

@@ -1,0 +1,132 @@
+"""``GET`` and ``HEAD /imgrslt/{id}``, public. The one file of this room that knows aiohttp's server.
+
+- 404 ``Resource not found`` for an id that was not handed out, or whose bytes are gone; 500 ``Error fetching image``
+  for everything else that stops an answer before its first byte. Both texts are the API document's.
+- After the first byte a break is a broken connection, never a clean end.
+- Whatever the bytes are, a browser does not run them: types from ``sniff.EXTENSIONS`` only, ``nosniff``, and a policy
+  that allows nothing.
+- A caller who takes nothing for ``stall_timeout_s`` is cut off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from bitmesh_proxy.errors import GatewayError, NotFound
+from bitmesh_proxy.media.delivery import Delivery
+from bitmesh_proxy.media.fetch_errors import FetchError
+from bitmesh_proxy.media.ranges import Part, RangeNotSatisfiable, is_unchanged, requested_part
+from bitmesh_proxy.media.results import MediaResults
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_SAFETY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    # The pictures are made to be shown on other people's pages.
+    "Cross-Origin-Resource-Policy": "cross-origin",
+}
+
+
+def make_handler(results: MediaResults, *, stall_timeout_s: float = 60.0) -> Handler:
+    """The handler of ``/imgrslt/{id}``, for GET and HEAD."""
+
+    async def imgrslt(request: web.Request) -> web.StreamResponse:
+        try:
+            record = await results.lookup(request.match_info["id"])
+            async with results.open(record) as delivery:
+                return await _answer(request, delivery, results=results, stall_timeout_s=stall_timeout_s)
+        except NotFound:
+            return web.Response(status=404, text="Resource not found", headers=_SAFETY_HEADERS)
+        except (FetchError, GatewayError) as exc:
+            logger.warning("a result cannot be fetched: %s: %s", type(exc).__name__, exc)
+            return web.Response(status=500, text="Error fetching image", headers=_SAFETY_HEADERS)
+
+    return imgrslt
+
+
+async def _answer(
+    request: web.Request, delivery: Delivery, *, results: MediaResults, stall_timeout_s: float
+) -> web.StreamResponse:
+    tag = _tag(request.match_info["id"], delivery)
+    headers = _headers(delivery, tag, keep_s=results.keep_s)
+    if is_unchanged(request.headers.get("If-None-Match"), tag):
+        return web.Response(status=304, headers=headers)
+    part: Part | None = None
+    if delivery.length_bytes is not None and request.method == "GET":
+        try:
+            part = requested_part(
+                request.headers.get("Range"),
+                request.headers.get("If-Range"),
+                total_bytes=delivery.length_bytes,
+                tag=tag,
+            )
+        except RangeNotSatisfiable:
+            headers["Content-Range"] = f"bytes */{delivery.length_bytes}"
+            del headers["Cache-Control"]
+            return web.Response(status=416, headers=headers)
+    response = web.StreamResponse(status=200 if part is None else 206, headers=headers)
+    response.content_type = delivery.media_type
+    if part is not None:
+        response.headers["Content-Range"] = part.content_range
+        response.content_length = part.end - part.start
+    else:
+        response.content_length = delivery.length_bytes
+    await response.prepare(request)
+    if request.method != "HEAD":
+        await _send(request, response, delivery, part=part, stall_timeout_s=stall_timeout_s)
+    return response
+
+
+async def _send(
+    request: web.Request,
+    response: web.StreamResponse,
+    delivery: Delivery,
+    *,
+    part: Part | None,
+    stall_timeout_s: float,
+) -> None:
+    """The bytes. Whatever goes wrong from here on ends in a connection that the caller sees broken."""
+    chunks = delivery.chunks() if part is None else delivery.chunks(part.start, part.end)
+    try:
+        async for chunk in chunks:
+            async with asyncio.timeout(stall_timeout_s):
+                await response.write(chunk)
+        await response.write_eof()
+    except ConnectionError:
+        logger.info("the caller of a result has left")
+    except TimeoutError:
+        logger.info("the caller of a result takes nothing any more")
+        _break_off(request)
+    except (FetchError, OSError) as exc:
+        logger.warning("a result broke off: %s: %s", type(exc).__name__, exc)
+        _break_off(request)
+
+
+def _break_off(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.abort()
+
+
+def _tag(media_id: str, delivery: Delivery) -> str | None:
+    """A tag only where the bytes are ours: then the id and their number are theirs for ever."""
+    if not delivery.is_kept or delivery.length_bytes is None:
+        return None
+    return f'"{media_id}-{delivery.length_bytes:x}"'
+
+
+def _headers(delivery: Delivery, tag: str | None, *, keep_s: float) -> dict[str, str]:
+    headers = dict(_SAFETY_HEADERS)
+    headers["Accept-Ranges"] = "none" if delivery.length_bytes is None else "bytes"
+    if tag is None:
+        headers["Cache-Control"] = "no-cache"
+    else:
+        headers["ETag"] = tag
+        headers["Cache-Control"] = f"public, max-age={int(max(0.0, keep_s - delivery.age_s))}, immutable"
+    return headers
