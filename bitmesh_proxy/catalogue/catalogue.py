@@ -16,7 +16,7 @@ from bitmesh_proxy.errors import ModelNotFound
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Catalogue:
-    """Made by ``build``. ``models`` are sorted by id; ``version`` changes when any fact or price does."""
+    """Made by ``build``. ``models`` are sorted by id, whatever its case; ``version`` changes when any fact or price does."""
 
     models: tuple[Model, ...]
     version: str
@@ -27,7 +27,7 @@ class Catalogue:
     @classmethod
     def build(cls, models: Iterable[Model]) -> Catalogue:
         """Index the models. Names must not collide (the loader sees to it); a later one would hide an earlier one."""
-        ordered = tuple(sorted(models, key=lambda model: model.id))
+        ordered = tuple(sorted(models, key=lambda model: (model.id.casefold(), model.id)))
         names = {name: model for model in ordered for name in (model.id, *model.aliases)}
         return cls(
             models=ordered,

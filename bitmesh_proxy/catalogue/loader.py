@@ -169,6 +169,7 @@ def _make_offer(placed: Placed[OfferRow], model: ModelRow, operation: Operation)
         priority=row.priority,
         default_seconds=row.default_seconds,
         default_size=row.default_size,
+        quality_map=row.quality_map,
         max_output_tokens=row.max_output_tokens or model.max_output_tokens,
         sell_price=None if row.sell is None else read_price(row.sell, operation, lambda why: complain(f"sell: {why}")),
         markup_nano=None if row.markup is None else read_ratio("markup", row.markup, complain),
@@ -193,6 +194,9 @@ def _check_abilities(row: OfferRow, operation: Operation, complain: Complain) ->
             size = tier.rpartition("/")[2]
             if _SIZE.match(size) and size not in row.sizes:
                 complain(f"price of {tier}: {size} is not among sizes")
+    for word, own in row.quality_map.items():
+        if own not in row.qualities:
+            complain(f"quality_map.{word}: {own} is not among qualities")
     if list(row.seconds) != sorted(set(row.seconds)):
         complain("seconds: want each length once, shortest first")
     if row.seconds and row.default_seconds and row.default_seconds not in row.seconds:

@@ -36,14 +36,14 @@ class Abilities:
     streams: bool = True
     #: Longest text of a speech call.
     max_characters: int | None = None
-    #: Words that ``quality`` may be, beside ``auto``; empty means that any may be said.
+    #: The provider's words for ``quality``; empty means that the model knows none, and any may be said.
     qualities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
     """``upstream_model`` is the provider's own name; ``defaults`` are added to the provider's request where the caller
-    did not say; ``options`` are facts that only the provider's dialect reads (quality maps, voices …).
+    did not say; ``options`` are facts that only the provider's dialect reads (voices, names of fields …).
     What an account pays: the offer's ``sell_price`` if there is one, else its cost times ``markup_nano`` (a ratio,
     10⁹ is one), else its cost times the markup of the settings.
     """
@@ -58,6 +58,8 @@ class Offer:
     priority: int = 100
     default_seconds: int | None = None
     default_size: str | None = None
+    #: Callers' words for a quality → the provider's.
+    quality_map: Mapping[str, str] = field(default_factory=dict)
     max_output_tokens: int | None = None
     sell_price: Price | None = None
     markup_nano: int | None = None
@@ -70,6 +72,19 @@ class Offer:
     def id(self) -> str:
         """Stable name of the offer in the books: ``provider:upstream_model``."""
         return f"{self.provider}:{self.upstream_model}"
+
+    def quality_for(self, asked: str | None) -> str | None:
+        """The provider's word for a caller's quality: what is sent, and what price tiers are named by."""
+        return None if asked is None else self.quality_map.get(asked, asked)
+
+    def size_for(self, width: int | None, height: int | None) -> tuple[int, int] | None:
+        """Width and height in pixels of what a call gets: as asked, else ``default_size``, else None (unknown)."""
+        if width is not None and height is not None:
+            return width, height
+        if self.default_size is None:
+            return None
+        own_width, _, own_height = self.default_size.partition("x")
+        return int(own_width), int(own_height)
 
     def seconds_for(self, asked: str | None) -> Decimal | None:
         """Length in seconds of the clip that a call gets, so also what it is charged for.

@@ -81,6 +81,7 @@ class OfferRow(PriceRow, frozen=True, kw_only=True, forbid_unknown_fields=True):
     streams: bool = True
     max_characters: Count | None = None
     qualities: tuple[Name, ...] = ()
+    quality_map: Mapping[Name, Name] = msgspec.field(default_factory=dict)
     #: Empty: the model's.
     max_output_tokens: Count | None = None
     defaults: Mapping[str, Any] = msgspec.field(default_factory=dict)

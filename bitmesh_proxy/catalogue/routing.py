@@ -1,0 +1,88 @@
+"""Which offers a call may be tried at, and in which order (``getBestProvider()`` of the Bitmesh reference).
+
+Only offers that can do all of the call, of providers that are configured. Those that failed of late come last, and so
+do those that their provider has ended; then the operator's priority counts, then the price of this call. Nothing is
+dropped for being unhealthy or old: the last resort is better than none.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
+
+from bitmesh_proxy.calls import Call
+from bitmesh_proxy.catalogue.catalogue import Catalogue, model_not_found
+from bitmesh_proxy.catalogue.comparing import comparison_cost
+from bitmesh_proxy.catalogue.fitting import Refusal, refusals
+from bitmesh_proxy.catalogue.model import Model
+from bitmesh_proxy.catalogue.offer import Offer
+from bitmesh_proxy.errors import InvalidRequest, Unavailable, UnsupportedParameter, UnsupportedValue
+
+CostKey = Callable[[Offer, Call], int]
+
+
+class Health(Protocol):
+    """What routing asks of ``OfferHealth``."""
+
+    def is_healthy(self, offer_id: str) -> bool: ...
+
+
+def route(
+    catalogue: Catalogue,
+    call: Call,
+    *,
+    available: Collection[str],
+    health: Health,
+    allowed_models: Collection[str] | None = None,
+    cost_key: CostKey = comparison_cost,
+    today: Callable[[], datetime.date] = lambda: datetime.datetime.now(datetime.UTC).date(),
+) -> tuple[Offer, ...]:
+    """The offers to try, best first; never empty.
+
+    ``available`` are the providers that are configured, ``allowed_models`` those of the key (ids or aliases).
+    Raises ModelNotFound (unknown, or not for this key), InvalidRequest (the model is for another kind of work),
+    Unavailable (no configured provider has it), UnsupportedParameter or UnsupportedValue (naming the field that no
+    offer takes).
+    """
+    model = catalogue.get(call.model)
+    if allowed_models is not None and not _is_allowed(model, allowed_models):
+        raise model_not_found(call.model)
+    if model.operation is not call.operation:
+        raise InvalidRequest(
+            f"The model '{model.id}' is a model for {model.operation}, not for {call.operation}.", param="model"
+        )
+    offers = [offer for offer in model.offers if offer.provider in available]
+    if not offers:
+        raise Unavailable(f"No provider that is configured here offers the model '{model.id}'.")
+    refused = {offer.id: refusals(offer, call) for offer in offers}
+    able = [offer for offer in offers if not refused[offer.id]]
+    if not able:
+        raise _refusal_error(model, [refused[offer.id] for offer in offers])
+    if len(able) == 1:
+        return (able[0],)
+    day = today().isoformat()
+
+    def order(offer: Offer) -> tuple[bool, bool, int, int, str]:
+        is_over = offer.retires_on is not None and offer.retires_on < day
+        return not health.is_healthy(offer.id), is_over, offer.priority, cost_key(offer, call), offer.id
+
+    return tuple(sorted(able, key=order))
+
+
+def _is_allowed(model: Model, allowed_models: Collection[str]) -> bool:
+    return any(name in allowed_models for name in (model.id, *model.aliases))
+
+
+def _refusal_error(model: Model, by_offer: Sequence[Sequence[Refusal]]) -> InvalidRequest:
+    """Name the field that every offer refuses; where each refuses another one, the first offer's."""
+    everywhere = set.intersection(*({refusal.param for refusal in refused} for refused in by_offer))
+    first = next((refusal for refusal in by_offer[0] if refusal.param in everywhere), by_offer[0][0])
+    same = [refusal for refused in by_offer for refusal in refused if refusal.param == first.param]
+    # Where some offer takes the field with another value, the value is what is wrong.
+    spoken = next((refusal for refusal in same if refusal.is_value), first)
+    message = f"{spoken.param}: the model '{model.id}' {spoken.reason}."
+    if first.param not in everywhere:
+        message += " No single provider of it takes all that was asked."
+    error = UnsupportedValue if spoken.is_value else UnsupportedParameter
+    return error(message, param=spoken.param)
