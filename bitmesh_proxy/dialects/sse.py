@@ -74,6 +74,11 @@ class EventCutter:
             return data
         return self._cut_buffer(data)
 
+    @property
+    def is_holding(self) -> bool:
+        """Is there an incomplete event, or something else that the next bytes have to be read with?"""
+        return bool(self._buffer) or bool(self._head) or self._skip_lf or not self._started
+
     def rest(self) -> bytes:
         """What is left when the body has ended: an event without its blank line, or nothing. Empties the cutter."""
         left = self._head + bytes(self._buffer)

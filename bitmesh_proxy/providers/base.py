@@ -58,19 +58,29 @@ class UpstreamRequest:
 
 
 class StreamMeter(Protocol):
-    """Looks at a passing stream for what the books need. Never changes a byte, never keeps more than an event.
+    """Looks at a passing stream for what the books need. Never changes a byte, never keeps more than an event or two.
 
     ``feed`` takes the bytes as they came. Afterwards ``usage`` is the provider's own figure or ``None``;
     ``output_characters`` counts the text delivered so far (for an estimate when no usage arrives);
     ``is_complete`` says whether the protocol's own end was seen; ``error`` is set when the provider reported one
-    inside the stream; ``provider_request_id`` is the id in the stream.
+    inside the stream; ``provider_request_id`` is the id in the stream. Reading them may cost a look through the end of
+    the stream: read them when it has ended, not with every chunk.
     """
 
-    usage: Usage | None
-    output_characters: int
-    is_complete: bool
-    error: str | None
-    provider_request_id: str | None
+    @property
+    def usage(self) -> Usage | None: ...
+
+    @property
+    def output_characters(self) -> int: ...
+
+    @property
+    def is_complete(self) -> bool: ...
+
+    @property
+    def error(self) -> str | None: ...
+
+    @property
+    def provider_request_id(self) -> str | None: ...
 
     def feed(self, data: bytes) -> None: ...
 
@@ -97,6 +107,8 @@ class ChatDialect:
     ``request`` builds both plain and streamed calls (``call.stream``), and asks for usage in the stream where the
     provider has such a switch. ``read_usage`` looks into a whole answer without reading the rest of it.
     ``read_whole`` gives the events that a stream with the same content would have given.
+    ``adds_usage_chunk``: a streamed ``request`` asks for usage also where the caller did not, so that the provider
+    sends a chunk (without choices) that the caller did not ask for.
     """
 
     wire_format: str
@@ -105,6 +117,7 @@ class ChatDialect:
     read_whole: Callable[[bytes], Sequence[Event]]
     meter: Callable[[], StreamMeter]
     reader: Callable[[], StreamReader]
+    adds_usage_chunk: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,125 @@
+"""OpenAI's chat completions, as OpenAI and many others speak it: what is sent, and what is read.
+
+A provider's differences are arguments of ``dialect``. A field that neither this protocol nor the provider's ``extra``
+names is dropped: no field of a caller's ever reaches a provider unseen. Source: OpenAI's published API description of
+2026-08-21.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any, Final
+
+import orjson
+
+from bitmesh_proxy.calls import ChatCall
+from bitmesh_proxy.catalogue.offer import Offer
+from bitmesh_proxy.dialects.openai_chat_meter import OpenAIChatMeter
+from bitmesh_proxy.dialects.openai_chat_reader import OpenAIChatReader, read_whole
+from bitmesh_proxy.dialects.openai_usage import read_whole_usage
+from bitmesh_proxy.providers.base import ChatDialect, UpstreamRequest
+
+WIRE_FORMAT: Final = "openai_chat"
+
+#: The fields of OpenAI's request that a call does not hold by itself. Left out, because they change the price in ways
+#: that no price of ours can say: ``service_tier``, ``web_search_options``, ``audio``, ``modalities``. An offer that is
+#: priced for one of them names it in its option ``passes``.
+FIELDS: Final = frozenset(
+    {
+        "frequency_penalty",
+        "function_call",
+        "functions",
+        "logit_bias",
+        "logprobs",
+        "max_completion_tokens",
+        "max_tokens",
+        "metadata",
+        "n",
+        "parallel_tool_calls",
+        "prediction",
+        "presence_penalty",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "reasoning_effort",
+        "response_format",
+        "safety_identifier",
+        "seed",
+        "stop",
+        "store",
+        "temperature",
+        "tool_choice",
+        "tools",
+        "top_logprobs",
+        "top_p",
+        "user",
+        "verbosity",
+    }
+)
+
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+
+Adapt = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def dialect(
+    *,
+    rename: Mapping[str, str] = _NOTHING,
+    drop: frozenset[str] = frozenset(),
+    extra: frozenset[str] = frozenset(),
+    stream_options: bool = True,
+    cost_field: str | None = None,
+    adapt: Adapt | None = None,
+    path: str = "/chat/completions",
+) -> ChatDialect:
+    """Make a provider's chat dialect.
+
+    ``rename`` gives fields the provider's own names (a field sent under its own name wins), ``drop`` and ``extra`` are
+    fields of the protocol that it lacks and further ones that it has. ``stream_options``: it has that switch, and
+    without it streams no usage. ``cost_field``: the member of its usage that is a cost in US dollars. ``adapt`` changes
+    the finished body where a table cannot say it.
+    """
+    known = (FIELDS | extra | frozenset(rename)) - drop
+
+    def request(call: ChatCall, offer: Offer) -> UpstreamRequest:
+        body = _options(call, offer, known=known, rename=rename)
+        body = {"model": offer.upstream_model, "messages": list(call.messages), **body}
+        if call.stream:
+            body["stream"] = True
+            if stream_options:
+                asked = call.options.get("stream_options")
+                body["stream_options"] = {**(asked if isinstance(asked, dict) else {}), "include_usage": True}
+        if adapt is not None:
+            body = adapt(body)
+        accept = "text/event-stream" if call.stream else "application/json"
+        return UpstreamRequest(path=path, headers={"Accept": accept}, body=orjson.dumps(body))
+
+    return ChatDialect(
+        wire_format=WIRE_FORMAT,
+        request=request,
+        read_usage=partial(read_whole_usage, cost_field=cost_field),
+        read_whole=partial(read_whole, cost_field=cost_field),
+        meter=partial(OpenAIChatMeter, cost_field=cost_field),
+        reader=partial(OpenAIChatReader, cost_field=cost_field),
+        adds_usage_chunk=stream_options,
+    )
+
+
+def _options(call: ChatCall, offer: Offer, *, known: frozenset[str], rename: Mapping[str, str]) -> dict[str, Any]:
+    """The caller's fields that the provider knows, under its names. Null means the same as absent and is left out.
+
+    An offer's options ``passes`` and ``refuses`` add fields, or take away some, for one model.
+    """
+    known = (known | frozenset(offer.options.get("passes", ()))) - frozenset(offer.options.get("refuses", ()))
+    body: dict[str, Any] = {}
+    for name, value in call.options.items():
+        if value is None or name not in known:
+            continue
+        target = rename.get(name, name)
+        if target == name or call.options.get(target) is None:
+            body[target] = value
+    for name, value in offer.defaults.items():
+        body.setdefault(name, value)
+    return body

@@ -1,0 +1,96 @@
+"""What is sent for a chat: only what the protocol knows, under the provider's names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from bitmesh_proxy.calls import ChatCall, Operation
+from bitmesh_proxy.dialects import openai_chat
+from bitmesh_proxy.providers.base import ChatDialect
+from tests.dialects.offers import make_offer
+
+MESSAGES = [{"role": "user", "content": "Hi"}]
+
+
+def body_of(
+    dialect: ChatDialect,
+    options: dict[str, Any],
+    *,
+    stream: bool = False,
+    defaults: dict[str, Any] | None = None,
+    offer_options: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    call = ChatCall(model="example/model", messages=MESSAGES, options=options, stream=stream)
+    offer = make_offer(Operation.CHAT, defaults=defaults or {}, options=offer_options or {})
+    request = dialect.request(call, offer)
+    assert request.body is not None
+    body: dict[str, Any] = orjson.loads(request.body)
+    return body
+
+
+def test_the_model_is_the_providers_and_the_messages_are_the_callers() -> None:
+    assert body_of(openai_chat.dialect(), {}) == {"model": "upstream/model", "messages": MESSAGES}
+
+
+def test_known_fields_pass_and_unknown_ones_do_not() -> None:
+    options = {"temperature": 0, "top_p": 0.5, "seed": 7, "top_k": 3, "api_base": "http://evil.test", "stop": None}
+    assert body_of(openai_chat.dialect(extra=frozenset({"top_k"})), options) == {
+        "model": "upstream/model",
+        "messages": MESSAGES,
+        "temperature": 0,
+        "top_p": 0.5,
+        "seed": 7,
+        "top_k": 3,
+    }
+
+
+@pytest.mark.parametrize("field", ["model", "messages", "stream", "stream_options", "base_url", "extra_headers"])
+def test_no_option_takes_the_place_of_what_the_call_says(field: str) -> None:
+    assert body_of(openai_chat.dialect(), {field: "x"}) == {"model": "upstream/model", "messages": MESSAGES}
+
+
+@pytest.mark.parametrize("field", ["service_tier", "web_search_options", "modalities", "audio"])
+def test_what_changes_the_price_passes_only_where_the_offer_is_priced_for_it(field: str) -> None:
+    assert field not in body_of(openai_chat.dialect(), {field: "x"})
+    assert body_of(openai_chat.dialect(), {field: "x"}, offer_options={"passes": [field]})[field] == "x"
+
+
+def test_an_offer_may_refuse_a_field() -> None:
+    options = {"temperature": 0.2, "top_p": 1}
+    assert "temperature" not in body_of(openai_chat.dialect(), options, offer_options={"refuses": ["temperature"]})
+
+
+def test_a_renamed_field_does_not_overwrite_one_that_was_sent_by_its_own_name() -> None:
+    dialect = openai_chat.dialect(rename={"max_tokens": "max_completion_tokens"})
+    assert body_of(dialect, {"max_tokens": 5})["max_completion_tokens"] == 5
+    for options in (
+        {"max_tokens": 5, "max_completion_tokens": 9},
+        {"max_completion_tokens": 9, "max_tokens": 5},
+    ):
+        body = body_of(dialect, options)
+        assert body["max_completion_tokens"] == 9
+        assert "max_tokens" not in body
+
+
+def test_the_offers_defaults_fill_in_what_the_caller_did_not_say() -> None:
+    defaults = {"temperature": 0.7, "reasoning_effort": "low"}
+    body = body_of(openai_chat.dialect(), {"temperature": 0}, defaults=defaults)
+    assert body["temperature"] == 0
+    assert body["reasoning_effort"] == "low"
+
+
+def test_a_stream_asks_for_usage_where_the_provider_has_the_switch() -> None:
+    dialect = openai_chat.dialect()
+    assert dialect.adds_usage_chunk
+    options = {"stream_options": {"include_obfuscation": False, "include_usage": False}}
+    body = body_of(dialect, options, stream=True)
+    assert body["stream"] is True
+    assert body["stream_options"] == {"include_obfuscation": False, "include_usage": True}
+    assert body_of(dialect, {}, stream=True)["stream_options"] == {"include_usage": True}
+
+    without = openai_chat.dialect(stream_options=False)
+    assert not without.adds_usage_chunk
+    assert "stream_options" not in body_of(without, options, stream=True)

@@ -1,0 +1,120 @@
+"""The meter sees the same in a stream however it is cut, and is not taken in by the model's own words."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitmesh_proxy.calls import Usage
+from bitmesh_proxy.dialects.openai_chat_meter import OpenAIChatMeter
+from tests.dialects.cuts import cut_at, sample, ways_to_cut
+
+
+def metered(chunks: list[bytes], cost_field: str | None = None) -> OpenAIChatMeter:
+    meter = OpenAIChatMeter(cost_field=cost_field)
+    for chunk in chunks:
+        meter.feed(chunk)
+    return meter
+
+
+def event(text: str, **more: object) -> bytes:
+    chunk = {"id": "c1", "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}], **more}
+    return b"data: " + orjson.dumps(chunk) + b"\n\n"
+
+
+def test_openais_stream_cut_anywhere() -> None:
+    stream = sample("openai/chat_stream.sse")
+    text = rb"The \"usage\": {} of" + " a café, \\\\ then [DONE]".encode()
+    for chunks in ways_to_cut(stream):
+        meter = metered(chunks)
+        assert meter.usage == Usage(input_tokens=31, cached_input_tokens=16, output_tokens=17, reasoning_tokens=5)
+        assert meter.output_characters == len(text)
+        assert meter.is_complete
+        assert meter.error is None
+        assert meter.provider_request_id == "chatcmpl-CkT9w2"
+
+
+def test_togethers_stream_with_carriage_returns() -> None:
+    stream = sample("together/chat_stream.sse").replace(b"\n", b"\r\n")
+    for chunks in ways_to_cut(stream):
+        meter = metered(chunks)
+        assert meter.usage == Usage(input_tokens=12, cached_input_tokens=4, output_tokens=9)
+        assert meter.is_complete
+        assert meter.provider_request_id == "oWcQx2k-2kFHot-9a1b2c3d"
+
+
+def test_reasoning_counts_once_though_it_comes_under_two_names() -> None:
+    for chunks in ways_to_cut(sample("compatible/chat_stream_spaced.sse")):
+        meter = metered(chunks)
+        assert meter.output_characters == len("Hm. ") + len(r"Gr\u00fc\u00dfe")
+        assert meter.usage == Usage(input_tokens=3, output_tokens=2)
+        assert meter.is_complete  # by its finish reason: this server sends no [DONE]
+
+
+def test_an_error_in_the_stream_is_told_without_the_secret_in_it() -> None:
+    for chunks in ways_to_cut(sample("together/chat_stream_failed.sse")):
+        meter = metered(chunks)
+        assert meter.error is not None
+        assert meter.error.startswith("The engine stopped.")
+        assert "sk-live" not in meter.error
+        assert not meter.is_complete
+        assert meter.usage is None
+
+
+def test_a_stream_that_was_cut_is_not_complete_but_its_text_is_measured() -> None:
+    stream = sample("openai/chat_stream.sse")
+    meter = metered([stream[: stream.index(b" a caf")]])
+    assert not meter.is_complete
+    assert meter.usage is None
+    assert meter.output_characters == len(r"The \"usage\": {} of")
+
+
+@pytest.mark.parametrize(
+    "text", ['"usage":{"prompt_tokens":9,"completion_tokens":9}', "data: [DONE]\n\n", '{"error":{"message":"no"}}']
+)
+def test_a_model_cannot_write_its_own_bill(text: str) -> None:
+    meter = metered([event(text), event("")])
+    assert meter.usage is None
+    assert not meter.is_complete
+    assert meter.error is None
+
+
+def test_a_null_error_is_none() -> None:
+    assert metered([event("a", error=None)]).error is None
+
+
+def test_usage_after_a_picture_of_a_megabyte_is_found() -> None:
+    picture = event("x" * 1_000_000, usage={"prompt_tokens": 1, "completion_tokens": 2})
+    for size in (1000, 65536, len(picture)):
+        meter = metered([picture[i : i + size] for i in range(0, len(picture), size)])
+        assert meter.usage == Usage(input_tokens=1, output_tokens=2)
+
+
+def test_memory_is_bounded() -> None:
+    meter = OpenAIChatMeter()
+    for _ in range(2000):
+        meter.feed(b"x" * 1000)
+    held = len(meter._cutter._buffer) + sum(len(chunk) for chunk in meter._recent)
+    assert held <= 64 * 1024 + 1000
+    for _ in range(100):
+        meter.feed(event("y" * 10_000))
+    assert sum(len(chunk) for chunk in meter._recent) <= 5 * 4096
+
+
+def test_a_cost_is_read_only_where_the_provider_is_known_to_report_it() -> None:
+    chunks = [event("", usage={"prompt_tokens": 1, "completion_tokens": 1, "cost": 0.00014})]
+    with_cost = metered(chunks, cost_field="cost").usage
+    without = metered(chunks).usage
+    assert with_cost is not None
+    assert without is not None
+    assert with_cost.reported_cost_nano_usd == 140_000
+    assert without.reported_cost_nano_usd is None
+
+
+@given(st.lists(st.text(), max_size=8), st.lists(st.integers(0, 2**14), max_size=8))
+def test_the_measure_is_the_texts_length_in_json_whatever_it_is(texts: list[str], places: list[int]) -> None:
+    stream = b"".join(event(text) for text in texts)
+    expected = sum(len(orjson.dumps(text)) - 2 for text in texts)
+    assert metered(cut_at(stream, places)).output_characters == expected
