@@ -16,6 +16,7 @@ from bitmesh_proxy.dialects.provider_errors import (
     refused_within_success,
     retry_after_s,
 )
+from tests.dialects.cuts import sample
 
 JSON = {"Content-Type": "application/json"}
 
