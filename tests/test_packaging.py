@@ -54,17 +54,18 @@ def wheel(tree: Path) -> Path:
 @pytest.mark.slow
 def test_the_wheel_carries_the_package_and_its_defaults_and_nothing_else(wheel: Path) -> None:
     package = ROOT / "bitmesh_proxy"
-    wanted = {path: path for path in ("bitmesh_proxy/py.typed",)} | {
-        str(path.relative_to(ROOT)): str(path.relative_to(ROOT))
-        for path in [*package.rglob("*.py"), *(package / "storage" / "schema").glob("*.sql")]
+    wanted = {
+        str(path.relative_to(ROOT)): path
+        for path in package.rglob("*")
+        if path.is_file() and not {"__pycache__", "default_files"} & set(path.relative_to(package).parts)
     }
     for path in [*(ROOT / "config").glob("*.toml"), *(ROOT / "config" / "models").glob("*.toml")]:
-        wanted[f"bitmesh_proxy/default_files/{path.relative_to(ROOT / 'config')}"] = str(path.relative_to(ROOT))
+        wanted[f"bitmesh_proxy/default_files/{path.relative_to(ROOT / 'config')}"] = path
     with zipfile.ZipFile(wheel) as archive:
         found = {name for name in archive.namelist() if ".dist-info/" not in name}
         assert found == set(wanted)
         for name, source in wanted.items():
-            assert archive.read(name) == (ROOT / source).read_bytes(), name
+            assert archive.read(name) == source.read_bytes(), name
 
 
 @pytest.mark.slow
