@@ -1,0 +1,71 @@
+"""How many calls a key may have under way at once.
+
+A slot is taken when the ``with`` block is entered and given back when it is left, however it is left: by its end, by an
+error, by cancellation. Nothing is kept of a key that has no call under way.
+"""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+
+from bitmesh_proxy.errors import TooManyConcurrent
+
+
+class ConcurrencyLimit:
+    """``default`` calls at once with each key; 0 is no limit. Exact between threads too."""
+
+    def __init__(self, default: int = 0, *, retry_after_s: float = 1.0) -> None:
+        """``retry_after_s`` is what refused callers are told: nobody knows when a running call will end."""
+        self._default = default
+        self._retry_after_s = retry_after_s
+        self._running: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def enter(self, key_id: str, limit: int | None = None) -> Slot:
+        """A slot for a ``with`` block, by the key's limit or the default (None). Entering raises TooManyConcurrent."""
+        return Slot(self, key_id, self._default if limit is None else limit)
+
+    def running(self, key_id: str) -> int:
+        """How many calls the key has under way."""
+        return self._running.get(key_id, 0)
+
+    def take(self, key_id: str, limit: int) -> None:
+        """Take a slot. Raises TooManyConcurrent. For each one taken, ``give_back`` must be called once."""
+        with self._lock:
+            running = self._running.get(key_id, 0)
+            if running < limit or not limit:
+                self._running[key_id] = running + 1
+                return
+        raise TooManyConcurrent(
+            f"Too many calls under way with this API key: {limit} at once are allowed.",
+            retry_after_s=self._retry_after_s,
+        )
+
+    def give_back(self, key_id: str) -> None:
+        """Give one slot back."""
+        with self._lock:
+            running = self._running[key_id] - 1
+            if running:
+                self._running[key_id] = running
+            else:
+                del self._running[key_id]
+
+
+class Slot:
+    """One call under way, for as long as its ``with`` block lasts. Good for one block."""
+
+    __slots__ = ("_key_id", "_limit", "_limiter")
+
+    def __init__(self, limiter: ConcurrencyLimit, key_id: str, limit: int) -> None:
+        self._limiter = limiter
+        self._key_id = key_id
+        self._limit = limit
+
+    def __enter__(self) -> None:
+        self._limiter.take(self._key_id, self._limit)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._limiter.give_back(self._key_id)

@@ -1,0 +1,33 @@
+"""A bucket for each API key and endpoint, for endpoints that have a rate of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bitmesh_proxy.limits.base import Limit, Snapshot, memory_limiter, per_minute
+from bitmesh_proxy.limits.token_bucket import TokenBucketRateLimiter
+
+
+class EndpointLimit:
+    """``rates_per_minute`` maps an endpoint's name to requests per minute and key, all of which may come at once.
+
+    An endpoint that is not named, or whose rate is 0, has no limit.
+    """
+
+    def __init__(self, rates_per_minute: Mapping[str, int], *, limiter: TokenBucketRateLimiter | None = None) -> None:
+        limiter = limiter or memory_limiter()
+        self._limits = {
+            endpoint: Limit(
+                limiter,
+                per_minute(rate),
+                policy="endpoint",
+                who=f"to {endpoint} with this API key",
+            )
+            for endpoint, rate in rates_per_minute.items()
+            if rate
+        }
+
+    def admit(self, key_id: str, endpoint: str) -> Snapshot | None:
+        """Enter; None if the endpoint has no limit. Raises RateLimited."""
+        limit = self._limits.get(endpoint)
+        return limit.admit(f"{endpoint}/{key_id}") if limit else None

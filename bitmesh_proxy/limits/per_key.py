@@ -1,0 +1,35 @@
+"""A bucket for each API key, at the key's own rate or the default."""
+
+from __future__ import annotations
+
+from bitmesh_proxy.limits.base import Limit, Snapshot, memory_limiter, per_minute
+from bitmesh_proxy.limits.token_bucket import TokenBucketRateLimiter
+
+
+class KeyLimit:
+    """``rate_per_minute`` requests with each key, ``burst`` at once (0: a minute's worth). A rate of 0 is no limit.
+
+    A key with a rate of its own has the same burst, but never more than a minute's worth. A new rate starts with a full
+    bucket.
+    """
+
+    def __init__(self, rate_per_minute: int, *, burst: int = 0, limiter: TokenBucketRateLimiter | None = None) -> None:
+        self._limiter = limiter or memory_limiter()
+        self._default_per_minute = rate_per_minute
+        self._burst = burst
+        #: As many as there are different rates in the books.
+        self._limits: dict[int, Limit] = {}
+
+    def admit(self, key_id: str, *, rate_per_minute: int | None = None) -> Snapshot | None:
+        """Enter at the key's own rate, or at the default (None). None if there is no limit. Raises RateLimited."""
+        rate = self._default_per_minute if rate_per_minute is None else rate_per_minute
+        if not rate:
+            return None
+        limit = self._limits.get(rate)
+        if limit is None:
+            limit = self._limits[rate] = self._limit_of(rate)
+        return limit.admit(key_id)
+
+    def _limit_of(self, rate: int) -> Limit:
+        burst = self._burst if rate == self._default_per_minute else min(self._burst, rate)
+        return Limit(self._limiter, per_minute(rate), policy="key", who="with this API key", burst=burst)
