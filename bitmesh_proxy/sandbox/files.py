@@ -14,13 +14,15 @@ from hashlib import sha256
 
 from aiohttp import web
 
-from bitmesh_proxy.sandbox.plays import Ask
+from bitmesh_proxy.sandbox.plays import Ask, Refused
 from bitmesh_proxy.sandbox.replies import MAX_PIECE_BYTES, Wire, cut
 from bitmesh_proxy.sandbox.studio import Recipe
 
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 ZEROS = bytes(MAX_PIECE_BYTES)
 WIDE_BOX_BYTES = 16
+#: An answer with the file inside (base64) is built in memory.
+MAX_WHOLE_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,12 @@ class Padded:
     @property
     def size(self) -> int:
         return len(self.head) + self.zeros
+
+    def whole(self) -> bytes:
+        """All of it in memory. Raises Refused (400) for more than MAX_WHOLE_BYTES."""
+        if self.size > MAX_WHOLE_BYTES:
+            raise Refused(400, f"the sandbox holds at most {MAX_WHOLE_BYTES} bytes in an answer", code="too_huge")
+        return self.head + bytes(self.zeros)
 
     def pieces(self, start: int, end: int) -> Iterator[bytes]:
         """The bytes from ``start`` to before ``end``."""
@@ -53,6 +61,17 @@ def pad(data: bytes, media_type: str, size: int | None) -> Padded:
         box = (1).to_bytes(4) + b"free" + missing.to_bytes(8)
         return Padded(head=data + box, zeros=missing - len(box))
     return Padded(head=data, zeros=missing)
+
+
+async def serve_shelved(ask: Ask) -> web.StreamResponse:
+    """``…/files/{id}.{extension}``: 404 for what is not there, and 403 after its time, as object stores answer it."""
+    found = ask.stage.shelf.find(ask.request.match_info["id"])
+    if found is None or ask.request.match_info["extension"] != found.recipe.extension:
+        return web.Response(status=404, text="Not Found")
+    if ask.stage.clock() >= found.expires_at:
+        expired = "<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"
+        return web.Response(status=403, text=expired, content_type="application/xml")
+    return await send_recipe(ask, found.recipe, size=found.huge)
 
 
 async def send_recipe(ask: Ask, recipe: Recipe, *, size: int | None = None) -> web.StreamResponse:

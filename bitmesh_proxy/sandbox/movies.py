@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bitmesh_proxy.sandbox.pictures import Picture, draw
+from bitmesh_proxy.sandbox.pictures import Picture, draw, encode
 
 MovieFormat = Literal["mp4", "webm"]
 MEDIA_TYPES: Mapping[MovieFormat, str] = {"mp4": "video/mp4", "webm": "video/webm"}
@@ -64,37 +64,58 @@ class Movie:
         sequence = self._encode()
         return mp4_of(sequence) if self.format == "mp4" else webm_of(sequence)
 
-    def _encode(self) -> bytes:
+    def frame(self, phase: float) -> Picture:
+        """The picture at a moment, from 0 to 1."""
         width, height = self.frame_size
+        return Picture(
+            prompt=self.prompt,
+            width=width,
+            height=height,
+            seed=self.seed,
+            note=self.note,
+            source=self.source,
+            phase=phase,
+        )
+
+    def _encode(self) -> bytes:
         count = self.frame_count
-        frames = [
-            draw(
-                Picture(
-                    prompt=self.prompt,
-                    width=width,
-                    height=height,
-                    seed=self.seed,
-                    note=self.note,
-                    source=self.source,
-                    phase=number / count,
-                )
-            )
-            for number in range(count)
-        ]
+        frames = [draw(self.frame(number / count)) for number in range(count)]
         buffer = io.BytesIO()
-        duration_ms = round(1000 * self.duration_s / count)
         # One encoder thread: the sandbox shares its machine with the gateway.
         frames[0].save(
             buffer,
             "AVIF",
             save_all=True,
             append_images=frames[1:],
-            duration=duration_ms,
+            duration=round(1000 * self.duration_s / count),
             speed=10,
             quality=55,
             max_threads=1,
         )
         return buffer.getvalue()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sheet:
+    """Moments of a clip in one WebP, row by row; one column and one row make a thumbnail."""
+
+    movie: Movie
+    columns: int
+    rows: int
+    media_type: str = "image/webp"
+    extension: str = "webp"
+
+    def render(self) -> bytes:
+        """The file's bytes. Blocks."""
+        from PIL import Image
+
+        width, height = self.movie.frame_size
+        sheet = Image.new("RGB", (width * self.columns, height * self.rows))
+        count = self.columns * self.rows
+        for number in range(count):
+            place = (width * (number % self.columns), height * (number // self.columns))
+            sheet.paste(draw(self.movie.frame(number / count)), place)
+        return encode(sheet, "webp")
 
 
 # ---------------------------------------------------------------- ISO base media files

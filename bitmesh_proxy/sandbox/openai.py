@@ -15,7 +15,9 @@ from typing import Any
 
 from aiohttp import web
 
+from bitmesh_proxy.sandbox import openai_images, openai_videos
 from bitmesh_proxy.sandbox.chat import Choice, Completion, ToolCall, answer, last_user_text
+from bitmesh_proxy.sandbox.files import serve_shelved
 from bitmesh_proxy.sandbox.openai_answers import (
     answer_headers,
     refuse_model,
@@ -237,6 +239,43 @@ PLAY = Play(
         Route(method="POST", path="/v1/chat/completions", handler=chat, schema="chat", prompt=last_user_text),
         Route(method="POST", path="/v1/embeddings", handler=embeddings, schema="embedding", prompt=text_at("input")),
         Route(method="POST", path="/v1/moderations", handler=moderations, schema="moderation", prompt=text_at("input")),
+        Route(
+            method="POST",
+            path="/v1/images/generations",
+            handler=openai_images.generate,
+            schema="image",
+            prompt=text_at("prompt"),
+        ),
+        Route(
+            method="POST",
+            path="/v1/images/edits",
+            handler=openai_images.edit,
+            schema="image_edit",
+            form_schema="image_edit_form",
+            prompt=text_at("prompt"),
+        ),
+        Route(method="GET", path="/files/{id}.{extension}", handler=serve_shelved, is_public=True),
+        Route(method="HEAD", path="/files/{id}.{extension}", handler=serve_shelved, is_public=True),
+        Route(
+            method="POST",
+            path="/v1/videos",
+            handler=openai_videos.create,
+            schema="video",
+            form_schema="video_form",
+            prompt=text_at("prompt"),
+        ),
+        Route(
+            method="POST",
+            path="/v1/videos/{id}/remix",
+            handler=openai_videos.remix,
+            schema="video_remix",
+            form_schema="video_remix_form",
+            prompt=text_at("prompt"),
+        ),
+        Route(method="GET", path="/v1/videos", handler=openai_videos.list_newest),
+        Route(method="GET", path="/v1/videos/{id}", handler=openai_videos.get),
+        Route(method="DELETE", path="/v1/videos/{id}", handler=openai_videos.delete),
+        Route(method="GET", path="/v1/videos/{id}/content", handler=openai_videos.content),
         Route(method="GET", path="/v1/models", handler=models),
         Route(method="GET", path="/v1/models/{model}", handler=model),
     ),

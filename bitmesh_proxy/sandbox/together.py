@@ -14,7 +14,7 @@ from typing import Any
 from aiohttp import web
 
 from bitmesh_proxy.sandbox.chat import Choice, Completion, answer, last_user_text
-from bitmesh_proxy.sandbox.files import pad, send_recipe
+from bitmesh_proxy.sandbox.files import pad, serve_shelved
 from bitmesh_proxy.sandbox.inputs import read_thumbnail
 from bitmesh_proxy.sandbox.jobs import Job, JobPhase
 from bitmesh_proxy.sandbox.movies import Movie
@@ -207,8 +207,7 @@ async def _picture_item(ask: Ask, index: int, recipe: Picture) -> Json:
     data = await ask.stage.studio.render(recipe)
     timings = {"inference": 0.1}
     if ask.body.get("response_format") == "base64":
-        padded = pad(data, recipe.media_type, ask.directives.huge)
-        encoded = base64.b64encode(padded.head + bytes(padded.zeros)).decode()
+        encoded = base64.b64encode(pad(data, recipe.media_type, ask.directives.huge).whole()).decode()
         return {"index": index, "type": "b64_json", "b64_json": encoded, "timings": timings}
     lifetime_s = ask.stage.options.image_link_lifetime_s
     url = _shelve(ask, ShelvedFile(recipe=recipe, expires_at=ask.stage.clock() + lifetime_s, huge=ask.directives.huge))
@@ -229,17 +228,6 @@ async def short_link(ask: Ask) -> web.StreamResponse:
         return web.Response(status=404, text="Not Found")
     target = f"{ask.origin}/together/files/{file_id}.{file.recipe.extension}"
     return web.Response(status=302, headers={"Location": target})
-
-
-async def file(ask: Ask) -> web.StreamResponse:
-    found = ask.stage.shelf.find(ask.request.match_info["id"])
-    if found is None or ask.request.match_info["extension"] != found.recipe.extension:
-        return web.Response(status=404, text="Not Found")
-    if ask.stage.clock() >= found.expires_at:
-        # What a signed link of an object store answers after its time.
-        expired = "<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"
-        return web.Response(status=403, text=expired, content_type="application/xml")
-    return await send_recipe(ask, found.recipe, size=found.huge)
 
 
 # ---------------------------------------------------------------- clips
@@ -392,7 +380,7 @@ PLAY = Play(
         Route(method="GET", path="/v2/videos/{id}", handler=get_video),
         Route(method="GET", path="/shrt/{id}", handler=short_link, is_public=True),
         Route(method="HEAD", path="/shrt/{id}", handler=short_link, is_public=True),
-        Route(method="GET", path="/files/{id}.{extension}", handler=file, is_public=True),
-        Route(method="HEAD", path="/files/{id}.{extension}", handler=file, is_public=True),
+        Route(method="GET", path="/files/{id}.{extension}", handler=serve_shelved, is_public=True),
+        Route(method="HEAD", path="/files/{id}.{extension}", handler=serve_shelved, is_public=True),
     ),
 )
