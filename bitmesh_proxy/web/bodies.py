@@ -1,0 +1,149 @@
+"""JSON bodies in: bounded in size, time, depth and number of values; everything else is refused before it costs much.
+
+``read_body`` takes the bytes (a payload signature is made over them), ``parse_json_object`` makes an object of them,
+``read_json`` does both. What JSON leaves open: of a name that stands twice in an object the last value counts; NaN and
+infinities are no JSON; an integer beyond 64 bits becomes a float; a byte order mark in front is overlooked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import orjson
+from aiohttp import ClientPayloadError, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from bitmesh_proxy.errors import (
+    BodyTimeout,
+    BodyTooLarge,
+    CallerLeft,
+    InvalidRequest,
+    UnsupportedMediaType,
+)
+
+#: Bodies above this size are parsed in a thread: the loop then waits for the parser alone, not for the walk after it.
+THREAD_PARSE_BYTES: Final = 256 * 1024
+#: Commas and opening brackets, those inside strings included. Thirty megabytes of prose stay below it; a body made of
+#: empty lists, which takes a hundred times its size in memory and a second to parse, does not.
+MAX_VALUES: Final = 2_000_000
+
+_UTF8: Final = frozenset(("", "utf-8", "utf8", "us-ascii", "ascii"))
+_BOM: Final = b"\xef\xbb\xbf"
+
+
+async def read_json(
+    request: web.Request, *, max_bytes: int, max_depth: int, timeout_s: float
+) -> tuple[bytes, dict[str, Any]]:
+    """The body as it came, and the JSON object in it.
+
+    Raises UnsupportedMediaType, BodyTooLarge, BodyTimeout, InvalidRequest, or CallerLeft.
+    """
+    check_json_type(request)
+    raw = await read_body(request, max_bytes=max_bytes, timeout_s=timeout_s)
+    return raw, await parse_json_object(raw, max_depth=max_depth)
+
+
+def check_json_type(request: web.Request) -> None:
+    """Is this a body that we read as JSON? A missing content type counts as JSON. Raises UnsupportedMediaType."""
+    check_encoding(request)
+    declared = request.headers.get("Content-Type", "").strip()
+    if not declared:
+        return
+    media_type = request.content_type.lower()
+    if media_type != "application/json" and not media_type.endswith("+json"):
+        raise UnsupportedMediaType("The Content-Type must be application/json.")
+    if (request.charset or "").lower() not in _UTF8:
+        raise UnsupportedMediaType("The body must be UTF-8.")
+
+
+def check_encoding(request: web.Request) -> None:
+    """A compressed body could be a bomb, and nobody sends one. Raises UnsupportedMediaType."""
+    if request.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
+        raise UnsupportedMediaType("The body must not be compressed (Content-Encoding).")
+
+
+async def read_body(request: web.Request, *, max_bytes: int, timeout_s: float) -> bytes:
+    """The bytes of the body, up to ``max_bytes``, within ``timeout_s`` from now on.
+
+    A length that is declared too large is refused before a byte is read; a body without one is counted as it comes.
+    """
+    declared = request.content_length
+    if declared is not None and declared > max_bytes:
+        raise too_large(max_bytes)
+    parts: list[bytes] = []
+    received = 0
+    try:
+        async with asyncio.timeout(timeout_s):
+            while chunk := await request.content.readany():
+                received += len(chunk)
+                if received > max_bytes:
+                    raise too_large(max_bytes)
+                parts.append(chunk)
+    except TimeoutError as exc:
+        raise too_slow(timeout_s) from exc
+    except (ClientPayloadError, ConnectionError) as exc:
+        raise CallerLeft from exc
+    except HttpProcessingError as exc:
+        raise InvalidRequest("The body's transfer encoding is malformed.") from exc
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def too_large(max_bytes: int) -> BodyTooLarge:
+    """The error for a body over its limit. The connection is closed: the rest of the body is not worth reading."""
+    return BodyTooLarge(f"The request body is larger than {max_bytes} bytes.", headers={"Connection": "close"})
+
+
+def too_slow(timeout_s: float) -> BodyTimeout:
+    """The error for a body that does not come."""
+    return BodyTimeout(
+        f"The request body did not arrive within {timeout_s:g} seconds.", headers={"Connection": "close"}
+    )
+
+
+async def parse_json_object(raw: bytes, *, max_depth: int) -> dict[str, Any]:
+    """The JSON object that ``raw`` is. Raises InvalidRequest, with the position where there is one."""
+    if len(raw) > THREAD_PARSE_BYTES:
+        return await asyncio.to_thread(_parse, raw, max_depth)
+    return _parse(raw, max_depth)
+
+
+def _parse(raw: bytes, max_depth: int) -> dict[str, Any]:
+    raw = raw.removeprefix(_BOM)
+    if not raw.strip():
+        raise InvalidRequest("The request body is empty; a JSON object was expected.")
+    brackets = raw.count(b"{") + raw.count(b"[")
+    if brackets + raw.count(b",") > MAX_VALUES:
+        raise InvalidRequest(f"The request body holds more than {MAX_VALUES} values.")
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as exc:
+        raise _malformed(raw, exc) from None  # the exception holds the body, which must not reach a log
+    if not isinstance(value, dict):
+        raise InvalidRequest("The request body must be a JSON object.")
+    if brackets > max_depth and _is_deeper(value, max_depth):
+        raise InvalidRequest(f"The request body is nested more than {max_depth} levels deep.")
+    return value
+
+
+def _malformed(raw: bytes, exc: orjson.JSONDecodeError) -> InvalidRequest:
+    try:
+        raw.decode()
+    except UnicodeDecodeError as bad:
+        return InvalidRequest(f"The request body is not valid UTF-8: byte {bad.start}.")
+    return InvalidRequest(f"The request body is not valid JSON: {exc.msg} (line {exc.lineno}, column {exc.colno}).")
+
+
+def _is_deeper(value: dict[str, Any], max_depth: int) -> bool:
+    """Level by level instead of by recursion: no depth can exhaust the stack."""
+    level: list[Any] = [value]
+    for _ in range(max_depth):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if type(outer) is dict else outer)
+            if type(inner) is dict or type(inner) is list
+        ]
+        if not level:
+            return False
+    return True
