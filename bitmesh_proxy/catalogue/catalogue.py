@@ -16,7 +16,7 @@ from bitmesh_proxy.errors import ModelNotFound
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Catalogue:
-    """Made by ``build``. ``models`` are sorted by id, whatever its case; ``version`` changes when any fact or price does."""
+    """Made by ``build``. ``models`` are sorted by id (without case); ``version`` changes when a fact or price does."""
 
     models: tuple[Model, ...]
     version: str

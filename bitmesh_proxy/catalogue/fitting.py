@@ -39,7 +39,8 @@ def _check_chat(offer: Offer, call: ChatCall) -> Iterator[Refusal]:
     can = offer.abilities
     if call.options.get("tools") and not can.tools:
         yield Refusal(param="tools", reason="takes no tools")
-    yield from _check_stream(offer, is_asked=call.stream)
+    if call.stream and not can.streams:
+        yield Refusal(param="stream", reason="does not stream")
     kinds = _kinds_of_parts(call)
     for kind, is_able in (
         ("image", can.images_in_chat),
@@ -85,7 +86,6 @@ def _check_image(offer: Offer, call: ImageCall) -> Iterator[Refusal]:
         yield Refusal(param="n", reason=f"makes at most {can.max_count} at once", is_value=True)
     yield from _check_size(offer, call.width, call.height)
     yield from _check_quality(offer, call.quality)
-    yield from _check_stream(offer, is_asked=call.stream)
 
 
 def _check_video(offer: Offer, call: VideoCall) -> Iterator[Refusal]:
@@ -103,14 +103,15 @@ def _lengths_in_words(offer: Offer) -> str:
     can = offer.abilities
     if can.seconds:
         return f"makes clips of {', '.join(str(length) for length in can.seconds)} seconds"
-    return f"makes clips of at most {can.max_seconds} seconds"
+    if can.max_seconds:
+        return f"makes clips of at most {can.max_seconds} seconds"
+    return "takes a length in seconds, such as 5"
 
 
 def _check_speech(offer: Offer, call: SpeechCall) -> Iterator[Refusal]:
     longest = offer.abilities.max_characters
     if longest is not None and len(call.text) > longest:
         yield Refusal(param="input", reason=f"takes at most {longest} characters", is_value=True)
-    yield from _check_stream(offer, is_asked=call.stream)
 
 
 def _check_nothing(_offer: Offer, _call: Call) -> Iterator[Refusal]:
@@ -142,11 +143,6 @@ def _check_quality(offer: Offer, quality: str | None) -> Iterator[Refusal]:
         return
     known = dict.fromkeys(("auto", *words, *offer.quality_map))
     yield Refusal(param="quality", reason=f"knows {', '.join(known)}", is_value=True)
-
-
-def _check_stream(offer: Offer, *, is_asked: bool) -> Iterator[Refusal]:
-    if is_asked and not offer.abilities.streams:
-        yield Refusal(param="stream", reason="does not stream")
 
 
 _CHECKS: Mapping[Operation, Callable[[Offer, Any], Iterator[Refusal]]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from bitmesh_proxy.calls import Operation
@@ -33,6 +33,7 @@ class Abilities:
     images_in_chat: bool = False
     audio_in_chat: bool = False
     files_in_chat: bool = False
+    #: Chat only: media are streamed by us where the provider does not.
     streams: bool = True
     #: Longest text of a speech call.
     max_characters: int | None = None
@@ -89,12 +90,14 @@ class Offer:
     def seconds_for(self, asked: str | None) -> Decimal | None:
         """Length in seconds of the clip that a call gets, so also what it is charged for.
 
-        ``asked`` is the caller's decimal string; without one it is ``default_seconds``. None when the offer does not
-        take that length (or, with nothing asked, when the provider decides).
+        ``asked`` is the caller's string; without one it is ``default_seconds``. None when the offer does not take that
+        length or it is none at all (or, with nothing asked, when the provider decides).
         """
         if asked is None:
             return None if self.default_seconds is None else Decimal(self.default_seconds)
-        wanted = Decimal(asked)
+        wanted = _positive(asked)
+        if wanted is None:
+            return None
         lengths = self.abilities.seconds
         if not lengths:
             longest = self.abilities.max_seconds
@@ -103,3 +106,11 @@ class Offer:
             return wanted
         longer = [length for length in lengths if length > wanted >= lengths[0]]
         return Decimal(longer[0]) if longer and self.abilities.rounds_seconds_up else None
+
+
+def _positive(text: str) -> Decimal | None:
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        return None
+    return value if value.is_finite() and value > 0 else None

@@ -1,0 +1,63 @@
+"""Health of offers, with a clock that is moved by hand."""
+
+from __future__ import annotations
+
+from bitmesh_proxy.catalogue.health import OfferHealth
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_an_offer_is_unhealthy_for_a_while_after_a_failure() -> None:
+    clock = Clock()
+    health = OfferHealth(clock, 30.0)
+    assert health.is_healthy("a:m")
+    health.note_failure("a:m")
+    assert not health.is_healthy("a:m")
+    assert health.is_healthy("b:m")
+    clock.now_s += 29.9
+    assert not health.is_healthy("a:m")
+    clock.now_s += 0.1
+    assert health.is_healthy("a:m")
+    assert health.unhealthy() == ()
+
+
+def test_another_failure_starts_the_while_anew() -> None:
+    clock = Clock()
+    health = OfferHealth(clock, 30.0)
+    health.note_failure("a:m")
+    clock.now_s += 20
+    health.note_failure("a:m")
+    clock.now_s += 20
+    assert not health.is_healthy("a:m")
+
+
+def test_a_success_forgives_at_once() -> None:
+    health = OfferHealth(Clock(), 30.0)
+    health.note_failure("a:m")
+    health.note_success("a:m")
+    health.note_success("never:failed")
+    assert health.is_healthy("a:m")
+
+
+def test_the_unhealthy_are_listed_oldest_first() -> None:
+    clock = Clock()
+    health = OfferHealth(clock, 30.0)
+    for name in ("a:m", "b:m", "c:m", "a:m"):
+        health.note_failure(name)
+        clock.now_s += 1
+    assert health.unhealthy() == ("b:m", "c:m", "a:m")
+    clock.now_s += 27.5
+    assert health.unhealthy() == ("c:m", "a:m")
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    health = OfferHealth(Clock(), 30.0, max_remembered=3)
+    for number in range(1_000):
+        health.note_failure(f"a:{number}")
+    assert health.unhealthy() == ("a:997", "a:998", "a:999")
