@@ -1,0 +1,208 @@
+"""Puts the application together. Tests and production build the very same one.
+
+Lifetimes are cleanup contexts; they close in the reverse order, so the database is first and closes last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from aiohttp import web
+
+from bitmesh_proxy import keys
+from bitmesh_proxy.auth.master import load_master_secret
+from bitmesh_proxy.auth.secrets import MasterSecretError
+from bitmesh_proxy.billing.recovery import recover
+from bitmesh_proxy.billing.reservation import Books
+from bitmesh_proxy.billing.settlements import Settlements
+from bitmesh_proxy.catalogue.health import OfferHealth
+from bitmesh_proxy.catalogue.loader import load_catalogue
+from bitmesh_proxy.catalogue.row_files import CatalogueError
+from bitmesh_proxy.defaults import defaults_dir
+from bitmesh_proxy.idempotency import IdempotencyGate
+from bitmesh_proxy.jobs.poller import Poller
+from bitmesh_proxy.jobs.service import JobService
+from bitmesh_proxy.limits.concurrency import ConcurrencyLimit
+from bitmesh_proxy.limits.per_address import AddressLimit
+from bitmesh_proxy.limits.per_endpoint import EndpointLimit
+from bitmesh_proxy.limits.per_key import KeyLimit
+from bitmesh_proxy.media.room import open_media
+from bitmesh_proxy.money import parse_usd
+from bitmesh_proxy.pipeline import Pipeline
+from bitmesh_proxy.settings import Settings, SettingsError, resolve_data_dir
+from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.failures import StorageError
+from bitmesh_proxy.storage.idempotency import IdempotencyStore
+from bitmesh_proxy.storage.jobs import JobStore
+from bitmesh_proxy.storage.keys import KeyDirectory
+from bitmesh_proxy.storage.media import SqliteMedia
+from bitmesh_proxy.storage.nonces import SqliteNonces
+from bitmesh_proxy.upstream.access import configured_access, provider_names, sandbox_access
+from bitmesh_proxy.upstream.attempts import Attempts
+from bitmesh_proxy.upstream.client import Upstream
+from bitmesh_proxy.web.authenticate import Authenticator
+from bitmesh_proxy.web.error_formats import render_stream_error
+from bitmesh_proxy.web.forwarded import ForwardedTrust
+from bitmesh_proxy.web.middlewares import MIDDLEWARES, add_common_headers
+from bitmesh_proxy.web.routes import add_routes
+
+DATABASE_NAME = "bitmesh-proxy.db"
+
+
+class StartError(Exception):
+    """The application cannot start as it is configured. The message is for the operator."""
+
+
+def make_app(settings: Settings, environ: Mapping[str, str] | None = None) -> web.Application:
+    """The whole application. Raises StartError at once for what can be seen before anything is opened."""
+    app = web.Application(middlewares=MIDDLEWARES, client_max_size=settings.http.max_body_bytes)
+    app[keys.SETTINGS] = settings
+    app[keys.ENVIRON] = dict(os.environ if environ is None else environ)
+    app[keys.FORWARDED] = ForwardedTrust(settings.http.trusted_proxies)
+    app[keys.DRAINING] = asyncio.Event()
+    app[keys.ADDRESS_LIMIT] = AddressLimit(settings.limits.address_per_minute, burst=settings.limits.address_burst)
+    app[keys.KEY_LIMIT] = KeyLimit(settings.limits.key_per_minute, burst=settings.limits.key_burst)
+    app[keys.ENDPOINT_LIMIT] = EndpointLimit(settings.limits.endpoint_per_minute)
+    app[keys.CONCURRENCY_LIMIT] = ConcurrencyLimit(settings.limits.key_max_concurrent)
+    app.cleanup_ctx.extend([database, books, catalogue, upstream, media, jobs, pipeline])
+    app.on_response_prepare.append(add_common_headers)
+    add_routes(app, cors_origins=settings.http.cors_origins)
+    return app
+
+
+async def database(app: web.Application) -> AsyncIterator[None]:
+    """The one file, its directory, and the master secret beside it."""
+    settings, environ = app[keys.SETTINGS], app[keys.ENVIRON]
+    directory = resolve_data_dir(settings, environ)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        master_secret = load_master_secret(settings, environ)
+        db = await Database.open(
+            directory / DATABASE_NAME,
+            busy_timeout_s=settings.data.busy_timeout_s,
+            max_pending_writes=settings.data.max_pending_writes,
+            min_free_bytes=settings.data.min_free_bytes,
+        )
+    except (OSError, StorageError, MasterSecretError) as exc:
+        raise StartError(str(exc)) from exc
+    app[keys.DATABASE] = db
+    app[keys.AUTHENTICATOR] = Authenticator(
+        KeyDirectory(db),
+        nonces=SqliteNonces(db, window_s=settings.auth.timestamp_window_s),
+        master_secret=master_secret,
+        window_s=settings.auth.timestamp_window_s,
+    )
+    yield
+    await db.close()
+
+
+async def books(app: web.Application) -> AsyncIterator[None]:
+    """Money. What an earlier process left open is closed before the first call is taken."""
+    settings, db = app[keys.SETTINGS], app[keys.DATABASE]
+    settlements = app[keys.SETTLEMENTS] = Settlements()
+    async with Books.open(
+        db,
+        settlements=settlements,
+        markup_nano=parse_usd(settings.billing.markup),
+        checkpoint_interval_s=settings.billing.checkpoint_interval_s,
+    ) as opened:
+        app[keys.BOOKS] = opened
+        await recover(db)
+        yield
+        await settlements.close()
+
+
+async def catalogue(app: web.Application) -> AsyncIterator[None]:
+    """Models, offers and prices; the sandbox, if it is to play the providers; and how each provider is reached."""
+    settings, environ = app[keys.SETTINGS], app[keys.ENVIRON]
+    directories = [Path(settings.catalogue.dir).expanduser() if settings.catalogue.dir else defaults_dir() / "models"]
+    directories += [Path(directory).expanduser() for directory in settings.catalogue.extra_dirs]
+    try:
+        app[keys.CATALOGUE] = load_catalogue(directories, providers=provider_names(settings))
+        access = configured_access(settings, environ)
+    except (CatalogueError, SettingsError, FileNotFoundError) as exc:
+        raise StartError(str(exc)) from exc
+    mode = settings.sandbox.mode
+    app[keys.IS_SANDBOX] = mode == "on" or (mode == "auto" and not access)
+    if not app[keys.IS_SANDBOX]:
+        app[keys.ACCESS] = access
+        yield
+        return
+    from bitmesh_proxy.sandbox.server import Sandbox  # a gateway with real providers need not load Pillow
+    from bitmesh_proxy.sandbox.stage import Options
+
+    options = Options(
+        token_interval_s=settings.sandbox.token_interval_ms / 1000, job_duration_s=settings.sandbox.job_duration_s
+    )
+    async with Sandbox(port=settings.sandbox.port, options=options) as sandbox:
+        app[keys.SANDBOX] = sandbox
+        app[keys.ACCESS] = sandbox_access(settings, sandbox.url)
+        yield
+
+
+async def upstream(app: web.Application) -> AsyncIterator[None]:
+    """The one client session for calls to providers."""
+    settings = app[keys.SETTINGS].upstream
+    async with Upstream(settings) as client:
+        app[keys.ATTEMPTS] = Attempts(client, max_answer_bytes=settings.max_answer_bytes)
+        yield
+
+
+async def media(app: web.Application) -> AsyncIterator[None]:
+    """Results: ids, copies, the guarded way out."""
+    settings = app[keys.SETTINGS]
+    cache_dir = settings.media.cache_dir or app[keys.ENVIRON].get("CACHE_DIRECTORY", "").split(":")[0]
+    directory = Path(cache_dir).expanduser() if cache_dir else resolve_data_dir(settings, app[keys.ENVIRON]) / "media"
+    async with open_media(
+        settings.media,
+        directory=directory,
+        store=SqliteMedia(app[keys.DATABASE]),
+        access=app[keys.ACCESS],
+        allow_private=app[keys.IS_SANDBOX],
+    ) as results:
+        app[keys.MEDIA] = results
+        yield
+
+
+async def jobs(app: web.Application) -> AsyncIterator[None]:
+    """Long work goes on from where the last process left it."""
+    settings = app[keys.SETTINGS].jobs
+    store = JobStore(app[keys.DATABASE])
+    service = app[keys.JOBS] = JobService(
+        store,
+        books=app[keys.BOOKS],
+        catalogue=app[keys.CATALOGUE],
+        access=app[keys.ACCESS],
+        attempts=app[keys.ATTEMPTS],
+        media=app[keys.MEDIA],
+        settings=settings,
+    )
+    poller = asyncio.create_task(Poller(service, store, settings).run())
+    yield
+    poller.cancel()
+    with suppress(asyncio.CancelledError):
+        await poller
+
+
+async def pipeline(app: web.Application) -> AsyncIterator[None]:
+    """The line itself."""
+    settings = app[keys.SETTINGS]
+    app[keys.PIPELINE] = Pipeline(
+        settings=settings,
+        catalogue=app[keys.CATALOGUE],
+        access=app[keys.ACCESS],
+        health=OfferHealth(clock=time.monotonic, unhealthy_s=settings.upstream.unhealthy_s),
+        books=app[keys.BOOKS],
+        attempts=app[keys.ATTEMPTS],
+        media=app[keys.MEDIA],
+        jobs=app[keys.JOBS],
+        idempotency=IdempotencyGate(IdempotencyStore(app[keys.DATABASE]), settings.idempotency),
+        settlements=app[keys.SETTLEMENTS],
+        render_stream_error=render_stream_error,
+    )
+    yield

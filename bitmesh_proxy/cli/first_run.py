@@ -1,0 +1,82 @@
+"""The first start: an account, a key, and examples that work when pasted into another terminal."""
+
+from __future__ import annotations
+
+import click
+from aiohttp import web
+
+from bitmesh_proxy import keys
+from bitmesh_proxy.cli.new_key import NewKey, create_key
+from bitmesh_proxy.money import format_usd, parse_usd
+from bitmesh_proxy.storage.accounts import AccountStore
+
+FIRST_CREDIT = parse_usd("10")
+
+
+async def welcome(app: web.Application, address: str) -> None:
+    """Say where the service is; in the sandbox, on a database without accounts, make the first account and key."""
+    mode = "sandbox: the providers are played in this process, nothing is sent out" if app[keys.IS_SANDBOX] else "live"
+    click.echo(f"bitmesh-proxy listens on {address} ({mode}).")
+    accounts = AccountStore(app[keys.DATABASE])
+    if await accounts.list():
+        click.echo("Keys: `bitmesh-proxy key list`, a new one: `bitmesh-proxy key create`.")
+        return
+    if not app[keys.IS_SANDBOX]:
+        click.echo("There is no account yet: `bitmesh-proxy account create NAME --credit 10`, then `bitmesh-proxy key create`.")
+        return
+    account = await accounts.create("default")
+    await accounts.credit(account.id, FIRST_CREDIT, "play money of the sandbox")
+    key = await create_key(app[keys.DATABASE], app[keys.SETTINGS], account_id=account.id, name="first")
+    click.echo(_introduce(key, address))
+
+
+def _introduce(key: NewKey, address: str) -> str:
+    return f"""
+A first account ("default", {format_usd(FIRST_CREDIT)} USD of play money) and its key were made. The secrets are shown this once:
+
+  bearer token     {key.token}
+  consumer key     {key.consumer_key}
+  consumer secret  {key.consumer_secret}
+
+Try it from another terminal:
+
+# a chat, streamed
+{chat_example(address, key.token)}
+
+# a picture; open the url in the answer
+{image_example(address, key.token)}
+
+# a clip: hand it in, wait, look at it; open the video_url in the answer
+{video_example(address, key.token)}
+
+Stop with Ctrl-C.
+"""
+
+
+def _curl(address: str, path: str, token: str, body: str, *, options: str = "-sS") -> str:
+    return (
+        f"curl {options} {address}{path} -H 'Authorization: Bearer {token}' "
+        f"-H 'Content-Type: application/json' \\\n  -d '{body}'"
+    )
+
+
+def chat_example(address: str, token: str) -> str:
+    """A streamed chat."""
+    body = '{"model":"openai/gpt-oss-120b","messages":[{"role":"user","content":"What is a gateway?"}],"stream":true}'
+    return _curl(address, "/chat", token, body, options="-sSN")
+
+
+def image_example(address: str, token: str) -> str:
+    """A picture."""
+    body = '{"model":"black-forest-labs/FLUX-1-schnell","prompt":"A lantern on a river stone","width":768,"height":512}'
+    return _curl(address, "/image", token, body)
+
+
+def video_example(address: str, token: str) -> str:
+    """A clip, with the wait for it."""
+    body = '{"model":"minimax/video-01-director","prompt":"A cat playing with yarn"}'
+    submit = _curl(address, "/video", token, body)
+    return (
+        f"ID=$({submit} | sed -E 's/^.*\"id\":\"([^\"]+)\".*$/\\1/'); sleep 10\n"
+        f"curl -sS {address}/video/$ID -H 'Authorization: Bearer {token}'"
+    )

@@ -1,0 +1,53 @@
+"""The command line's root: options that every command shares, and the list of commands.
+
+Commands are imported when they are called, so that ``key list`` does not load a web server.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bitmesh_proxy import __version__
+
+#: Name → module under ``cli`` that holds a click command of that name.
+COMMANDS = ("account", "doctor", "key", "model", "sandbox", "serve", "usage")
+
+
+class LazyCommands(click.Group):
+    """A group whose commands live in modules of their own."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, sorted."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's module."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: Any = getattr(importlib.import_module(f"bitmesh_proxy.cli.{cmd_name}"), cmd_name)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"cli/{cmd_name}.py holds no click command of that name")
+        return command
+
+
+@click.group(cls=LazyCommands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="bitmesh-proxy")
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="BITMESH_CONFIG",
+    help="Settings file (TOML). Default: /etc/bitmesh-proxy/bitmesh-proxy.toml if it is there.",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the database, the master secret and copies of media are kept.",
+)
+@click.pass_context
+def main(ctx: click.Context, config: Path | None, data_dir: Path | None) -> None:
+    """A gateway between your programs and AI providers: answers stream straight through, keys, limits and money are kept."""
+    ctx.obj = {"config": config, "data_dir": data_dir}

@@ -1,0 +1,62 @@
+"""Making a key: its secrets are born here, shown once, and kept as digest and derivation only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from bitmesh_proxy.auth.master import load_master_secret
+from bitmesh_proxy.auth.secrets import derive_consumer_secret, new_consumer_key, new_token, token_digest
+from bitmesh_proxy.settings import Settings
+from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.ids import make_id
+from bitmesh_proxy.storage.keys import KeySpec, KeyStore
+
+#: How much of a token is kept in the clear, for people to tell keys apart.
+TOKEN_HINT_CHARACTERS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewKey:
+    """A key with its secrets, which are nowhere to be read again."""
+
+    id: str
+    token: str = field(repr=False)
+    consumer_key: str
+    consumer_secret: str = field(repr=False)
+
+    def as_json(self) -> dict[str, str]:
+        """What ``--json`` prints."""
+        return {
+            "id": self.id,
+            "token": self.token,
+            "consumer_key": self.consumer_key,
+            "consumer_secret": self.consumer_secret,
+        }
+
+
+async def create_key(
+    database: Database, settings: Settings, *, account_id: str, name: str = "", **limits: Any
+) -> NewKey:
+    """Make a key with a token and OAuth credentials. ``limits`` are further fields of KeySpec.
+
+    Raises NotFound for an unknown account.
+    """
+    key_id, token, consumer_key = make_id("key_"), new_token(), new_consumer_key()
+    await KeyStore(database).create(
+        KeySpec(
+            id=key_id,
+            account_id=account_id,
+            name=name,
+            token_digest=token_digest(token),
+            token_hint=token[-TOKEN_HINT_CHARACTERS:],
+            consumer_key=consumer_key,
+            **limits,
+        )
+    )
+    return NewKey(
+        id=key_id,
+        token=token,
+        consumer_key=consumer_key,
+        consumer_secret=derive_consumer_secret(load_master_secret(settings), key_id, 1),
+    )

@@ -1,0 +1,55 @@
+"""Settings for a command: the file, the environment, and the options given before or after the command's name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from bitmesh_proxy.settings import Settings, SettingsError, load_settings
+
+SYSTEM_CONFIG = Path("/etc/bitmesh-proxy/bitmesh-proxy.toml")
+#: sysexits.h: a configuration error. The unit does not restart on it.
+EXIT_CONFIG = 78
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def common_options(function: F) -> F:
+    """``--config`` and ``--data-dir``, so that they may also stand behind the command's name."""
+    function = click.option(
+        "--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Where the database and its company are kept."
+    )(function)
+    return click.option(
+        "--config",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Settings file (TOML).",
+    )(function)
+
+
+def settings_of(
+    ctx: click.Context,
+    config: Path | None,
+    data_dir: Path | None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Settings:
+    """Load the settings, or end the program with their fault."""
+    shared: Mapping[str, Path | None] = ctx.obj or {}
+    path = config or shared.get("config") or (SYSTEM_CONFIG if SYSTEM_CONFIG.is_file() else None)
+    directory = data_dir or shared.get("data_dir")
+    tree: dict[str, dict[str, Any]] = {table: dict(values) for table, values in (overrides or {}).items()}
+    if directory is not None:
+        tree.setdefault("data", {})["dir"] = str(directory)
+    try:
+        return load_settings(path, overrides=tree)
+    except SettingsError as exc:
+        fail(f"settings: {exc}", EXIT_CONFIG)
+
+
+def fail(message: str, status: int = 1) -> NoReturn:
+    """Say what is wrong on standard error, and end."""
+    click.echo(f"bitmesh-proxy: {message}", err=True)
+    sys.exit(status)

@@ -1,0 +1,138 @@
+"""``serve``: the gateway itself, from the first listening socket to the last drained stream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from aiohttp import web
+
+from bitmesh_proxy import keys, service
+from bitmesh_proxy.app import StartError, make_app
+from bitmesh_proxy.cli.first_run import welcome
+from bitmesh_proxy.cli.options import EXIT_CONFIG, common_options, fail, settings_of
+from bitmesh_proxy.logs import set_up_logs
+from bitmesh_proxy.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@click.command()
+@common_options
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one.")
+@click.option(
+    "--sandbox/--no-sandbox",
+    default=None,
+    help="Play the providers in this process. Default: on as long as no provider credential is configured.",
+)
+@click.pass_context
+def serve(
+    ctx: click.Context, config: Path | None, data_dir: Path | None, host: str | None, port: int | None, sandbox: bool | None
+) -> None:
+    """Run the gateway until SIGTERM or Ctrl-C. Running answers are finished before it ends."""
+    overrides: dict[str, dict[str, Any]] = {}
+    if host is not None:
+        overrides.setdefault("http", {})["host"] = host
+    if port is not None:
+        overrides.setdefault("http", {})["port"] = port
+    if sandbox is not None:
+        overrides["sandbox"] = {"mode": "on" if sandbox else "off"}
+    settings = settings_of(ctx, config, data_dir, overrides)
+    set_up_logs(settings.logging)
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(settings))
+    except StartError as exc:
+        fail(str(exc), EXIT_CONFIG)
+    except OSError as exc:
+        fail(f"cannot listen on {settings.http.host}:{settings.http.port}: {exc.strerror or exc}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def _serve(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    app = make_app(settings)
+    runner = web.AppRunner(
+        app,
+        handler_cancellation=True,  # a caller who leaves ends the call, also before the first byte
+        access_log=None,
+        shutdown_timeout=settings.http.shutdown_timeout_s,
+        keepalive_timeout=settings.http.keepalive_timeout_s,
+        max_line_size=16_380,
+        max_field_size=16_380,
+    )
+    await runner.setup()
+    try:
+        address = await _listen(runner, settings)
+        gc.collect()
+        gc.freeze()  # what is there now stays; the collector need not walk it again and again
+        await welcome(app, address)
+        service.notify(b"READY=1")
+        async with _watchdog():
+            await stop.wait()
+        log.info("draining: no new calls are taken, running ones are finished")
+        service.notify(b"STOPPING=1")
+        app[keys.DRAINING].set()
+    finally:
+        await runner.cleanup()
+
+
+async def _listen(runner: web.AppRunner, settings: Settings) -> str:
+    """Open the sockets (those of systemd, if it gave any) and give the first one's URL."""
+    given = service.listen_sockets()
+    if given:
+        for sock in given:
+            await web.SockSite(runner, sock, backlog=1024).start()
+    else:
+        await web.TCPSite(runner, settings.http.host, settings.http.port, backlog=1024).start()
+    first = runner.addresses[0]
+    if isinstance(first, str):
+        return f"unix:{first}"
+    host = f"[{first[0]}]" if ":" in first[0] else first[0]
+    return f"http://{host}:{first[1]}"
+
+
+@contextlib.asynccontextmanager
+async def _watchdog() -> AsyncIterator[None]:
+    """Tell systemd that the loop turns, from the loop itself, so that a blocked one is noticed."""
+    interval_s = service.watchdog_interval_s()
+    if interval_s is None:
+        yield
+        return
+
+    async def beat() -> None:
+        while True:
+            service.notify(b"WATCHDOG=1")
+            await asyncio.sleep(interval_s)
+
+    task = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+

@@ -1,0 +1,88 @@
+"""The clockwork that takes every open job to its end, whether or not its owner ever comes back.
+
+Jobs that are due are polled concurrently, with a cap per provider, so that one slow provider holds up nobody else. All
+state is in the rows: after a restart the first look finds what the last process left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+from bitmesh_proxy.errors import GatewayError
+from bitmesh_proxy.jobs.service import JobService
+from bitmesh_proxy.settings import Jobs as JobSettings
+from bitmesh_proxy.storage.jobs import Job, JobStore
+
+log = logging.getLogger(__name__)
+
+#: Rows looked at in one go.
+BATCH = 500
+#: The longest sleep: a job that another process started is found after so long at the latest.
+MAX_SLEEP_S = 5.0
+MIN_SLEEP_S = 0.02
+#: After a fault of the database.
+TROUBLE_SLEEP_S = 2.0
+
+
+class Poller:
+    """Runs until it is cancelled. ``clock`` is Unix time."""
+
+    def __init__(
+        self, service: JobService, store: JobStore, settings: JobSettings, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._service = service
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(settings.max_concurrent_polls_per_provider)
+        )
+
+    async def run(self) -> None:
+        """Look, poll what is due, sleep until the next is due or a new job is started."""
+        try:
+            while True:
+                try:
+                    sleep_s = await self.step()
+                except GatewayError:
+                    log.exception("jobs cannot be read")
+                    sleep_s = TROUBLE_SLEEP_S
+                self._service.started.clear()
+                try:
+                    async with asyncio.timeout(sleep_s):
+                        await self._service.started.wait()
+                except TimeoutError:
+                    pass
+        finally:
+            for task in self._under_way.values():
+                task.cancel()
+            await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+
+    async def step(self) -> float:
+        """Start the polls that are due; gives the seconds until the next one is."""
+        now_s = self._clock()
+        for job in await self._store.due(now_s, limit=BATCH):
+            if job.id not in self._under_way:
+                task = self._under_way[job.id] = asyncio.create_task(self._poll(job))
+                task.add_done_callback(lambda _, job_id=job.id: self._under_way.pop(job_id, None))
+        next_at_s = await self._store.next_due_at_s(after_s=now_s)
+        if next_at_s is None:
+            return MAX_SLEEP_S
+        return min(MAX_SLEEP_S, max(MIN_SLEEP_S, next_at_s - now_s))
+
+    async def _poll(self, job: Job) -> None:
+        async with self._slots[job.provider]:
+            try:
+                await self._service.poll(job)
+            except GatewayError as error:
+                log.warning("a job's state cannot be kept: %s", error.code, extra={"job_id": job.id})
+                await asyncio.sleep(TROUBLE_SLEEP_S)
+            except Exception:
+                # One job that cannot be understood must not stop the others; it is tried again when it is due.
+                log.exception("a poll failed", extra={"job_id": job.id})
+                await asyncio.sleep(TROUBLE_SLEEP_S)

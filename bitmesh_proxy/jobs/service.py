@@ -1,0 +1,262 @@
+"""Long work: started by a call, taken to its end by the poller, looked at by its owner.
+
+A job is a row. Whoever wants to know how it is doing, poller or owner, asks the provider through ``poll``, which lets only
+one question per job be under way. The books are closed once, in the same transaction as the row. A question that fails
+says nothing about the job: it is asked again later, and the hold stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bitmesh_proxy.billing.bill import Ending, bill_of
+from bitmesh_proxy.billing.reservation import Books, Outcome, Reservation
+from bitmesh_proxy.calls import JobState, JobStatus, MediaOutput, VideoCall
+from bitmesh_proxy.catalogue.catalogue import Catalogue
+from bitmesh_proxy.catalogue.offer import Offer
+from bitmesh_proxy.context import Caller, RequestContext
+from bitmesh_proxy.endpoints.endpoint import JobView
+from bitmesh_proxy.errors import GatewayError, NotFound, ProviderRefused, RateLimited
+from bitmesh_proxy.media.results import MediaResults
+from bitmesh_proxy.settings import Jobs as JobSettings
+from bitmesh_proxy.storage.jobs import Job, JobStore, NewJob
+from bitmesh_proxy.upstream.access import ProviderAccess
+from bitmesh_proxy.upstream.attempts import Attempts
+
+log = logging.getLogger(__name__)
+
+#: A job that its provider does not know, so many polls in a row, is lost.
+LOST_AFTER_REFUSALS = 5
+
+
+class JobService:
+    """Everything about jobs but the poller's clockwork. ``clock`` is Unix time."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        *,
+        books: Books,
+        catalogue: Catalogue,
+        access: Mapping[str, ProviderAccess],
+        attempts: Attempts,
+        media: MediaResults,
+        settings: JobSettings,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._books = books
+        self._catalogue = catalogue
+        self._access = access
+        self._attempts = attempts
+        self._media = media
+        self._settings = settings
+        self._clock = clock
+        self._polls: dict[str, asyncio.Task[Job]] = {}
+        #: Set when a job was started, so that the poller does not sleep over its first poll.
+        self.started = asyncio.Event()
+
+    async def check_room(self, key_id: str) -> None:
+        """Raises RateLimited when the key has as many open jobs as it may have."""
+        if await self._store.count_open(key_id) >= self._settings.max_open_per_key:
+            raise RateLimited(
+                f"Too many jobs under way with this API key: {self._settings.max_open_per_key} are allowed.",
+                retry_after_s=self._settings.max_poll_s,
+            )
+
+    async def start(
+        self,
+        call: VideoCall,
+        offer: Offer,
+        *,
+        state: JobState,
+        reservation: Reservation,
+        caller: Caller,
+        context: RequestContext,
+    ) -> Job:
+        """Write the job's row; from then on the reservation is the job's."""
+        now_s = self._clock()
+        job = await reservation.hand_over(
+            NewJob(
+                account_id=caller.account_id,
+                key_id=caller.key_id,
+                request_id=context.request_id,
+                model_id=offer.model_id,
+                provider=offer.provider,
+                offer_id=offer.id,
+                provider_job_id=state.provider_job_id,
+                facts=facts_of(call),
+                state=_dump(state, []),
+                status=state.status,
+                created_at_s=now_s,
+                next_poll_at_s=now_s + self._settings.first_poll_s,
+            )
+        )
+        self.started.set()
+        return await self._apply(job, state) if state.status.is_final else job
+
+    async def get(self, account_id: str, provider_job_id: str) -> Job:
+        """The account's job. Raises NotFound, for another account's too."""
+        job = await self._store.get(account_id, provider_job_id)
+        if job is None:
+            raise NotFound("Video job not found")
+        return job
+
+    async def refresh(self, job: Job) -> Job:
+        """The job as its provider sees it now; as it was last seen when the provider cannot be asked."""
+        if job.status.is_final:
+            return job
+        return await self.poll(job)
+
+    async def poll(self, job: Job) -> Job:
+        """Ask the provider once, or join a question that is under way."""
+        task = self._polls.get(job.id)
+        if task is None:
+            task = self._polls[job.id] = asyncio.create_task(self._poll(job))
+            task.add_done_callback(lambda _: self._polls.pop(job.id, None))
+        return await asyncio.shield(task)  # whoever asked may leave; the answer is for the books
+
+    async def view(self, job: Job, *, public_base_url: str) -> JobView:
+        """The job as an endpoint shows it, with links of ours."""
+        state, media_paths = _load(job)
+        return JobView(
+            state=state,
+            model_id=job.model_id,
+            created_at_s=job.created_at_s,
+            completed_at_s=job.completed_at_s,
+            urls=[public_base_url + path for path in media_paths],
+            call_facts=job.facts,
+        )
+
+    async def _poll(self, job: Job) -> Job:
+        offer = self._catalogue.offer(job.offer_id)
+        access = self._access.get(job.provider)
+        if offer is None or access is None:
+            log.warning("a job's offer is gone from the configuration: %s", job.offer_id, extra={"job_id": job.id})
+            return await self._store.postpone(job.id, next_poll_at_s=self._next_poll_at_s(job), refusals=job.refusals)
+        try:
+            state = await self._attempts.poll_video(job.provider_job_id, offer, access=access)
+        except GatewayError as error:
+            return await self._not_answered(job, error)
+        return await self._apply(job, state)
+
+    async def _not_answered(self, job: Job, error: GatewayError) -> Job:
+        is_unknown = isinstance(error, ProviderRefused) and error.provider_status in (404, 410)
+        refusals = job.refusals + 1 if is_unknown else 0
+        log.info("a job could not be polled: %s", error.code, extra={"job_id": job.id, "provider": job.provider})
+        if refusals >= LOST_AFTER_REFUSALS:
+            lost = JobState(
+                provider_job_id=job.provider_job_id,
+                status=JobStatus.FAILED,
+                error_code="job_lost",
+                error_message="The provider does not know this job any more.",
+            )
+            return await self._apply(job, lost)
+        return await self._store.postpone(job.id, next_poll_at_s=self._next_poll_at_s(job), refusals=refusals)
+
+    async def _apply(self, job: Job, state: JobState) -> Job:
+        """Note what the provider said; close the books when it was the last word."""
+        if not state.status.is_final:
+            return await self._store.update(
+                job.id, status=state.status, state=_dump(state, []), next_poll_at_s=self._next_poll_at_s(job)
+            )
+        paths = [
+            await self._media.register(output, provider=job.provider, account_id=job.account_id, public_base_url="")
+            for output in state.outputs
+        ]
+        return await self._store.finish(
+            job.id,
+            status=state.status,
+            state=_dump(state, paths),
+            completed_at_s=self._clock(),
+            closing=self._books.closing(job.request_id, await self._outcome(job, state)),
+        )
+
+    async def _outcome(self, job: Job, state: JobState) -> Outcome:
+        offer = self._catalogue.offer(job.offer_id)
+        is_complete = state.status is JobStatus.COMPLETED
+        hold_nano_usd = await self._store.hold_of(job.request_id)
+        return Outcome(
+            status=200 if is_complete else 502,
+            outcome="completed" if is_complete else f"job_{state.status}",
+            bill=bill_of(
+                call_of(job),
+                offer,
+                usage=state.usage,
+                output_characters=0,
+                ending=Ending.COMPLETE if is_complete else Ending.NOTHING,
+                markup_nano=self._books.markup_nano,
+                hold_nano_usd=hold_nano_usd,
+            ),
+            offer=offer,
+            provider_request_id=job.provider_job_id,
+        )
+
+    def _next_poll_at_s(self, job: Job) -> float:
+        """Back off from poll to poll; a job that takes very long is looked at rarely, and never given up."""
+        settings, now_s = self._settings, self._clock()
+        if now_s - job.created_at_s > settings.slow_after_s:
+            return now_s + settings.slow_poll_s
+        return now_s + min(settings.max_poll_s, settings.first_poll_s * settings.backoff_factor ** min(job.polls, 64))
+
+
+def facts_of(call: VideoCall) -> dict[str, Any]:
+    """What pricing and later answers need of the call; never its prompt or pictures."""
+    facts = {
+        "width": call.width,
+        "height": call.height,
+        "seconds": call.seconds,
+        "quality": call.quality,
+        "resolution": call.options.get("resolution"),
+        "test": call.test,
+        "images_in": len(call.frames) + len(call.references),
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def call_of(job: Job) -> VideoCall:
+    """The call as far as its price depends on it."""
+    facts = job.facts
+    resolution = facts.get("resolution")
+    return VideoCall(
+        model=job.model_id,
+        prompt="",
+        width=facts.get("width"),
+        height=facts.get("height"),
+        seconds=facts.get("seconds"),
+        quality=facts.get("quality"),
+        options={"resolution": resolution} if resolution else {},
+        test=bool(facts.get("test")),
+    )
+
+
+def _dump(state: JobState, media_paths: list[str]) -> dict[str, Any]:
+    return {
+        "progress_percent": state.progress_percent,
+        "error_code": state.error_code,
+        "error_message": state.error_message,
+        "media": [
+            {"kind": output.kind, "media_type": output.media_type, "path": path}
+            for output, path in zip(state.outputs, media_paths, strict=False)
+        ],
+        "raw": state.raw,
+    }
+
+
+def _load(job: Job) -> tuple[JobState, list[str]]:
+    kept = job.state
+    media: list[Mapping[str, Any]] = kept.get("media", [])
+    state = JobState(
+        provider_job_id=job.provider_job_id,
+        status=job.status,
+        progress_percent=kept.get("progress_percent"),
+        outputs=tuple(MediaOutput(kind=each["kind"], media_type=each.get("media_type")) for each in media),
+        error_code=kept.get("error_code"),
+        error_message=kept.get("error_message"),
+        raw=kept.get("raw"),
+    )
+    return state, [each["path"] for each in media]

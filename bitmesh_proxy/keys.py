@@ -1,0 +1,71 @@
+"""Every typed key of the application and of a request. There are no string keys."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from bitmesh_proxy.billing.reservation import Books
+from bitmesh_proxy.billing.settlements import Settlements
+from bitmesh_proxy.catalogue.catalogue import Catalogue
+from bitmesh_proxy.context import Caller, RequestContext
+from bitmesh_proxy.jobs.service import JobService
+from bitmesh_proxy.limits.base import Snapshot
+from bitmesh_proxy.limits.concurrency import ConcurrencyLimit
+from bitmesh_proxy.limits.per_address import AddressLimit
+from bitmesh_proxy.limits.per_endpoint import EndpointLimit
+from bitmesh_proxy.limits.per_key import KeyLimit
+from bitmesh_proxy.media.results import MediaResults
+from bitmesh_proxy.pipeline import Pipeline
+from bitmesh_proxy.settings import Settings
+from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.upstream.access import ProviderAccess
+from bitmesh_proxy.upstream.attempts import Attempts
+from bitmesh_proxy.web.authenticate import Authenticator
+from bitmesh_proxy.web.forwarded import ForwardedTrust
+from bitmesh_proxy.web.received import Received
+
+if TYPE_CHECKING:
+    from bitmesh_proxy.sandbox.server import Sandbox
+
+
+@dataclass(slots=True)
+class RequestState:
+    """What the middlewares learn about one request on its way in. Set by them alone, read below and by the access line."""
+
+    context: RequestContext
+    caller: Caller | None = None
+    snapshots: list[Snapshot] = field(default_factory=list)
+    received: Received | None = None
+    error_code: str | None = None
+    is_started: bool = False
+
+
+STATE = web.RequestKey("state", RequestState)
+
+SETTINGS = web.AppKey("settings", Settings)
+FORWARDED = web.AppKey("forwarded", ForwardedTrust)
+ENVIRON = web.AppKey("environ", Mapping[str, str])
+DATABASE = web.AppKey("database", Database)
+CATALOGUE = web.AppKey("catalogue", Catalogue)
+AUTHENTICATOR = web.AppKey("authenticator", Authenticator)
+ADDRESS_LIMIT = web.AppKey("address_limit", AddressLimit)
+KEY_LIMIT = web.AppKey("key_limit", KeyLimit)
+ENDPOINT_LIMIT = web.AppKey("endpoint_limit", EndpointLimit)
+CONCURRENCY_LIMIT = web.AppKey("concurrency_limit", ConcurrencyLimit)
+SETTLEMENTS = web.AppKey("settlements", Settlements)
+BOOKS = web.AppKey("books", Books)
+ACCESS = web.AppKey("access", Mapping[str, ProviderAccess])
+ATTEMPTS = web.AppKey("attempts", Attempts)
+MEDIA = web.AppKey("media", MediaResults)
+#: The sandbox of this process; absent when real providers are used.
+SANDBOX: web.AppKey[Sandbox] = web.AppKey("sandbox")
+PIPELINE = web.AppKey("pipeline", Pipeline)
+IS_SANDBOX = web.AppKey("is_sandbox", bool)
+DRAINING = web.AppKey("draining", asyncio.Event)
+JOBS = web.AppKey("jobs", JobService)

@@ -1,0 +1,73 @@
+"""Log lines: one JSON object each for machines, or plain text for people at a terminal.
+
+Secrets and prompts never reach a log: callers and keys are named by id, bodies are not logged, and a last net replaces
+anything that looks like one of our tokens or an authorization value.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import time
+from typing import Any, TextIO
+
+import orjson
+
+from bitmesh_proxy.settings import Logging
+
+ACCESS = logging.getLogger("bitmesh_proxy.access")
+
+_SECRET = re.compile(r"bm_[A-Za-z0-9_-]{16,}|(?i:bearer|oauth)\s+[^\s,\"']{8,}[^\"']*|oauth_signature=\S+|sk-[A-Za-z0-9_-]{16,}")
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def redact(text: str) -> str:
+    """Replace what looks like a secret."""
+    return _SECRET.sub("[redacted]", text)
+
+
+def _extras(record: logging.LogRecord) -> dict[str, Any]:
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+
+
+class JsonFormatter(logging.Formatter):
+    """``{"at", "level", "logger", "message", …extras, "error"}`` in one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line of JSON."""
+        line: dict[str, Any] = {
+            "at": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_extras(record),
+        }
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return redact(orjson.dumps(line, default=str).decode())
+
+
+class TextFormatter(logging.Formatter):
+    """``12:00:01 info  message  key=value`` for people."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line of text (more for a traceback)."""
+        extras = "".join(f"  {key}={value}" for key, value in _extras(record).items() if value is not None)
+        text = f"{time.strftime('%H:%M:%S', time.localtime(record.created))} {record.levelname.lower():<7} {record.getMessage()}{extras}"
+        if record.exc_info:
+            text += "\n" + self.formatException(record.exc_info)
+        return redact(text)
+
+
+def set_up_logs(settings: Logging, stream: TextIO | None = None) -> None:
+    """Send everything to ``stream`` (standard error) in the configured form."""
+    target = stream or sys.stderr
+    as_text = settings.format == "text" or (settings.format == "auto" and target.isatty())
+    handler = logging.StreamHandler(target)
+    handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.level.upper())
+    logging.getLogger("asyncio").setLevel(max(logging.WARNING, root.level))
+    ACCESS.disabled = not settings.access_log

@@ -1,0 +1,69 @@
+"""Puts the media room together: fetcher, copies, deliveries and results, opened and closed in their order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from bitmesh_proxy.media.copies import CopyStore
+from bitmesh_proxy.media.delivery import Deliveries, DeliveryLimits
+from bitmesh_proxy.media.guarded_fetch import FetchLimits, GuardedFetcher
+from bitmesh_proxy.media.results import MediaResults
+from bitmesh_proxy.media.sources import ResultSource, make_source
+from bitmesh_proxy.media.store import MediaStore
+from bitmesh_proxy.settings import Media as MediaSettings
+from bitmesh_proxy.upstream.access import ProviderAccess
+
+
+@asynccontextmanager
+async def open_media(
+    settings: MediaSettings,
+    *,
+    directory: Path,
+    store: MediaStore,
+    access: Mapping[str, ProviderAccess],
+    allow_private: bool,
+    min_free_bytes: int = 0,
+    clock: Callable[[], float] = time.time,
+) -> AsyncIterator[MediaResults]:
+    """The room, ready for use. ``allow_private`` is the sandbox's: its results lie on a loopback port."""
+    sources = {name: _source(entry) for name, entry in access.items()}
+    limits = FetchLimits(
+        max_bytes=settings.max_bytes,
+        max_redirects=settings.max_redirects,
+        total_timeout_s=settings.fetch_timeout_s,
+    )
+    copies = CopyStore(
+        directory, max_bytes=settings.cache_bytes, keep_s=settings.keep_s, clock=clock, min_free_bytes=min_free_bytes
+    )
+    trusted = [origin for source in sources.values() for origin in source.origins]
+    await copies.start()
+    try:
+        async with GuardedFetcher(limits, trusted_origins=trusted, allow_private=allow_private) as fetcher:
+            deliveries = Deliveries(
+                copies=copies,
+                fetcher=fetcher,
+                sources=sources,
+                credential_headers=lambda provider: access[provider].auth_headers if provider in access else {},
+                clock=clock,
+                limits=DeliveryLimits(max_concurrent_fetches=settings.max_concurrent_fetches),
+            )
+            try:
+                yield MediaResults(store=store, copies=copies, deliveries=deliveries, sources=sources, clock=clock)
+            finally:
+                await deliveries.close()
+    finally:
+        await copies.close()
+
+
+def _source(access: ProviderAccess) -> ResultSource:
+    provider = access.provider
+    return make_source(
+        provider.name,
+        access.roots,
+        own_roots=provider.roots,
+        short_url=provider.short_url,
+        short_path=provider.short_path,
+    )

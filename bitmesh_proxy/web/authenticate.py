@@ -1,0 +1,94 @@
+"""Who calls? Joins the credential on the wire to the key in the books.
+
+A bearer token costs one digest and one look-up in memory. A signed request is verified by the library, then its payload
+signature, and only then is its nonce burnt; the body has to be read for that, and is handed on to the endpoint.
+A key that was switched off or has expired is refused with the very next request: the key directory sees to that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from aiohttp import web
+
+from bitmesh_proxy.auth.bearer import BearerCredential, OAuthCredential, credentials_of
+from bitmesh_proxy.auth.nonces import NonceStore
+from bitmesh_proxy.auth.oauth1 import OAuthRequest, verify
+from bitmesh_proxy.auth.payload_signature import HEADER, verify_fields_signature, verify_payload_signature
+from bitmesh_proxy.auth.secrets import derive_consumer_secret, token_digest
+from bitmesh_proxy.context import Caller, RequestContext
+from bitmesh_proxy.errors import AuthenticationFailed
+from bitmesh_proxy.storage.keys import KeyDirectory, KeyRecord
+from bitmesh_proxy.web.received import Received, receive
+
+#: Compared against when a consumer key is unknown, so that unknown and known ones take the same time.
+_NO_SUCH_KEY_ID = "key_unknown"
+
+
+class Authenticator:
+    """Both ways in. ``clock`` is Unix time."""
+
+    def __init__(
+        self,
+        directory: KeyDirectory,
+        *,
+        nonces: NonceStore,
+        master_secret: bytes,
+        window_s: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._directory = directory
+        self._nonces = nonces
+        self._master_secret = master_secret
+        self._window_s = window_s
+        self._clock = clock
+
+    async def authenticate(self, request: web.Request, context: RequestContext) -> tuple[Caller, Received | None]:
+        """The caller, and the body if it had to be read. Raises AuthenticationFailed."""
+        credential = credentials_of(request.headers)
+        if isinstance(credential, BearerCredential):
+            return self._usable(self._directory.by_token_digest(token_digest(credential.token))), None
+        return await self._oauth(request, context, credential)
+
+    async def _oauth(
+        self, request: web.Request, context: RequestContext, credential: OAuthCredential
+    ) -> tuple[Caller, Received | None]:
+        record = self._directory.by_consumer_key(credential.consumer_key)
+        key_id, generation = (record.caller.key_id, record.generation) if record else (_NO_SUCH_KEY_ID, 0)
+        secret = derive_consumer_secret(self._master_secret, key_id, generation)
+        verified = verify(
+            OAuthRequest(
+                method=request.method,
+                raw_target=request.raw_path,
+                public_base_urls=(context.public_base_url,),
+                header=credential.header,
+            ),
+            consumer_secret=secret,
+            now_s=self._clock(),
+            window_s=self._window_s,
+        )
+        caller = self._usable(record)
+        received = await receive(request)
+        signature = request.headers.get(HEADER)
+        if received.form is not None:
+            verify_fields_signature(
+                signature, received.form.fields, consumer_key=verified.consumer_key, oauth_signature=verified.signature
+            )
+        else:
+            verify_payload_signature(
+                signature, received.raw, consumer_key=verified.consumer_key, oauth_signature=verified.signature
+            )
+        if not await self._nonces.burn(verified.consumer_key, verified.nonce, verified.timestamp_s):
+            await received.close()
+            raise AuthenticationFailed("The OAuth nonce was already used.")
+        return caller, received
+
+    def _usable(self, record: KeyRecord | None) -> Caller:
+        if record is None:
+            raise AuthenticationFailed("Unknown API key.")
+        if record.is_disabled:
+            raise AuthenticationFailed("This API key has been switched off.")
+        if record.caller.expires_at_s is not None and record.caller.expires_at_s <= self._clock():
+            raise AuthenticationFailed("This API key has expired.")
+        return record.caller

@@ -1,0 +1,185 @@
+"""What happens to every request on its way in, in this order (the first is the outermost):
+
+    request_state → access_line → render_errors → limit_address → authenticate → limit_key → the handler
+
+Each is short and does one thing. Routes say for themselves who may call them (``Route.access``); a route that says
+nothing needs a key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from bitmesh_proxy import keys
+from bitmesh_proxy.context import RequestContext
+from bitmesh_proxy.errors import (
+    BodyTooLarge,
+    CallerLeft,
+    GatewayError,
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+)
+from bitmesh_proxy.limits.headers import rate_limit_headers
+from bitmesh_proxy.logs import ACCESS
+from bitmesh_proxy.web.error_formats import render_error
+from bitmesh_proxy.web.route import Access, route_of
+
+log = logging.getLogger(__name__)
+
+
+@web.middleware
+async def request_state(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Names the request and finds out where it comes from."""
+    address, scheme, host = request.app[keys.FORWARDED].resolve(
+        peer_of(request), request.headers, scheme=request.scheme, host=request.headers.get("Host", "")
+    )
+    public_url = request.app[keys.SETTINGS].http.public_url
+    request[keys.STATE] = keys.RequestState(
+        context=RequestContext(
+            request_id="req_" + secrets.token_hex(12),
+            address=address,
+            public_base_url=public_url or f"{scheme}://{host}",
+            received_at_s=time.time(),
+            started_s=time.monotonic(),
+            surface=route_of(request).surface,
+        )
+    )
+    return await handler(request)
+
+
+@web.middleware
+async def access_line(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """One line a request when it is over. A caller who left is 499, an outcome and no error."""
+    status = 499
+    try:
+        response = await handler(request)
+        status = response.status
+        return response
+    finally:
+        if not ACCESS.disabled:
+            _log_access(request, status)
+
+
+@web.middleware
+async def render_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Errors in the caller's dialect, as long as the answer has not begun; afterwards the connection is cut."""
+    try:
+        return await handler(request)
+    except CallerLeft:
+        raise asyncio.CancelledError from None
+    except GatewayError as exc:
+        error: GatewayError = exc
+    except web.HTTPException as exc:
+        error = _from_aiohttp(exc)
+    except Exception:
+        log.exception("a request failed", extra={"request_id": request[keys.STATE].context.request_id})
+        error = InternalError("Internal server error")
+    state = request[keys.STATE]
+    state.error_code = error.code
+    if error.__cause__ is not None:
+        log.info("%s: %r", error.code, error.__cause__, extra={"request_id": state.context.request_id})
+    if state.is_started:  # another head now would be written into the open body: cut, so that nobody takes it for whole
+        if request.transport is not None:
+            request.transport.abort()
+        raise asyncio.CancelledError
+    rendered = render_error(error, state.context.surface, state.context.request_id)
+    return web.Response(status=rendered.status, headers=rendered.headers, body=rendered.body)
+
+
+@web.middleware
+async def limit_address(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The bucket of the caller's address, before anything that costs more."""
+    if route_of(request).access is not Access.PROBE:
+        state = request[keys.STATE]
+        state.snapshots.append(request.app[keys.ADDRESS_LIMIT].admit(state.context.address))
+    return await handler(request)
+
+
+@web.middleware
+async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Who calls. Routes that are public skip this."""
+    if route_of(request).access is not Access.KEY:
+        return await handler(request)
+    state = request[keys.STATE]
+    state.caller, state.received = await request.app[keys.AUTHENTICATOR].authenticate(request, state.context)
+    try:
+        return await handler(request)
+    finally:
+        if state.received is not None:
+            await state.received.close()
+
+
+@web.middleware
+async def limit_key(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The buckets of the key, of the key at this endpoint, and the number of calls it has under way."""
+    state = request[keys.STATE]
+    if state.caller is None:
+        return await handler(request)
+    app, caller, route = request.app, state.caller, route_of(request)
+    state.snapshots = [
+        app[keys.KEY_LIMIT].admit(caller.key_id, rate_per_minute=caller.rate_per_minute),
+        *filter(None, [app[keys.ENDPOINT_LIMIT].admit(caller.key_id, route.name)]),
+    ]
+    with app[keys.CONCURRENCY_LIMIT].enter(caller.key_id, caller.max_concurrent):
+        return await handler(request)
+
+
+#: The first is the outermost.
+MIDDLEWARES = (request_state, access_line, render_errors, limit_address, authenticate, limit_key)
+
+
+async def add_common_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Every answer names its request; limited ones say how much is left."""
+    state = request.get(keys.STATE)
+    if state is None:
+        return
+    state.is_started = True
+    response.headers["X-Request-Id"] = state.context.request_id
+    if state.snapshots:
+        response.headers.update(rate_limit_headers(state.snapshots))
+
+
+def peer_of(request: web.Request) -> str | None:
+    """The address of the other end of the connection; ``""`` for a unix socket, None when it has gone."""
+    if request.transport is None:
+        return None
+    peer = request.transport.get_extra_info("peername")
+    return peer[0] if isinstance(peer, tuple) else ""
+
+
+def _from_aiohttp(exc: web.HTTPException) -> GatewayError:
+    if exc.status == 404:
+        return NotFound("Not found")
+    if isinstance(exc, web.HTTPMethodNotAllowed):
+        return MethodNotAllowed("Method not allowed", headers={"Allow": ",".join(sorted(exc.allowed_methods))})
+    if exc.status == 413:
+        return BodyTooLarge("The request body is too large.")
+    if 400 <= exc.status < 500:
+        return InvalidRequest(exc.reason)
+    return InternalError("Internal server error")
+
+
+def _log_access(request: web.Request, status: int) -> None:
+    state = request[keys.STATE]
+    caller = state.caller
+    ACCESS.info(
+        "%s %s %d",
+        request.method,
+        request.path,
+        status,
+        extra={
+            "request_id": state.context.request_id,
+            "address": state.context.address,
+            "key_id": caller.key_id if caller else None,
+            "code": state.error_code,
+            "duration_ms": round((time.monotonic() - state.context.started_s) * 1000),
+        },
+    )

@@ -1,0 +1,39 @@
+"""``/health``: the process is alive. ``/ready``: it can serve (database writable, catalogue loaded, not draining)."""
+
+from __future__ import annotations
+
+import orjson
+from aiohttp import web
+
+from bitmesh_proxy import __version__, keys
+from bitmesh_proxy.context import Surface
+from bitmesh_proxy.errors import Unavailable
+from bitmesh_proxy.web.route import Access, Route
+
+
+async def handle_health(request: web.Request) -> web.StreamResponse:
+    """Alive."""
+    return web.Response(body=orjson.dumps({"status": "ok", "version": __version__}), content_type="application/json")
+
+
+async def handle_ready(request: web.Request) -> web.StreamResponse:
+    """Able to serve, or 503 with what is missing."""
+    app = request.app
+    checks: dict[str, str] = {"catalogue": "ok" if app[keys.CATALOGUE].models else "empty"}
+    try:
+        await app[keys.DATABASE].check_writable()
+        checks["database"] = "ok"
+    except Unavailable as exc:
+        checks["database"] = exc.message
+    checks["accepting"] = "ok" if not app[keys.DRAINING].is_set() else "draining"
+    is_ready = all(value == "ok" for value in checks.values())
+    body = orjson.dumps({"status": "ready" if is_ready else "not ready", "checks": checks})
+    return web.Response(status=200 if is_ready else 503, body=body, content_type="application/json")
+
+
+def routes() -> list[Route]:
+    """Both probes."""
+    return [
+        Route(method="GET", path=path, handler=handler, name=path[1:], surface=Surface.OPENAI, access=Access.PROBE)
+        for path, handler in (("/health", handle_health), ("/ready", handle_ready))
+    ]

@@ -1,0 +1,49 @@
+"""A route: path, method, handler, and what the middlewares have to know about it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from aiohttp import web
+
+from bitmesh_proxy.context import Surface
+
+HttpHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Access(StrEnum):
+    """Who may call a route."""
+
+    #: An authenticated API key.
+    KEY = "key"
+    #: Anybody, within the limit of the address.
+    PUBLIC = "public"
+    #: Anybody, unlimited: health checks.
+    PROBE = "probe"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """``name`` is what the endpoint is called in limits, metrics and the ledger."""
+
+    method: str
+    path: str
+    handler: HttpHandler
+    name: str
+    surface: Surface
+    access: Access = Access.KEY
+
+
+#: What a request to no route is taken for.
+NOWHERE_BITMESH = Route(
+    method="*", path="*", handler=None, name="unknown", surface=Surface.BITMESH, access=Access.PUBLIC  # type: ignore[arg-type]
+)
+
+ROUTES_KEY = web.AppKey("routes", dict[HttpHandler, Route])
+
+
+def route_of(request: web.Request) -> Route:
+    """The route that a request was matched to; a stand-in for one that matched none."""
+    return request.app[ROUTES_KEY].get(request.match_info.handler, NOWHERE_BITMESH)
