@@ -1,0 +1,76 @@
+"""A limit admits with a snapshot or refuses with the time to come back."""
+
+from __future__ import annotations
+
+import pytest
+from limits import parse
+
+from bitmesh_proxy.errors import RateLimited
+from bitmesh_proxy.limits.base import Limit, Snapshot, per_minute
+from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage, TokenBucketRateLimiter
+from tests.limits.hand_clock import HandClock
+
+
+def make(rate: str = "60/minute", *, burst: int = 0) -> tuple[Limit, TokenBucketRateLimiter, HandClock]:
+    clock = HandClock()
+    limiter = TokenBucketRateLimiter(BucketMemoryStorage(clock=clock))
+    return Limit(limiter, parse(rate), policy="key", who="with this API key", burst=burst), limiter, clock
+
+
+def test_snapshot() -> None:
+    limit, _, clock = make(burst=10)
+    assert limit.admit("a") == Snapshot(60, 9, 1.0, 60, 10, "key")
+    clock.move(0.5)
+    assert limit.admit("a") == Snapshot(60, 8, 1.5, 60, 10, "key")
+
+
+def test_remaining_is_never_above_the_limit() -> None:
+    limit, _, _ = make(burst=100)
+    assert limit.admit("a").remaining == 60
+
+
+def test_refusal() -> None:
+    limit, _, clock = make("2/minute")
+    limit.admit("a", cost=2)
+    clock.move(7.5)
+    with pytest.raises(RateLimited) as refusal:
+        limit.admit("a")
+    error = refusal.value
+    assert error.retry_after_s == 22.5
+    assert error.message == "Too many requests with this API key: 2 per minute are allowed. Try again in 23 s."
+    assert error.headers["Retry-After"] == "23"
+    assert error.headers["RateLimit-Remaining"] == "0"
+    assert error.headers["RateLimit-Reset"] == "53"
+    clock.move(error.retry_after_s)
+    limit.admit("a")
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"), [("1/second", "second"), ("1/day", "day"), ("1 per 5 minute", "300 seconds")]
+)
+def test_the_window_in_words(rate: str, words: str) -> None:
+    limit, _, _ = make(rate)
+    limit.admit("a")
+    with pytest.raises(RateLimited, match=f"1 per {words} are"):
+        limit.admit("a")
+
+
+def test_refund() -> None:
+    limit, _, _ = make("1/minute")
+    limit.admit("a")
+    limit.refund("a")
+    limit.admit("a")
+
+
+def test_it_hits_the_bucket_that_the_strategy_sees() -> None:
+    """The key is put together by hand for speed; it must be the package's."""
+    limit, limiter, _ = make()
+    limit.admit("a/b", cost=20)
+    assert limiter.get_window_stats(parse("60/minute"), "key", "a/b").remaining == 40
+
+
+@pytest.mark.parametrize(("rate", "burst"), [(0, 0), (0, 5), (-1, 0), (5, -1)])
+def test_a_limit_that_admits_nobody_is_not_made(rate: int, burst: int) -> None:
+    limiter = TokenBucketRateLimiter(BucketMemoryStorage(clock=HandClock()))
+    with pytest.raises(ValueError, match="admits nobody"):
+        Limit(limiter, per_minute(rate), policy="key", who="", burst=burst)

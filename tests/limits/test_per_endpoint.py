@@ -1,0 +1,32 @@
+"""The limit of a key at one endpoint."""
+
+from __future__ import annotations
+
+import pytest
+
+from bitmesh_proxy.errors import RateLimited
+from bitmesh_proxy.limits.per_endpoint import EndpointLimit
+from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage, TokenBucketRateLimiter
+from tests.limits.hand_clock import HandClock
+
+
+def test_each_key_and_endpoint_for_itself() -> None:
+    clock = HandClock()
+    limiter = TokenBucketRateLimiter(BucketMemoryStorage(clock=clock))
+    limit = EndpointLimit({"video": 2, "image": 2}, limiter=limiter)
+    for key_id in ("key_a", "key_b"):
+        for endpoint in ("video", "image"):
+            first, second = limit.admit(key_id, endpoint), limit.admit(key_id, endpoint)
+            assert first is not None
+            assert second is not None
+            assert (first.remaining, second.remaining, first.policy) == (1, 0, "endpoint")
+            with pytest.raises(RateLimited, match=f"to {endpoint} with this API key: 2 per minute"):
+                limit.admit(key_id, endpoint)
+    clock.move(30)
+    assert limit.admit("key_a", "video") is not None
+
+
+@pytest.mark.parametrize("rates", [{}, {"video": 0}, {"chat": 5}])
+def test_endpoints_without_a_rate_have_no_limit(rates: dict[str, int]) -> None:
+    limit = EndpointLimit(rates)
+    assert [limit.admit("key_a", "video") for _ in range(10)] == [None] * 10
