@@ -154,7 +154,7 @@ class BucketMemoryStorage(MemoryStorage, TokenBucketSupport):
         return BucketState(True, (capacity - missing) // token, -(-missing // limit) / MICROSECONDS, 0.0)
 
     def _forget(self, now_us: int) -> None:
-        """Two steps of a walk in a circle over all buckets, for each one that came new, so that none pile up."""
+        """Two steps of a walk in a circle over all buckets, for each new one: at most half of them are ever full."""
         buckets = self._buckets
         for _ in range(2):
             key = next(iter(buckets))
