@@ -135,7 +135,7 @@ def read_price(
 def read_ratio(key: str, text: str, complain: Complain) -> int:
     """A markup as a ratio in nano: ``"1.2"`` is 1_200_000_000."""
     ratio = _read_decimal(key, text, complain)
-    if not parse_usd("0.01") <= ratio <= parse_usd("1000"):
+    if _DECIMAL.match(text) and not parse_usd("0.01") <= ratio <= parse_usd("1000"):
         complain(f"{key}: {text} is no believable ratio (0.01 to 1000)")
     return ratio
 
