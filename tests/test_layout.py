@@ -23,9 +23,8 @@ PACKAGE = ROOT / "bitmesh_proxy"
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "money", "defaults", "service"}),
     frozenset({"calls", "context", "settings", "logs", "metrics"}),
-    frozenset({"storage", "limits", "auth", "catalogue", "billing", "dialects", "providers"}),
+    frozenset({"storage", "limits", "auth", "catalogue", "billing", "dialects", "providers", "endpoints"}),
     frozenset({"upstream", "media", "jobs", "idempotency"}),
-    frozenset({"endpoints"}),
     frozenset({"pipeline"}),
     frozenset({"web", "keys"}),
     frozenset({"app"}),
@@ -34,7 +33,9 @@ FLOORS: tuple[frozenset[str], ...] = (
 )
 #: Plays the providers from outside: it knows nothing of the gateway, and only what starts the gateway knows it.
 SANDBOX_MAY_IMPORT = frozenset({"sandbox", "money"})
-MAY_IMPORT_SANDBOX = frozenset({"sandbox", "app", "cli"})
+MAY_IMPORT_SANDBOX = frozenset({"sandbox", "keys", "app", "cli"})
+#: Callers' formats and providers' formats meet in calls.py and nowhere else: N + M, not N × M.
+APART = (frozenset({"endpoints", "dialects"}), frozenset({"endpoints", "providers"}))
 
 #: Rooms that turn values and bytes into values and bytes. They neither do I/O nor look at a clock.
 PURE_ROOMS = frozenset({"dialects", "endpoints", "providers"})
@@ -148,6 +149,8 @@ def wrong_direction(found: Import, source: str, target: str) -> Iterator[str]:
     elif source == "sandbox" or target == "sandbox":
         if (source == "sandbox" and target not in SANDBOX_MAY_IMPORT) or source not in MAY_IMPORT_SANDBOX:
             yield f"{found}: the sandbox stands apart"
+    elif {source, target} in APART:
+        yield f"{found}: callers' and providers' formats meet in calls.py"
     elif source in PURE_ROOMS and target in IMPURE_ROOMS:
         yield f"{found}: {source}/ is pure, {target} is not"
     else:

@@ -1,0 +1,66 @@
+"""What every test runs under: our code never waits for a disk or sleeps on the event loop: all streams would stop.
+
+Python's audit events say when a file is opened, a directory read, a name changed, a thread put to sleep. When that
+happens on a thread with a running loop and code of the package is what asked for it, the call fails, and so the test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+PACKAGE = str(Path(__file__).parent.parent / "bitmesh_proxy") + "/"
+BLOCKING_EVENTS = frozenset(
+    {"open", "time.sleep", "sqlite3.connect", "subprocess.Popen", "shutil.copyfile", "socket.getaddrinfo"}
+    | {f"os.{name}" for name in ("listdir", "scandir", "mkdir", "remove", "rename", "rmdir", "link", "truncate")}
+)
+#: (end of the file's name, function): what runs under these may block. Python's own imports and tracebacks read source
+#: files, and before an application has started, and once it has stopped, there is nobody to keep waiting.
+MAY_BLOCK = (
+    ("<frozen importlib._bootstrap>", "_find_and_load"),
+    ("linecache.py", "updatecache"),
+    ("aiohttp/web_app.py", "startup"),
+    ("aiohttp/web_app.py", "cleanup"),
+)
+
+_is_watching = False
+
+
+class BlockedLoop(Exception):
+    """Code of the package blocks the event loop."""
+
+
+def watch(event: str, arguments: tuple[object, ...]) -> None:
+    if not _is_watching or event not in BLOCKING_EVENTS:
+        return
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    culprit: str | None = None
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        file, function = frame.f_code.co_filename, frame.f_code.co_name
+        if any(file.endswith(end) and function == name for end, name in MAY_BLOCK):
+            return
+        if culprit is None and file.startswith(PACKAGE):
+            culprit = f"{file.removeprefix(PACKAGE)}:{frame.f_lineno} ({function})"
+        frame = frame.f_back
+    if culprit is not None:
+        raise BlockedLoop(f"{event} {arguments[:1]} on the event loop, from {culprit}")
+
+
+sys.addaudithook(watch)
+
+
+@pytest.fixture(autouse=True)
+def blocked_loop_is_an_error() -> Iterator[None]:
+    global _is_watching
+    _is_watching = True
+    yield
+    _is_watching = False
