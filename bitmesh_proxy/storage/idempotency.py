@@ -1,0 +1,177 @@
+"""First calls with an ``Idempotency-Key``, and the answers that are kept for their repetition. Apart from the ledger."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from bitmesh_proxy.storage.database import Database
+
+State = Literal["running", "finished", "stream"]
+
+SWEEP_INTERVAL_S = 60.0
+SWEEP_ROWS = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """The caller is the first with this key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Existing:
+    """What is there of the first call. ``body`` and its company only when ``finished``."""
+
+    state: State
+    fingerprint: bytes
+    request_id: str
+    status: int | None = None
+    content_type: str | None = None
+    headers: str | None = None
+    body: bytes | None = None
+
+
+class IdempotencyStore:
+    """Rows per API key and idempotency key. ``instance`` is the number of this process."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        instance: int,
+        keep_s: float = 86_400.0,
+        max_total_bytes: int = 256 * 1024 * 1024,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._instance = instance
+        self._keep_s = keep_s
+        self._max_total_bytes = max_total_bytes
+        self._clock = clock
+        self._swept_at_s = float("-inf")
+
+    async def claim(
+        self, key_id: str, idempotency_key: str, *, fingerprint: bytes, request_id: str, now_s: float
+    ) -> Claimed | Existing:
+        """Insert if absent, durably; else what is there. A row older than ``keep_s`` counts as absent."""
+        expired_before_ms = int((now_s - self._keep_s) * 1000)
+
+        def insert(connection: sqlite3.Connection) -> Claimed | Existing:
+            connection.execute(
+                "DELETE FROM idempotency WHERE key_id = ? AND idempotency_key = ? AND created_at_ms < ?"
+                " AND state <> 'running'",
+                (key_id, idempotency_key, expired_before_ms),
+            )
+            added = connection.execute(
+                "INSERT INTO idempotency (key_id, idempotency_key, fingerprint, request_id, instance, state, created_at_ms)"
+                " VALUES (?, ?, ?, ?, ?, 'running', ?) ON CONFLICT DO NOTHING",
+                (key_id, idempotency_key, fingerprint, request_id, self._instance, int(now_s * 1000)),
+            ).rowcount
+            if added:
+                return Claimed()
+            row = connection.execute(
+                "SELECT state, fingerprint, request_id, status, content_type, headers, body"
+                " FROM idempotency WHERE key_id = ? AND idempotency_key = ?",
+                (key_id, idempotency_key),
+            ).fetchall()[0]
+            state, kept, first, status, content_type, headers, body = row
+            return Existing(
+                state=state,
+                fingerprint=kept,
+                request_id=first,
+                status=status,
+                content_type=content_type,
+                headers=headers,
+                body=body,
+            )
+
+        await self._sweep_now_and_then(now_s)
+        return await self._database.write(insert, is_new_work=True)
+
+    async def finish(
+        self,
+        key_id: str,
+        idempotency_key: str,
+        *,
+        status: int,
+        content_type: str,
+        headers: str,
+        body: bytes,
+    ) -> None:
+        """Keep the whole answer."""
+
+        def update(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "UPDATE idempotency SET state = 'finished', status = ?, content_type = ?, headers = ?, body = ?"
+                " WHERE key_id = ? AND idempotency_key = ? AND state = 'running'",
+                (status, content_type, headers, body, key_id, idempotency_key),
+            )
+
+        await self._database.write(update)
+
+    async def finish_stream(self, key_id: str, idempotency_key: str) -> None:
+        """Keep that the call was made, without an answer."""
+
+        def update(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "UPDATE idempotency SET state = 'stream' WHERE key_id = ? AND idempotency_key = ? AND state = 'running'",
+                (key_id, idempotency_key),
+            )
+
+        await self._database.write(update)
+
+    async def abandon(self, key_id: str, idempotency_key: str) -> None:
+        """Forget a first call that came to nothing."""
+
+        def delete(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "DELETE FROM idempotency WHERE key_id = ? AND idempotency_key = ? AND state = 'running'",
+                (key_id, idempotency_key),
+            )
+
+        await self._database.write(delete)
+
+    async def resolve_interrupted(self) -> int:
+        """At start: what a dead process left running. Gives how many rows there were.
+
+        A call that was charged stays known, without its answer; any other is forgotten, so that it may be tried again.
+        """
+        alive = "SELECT number FROM instances"
+
+        def resolve(connection: sqlite3.Connection) -> int:
+            charged = connection.execute(
+                "UPDATE idempotency SET state = 'stream' WHERE state = 'running'"
+                f" AND instance NOT IN ({alive})"  # noqa: S608
+                " AND request_id IN (SELECT id FROM requests WHERE state = 'open' OR charge_nano_usd > 0)"
+            ).rowcount
+            forgotten = connection.execute(
+                f"DELETE FROM idempotency WHERE state = 'running' AND instance NOT IN ({alive})"  # noqa: S608
+            ).rowcount
+            return charged + forgotten
+
+        return await self._database.write(resolve)
+
+    async def _sweep_now_and_then(self, now_s: float) -> None:
+        if now_s - self._swept_at_s < SWEEP_INTERVAL_S:
+            return
+        self._swept_at_s = now_s
+
+        def sweep(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "DELETE FROM idempotency WHERE (key_id, idempotency_key) IN (SELECT key_id, idempotency_key"
+                " FROM idempotency WHERE created_at_ms < ? AND state <> 'running' LIMIT ?)",
+                (int((now_s - self._keep_s) * 1000), SWEEP_ROWS),
+            )
+            # Oldest answers first until the rest fits; their calls stay known.
+            connection.execute(
+                "UPDATE idempotency SET state = 'stream', body = NULL WHERE (key_id, idempotency_key) IN ("
+                " SELECT key_id, idempotency_key FROM (SELECT key_id, idempotency_key,"
+                " sum(length(body)) OVER (ORDER BY created_at_ms DESC, key_id, idempotency_key) AS total"
+                " FROM idempotency WHERE body IS NOT NULL) WHERE total > ?)",
+                (self._max_total_bytes,),
+            )
+
+        await self._database.write(sweep)

@@ -1,0 +1,240 @@
+"""Jobs: long work at a provider, each with the request whose hold it lives on."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from bitmesh_proxy.calls import JobStatus
+from bitmesh_proxy.errors import NotFound
+from bitmesh_proxy.money import NanoUsd
+from bitmesh_proxy.storage.database import Database, Row
+from bitmesh_proxy.storage.ids import make_id
+from bitmesh_proxy.storage.ledger import Closing, close_request
+from bitmesh_proxy.storage.names import Names, number_of
+
+#: What a provider said last is kept up to this size; beyond it, only what we read from it.
+MAX_STATE_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """A job that a provider has just taken. ``facts`` and ``state`` are JSON objects."""
+
+    account_id: str
+    key_id: str
+    request_id: str
+    model_id: str
+    provider: str
+    offer_id: str
+    provider_job_id: str
+    status: JobStatus
+    facts: Mapping[str, Any]
+    state: Mapping[str, Any]
+    created_at_s: float
+    next_poll_at_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job's row. ``polls`` counts answers, ``refusals`` the polls in a row that the provider did not know it at."""
+
+    id: str
+    account_id: str
+    key_id: str
+    request_id: str
+    model_id: str
+    provider: str
+    offer_id: str
+    provider_job_id: str
+    status: JobStatus
+    facts: Mapping[str, Any]
+    state: Mapping[str, Any]
+    polls: int
+    refusals: int
+    created_at_s: float
+    next_poll_at_s: float | None
+    completed_at_s: float | None
+
+
+_SELECT = """
+SELECT jobs.id, accounts.id, keys.id, request_id, model, provider, offer, provider_job_id, status, facts, state, polls,
+       refusals, jobs.created_at_ms, next_poll_at_ms, completed_at_ms
+FROM jobs JOIN accounts ON accounts.number = jobs.account JOIN keys ON keys.number = jobs.key
+"""
+
+
+class JobStore:
+    """Makes, finds and moves jobs."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._names = Names(database)
+
+    async def create(self, new: NewJob) -> Job:
+        """Write the row. Raises NotFound when account or key are gone."""
+        job_id = make_id("job_")
+        parameters = (
+            job_id,
+            new.request_id,
+            new.model_id,
+            new.provider,
+            new.offer_id,
+            new.provider_job_id,
+            new.status,
+            _dump(new.facts),
+            _dump(new.state),
+            int(new.created_at_s * 1000),
+            int(new.next_poll_at_s * 1000),
+            new.key_id,
+            new.account_id,
+        )
+
+        def insert(connection: sqlite3.Connection) -> Row:
+            connection.execute(
+                "INSERT INTO jobs (id, account, key, request_id, model, provider, offer, provider_job_id, status, facts,"
+                " state, created_at_ms, next_poll_at_ms)"
+                " SELECT ?, accounts.number, keys.number, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?"
+                " FROM keys JOIN accounts ON accounts.number = keys.account WHERE keys.id = ? AND accounts.id = ?",
+                parameters,
+            )
+            return _fetch(connection, job_id)
+
+        return _job(await self._database.write(insert))
+
+    async def get(self, account_id: str, provider_job_id: str) -> Job | None:
+        """The account's newest job of that name at its provider."""
+        row = self._database.lookup(
+            _SELECT + "WHERE accounts.id = ? AND provider_job_id = ? ORDER BY jobs.number DESC LIMIT 1",
+            (account_id, provider_job_id),
+        )
+        return None if row is None else _job(row)
+
+    async def due(self, now_s: float, *, limit: int) -> list[Job]:
+        """Open jobs whose next poll has come, the longest waiting first."""
+        rows = await self._database.read(
+            _SELECT + "WHERE next_poll_at_ms <= ? ORDER BY next_poll_at_ms LIMIT ?", (int(now_s * 1000), limit)
+        )
+        return [_job(row) for row in rows]
+
+    async def next_due_at_s(self, *, after_s: float) -> float | None:
+        """When the next poll after a moment comes (Unix time); None if no job is open beyond it."""
+        row = self._database.lookup(
+            "SELECT min(next_poll_at_ms) FROM jobs WHERE next_poll_at_ms > ?", (int(after_s * 1000),)
+        )
+        return None if row is None or row[0] is None else row[0] / 1000
+
+    async def count_open(self, key_id: str) -> int:
+        """How many jobs a key has under way."""
+        row = self._database.lookup(
+            "SELECT count(*) FROM jobs WHERE key = (SELECT number FROM keys WHERE id = ?) AND next_poll_at_ms IS NOT NULL",
+            (key_id,),
+        )
+        return 0 if row is None else int(row[0])
+
+    async def hold_of(self, request_id: str) -> NanoUsd:
+        """What the job's request holds. Raises NotFound."""
+        row = self._database.lookup("SELECT hold_nano_usd FROM requests WHERE id = ?", (request_id,))
+        if row is None:
+            raise NotFound("The job's request is not in the ledger.")
+        return NanoUsd(row[0])
+
+    async def update(
+        self, job_id: str, *, status: JobStatus, state: Mapping[str, Any], next_poll_at_s: float
+    ) -> Job:
+        """Note an answer that was not the last. A job that ended meanwhile stays as it ended."""
+        return await self._change(
+            job_id,
+            "UPDATE jobs SET status = ?, state = ?, next_poll_at_ms = ?, polls = polls + 1, refusals = 0"
+            " WHERE id = ? AND next_poll_at_ms IS NOT NULL",
+            (status, _dump(state), int(next_poll_at_s * 1000), job_id),
+        )
+
+    async def postpone(self, job_id: str, *, next_poll_at_s: float, refusals: int) -> Job:
+        """Note a poll that got no answer."""
+        return await self._change(
+            job_id,
+            "UPDATE jobs SET next_poll_at_ms = ?, polls = polls + 1, refusals = ?"
+            " WHERE id = ? AND next_poll_at_ms IS NOT NULL",
+            (int(next_poll_at_s * 1000), refusals, job_id),
+        )
+
+    async def finish(
+        self,
+        job_id: str,
+        *,
+        status: JobStatus,
+        state: Mapping[str, Any],
+        completed_at_s: float,
+        closing: Closing,
+    ) -> Job:
+        """The last word: job and request are closed together, once. A job that ended before stays as it ended."""
+        provider = None if closing.provider is None else self._names.find(closing.provider)
+        upstream_model = None if closing.upstream_model is None else self._names.find(closing.upstream_model)
+        dumped = _dump(state)
+
+        def close(connection: sqlite3.Connection) -> Row:
+            changed = connection.execute(
+                "UPDATE jobs SET status = ?, state = ?, next_poll_at_ms = NULL, completed_at_ms = ?, polls = polls + 1"
+                " WHERE id = ? AND next_poll_at_ms IS NOT NULL",
+                (status, dumped, int(completed_at_s * 1000), job_id),
+            ).rowcount
+            if changed:
+                close_request(
+                    connection,
+                    closing,
+                    state="settled" if closing.basis is not None else "released",
+                    provider=None if provider is None else number_of(connection, provider),
+                    upstream_model=None if upstream_model is None else number_of(connection, upstream_model),
+                )
+            return _fetch(connection, job_id)
+
+        return _job(await self._database.write(close))
+
+    async def _change(self, job_id: str, sql: str, parameters: tuple[Any, ...]) -> Job:
+        def update(connection: sqlite3.Connection) -> Row:
+            connection.execute(sql, parameters)
+            return _fetch(connection, job_id)
+
+        return _job(await self._database.write(update))
+
+
+def _fetch(connection: sqlite3.Connection, job_id: str) -> Row:
+    rows: list[Row] = connection.execute(_SELECT + "WHERE jobs.id = ?", (job_id,)).fetchall()
+    if not rows:
+        raise NotFound(f"No such job: {job_id}")
+    return rows[0]
+
+
+def _dump(value: Mapping[str, Any]) -> str:
+    dumped = orjson.dumps(dict(value))
+    if len(dumped) > MAX_STATE_BYTES and "raw" in value:
+        dumped = orjson.dumps({**value, "raw": None})
+    return dumped.decode()
+
+
+def _job(row: Row) -> Job:
+    (*texts, status, facts, state, polls, refusals, created_at_ms, next_poll_at_ms, completed_at_ms) = row
+    job_id, account_id, key_id, request_id, model_id, provider, offer_id, provider_job_id = texts
+    return Job(
+        id=job_id,
+        account_id=account_id,
+        key_id=key_id,
+        request_id=request_id,
+        model_id=model_id,
+        provider=provider,
+        offer_id=offer_id,
+        provider_job_id=provider_job_id,
+        status=JobStatus(status),
+        facts=orjson.loads(facts),
+        state=orjson.loads(state),
+        polls=polls,
+        refusals=refusals,
+        created_at_s=created_at_ms / 1000,
+        next_poll_at_s=None if next_poll_at_ms is None else next_poll_at_ms / 1000,
+        completed_at_s=None if completed_at_ms is None else completed_at_ms / 1000,
+    )
