@@ -40,7 +40,8 @@ class RequestState:
 
     context: RequestContext
     caller: Caller | None = None
-    snapshots: list[Snapshot] = field(default_factory=list)
+    #: One for each limit passed; None for a limit that is switched off.
+    snapshots: list[Snapshot | None] = field(default_factory=list)
     received: Received | None = None
     error_code: str | None = None
     is_started: bool = False

@@ -126,7 +126,7 @@ async def limit_key(request: web.Request, handler: Handler) -> web.StreamRespons
     app, caller, route = request.app, state.caller, route_of(request)
     state.snapshots = [
         app[keys.KEY_LIMIT].admit(caller.key_id, rate_per_minute=caller.rate_per_minute),
-        *filter(None, [app[keys.ENDPOINT_LIMIT].admit(caller.key_id, route.name)]),
+        app[keys.ENDPOINT_LIMIT].admit(caller.key_id, route.name),
     ]
     with app[keys.CONCURRENCY_LIMIT].enter(caller.key_id, caller.max_concurrent):
         return await handler(request)
@@ -143,8 +143,8 @@ async def add_common_headers(request: web.Request, response: web.StreamResponse)
         return
     state.is_started = True
     response.headers["X-Request-Id"] = state.context.request_id
-    if state.snapshots:
-        response.headers.update(rate_limit_headers(state.snapshots))
+    for name, value in rate_limit_headers(state.snapshots).items():
+        response.headers.setdefault(name, value)  # a refusal brings the headers of the limit that refused
 
 
 def peer_of(request: web.Request) -> str | None:
