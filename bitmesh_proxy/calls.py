@@ -226,15 +226,19 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediaOutput:
-    """One picture, clip or sound that a provider made: a link of the provider's, or bytes.
+    """One picture, clip or sound that a provider made: a link of the provider's, or bytes, or a ``path`` there.
 
-    ``needs_credential`` marks links that only our key opens; such a link must never reach a caller.
+    ``path`` (under the provider's base URL named ``root``) stands for a link that has to be built from the
+    configuration, because only our key opens it. ``needs_credential`` marks such paths and links; they must never reach
+    a caller.
     ``expires_in_s`` is how long the provider's link lives, where it says so.
     """
 
     kind: Literal["image", "video", "audio"]
     url: str | None = None
     data: bytes | None = None
+    path: str | None = None
+    root: str = "default"
     media_type: str | None = None
     width: int | None = None
     height: int | None = None

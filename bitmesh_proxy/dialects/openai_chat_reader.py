@@ -7,8 +7,6 @@ all calls under index 0, no arguments at all.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -30,6 +28,7 @@ from bitmesh_proxy.calls import (
     ToolCallDelta,
     UsageReport,
 )
+from bitmesh_proxy.dialects.json_answers import from_base64, objects, read_object, string
 from bitmesh_proxy.dialects.openai_usage import parse_usage
 from bitmesh_proxy.dialects.provider_errors import error_code, error_message, redact, refused_within_success
 from bitmesh_proxy.dialects.sse import SseParser
@@ -116,10 +115,10 @@ class OpenAIChatReader:
             return
         if not self._is_started:
             self._is_started = True
-            self._response_id = _string(chunk.get("id"))
-            yield Started(provider_request_id=self._response_id or None, model=_string(chunk.get("model")) or None)
+            self._response_id = string(chunk.get("id"))
+            yield Started(provider_request_id=self._response_id or None, model=string(chunk.get("model")) or None)
         usage_places = [chunk.get("usage")]
-        for choice in _objects(chunk.get("choices")):
+        for choice in objects(chunk.get("choices")):
             if choice.get("index") not in (None, 0):
                 continue
             yield from self._delta(choice)
@@ -142,18 +141,18 @@ class OpenAIChatReader:
             return
         yield from _reasoning(delta)
         yield from _content(delta.get("content"), choice.get("logprobs"))
-        if refusal := _string(delta.get("refusal")):
+        if refusal := string(delta.get("refusal")):
             yield RefusalDelta(text=refusal)
         audio = delta.get("audio")
-        if isinstance(audio, dict) and (transcript := _string(audio.get("transcript"))):
+        if isinstance(audio, dict) and (transcript := string(audio.get("transcript"))):
             yield TextDelta(text=transcript)
         yield from _annotations(delta.get("annotations"))
-        for image in _objects(delta.get("images")):
+        for image in objects(delta.get("images")):
             yield from _picture(image)
         yield from self._tool_calls(delta, is_message=is_message)
 
     def _tool_calls(self, delta: Mapping[str, Any], *, is_message: bool) -> Iterator[Event]:
-        raw_calls = _objects(delta.get("tool_calls"))
+        raw_calls = objects(delta.get("tool_calls"))
         if isinstance(legacy := delta.get("function_call"), dict):
             raw_calls = [*raw_calls, {"index": 0, "function": legacy}]
         for place, raw in enumerate(raw_calls):
@@ -165,7 +164,7 @@ class OpenAIChatReader:
                 arguments = orjson.dumps(arguments).decode()
             call.held += arguments or ""
             if not call.is_announced:
-                name = _string(function.get("name"))
+                name = string(function.get("name"))
                 if not name:
                     continue
                 call.is_announced = True
@@ -179,7 +178,7 @@ class OpenAIChatReader:
 
     def _call_of(self, raw: Mapping[str, Any], place: int | None) -> _ToolCall:
         """Find the call that a delta belongs to, or open one. ``place`` is set for the calls of a whole message."""
-        given_id = _string(raw.get("id"))
+        given_id = string(raw.get("id"))
         index = raw.get("index") if isinstance(raw.get("index"), int) else place
         call: _ToolCall | None
         if index is not None:
@@ -218,12 +217,7 @@ class OpenAIChatReader:
 
 def read_whole(body: bytes, *, cost_field: str | None = None) -> Sequence[Event]:
     """The events of a whole answer. Raises ProviderRefused for an error in it, UpstreamBroken for what is no answer."""
-    try:
-        answer = orjson.loads(body)
-    except orjson.JSONDecodeError as exc:
-        raise UpstreamBroken("The provider's answer is not JSON.") from exc
-    if not isinstance(answer, dict):
-        raise UpstreamBroken("The provider's answer is not an object.")
+    answer = read_object(body)
     return OpenAIChatReader(cost_field=cost_field).read_message(answer)
 
 
@@ -231,27 +225,24 @@ def media_from_url(url: str, kind: Any = "image") -> MediaOutput | None:
     """A link or a data URI as an output; ``None`` for a data URI that is not base64."""
     if not url.startswith("data:"):
         return MediaOutput(kind=kind, url=url)
-    head, _, payload = url[5:].partition(",")
-    media_type, _, encoding = head.rpartition(";")
-    if encoding != "base64":
-        return None
+    head = url[5:].partition(",")[0]
     try:
-        data = base64.b64decode(payload, validate=True)
-    except binascii.Error:
+        data = from_base64(url)
+    except UpstreamBroken:
         return None
-    return MediaOutput(kind=kind, data=data, media_type=media_type.partition(";")[0] or None)
+    return MediaOutput(kind=kind, data=data, media_type=head.partition(";")[0] or None)
 
 
 def _reasoning(delta: Mapping[str, Any]) -> Iterator[Event]:
-    if text := _string(delta.get("reasoning_content")) or _string(delta.get("reasoning")):
+    if text := string(delta.get("reasoning_content")) or string(delta.get("reasoning")):
         yield ReasoningDelta(text=text)
-    for detail in _objects(delta.get("reasoning_details")):  # OpenRouter
-        encrypted = _string(detail.get("data")) or _string(detail.get("signature"))
+    for detail in objects(delta.get("reasoning_details")):  # OpenRouter
+        encrypted = string(detail.get("data")) or string(detail.get("signature"))
         if encrypted:
             yield ReasoningDelta(encrypted=encrypted)
-        if not text and (piece := _string(detail.get("text"))):
+        if not text and (piece := string(detail.get("text"))):
             yield ReasoningDelta(text=piece)
-        if not text and (piece := _string(detail.get("summary"))):
+        if not text and (piece := string(detail.get("summary"))):
             yield ReasoningDelta(text=piece, is_summary=True)
 
 
@@ -259,19 +250,19 @@ def _content(content: object, logprobs: object) -> Iterator[Event]:
     if isinstance(content, str):
         if content:
             listed = logprobs.get("content") if isinstance(logprobs, dict) else None
-            yield TextDelta(text=content, logprobs=tuple(_objects(listed)))
+            yield TextDelta(text=content, logprobs=tuple(objects(listed)))
         return
-    for part in _objects(content):  # Mistral sends parts
-        if text := _string(part.get("text")):
+    for part in objects(content):  # Mistral sends parts
+        if text := string(part.get("text")):
             yield TextDelta(text=text)
-        for thought in _objects(part.get("thinking")):
-            yield ReasoningDelta(text=_string(thought.get("text")))
+        for thought in objects(part.get("thinking")):
+            yield ReasoningDelta(text=string(thought.get("text")))
         if part.get("type") == "image_url":
             yield from _picture(part)
 
 
 def _annotations(raw: object) -> Iterator[Event]:
-    for item in _objects(raw):
+    for item in objects(raw):
         inner = item.get("url_citation")
         citation = inner if isinstance(inner, dict) else item
         if isinstance(citation.get("start_index"), int) and isinstance(citation.get("end_index"), int):
@@ -281,19 +272,11 @@ def _annotations(raw: object) -> Iterator[Event]:
 
 def _picture(image: Mapping[str, Any]) -> Iterator[Event]:
     holder = image.get("image_url")
-    url = _string(holder.get("url") if isinstance(holder, dict) else holder)
+    url = string(holder.get("url") if isinstance(holder, dict) else holder)
     if url and (output := media_from_url(url)) is not None:
         yield MediaEvent(output=output)
 
 
 def _names_function(raw: Mapping[str, Any]) -> bool:
     function = raw.get("function")
-    return isinstance(function, dict) and bool(_string(function.get("name")))
-
-
-def _objects(value: object) -> list[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _string(value: object) -> str:
-    return value if isinstance(value, str) else ""
+    return isinstance(function, dict) and bool(string(function.get("name")))

@@ -7,7 +7,7 @@ already been made.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import orjson
@@ -92,6 +92,16 @@ def find_usage(text: bytes, *, cost_field: str | None = None) -> Usage | None:
                 return usage
         at = text.rfind(_KEY, 0, at)
     return None
+
+
+def find_all_usages(text: bytes) -> Iterator[object]:
+    """Every usage object in JSON text, unread, in order: for answers that have one for each thing they made."""
+    at = text.find(_KEY)
+    while at >= 0:
+        start = value_start(text, at + len(_KEY))
+        if text[start : start + 1] == b"{":
+            yield _value_at(text, start)
+        at = text.find(_KEY, at + len(_KEY))
 
 
 def read_whole_usage(body: bytes, *, cost_field: str | None = None) -> tuple[Usage | None, str | None]:

@@ -186,7 +186,9 @@ class Provider:
 
     ``roots`` maps names to base URLs without a slash at the end; ``"default"`` is required.
     ``auth`` turns a credential into headers. ``credential_env`` names the environment variable that holds it.
-    ``short_url`` matches links that may be handed out under the id in its first group (Together's ``/shrt/{id}``).
+    ``short_url`` matches, in full, links that may be handed out under the id in its first group (Together's
+    ``/shrt/{id}``). ``short_path`` is what such a link has between its host and its id; it counts from the host that
+    the default base URL has by itself, so that a configured one (with a prefix, perhaps) has its short links beside it.
     ``probe_path`` is a cheap GET for ``doctor``.
     """
 
@@ -204,6 +206,7 @@ class Provider:
     embedding: EmbeddingDialect | None = None
     moderation: ModerationDialect | None = None
     short_url: re.Pattern[str] | None = None
+    short_path: str = ""
     probe_path: str = "/models"
 
     def dialect_for(self, operation: str) -> Any:

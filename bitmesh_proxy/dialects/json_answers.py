@@ -1,0 +1,70 @@
+"""Providers' JSON, read with suspicion: whatever is not there, or not of the right type, is as if it were empty."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any
+
+import orjson
+
+from bitmesh_proxy.dialects.provider_errors import refused_within_success
+from bitmesh_proxy.errors import UpstreamBroken
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """A whole answer that has to be a JSON object. Raises UpstreamBroken for anything else."""
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        raise UpstreamBroken("The provider's answer is not JSON.") from exc
+    if not isinstance(answer, dict):
+        raise UpstreamBroken("The provider's answer is not an object.")
+    return answer
+
+
+def read_success(body: bytes, *needed: str) -> dict[str, Any]:
+    """As ``read_object``, for an answer with a status of success that has to hold one of the ``needed`` members.
+
+    Raises ProviderRefused when it holds an error instead, UpstreamBroken when it holds neither.
+    """
+    answer = read_object(body)
+    if not any(answer.get(name) for name in needed):
+        if answer.get("error") or answer.get("errors"):
+            raise refused_within_success(answer)
+        raise UpstreamBroken(f"The provider's answer holds no {' or '.join(needed)}.")
+    return answer
+
+
+def objects(value: object) -> list[dict[str, Any]]:
+    """The objects of a list; of anything else none."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def child(value: object, *path: str) -> dict[str, Any]:
+    """The object at the end of a path of names; an empty one where the path breaks off."""
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def string(value: object) -> str:
+    """A string; of anything else the empty one."""
+    return value if isinstance(value, str) else ""
+
+
+def link(value: object) -> str | None:
+    """An absolute web address; ``None`` for anything else."""
+    return value if isinstance(value, str) and value.startswith(("https://", "http://")) else None
+
+
+def from_base64(value: str) -> bytes:
+    """Bytes that came as base64, or as a data URI of it. Raises UpstreamBroken when they are neither."""
+    if value.startswith("data:"):
+        head, _, value = value.partition(",")
+        if not head.endswith(";base64"):
+            raise UpstreamBroken("The provider sent a data URI that is not base64.")
+    try:
+        return base64.b64decode(value, validate=True)
+    except binascii.Error as exc:
+        raise UpstreamBroken("The provider sent something that is not base64.") from exc

@@ -1,0 +1,92 @@
+"""Callers' pictures, clips and sounds as providers want them: a link, a data URI, or a part of a form."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Final
+
+from bitmesh_proxy.calls import Media
+from bitmesh_proxy.errors import InvalidRequest
+from bitmesh_proxy.providers.base import FormPart
+
+_ENDINGS: Final = {
+    "image/png": "png",
+    "image/jpeg": "jpg",
+    "image/webp": "webp",
+    "image/gif": "gif",
+    "video/mp4": "mp4",
+    "audio/mpeg": "mp3",
+    "audio/wav": "wav",
+    "audio/mp4": "m4a",
+    "audio/flac": "flac",
+    "audio/ogg": "ogg",
+    "audio/webm": "webm",
+    "video/webm": "webm",
+}
+_DEFAULT_TYPES: Final = {"image": "image/png", "video": "video/mp4", "audio": "audio/mpeg"}
+
+
+def is_remote(media: Media) -> bool:
+    """Is it only a link, which somebody has to fetch?"""
+    return media.data is None and media.url is not None and not media.url.startswith("data:")
+
+
+def media_type_of(media: Media) -> str:
+    """Its type: as sniffed, else as its data URI says, else the usual one of its kind."""
+    if media.media_type:
+        return media.media_type
+    if media.url is not None and media.url.startswith("data:"):
+        declared = media.url[5:].partition(",")[0].partition(";")[0]
+        if "/" in declared:
+            return declared
+    return _DEFAULT_TYPES.get(media.kind, "application/octet-stream")
+
+
+def link_of(media: Media) -> str:
+    """A link to it: its own address or data URI, or a data URI made of its bytes."""
+    if media.data is not None:
+        return f"data:{media_type_of(media)};base64,{base64.b64encode(media.data).decode()}"
+    assert media.url is not None, "media is a link or bytes"
+    return media.url
+
+
+def bytes_of(media: Media, *, param: str) -> bytes:
+    """Its bytes. Raises InvalidRequest, naming ``param``, for a data URI that cannot be read or a bare link.
+
+    A dialect that needs bytes says so (``takes_image_urls = False``); links are fetched before it is asked.
+    """
+    if media.data is not None:
+        return media.data
+    head, _, payload = (media.url or "").partition(",")
+    if not head.startswith("data:") or not head.endswith(";base64"):
+        raise InvalidRequest("This model takes the bytes of a picture (base64), not a link to it.", param=param)
+    try:
+        return base64.b64decode(payload, validate=True)
+    except binascii.Error as exc:
+        raise InvalidRequest("The data URI is not valid base64.", param=param) from exc
+
+
+def base64_of(media: Media, *, param: str) -> str:
+    """Its bytes as base64, without a data URI around them. Raises InvalidRequest as ``bytes_of`` does."""
+    if media.data is None and not is_remote(media):
+        bytes_of(media, param=param)  # checks it
+        return (media.url or "").partition(",")[2]
+    return base64.b64encode(bytes_of(media, param=param)).decode()
+
+
+def file_part(name: str, media: Media, *, param: str) -> FormPart:
+    """It as a file in a form. A file's own name is not passed on: it may say things about the caller."""
+    media_type = media_type_of(media)
+    return FormPart(
+        name=name,
+        value=bytes_of(media, param=param),
+        filename=f"{media.kind}.{_ENDINGS.get(media_type, 'bin')}",
+        media_type=media_type,
+    )
+
+
+def text_part(name: str, value: object) -> FormPart:
+    """A plain field of a form. Booleans are written as JSON has them."""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return FormPart(name=name, value=text.encode())

@@ -1,0 +1,143 @@
+"""OpenAI's speech and transcription. Source: OpenAI's published API description of 2026-08-21.
+
+Speech is bytes with no word on what it used: the characters of the text are counted here, which is an estimate by the
+books' terms although it is exact. A transcription names tokens or seconds, where it is JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final
+
+import orjson
+
+from bitmesh_proxy.calls import SpeechCall, TranscriptionCall, Usage
+from bitmesh_proxy.catalogue.offer import Offer
+from bitmesh_proxy.dialects.json_answers import child, read_success, string
+from bitmesh_proxy.dialects.media_inputs import file_part, text_part
+from bitmesh_proxy.dialects.openai_usage import parse_usage
+from bitmesh_proxy.errors import MissingParameter
+from bitmesh_proxy.providers.base import FormPart, SpeechDialect, TranscriptionDialect, UpstreamRequest
+
+SPEECH_WIRE_FORMAT: Final = "openai_speech"
+TRANSCRIPTION_WIRE_FORMAT: Final = "openai_transcription"
+
+MEDIA_TYPES: Final[Mapping[str, str]] = {
+    "mp3": "audio/mpeg",
+    "opus": "audio/ogg",
+    "aac": "audio/aac",
+    "flac": "audio/flac",
+    "wav": "audio/wav",
+    "pcm": "audio/pcm",
+    "raw": "audio/pcm",
+}
+
+_TEXT_FORMATS: Final = frozenset({"text", "srt", "vtt"})
+_TRANSCRIPTION_OPTIONS: Final = frozenset({"temperature", "chunking_strategy"})
+_TRANSCRIPTION_LISTS: Final = frozenset({"include", "timestamp_granularities", "languages", "keywords"})
+
+
+def speech_dialect(
+    *,
+    options: frozenset[str] = frozenset({"stream_format"}),
+    takes_instructions: bool = True,
+    takes_speed: bool = True,
+    default_format: str = "mp3",
+) -> SpeechDialect:
+    """Make a provider's speech dialect. ``default_format`` is what it sends when none was asked for."""
+
+    def request(call: SpeechCall, offer: Offer) -> UpstreamRequest:
+        voice = call.voice or offer.options.get("default_voice")
+        if not voice:
+            raise MissingParameter("This model needs a voice.", param="voice")
+        said: dict[str, Any] = {
+            "model": offer.upstream_model,
+            "input": call.text,
+            "voice": voice,
+            "response_format": call.output_format,
+            "speed": call.speed if takes_speed else None,
+            "instructions": call.instructions if takes_instructions else None,
+            **{name: value for name, value in call.options.items() if name in options},
+        }
+        body = {**offer.defaults, **{name: value for name, value in said.items() if value is not None}}
+        return UpstreamRequest(path="/audio/speech", headers={"Accept": "*/*"}, body=orjson.dumps(body))
+
+    def media_type(call: SpeechCall, headers: Mapping[str, str]) -> str:
+        return _declared_type(headers) or MEDIA_TYPES.get(call.output_format or default_format, "audio/mpeg")
+
+    return SpeechDialect(
+        wire_format=SPEECH_WIRE_FORMAT, request=request, read_usage=_speech_usage, media_type=media_type
+    )
+
+
+def transcription_dialect() -> TranscriptionDialect:
+    """``POST /audio/transcriptions``, a form with the sound as a file."""
+    return TranscriptionDialect(
+        wire_format=TRANSCRIPTION_WIRE_FORMAT,
+        request=_transcription_request,
+        read_usage=_transcription_usage,
+        read_text=_transcription_text,
+    )
+
+
+def _speech_usage(call: SpeechCall, _headers: Mapping[str, str]) -> Usage:
+    return Usage(characters=len(call.text), is_estimated=True)
+
+
+def _declared_type(headers: Mapping[str, str]) -> str | None:
+    """The answer's own type, unless it is one that says nothing."""
+    value = next((value for name, value in headers.items() if name.lower() == "content-type"), "")
+    declared = value.partition(";")[0].strip().lower()
+    return declared if declared.startswith("audio/") or declared == "text/event-stream" else None
+
+
+def _transcription_request(call: TranscriptionCall, offer: Offer) -> UpstreamRequest:
+    fields: dict[str, Any] = {
+        **offer.defaults,
+        "model": offer.upstream_model,
+        "language": call.language,
+        "prompt": call.prompt,
+        "response_format": call.response_format,
+        **{name: value for name, value in call.options.items() if name in _TRANSCRIPTION_OPTIONS},
+    }
+    parts = [file_part("file", call.audio, param="file")]
+    parts += [_field(name, value) for name, value in fields.items() if value is not None]
+    for name in sorted(_TRANSCRIPTION_LISTS & call.options.keys()):
+        values = call.options[name]
+        parts += [text_part(f"{name}[]", value) for value in (values if isinstance(values, list) else [values])]
+    return UpstreamRequest(path="/audio/transcriptions", form=tuple(parts))
+
+
+def _field(name: str, value: Any) -> FormPart:
+    if isinstance(value, dict):
+        return FormPart(name=name, value=orjson.dumps(value))
+    return text_part(name, value)
+
+
+def _transcription_usage(call: TranscriptionCall, body: bytes) -> Usage:
+    """Tokens or seconds as the provider says, else the length that was measured from the sound."""
+    if call.response_format not in _TEXT_FORMATS:
+        answer = read_success(body, "text", "segments", "usage")
+        usage = child(answer, "usage")
+        if usage.get("type") != "duration" and (tokens := parse_usage(usage)) is not None:
+            return tokens
+        for seconds in (usage.get("seconds"), answer.get("duration")):
+            if (duration_ms := _milliseconds(seconds)) is not None:
+                return Usage(duration_ms=duration_ms)
+    return Usage(duration_ms=int((call.duration_s or 0) * 1000), is_estimated=True)
+
+
+def _transcription_text(call: TranscriptionCall, body: bytes) -> str:
+    if call.response_format in _TEXT_FORMATS:
+        return body.decode("utf-8", "replace")
+    return string(read_success(body, "text", "segments", "usage").get("text"))
+
+
+def _milliseconds(seconds: object) -> int | None:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float | str):
+        return None
+    try:
+        return max(int(Decimal(str(seconds)) * 1000), 0)
+    except (InvalidOperation, ValueError, OverflowError):
+        return None

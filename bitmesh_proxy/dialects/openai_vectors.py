@@ -1,0 +1,57 @@
+"""OpenAI's embeddings and moderations: whole answers that are passed through.
+
+Source: OpenAI's published API description of 2026-08-21.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Final
+
+import orjson
+
+from bitmesh_proxy.calls import EmbeddingCall, ModerationCall, Usage
+from bitmesh_proxy.catalogue.offer import Offer
+from bitmesh_proxy.dialects.openai_usage import read_whole_usage
+from bitmesh_proxy.providers.base import EmbeddingDialect, ModerationDialect, UpstreamRequest
+
+EMBEDDING_WIRE_FORMAT: Final = "openai_embeddings"
+MODERATION_WIRE_FORMAT: Final = "openai_moderations"
+
+
+def embedding_dialect(
+    *, options: frozenset[str] = frozenset({"dimensions", "encoding_format", "user"})
+) -> EmbeddingDialect:
+    """``POST /embeddings``. ``options`` are the further fields that the provider knows."""
+    return EmbeddingDialect(
+        wire_format=EMBEDDING_WIRE_FORMAT,
+        request=partial(_embedding_request, options=options),
+        read_usage=_embedding_usage,
+    )
+
+
+def moderation_dialect() -> ModerationDialect:
+    """``POST /moderations``."""
+    return ModerationDialect(wire_format=MODERATION_WIRE_FORMAT, request=_moderation_request)
+
+
+def _embedding_request(call: EmbeddingCall, offer: Offer, *, options: frozenset[str]) -> UpstreamRequest:
+    inputs: Any = list(call.inputs)
+    if len(inputs) == 1 and isinstance(inputs[0], str):
+        inputs = inputs[0]  # what every imitation understands
+    chosen = {name: value for name, value in call.options.items() if name in options and value is not None}
+    body = {**offer.defaults, "model": offer.upstream_model, "input": inputs, **chosen}
+    return UpstreamRequest(path="/embeddings", body=orjson.dumps(body))
+
+
+def _embedding_usage(body: bytes) -> Usage | None:
+    return read_whole_usage(body)[0]
+
+
+def _moderation_request(call: ModerationCall, offer: Offer) -> UpstreamRequest:
+    inputs: Any = list(call.inputs)
+    if len(inputs) == 1 and isinstance(inputs[0], str):
+        inputs = inputs[0]
+    return UpstreamRequest(
+        path="/moderations", body=orjson.dumps({**offer.defaults, "model": offer.upstream_model, "input": inputs})
+    )
