@@ -1,4 +1,4 @@
-"""The Bitmesh API's requests, from JSON to calls. Pure.
+"""The Bitmesh API: its requests, from JSON to calls, and its three endpoints. Pure. Answers: ``bitmesh_answers``.
 
 Every constraint of every field of the Bitmesh documents is a row of a rule table below; the rules, their wording and
 their order are Laravel's (see ``laravel``). Values arrive in calls the way the rules let them through: ``"5"`` for an
@@ -10,12 +10,17 @@ The model rule: ``model`` is required, and prohibited for a key that is bound to
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from functools import partial
 from typing import Any, Final
 
-from bitmesh_proxy.calls import ChatCall, Frame, ImageCall, JsonObject, Media, VideoCall
-from bitmesh_proxy.context import Caller
+from bitmesh_proxy.calls import ChatCall, Frame, ImageCall, JsonObject, Media, Operation, VideoCall
+from bitmesh_proxy.context import Caller, Surface
+from bitmesh_proxy.endpoints.bitmesh_answers import render_image
+from bitmesh_proxy.endpoints.bitmesh_answers import render_job as render_job
+from bitmesh_proxy.endpoints.endpoint import Endpoint
 from bitmesh_proxy.endpoints.laravel import Rules, compile_rules
 from bitmesh_proxy.endpoints.laravel_rules import Rule, is_filled, is_integer
+from bitmesh_proxy.endpoints.openai_chat_answers import ChunkRenderer, render_chat
 
 #: A side that an image request leaves out while it names the other: Together's default for both.
 DEFAULT_SIDE_PIXELS: Final = 1024
@@ -238,3 +243,28 @@ def _others(body: JsonObject, *, without: Container[str]) -> dict[str, Any]:
 def _text_or_none(body: JsonObject, name: str) -> str | None:
     value = body.get(name)
     return value if isinstance(value, str) and value else None
+
+
+CHAT: Final = Endpoint(
+    name="chat",
+    surface=Surface.BITMESH,
+    operation=Operation.CHAT,
+    parse=parse_chat,
+    render_chat=render_chat,
+    # Clients read the usage of every answer, streamed ones too.
+    chunk_renderer=partial(ChunkRenderer, include_usage=True),
+)
+IMAGE: Final = Endpoint(
+    name="image",
+    surface=Surface.BITMESH,
+    operation=Operation.IMAGE,
+    parse=parse_image,
+    render_media=render_image,
+)
+VIDEO: Final = Endpoint(
+    name="video",
+    surface=Surface.BITMESH,
+    operation=Operation.VIDEO,
+    parse=parse_video,
+    render_job=render_job,
+)

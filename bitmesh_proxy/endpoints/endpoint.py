@@ -1,7 +1,7 @@
 """What an endpoint is: the pure functions between a caller's format and the vocabulary in the middle.
 
 ``parse`` raises InvalidRequest (or its ValidationFailed). The renderers make the caller's format from results and
-events; where a chat provider's ``wire_format`` equals ``chat_format``, none of them is called and the bytes pass through.
+events; where a chat provider's ``wire_format`` equals ``chat_format``, none is called and the bytes pass through.
 """
 
 from __future__ import annotations
@@ -47,5 +47,3 @@ class Endpoint:
     chunk_renderer: Callable[[ChatCall, RequestContext], ChunkRenderer] | None = None
     render_media: Callable[[ImageCall, MediaResult, Sequence[str]], JsonObject] | None = None
     render_job: Callable[[JobView], JsonObject] | None = None
-
-
