@@ -7,13 +7,13 @@ descriptor given to another file, while a thread still writes to it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -65,24 +65,22 @@ class FileThreads:
     def __init__(self, *, threads: int = 4) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="media-files")
 
-    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """``work`` in a thread. A cancellation is passed on, but only after the work is done."""
-        future = asyncio.get_running_loop().run_in_executor(self._pool, lambda: work(*args, **kwargs))
+    async def run(self, work: Callable[..., T], *args: Any, undo: Callable[[T], None] | None = None, **named: Any) -> T:
+        """``work`` in a thread. A cancellation is passed on, but only after the work is done (and then undone)."""
+        future = asyncio.get_running_loop().run_in_executor(self._pool, lambda: work(*args, **named))
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             while not future.done():
-                try:
+                with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait([future])
-                except asyncio.CancelledError:
-                    continue
-            if not future.cancelled():
-                future.exception()  # looked at, so that it is not reported as never retrieved
+            if future.exception() is None and undo is not None:
+                undo(future.result())
             raise
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Wait for what runs."""
-        self._pool.shutdown(wait=True)
+        await asyncio.to_thread(self._pool.shutdown)
 
 
 def read_if_cached(descriptor: int, size: int, offset: int) -> bytes | None:

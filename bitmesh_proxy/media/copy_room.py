@@ -1,0 +1,179 @@
+"""Which copies there are, how many bytes they take, and which of them make room for new ones.
+
+``used_bytes`` counts whole copies and what is set aside for running ones; it never exceeds ``max_bytes``. A copy that
+somebody reads stays: its bytes would stay on the disk anyway until the last reader closes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bitmesh_proxy.media.files import Files, FileThreads
+from bitmesh_proxy.media.ids import is_media_id
+from bitmesh_proxy.media.sniff import EXTENSIONS
+
+logger = logging.getLogger(__name__)
+
+SWEEP_INTERVAL_S = 600.0
+_TYPES = {ending: media_type for media_type, ending in EXTENSIONS.items()}
+
+
+@dataclass(slots=True, kw_only=True)
+class CopyEntry:
+    """One whole copy. Times are Unix times."""
+
+    media_id: str
+    path: Path
+    media_type: str
+    size_bytes: int
+    created_at_s: float
+    used_at_s: float
+    readers: int = 0
+
+
+class CopyRoom:
+    """The index of the copies and their budget. See the module's docstring."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        max_bytes: int,
+        keep_s: float,
+        min_free_bytes: int,
+        clock: Callable[[], float],
+        files: Files,
+        threads: FileThreads,
+    ) -> None:
+        self.used_bytes = 0
+        self._directory = directory
+        self._max_bytes = max_bytes
+        self._keep_s = keep_s
+        self._min_free_bytes = min_free_bytes
+        self._clock = clock
+        self._files = files
+        self._threads = threads
+        self._entries: OrderedDict[str, CopyEntry] = OrderedDict()
+        self._deciding = asyncio.Lock()
+        self._next_sweep_s = 0.0
+
+    async def load(self, partial: Path) -> None:
+        """Take up what is there from before, throw away half copies. Raises OSError if the directory cannot be used."""
+        for entry in await self._threads.run(_scan, self._directory, partial):
+            await self.add(entry)
+        async with self._deciding:
+            await self._sweep()
+            await self._free(self.used_bytes - self._max_bytes)
+
+    def find(self, media_id: str) -> CopyEntry | None:
+        """The copy of an id, if it is not too old; it is now the most recently used."""
+        entry = self._entries.get(media_id)
+        if entry is None or self._is_expired(entry):
+            return None
+        self._entries.move_to_end(media_id)
+        return entry
+
+    async def add(self, entry: CopyEntry) -> None:
+        """Count a whole copy in, in place of an older one of the same id."""
+        former = self._entries.pop(entry.media_id, None)
+        self._entries[entry.media_id] = entry
+        self.used_bytes += entry.size_bytes
+        if former is not None:
+            await self._remove(former, keep_file=former.path == entry.path)
+
+    async def forget(self, entry: CopyEntry) -> None:
+        """Drop a copy whose file does not work, unless somebody reads it."""
+        if not entry.readers:
+            await self._evict(entry)
+
+    async def set_aside(self, size_bytes: int) -> bool:
+        """Count in ``size_bytes`` for a running copy, after removing what must go for it. False: there is no room."""
+        async with self._deciding:
+            await self._sweep()
+            await self._free(self.used_bytes + size_bytes - self._max_bytes)
+            if self.used_bytes + size_bytes > self._max_bytes:
+                return False
+            if self._min_free_bytes:
+                free = await self._threads.run(self._files.free_bytes, self._directory)
+                if free - size_bytes < self._min_free_bytes:
+                    return False
+            self.used_bytes += size_bytes
+            return True
+
+    def give_back(self, size_bytes: int) -> None:
+        """Count out what was set aside."""
+        self.used_bytes -= size_bytes
+
+    async def _free(self, wanted_bytes: int) -> None:
+        """Remove the copies that were not used for longest, unless all of them together are not enough."""
+        victims: list[CopyEntry] = []
+        for entry in self._entries.values():
+            if wanted_bytes <= 0:
+                break
+            if not entry.readers:
+                victims.append(entry)
+                wanted_bytes -= entry.size_bytes
+        if wanted_bytes > 0:
+            return
+        for entry in victims:
+            if not entry.readers:  # or somebody came while a thread was at work
+                await self._evict(entry)
+
+    async def _sweep(self) -> None:
+        """Remove what is too old, now and then: the look over all copies is not for every request."""
+        if self._clock() < self._next_sweep_s:
+            return
+        self._next_sweep_s = self._clock() + SWEEP_INTERVAL_S
+        for entry in [entry for entry in self._entries.values() if self._is_expired(entry)]:
+            if not entry.readers:
+                await self._evict(entry)
+
+    async def _evict(self, entry: CopyEntry) -> None:
+        if self._entries.get(entry.media_id) is entry:
+            del self._entries[entry.media_id]
+            await self._remove(entry)
+
+    async def _remove(self, entry: CopyEntry, *, keep_file: bool = False) -> None:
+        try:
+            if not keep_file:
+                await self._threads.run(self._files.remove, entry.path)
+        except OSError as exc:
+            # Still there, so still counted: less room for copies, but never more bytes than allowed.
+            logger.warning("a copy cannot be removed: %s", exc.strerror)
+        except asyncio.CancelledError:  # the thread has finished all the same
+            self.used_bytes -= entry.size_bytes
+            raise
+        else:
+            self.used_bytes -= entry.size_bytes
+
+    def _is_expired(self, entry: CopyEntry) -> bool:
+        return self._clock() - entry.created_at_s >= self._keep_s
+
+
+def _scan(directory: Path, partial: Path) -> list[CopyEntry]:
+    """The whole copies, least recently used first. Files with other names are not ours and stay untouched."""
+    partial.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in partial.iterdir():
+        path.unlink(missing_ok=True)
+    found: list[CopyEntry] = []
+    for path in directory.iterdir():
+        media_id, _, ending = path.name.partition(".")
+        if ending not in _TYPES or not is_media_id(media_id) or path.is_symlink() or not path.is_file():
+            continue
+        status = path.stat()
+        found.append(
+            CopyEntry(
+                media_id=media_id,
+                path=path,
+                media_type=_TYPES[ending],
+                size_bytes=status.st_size,
+                created_at_s=status.st_mtime,
+                used_at_s=max(status.st_atime, status.st_mtime),
+            )
+        )
+    return sorted(found, key=lambda entry: entry.used_at_s)
