@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from pathlib import Path
 
 from aiohttp import web
 
@@ -21,9 +20,8 @@ from bitmesh_proxy.billing.recovery import recover
 from bitmesh_proxy.billing.reservation import Books
 from bitmesh_proxy.billing.settlements import Settlements
 from bitmesh_proxy.catalogue.health import OfferHealth
-from bitmesh_proxy.catalogue.loader import load_catalogue
+from bitmesh_proxy.catalogue.loader import catalogue_dirs, load_catalogue
 from bitmesh_proxy.catalogue.row_files import CatalogueError
-from bitmesh_proxy.defaults import defaults_dir
 from bitmesh_proxy.idempotency import IdempotencyGate
 from bitmesh_proxy.jobs.poller import Poller
 from bitmesh_proxy.jobs.service import JobService
@@ -34,7 +32,7 @@ from bitmesh_proxy.limits.per_key import KeyLimit
 from bitmesh_proxy.media.room import open_media
 from bitmesh_proxy.money import parse_usd
 from bitmesh_proxy.pipeline import Pipeline
-from bitmesh_proxy.settings import Settings, SettingsError, resolve_data_dir
+from bitmesh_proxy.settings import Settings, SettingsError, resolve_data_dir, resolve_media_dir
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.idempotency import IdempotencyStore
@@ -120,10 +118,8 @@ async def books(app: web.Application) -> AsyncIterator[None]:
 async def catalogue(app: web.Application) -> AsyncIterator[None]:
     """Models, offers and prices; the sandbox, if it is to play the providers; and how each provider is reached."""
     settings, environ = app[keys.SETTINGS], app[keys.ENVIRON]
-    directories = [Path(settings.catalogue.dir).expanduser() if settings.catalogue.dir else defaults_dir() / "models"]
-    directories += [Path(directory).expanduser() for directory in settings.catalogue.extra_dirs]
     try:
-        app[keys.CATALOGUE] = load_catalogue(directories, providers=provider_names(settings))
+        app[keys.CATALOGUE] = load_catalogue(catalogue_dirs(settings), providers=provider_names(settings))
         access = configured_access(settings, environ)
     except (CatalogueError, SettingsError, FileNotFoundError) as exc:
         raise StartError(str(exc)) from exc
@@ -156,11 +152,9 @@ async def upstream(app: web.Application) -> AsyncIterator[None]:
 async def media(app: web.Application) -> AsyncIterator[None]:
     """Results: ids, copies, the guarded way out."""
     settings = app[keys.SETTINGS]
-    cache_dir = settings.media.cache_dir or app[keys.ENVIRON].get("CACHE_DIRECTORY", "").split(":")[0]
-    directory = Path(cache_dir).expanduser() if cache_dir else resolve_data_dir(settings, app[keys.ENVIRON]) / "media"
     async with open_media(
         settings.media,
-        directory=directory,
+        directory=resolve_media_dir(settings, app[keys.ENVIRON]),
         store=SqliteMedia(app[keys.DATABASE]),
         access=app[keys.ACCESS],
         allow_private=app[keys.IS_SANDBOX],

@@ -98,9 +98,7 @@ class IdempotencyGate:
         self._clock = clock
         self._running: dict[tuple[str, str], asyncio.Event] = {}
 
-    async def enter(
-        self, *, key_id: str, idempotency_key: str, fingerprint: bytes, request_id: str
-    ) -> Ticket | Replay:
+    async def enter(self, *, key_id: str, idempotency_key: str, fingerprint: bytes, request_id: str) -> Ticket | Replay:
         """Be the first, or get the first's answer. Raises Conflict, or Unavailable when the first takes too long."""
         try:
             async with asyncio.timeout(self._wait_timeout_s):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class RequestState:
-    """What the middlewares learn about one request on its way in. Set by them alone, read below and by the access line."""
+    """What the middlewares learn about one request on its way in. Set by them, read below and by the access line."""
 
     context: RequestContext
     caller: Caller | None = None

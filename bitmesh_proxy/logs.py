@@ -18,7 +18,9 @@ from bitmesh_proxy.settings import Logging
 
 ACCESS = logging.getLogger("bitmesh_proxy.access")
 
-_SECRET = re.compile(r"bm_[A-Za-z0-9_-]{16,}|(?i:bearer|oauth)\s+[^\s,\"']{8,}[^\"']*|oauth_signature=\S+|sk-[A-Za-z0-9_-]{16,}")
+_SECRET = re.compile(
+    r"bm_[A-Za-z0-9_-]{16,}|(?i:bearer|oauth)\s+[^\s,\"']{8,}[^\"']*|oauth_signature=\S+|sk-[A-Za-z0-9_-]{16,}"
+)
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -54,7 +56,8 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line of text (more for a traceback)."""
         extras = "".join(f"  {key}={value}" for key, value in _extras(record).items() if value is not None)
-        text = f"{time.strftime('%H:%M:%S', time.localtime(record.created))} {record.levelname.lower():<7} {record.getMessage()}{extras}"
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        text = f"{clock} {record.levelname.lower():<7} {record.getMessage()}{extras}"
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         return redact(text)

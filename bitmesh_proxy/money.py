@@ -1,4 +1,4 @@
-"""Money is whole nano-dollars (10⁻⁹ USD), an ``int`` everywhere and an ``INTEGER`` in SQLite. A float never meets a price.
+"""Money is whole nano-dollars (10⁻⁹ USD): ``int`` everywhere, ``INTEGER`` in SQLite. A float never meets a price.
 
 Prices of small things are kept per million units, so that 0.0375 USD per million tokens (37.5 nano-dollars a
 thousand) stays a whole number: ``nano_usd_per_million``.

@@ -132,7 +132,13 @@ class Pipeline:
             ) as reservation:
                 self._books.watch(reservation, lambda: self._charge_so_far(call, reservation, progress))
                 delivery = await self._deliver(
-                    call, offers, endpoint=endpoint, incoming=incoming, reservation=reservation, progress=progress, reply=reply
+                    call,
+                    offers,
+                    endpoint=endpoint,
+                    incoming=incoming,
+                    reservation=reservation,
+                    progress=progress,
+                    reply=reply,
                 )
         except BaseException:
             if ticket is not None:
@@ -154,7 +160,13 @@ class Pipeline:
         """Attempt and settle. What comes back lacks nothing but its last bytes."""
         try:
             delivery = await self._first_that_delivers(
-                call, offers, endpoint=endpoint, incoming=incoming, reservation=reservation, progress=progress, reply=reply
+                call,
+                offers,
+                endpoint=endpoint,
+                incoming=incoming,
+                reservation=reservation,
+                progress=progress,
+                reply=reply,
             )
         except (asyncio.CancelledError, CallerLeft):
             await reservation.settle(self._outcome(call, reservation, progress, status=499, outcome="caller_left"))
@@ -185,7 +197,13 @@ class Pipeline:
             reservation.note_offer(offer)
             try:
                 delivery = await self._attempt(
-                    call, offer, endpoint=endpoint, incoming=incoming, reservation=reservation, progress=progress, reply=reply
+                    call,
+                    offer,
+                    endpoint=endpoint,
+                    incoming=incoming,
+                    reservation=reservation,
+                    progress=progress,
+                    reply=reply,
                 )
             except UpstreamError as error:
                 if is_offers_fault(error):
@@ -242,7 +260,13 @@ class Pipeline:
         raise InternalError(f"endpoint {endpoint.name} cannot answer a call of {call.operation}")
 
     async def _complete(
-        self, delivery: Whole | Streamed, reservation: Reservation, *, progress: Progress, ticket: Ticket | None, reply: Reply
+        self,
+        delivery: Whole | Streamed,
+        reservation: Reservation,
+        *,
+        progress: Progress,
+        ticket: Ticket | None,
+        reply: Reply,
     ) -> None:
         """The last bytes, after the books are closed."""
         if isinstance(delivery, Streamed):
@@ -350,9 +374,7 @@ def may_try_next(call: Call, error: UpstreamError) -> bool:
     return isinstance(call, ChatCall) and isinstance(error, UpstreamBroken)
 
 
-def ending_of(
-    progress: Progress, *, outcome: str, error: GatewayError | None, settings: Billing
-) -> Ending:
+def ending_of(progress: Progress, *, outcome: str, error: GatewayError | None, settings: Billing) -> Ending:
     """How a call ended, as far as the bill depends on it."""
     if outcome == "completed":
         return Ending.COMPLETE

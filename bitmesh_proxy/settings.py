@@ -1,10 +1,10 @@
 """Settings: one TOML file, then the environment, typed and frozen; units stand in the names.
 
-Order, later wins: the defaults here, the file, ``BITMESH_<TABLE>__<KEY>`` variables (``BITMESH_HTTP__PORT=3001``; lists and
-tables as JSON), command-line options. Unknown keys and impossible values stop the start with the key's name.
-Secrets never stand in the file: a provider's ``credential`` is a reference, ``env:NAME``, ``file:PATH`` or ``credential:NAME``
-(a file of systemd's ``$CREDENTIALS_DIRECTORY``). ``config/bitmesh-proxy.example.toml`` shows every key with its default;
-a test holds the two together.
+Order, later wins: the defaults here, the file, ``BITMESH_<TABLE>__<KEY>`` variables (``BITMESH_HTTP__PORT=3001``; lists
+and tables as JSON), command-line options. Unknown keys and impossible values stop the start with the key's name.
+Secrets never stand in the file: a provider's ``credential`` is a reference, ``env:NAME``, ``file:PATH`` or
+``credential:NAME`` (a file of systemd's ``$CREDENTIALS_DIRECTORY``). ``config/bitmesh-proxy.example.toml`` shows every
+key with its default; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Http(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Data(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where things are kept."""
 
-    #: Empty: ``$STATE_DIRECTORY`` (systemd), else ``$XDG_DATA_HOME/bitmesh-proxy``, else ``~/.local/share/bitmesh-proxy``.
+    #: Empty: ``$STATE_DIRECTORY`` (systemd), else ``bitmesh-proxy`` in ``$XDG_DATA_HOME`` or ``~/.local/share``.
     dir: str = ""
     busy_timeout_s: Seconds = 5.0
     #: Requests waiting for the writer; more get 503.
@@ -66,7 +66,7 @@ class Auth(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     timestamp_window_s: Seconds = 300.0
     max_nonces: Count = 1_000_000
-    #: Empty: ``$CREDENTIALS_DIRECTORY/master_secret``, else ``master.secret`` in the data directory, made on first start.
+    #: Empty: ``$CREDENTIALS_DIRECTORY/master_secret``, else ``master.secret`` in the data directory, made when missing.
     master_secret_file: str = ""
 
 
@@ -320,6 +320,13 @@ def resolve_data_dir(settings: Settings, environ: Mapping[str, str] | None = Non
         return Path(env["STATE_DIRECTORY"].split(":")[0])
     base = env.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
     return Path(base) / "bitmesh-proxy"
+
+
+def resolve_media_dir(settings: Settings, environ: Mapping[str, str] | None = None) -> Path:
+    """Where copies of media are kept, by the rule of ``media.cache_dir``. Makes nothing."""
+    env = os.environ if environ is None else environ
+    configured = settings.media.cache_dir or env.get("CACHE_DIRECTORY", "").split(":")[0]
+    return Path(configured).expanduser() if configured else resolve_data_dir(settings, env) / "media"
 
 
 def resolve_credential(reference: str, environ: Mapping[str, str] | None = None) -> str:

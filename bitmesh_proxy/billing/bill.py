@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from bitmesh_proxy.billing import pricing
@@ -31,7 +31,7 @@ class Bill:
     cost_nano_usd: NanoUsd = ZERO
     charge_nano_usd: NanoUsd = ZERO
     basis: Basis = Basis.MEASURED
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
 
 
 def hold_of(call: Call, offer: Offer, *, markup_nano: int, default_max_output_tokens: int) -> NanoUsd:

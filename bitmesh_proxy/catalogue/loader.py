@@ -19,6 +19,8 @@ from bitmesh_proxy.catalogue.offer import Abilities, Offer
 from bitmesh_proxy.catalogue.price_rows import Complain, read_price, read_ratio
 from bitmesh_proxy.catalogue.row_files import CatalogueError, Placed, Problem, read_row_files
 from bitmesh_proxy.catalogue.rows import ModelRow, OfferRow
+from bitmesh_proxy.defaults import defaults_dir
+from bitmesh_proxy.settings import Settings
 
 #: What an operation takes and gives when its model says nothing else.
 _MODALITIES: Mapping[Operation, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -33,6 +35,13 @@ _MODALITIES: Mapping[Operation, tuple[tuple[str, ...], tuple[str, ...]]] = {
 _KNOWN_MODALITIES = frozenset({"text", "image", "video", "audio", "file", "embedding"})
 _SIZE = re.compile(r"^([1-9][0-9]{0,4})x([1-9][0-9]{0,4})$")
 _LARGEST_SIDE = 16_384
+
+
+def catalogue_dirs(settings: Settings) -> list[Path]:
+    """Where the rows are: the configured directory or the shipped one, then the operator's own."""
+    shipped = settings.catalogue.dir
+    directories = [Path(shipped).expanduser() if shipped else defaults_dir() / "models"]
+    return directories + [Path(directory).expanduser() for directory in settings.catalogue.extra_dirs]
 
 
 def load_catalogue(dirs: Sequence[Path], *, providers: Collection[str]) -> Catalogue:

@@ -22,7 +22,9 @@ async def welcome(app: web.Application, address: str) -> None:
         click.echo("Keys: `bitmesh-proxy key list`, a new one: `bitmesh-proxy key create`.")
         return
     if not app[keys.IS_SANDBOX]:
-        click.echo("There is no account yet: `bitmesh-proxy account create NAME --credit 10`, then `bitmesh-proxy key create`.")
+        click.echo(
+            "There is no account yet: `bitmesh-proxy account create NAME --credit 10`, then `bitmesh-proxy key create`."
+        )
         return
     account = await accounts.create("default")
     await accounts.credit(account.id, FIRST_CREDIT, "play money of the sandbox")
@@ -32,7 +34,8 @@ async def welcome(app: web.Application, address: str) -> None:
 
 def _introduce(key: NewKey, address: str) -> str:
     return f"""
-A first account ("default", {format_usd(FIRST_CREDIT)} USD of play money) and its key were made. The secrets are shown this once:
+A first account ("default", {format_usd(FIRST_CREDIT)} USD of play money) and its key were made.
+The secrets are shown this once:
 
   bearer token     {key.token}
   consumer key     {key.consumer_key}
@@ -77,6 +80,6 @@ def video_example(address: str, token: str) -> str:
     body = '{"model":"minimax/video-01-director","prompt":"A cat playing with yarn"}'
     submit = _curl(address, "/video", token, body)
     return (
-        f"ID=$({submit} | sed -E 's/^.*\"id\":\"([^\"]+)\".*$/\\1/'); sleep 10\n"
+        f'ID=$({submit} | sed -E \'s/^.*"id":"([^"]+)".*$/\\1/\'); sleep 10\n'
         f"curl -sS {address}/video/$ID -H 'Authorization: Bearer {token}'"
     )

@@ -49,5 +49,5 @@ class LazyCommands(click.Group):
 )
 @click.pass_context
 def main(ctx: click.Context, config: Path | None, data_dir: Path | None) -> None:
-    """A gateway between your programs and AI providers: answers stream straight through, keys, limits and money are kept."""
+    """A gateway between your programs and AI providers: answers stream through, keys, limits and money are kept."""
     ctx.obj = {"config": config, "data_dir": data_dir}

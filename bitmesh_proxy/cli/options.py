@@ -21,7 +21,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 def common_options(function: F) -> F:
     """``--config`` and ``--data-dir``, so that they may also stand behind the command's name."""
     function = click.option(
-        "--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Where the database and its company are kept."
+        "--data-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Where the database and its company are kept.",
     )(function)
     return click.option(
         "--config",

@@ -36,7 +36,12 @@ log = logging.getLogger(__name__)
 )
 @click.pass_context
 def serve(
-    ctx: click.Context, config: Path | None, data_dir: Path | None, host: str | None, port: int | None, sandbox: bool | None
+    ctx: click.Context,
+    config: Path | None,
+    data_dir: Path | None,
+    host: str | None,
+    port: int | None,
+    sandbox: bool | None,
 ) -> None:
     """Run the gateway until SIGTERM or Ctrl-C. Running answers are finished before it ends."""
     overrides: dict[str, dict[str, Any]] = {}
@@ -134,5 +139,3 @@ async def _watchdog() -> AsyncIterator[None]:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-
-

@@ -7,6 +7,7 @@ state is in the rows: after a restart the first look finds what the last process
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections import defaultdict
@@ -69,11 +70,14 @@ class Poller:
         for job in await self._store.due(now_s, limit=BATCH):
             if job.id not in self._under_way:
                 task = self._under_way[job.id] = asyncio.create_task(self._poll(job))
-                task.add_done_callback(lambda _, job_id=job.id: self._under_way.pop(job_id, None))
+                task.add_done_callback(functools.partial(self._forget, job.id))
         next_at_s = await self._store.next_due_at_s(after_s=now_s)
         if next_at_s is None:
             return MAX_SLEEP_S
         return min(MAX_SLEEP_S, max(MIN_SLEEP_S, next_at_s - now_s))
+
+    def _forget(self, job_id: str, _: asyncio.Task[None]) -> None:
+        self._under_way.pop(job_id, None)
 
     async def _poll(self, job: Job) -> None:
         async with self._slots[job.provider]:

@@ -1,8 +1,8 @@
 """Long work: started by a call, taken to its end by the poller, looked at by its owner.
 
-A job is a row. Whoever wants to know how it is doing, poller or owner, asks the provider through ``poll``, which lets only
-one question per job be under way. The books are closed once, in the same transaction as the row. A question that fails
-says nothing about the job: it is asked again later, and the hold stays.
+A job is a row. Whoever wants to know how it is doing, poller or owner, asks the provider through ``poll``, which lets
+only one question per job be under way. The books are closed once, in the same transaction as the row. A question that
+fails says nothing about the job: it is asked again later, and the hold stays.
 """
 
 from __future__ import annotations

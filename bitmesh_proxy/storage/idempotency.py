@@ -1,4 +1,4 @@
-"""First calls with an ``Idempotency-Key``, and the answers that are kept for their repetition. Apart from the ledger."""
+"""First calls with an ``Idempotency-Key``, and the answers kept for their repetition. Apart from the ledger."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ class IdempotencyStore:
                 (key_id, idempotency_key, expired_before_ms),
             )
             added = connection.execute(
-                "INSERT INTO idempotency (key_id, idempotency_key, fingerprint, request_id, instance, state, created_at_ms)"
-                " VALUES (?, ?, ?, ?, ?, 'running', ?) ON CONFLICT DO NOTHING",
+                "INSERT INTO idempotency (key_id, idempotency_key, fingerprint, request_id, instance, state,"
+                " created_at_ms) VALUES (?, ?, ?, ?, ?, 'running', ?) ON CONFLICT DO NOTHING",
                 (key_id, idempotency_key, fingerprint, request_id, self._instance, int(now_s * 1000)),
             ).rowcount
             if added:
@@ -117,7 +117,8 @@ class IdempotencyStore:
 
         def update(connection: sqlite3.Connection) -> None:
             connection.execute(
-                "UPDATE idempotency SET state = 'stream' WHERE key_id = ? AND idempotency_key = ? AND state = 'running'",
+                "UPDATE idempotency SET state = 'stream'"
+                " WHERE key_id = ? AND idempotency_key = ? AND state = 'running'",
                 (key_id, idempotency_key),
             )
 
@@ -139,16 +140,15 @@ class IdempotencyStore:
 
         A call that was charged stays known, without its answer; any other is forgotten, so that it may be tried again.
         """
-        alive = "SELECT number FROM instances"
 
         def resolve(connection: sqlite3.Connection) -> int:
             charged = connection.execute(
                 "UPDATE idempotency SET state = 'stream' WHERE state = 'running'"
-                f" AND instance NOT IN ({alive})"  # noqa: S608
+                " AND instance NOT IN (SELECT number FROM instances)"
                 " AND request_id IN (SELECT id FROM requests WHERE state = 'open' OR charge_nano_usd > 0)"
             ).rowcount
             forgotten = connection.execute(
-                f"DELETE FROM idempotency WHERE state = 'running' AND instance NOT IN ({alive})"  # noqa: S608
+                "DELETE FROM idempotency WHERE state = 'running' AND instance NOT IN (SELECT number FROM instances)"
             ).rowcount
             return charged + forgotten
 

@@ -96,8 +96,8 @@ class JobStore:
 
         def insert(connection: sqlite3.Connection) -> Row:
             connection.execute(
-                "INSERT INTO jobs (id, account, key, request_id, model, provider, offer, provider_job_id, status, facts,"
-                " state, created_at_ms, next_poll_at_ms)"
+                "INSERT INTO jobs (id, account, key, request_id, model, provider, offer, provider_job_id, status,"
+                " facts, state, created_at_ms, next_poll_at_ms)"
                 " SELECT ?, accounts.number, keys.number, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?"
                 " FROM keys JOIN accounts ON accounts.number = keys.account WHERE keys.id = ? AND accounts.id = ?",
                 parameters,
@@ -131,7 +131,8 @@ class JobStore:
     async def count_open(self, key_id: str) -> int:
         """How many jobs a key has under way."""
         row = self._database.lookup(
-            "SELECT count(*) FROM jobs WHERE key = (SELECT number FROM keys WHERE id = ?) AND next_poll_at_ms IS NOT NULL",
+            "SELECT count(*) FROM jobs"
+            " WHERE key = (SELECT number FROM keys WHERE id = ?) AND next_poll_at_ms IS NOT NULL",
             (key_id,),
         )
         return 0 if row is None else int(row[0])
@@ -143,9 +144,7 @@ class JobStore:
             raise NotFound("The job's request is not in the ledger.")
         return NanoUsd(row[0])
 
-    async def update(
-        self, job_id: str, *, status: JobStatus, state: Mapping[str, Any], next_poll_at_s: float
-    ) -> Job:
+    async def update(self, job_id: str, *, status: JobStatus, state: Mapping[str, Any], next_poll_at_s: float) -> Job:
         """Note an answer that was not the last. A job that ended meanwhile stays as it ended."""
         return await self._change(
             job_id,

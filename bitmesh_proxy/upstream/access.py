@@ -58,7 +58,8 @@ def configured_access(settings: Settings, environ: Mapping[str, str] | None = No
         if entry.kind != "openai_compatible":
             names = ", ".join(sorted(known))
             raise SettingsError(
-                f'providers.{entry.name}: unknown provider (known: {names}); a further server needs `kind = "openai_compatible"`'
+                f"providers.{entry.name}: unknown provider (known: {names}); "
+                'a further server needs `kind = "openai_compatible"`'
             )
         if entry.enabled:
             access[entry.name] = _access(_compatible(entry), entry, resolve_credential(entry.credential or "env:", env))
@@ -96,7 +97,9 @@ def _access(provider: Provider, entry: ProviderSettings | None, secret: str) -> 
     roots = dict(provider.roots)
     for name, url in (entry.base_urls if entry else {}).items():
         if name not in roots:
-            raise SettingsError(f"providers.{provider.name}.base_urls: no root {name!r} (has: {', '.join(sorted(roots))})")
+            raise SettingsError(
+                f"providers.{provider.name}.base_urls: no root {name!r} (has: {', '.join(sorted(roots))})"
+            )
         if not url.startswith(("http://", "https://")):
             raise SettingsError(f"providers.{provider.name}.base_urls.{name}: want http(s)://…")
         roots[name] = url.rstrip("/")

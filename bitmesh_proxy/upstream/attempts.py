@@ -1,8 +1,8 @@
 """One attempt at one offer, for each kind of work: send, look at the head, pass on or read.
 
 Up to the first byte an attempt may fail and another offer be tried; afterwards the answer has begun and only an honest
-end is left. A chunk read is a chunk written: nothing is collected on a stream's way, no queue stands in between, and the
-meter only looks. What happened is noted in ``Progress`` as it happens.
+end is left. A chunk read is a chunk written: nothing is collected on a stream's way, no queue stands in between, and
+the meter only looks. What happened is noted in ``Progress`` as it happens.
 """
 
 from __future__ import annotations
@@ -72,7 +72,10 @@ class Whole:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Streamed:
-    """An answer that has gone to the caller, but for ``tail`` and the end. ``is_broken``: the tail says what went wrong."""
+    """An answer that has gone to the caller, but for ``tail`` and the end.
+
+    ``is_broken``: it broke off, and the tail says what went wrong.
+    """
 
     tail: bytes = b""
     is_broken: bool = False
@@ -134,9 +137,7 @@ class Attempts:
             _note_events(events, progress)
             return Whole(body=translation.render_whole(events), headers=_whole_headers(answer))
 
-    async def image(
-        self, call: ImageCall, offer: Offer, *, access: ProviderAccess, progress: Progress
-    ) -> MediaResult:
+    async def image(self, call: ImageCall, offer: Offer, *, access: ProviderAccess, progress: Progress) -> MediaResult:
         """Pictures, read whole."""
         dialect = access.provider.image
         assert dialect is not None, "routing gives only offers whose provider can"

@@ -1,11 +1,11 @@
 """The one way out: an HTTP client for calls to providers, with every time-out and every transport error in one place.
 
 ``Upstream.open`` sends one request and gives an ``UpstreamAnswer`` as soon as the head of the answer is there. The body
-is read chunk by chunk as it comes (nothing is collected, nothing decompressed); leaving the context before its end closes
-the connection at once, which is how a provider learns that nobody listens any more.
+is read chunk by chunk as it comes (nothing is collected, nothing decompressed); leaving the context before its end
+closes the connection at once, which is how a provider learns that nobody listens any more.
 
-Foreign errors end here: aiohttp's client errors become ``UpstreamUnreachable`` (nothing was sent), ``UpstreamBroken`` or
-``UpstreamTimeout``.
+Foreign errors end here: aiohttp's client errors become ``UpstreamUnreachable`` (nothing was sent), ``UpstreamBroken``
+or ``UpstreamTimeout``.
 """
 
 from __future__ import annotations
@@ -174,7 +174,8 @@ def _multipart(parts: tuple[FormPart, ...]) -> aiohttp.MultipartWriter:
     for part in parts:
         payload = aiohttp.BytesPayload(
             part.value,
-            content_type=part.media_type or ("application/octet-stream" if part.filename else "text/plain; charset=utf-8"),
+            content_type=part.media_type
+            or ("application/octet-stream" if part.filename else "text/plain; charset=utf-8"),
         )
         if part.filename is not None:
             payload.set_content_disposition("form-data", name=part.name, filename=part.filename)
@@ -182,5 +183,3 @@ def _multipart(parts: tuple[FormPart, ...]) -> aiohttp.MultipartWriter:
             payload.set_content_disposition("form-data", name=part.name)
         writer.append_payload(payload)
     return writer
-
-

@@ -17,7 +17,7 @@ from bitmesh_proxy.web.multipart import Form, read_form
 
 @dataclass(slots=True, kw_only=True)
 class Received:
-    """``raw`` for anything but a form (empty without a body); ``form`` for multipart. ``close`` removes spooled files."""
+    """``raw`` for anything but a form (empty without a body), ``form`` for multipart, whose files ``close`` removes."""
 
     raw: bytes = b""
     form: Form | None = None
@@ -35,7 +35,10 @@ class Received:
 
 
 async def receive(request: web.Request) -> Received:
-    """Read the body within the limits of the settings. Raises GatewayError for what is too large, too slow or unreadable."""
+    """Read the body within the limits of the settings.
+
+    Raises GatewayError for what is too large, too slow or unreadable.
+    """
     http = request.app[keys.SETTINGS].http
     if request.method in ("GET", "HEAD", "DELETE") and not request.body_exists:
         return Received()

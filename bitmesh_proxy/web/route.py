@@ -36,14 +36,16 @@ class Route:
     access: Access = Access.KEY
 
 
-#: What a request to no route is taken for.
-NOWHERE_BITMESH = Route(
-    method="*", path="*", handler=None, name="unknown", surface=Surface.BITMESH, access=Access.PUBLIC  # type: ignore[arg-type]
-)
+async def _nowhere(request: web.Request) -> web.StreamResponse:
+    raise web.HTTPNotFound
+
+
+#: What a request that matches no route is taken for.
+NOWHERE = Route(method="*", path="*", handler=_nowhere, name="unknown", surface=Surface.BITMESH, access=Access.PUBLIC)
 
 ROUTES_KEY = web.AppKey("routes", dict[HttpHandler, Route])
 
 
 def route_of(request: web.Request) -> Route:
     """The route that a request was matched to; a stand-in for one that matched none."""
-    return request.app[ROUTES_KEY].get(request.match_info.handler, NOWHERE_BITMESH)
+    return request.app[ROUTES_KEY].get(request.match_info.handler, NOWHERE)

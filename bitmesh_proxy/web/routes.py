@@ -35,7 +35,7 @@ def add_routes(app: web.Application, *, cors_origins: Sequence[str]) -> None:
     cors = aiohttp_cors.setup(
         app,
         defaults={
-            origin: aiohttp_cors.ResourceOptions(
+            origin: aiohttp_cors.ResourceOptions(  # type: ignore[no-untyped-call]  # its package is not typed
                 allow_credentials=False,  # keys travel in headers, never in cookies
                 allow_headers="*",
                 expose_headers=EXPOSED_HEADERS,

@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from bitmesh_proxy.storage.verification import verify_books
 
 from bitmesh_proxy import keys
 from bitmesh_proxy.app import make_app
@@ -22,7 +23,6 @@ from bitmesh_proxy.settings import Settings, load_settings
 from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.keys import KeyStore
 from bitmesh_proxy.storage.ledger import LedgerRow, LedgerStore
-from bitmesh_proxy.storage.verification import verify_books
 
 CHAT_MODEL = "openai/gpt-oss-120b"
 IMAGE_MODEL = "black-forest-labs/FLUX-1-schnell"
@@ -91,7 +91,7 @@ class Gateway:
         return account.balance_nano_usd
 
     async def check_books(self, *, open_requests: int = 0) -> None:
-        """The end of every journey: balances are the sum of their entries, and no hold is left that nothing explains."""
+        """The end of every journey: balances are the sum of their entries, and no hold is left unexplained."""
         database = self.app[keys.DATABASE]
         problems = await verify_books(database)
         assert not problems, problems
