@@ -11,8 +11,7 @@ from limits import RateLimitItemPerMinute
 from limits.limits import RateLimitItem
 
 from bitmesh_proxy.errors import RateLimited
-from bitmesh_proxy.limits.headers import rate_limit_headers, retry_after
-from bitmesh_proxy.limits.snapshot import Snapshot
+from bitmesh_proxy.limits.headers import Snapshot, rate_limit_headers, retry_after
 from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage, TokenBucketRateLimiter
 
 __all__ = ["Limit", "Snapshot", "memory_limiter", "per_minute"]

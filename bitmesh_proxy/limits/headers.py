@@ -9,8 +9,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from bitmesh_proxy.limits.snapshot import Snapshot
+
+class Snapshot(NamedTuple):
+    """How a bucket stands after a request was let in or turned away. A named tuple, because each request makes up to three.
+
+    ``limit`` requests come back in each ``window_s``, until the bucket holds ``burst``; it takes ``reset_s`` from now.
+    ``remaining`` is never above ``limit``, also where the burst is, so that readers may divide one by the other.
+    ``policy`` names the limit: ``address``, ``key``, ``endpoint``.
+    """
+
+    limit: int
+    remaining: int
+    reset_s: float
+    window_s: int
+    burst: int
+    policy: str
 
 
 def rate_limit_headers(snapshots: Iterable[Snapshot | None]) -> dict[str, str]:

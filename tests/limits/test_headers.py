@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitmesh_proxy.limits.headers import go_duration, rate_limit_headers, retry_after, tightest
-from bitmesh_proxy.limits.snapshot import Snapshot
+from bitmesh_proxy.limits.headers import Snapshot, go_duration, rate_limit_headers, retry_after, tightest
 
 
 def snapshot(
