@@ -20,7 +20,7 @@ from bitmesh_proxy.media.guarded_fetch import Answer, GuardedFetcher
 from bitmesh_proxy.media.guarded_fetch import Kind as FetchKind
 from bitmesh_proxy.media.origins import origin_of
 from bitmesh_proxy.media.sources import ResultSource
-from bitmesh_proxy.media.store import MediaRecord
+from bitmesh_proxy.storage.media import MediaRecord
 
 _KINDS: frozenset[FetchKind] = frozenset({"image", "video", "audio"})
 

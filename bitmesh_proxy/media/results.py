@@ -24,7 +24,8 @@ from bitmesh_proxy.media.origins import parse_link
 from bitmesh_proxy.media.payload_links import links_in, replace_links
 from bitmesh_proxy.media.sniff import SNIFF_BYTES, served_type
 from bitmesh_proxy.media.sources import ResultSource
-from bitmesh_proxy.media.store import MediaRecord, MediaStore
+from bitmesh_proxy.media.store import MediaStore
+from bitmesh_proxy.storage.media import MediaRecord
 
 #: A job is polled again and again and gives the same link each time; it is to keep its id.
 RECENT_LINKS = 4096

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import dataclass
+from typing import Literal
 
-from bitmesh_proxy.media.store import MediaRecord
 from bitmesh_proxy.storage.database import Database
 
 _COLUMNS = "id, provider, account_id, kind, created_at_ms, url, is_short, needs_credential"
 #: Removed in one go at most, so that no request waits for a long sweep.
 PRUNE_ROWS = 5_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediaRecord:
+    """One id that was handed out.
+
+    ``url`` is the provider's link; None for a short id (its link is built from the configured origin of ``provider``)
+    and for bytes, which exist on our disk only. ``created_at_s`` is Unix time.
+    """
+
+    media_id: str
+    provider: str
+    account_id: str
+    kind: Literal["image", "video", "audio"]
+    created_at_s: float
+    url: str | None = None
+    is_short: bool = False
+    needs_credential: bool = False
 
 
 class SqliteMedia:

@@ -49,7 +49,7 @@ async def content(store: CopyStore, media_id: str) -> bytes | None:
     try:
         taken = b""
         while len(taken) < copy.size_bytes:
-            taken += await copy.read(len(taken), 1000)
+            taken += await copy.read(len(taken), 100_000)
         return taken
     finally:
         copy.close()
