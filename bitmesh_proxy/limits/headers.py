@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 
 class Snapshot(NamedTuple):
-    """How a bucket stands after a request was let in or turned away. A named tuple, because each request makes up to three.
+    """How a bucket stands after a request came. A named tuple, because each request makes up to three.
 
     ``limit`` requests come back in each ``window_s``, until the bucket holds ``burst``; it takes ``reset_s`` from now.
     ``remaining`` is never above ``limit``, also where the burst is, so that readers may divide one by the other.

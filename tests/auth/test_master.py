@@ -1,0 +1,36 @@
+"""Where the master secret is: a named file, else systemd's credential, else beside the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bitmesh_proxy.auth.master import load_master_secret
+from bitmesh_proxy.settings import Auth, Data, Settings
+
+
+def settings(tmp_path: Path, *, master_secret_file: str = "") -> Settings:
+    return Settings(data=Data(dir=str(tmp_path / "data")), auth=Auth(master_secret_file=master_secret_file))
+
+
+def credentials(tmp_path: Path) -> dict[str, str]:
+    directory = tmp_path / "credentials"
+    directory.mkdir()
+    (directory / "master_secret").write_bytes(b"c" * 32)
+    return {"CREDENTIALS_DIRECTORY": str(directory)}
+
+
+def test_beside_the_data(tmp_path: Path) -> None:
+    found = load_master_secret(settings(tmp_path), {})
+    assert (tmp_path / "data" / "master.secret").read_bytes().strip() == found
+    assert load_master_secret(settings(tmp_path), {}) == found
+
+
+def test_the_credential_of_systemd_comes_before_the_data(tmp_path: Path) -> None:
+    assert load_master_secret(settings(tmp_path), credentials(tmp_path)) == b"c" * 32
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_named_file_comes_first(tmp_path: Path) -> None:
+    named = tmp_path / "own" / "secret"
+    found = load_master_secret(settings(tmp_path, master_secret_file=str(named)), credentials(tmp_path))
+    assert named.read_bytes().strip() == found != b"c" * 32
