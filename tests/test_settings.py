@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from bitmesh_proxy.catalogue.loader import load_catalogue
 from bitmesh_proxy.settings import (
     ProviderSettings,
     Settings,
@@ -80,6 +81,13 @@ def test_every_key_of_the_example_is_explained() -> None:
     for before, line in pairwise(lines):
         if re.match(r"#[a-z_]+ = ", line):
             assert before.startswith("# "), f"no explanation above: {line}"
+
+
+def test_the_rows_that_the_example_shows_are_good_rows(tmp_path: Path) -> None:
+    rows = re.findall(r"^#     (.*)$", EXAMPLE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    (tmp_path / "own.toml").write_text("\n".join(rows), encoding="utf-8")
+    (offer,) = load_catalogue([tmp_path], providers={"workshop"}).get("workshop/llama").offers
+    assert offer.markup_nano == 1_500_000_000
 
 
 # ---------------------------------------------------------------- where values come from
