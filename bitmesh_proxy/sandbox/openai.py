@@ -15,7 +15,7 @@ from typing import Any
 
 from aiohttp import web
 
-from bitmesh_proxy.sandbox import openai_images, openai_videos
+from bitmesh_proxy.sandbox import openai_audio, openai_images, openai_videos
 from bitmesh_proxy.sandbox.chat import Choice, Completion, ToolCall, answer, last_user_text
 from bitmesh_proxy.sandbox.files import serve_shelved
 from bitmesh_proxy.sandbox.openai_answers import (
@@ -276,6 +276,20 @@ PLAY = Play(
         Route(method="GET", path="/v1/videos/{id}", handler=openai_videos.get),
         Route(method="DELETE", path="/v1/videos/{id}", handler=openai_videos.delete),
         Route(method="GET", path="/v1/videos/{id}/content", handler=openai_videos.content),
+        Route(
+            method="POST",
+            path="/v1/audio/speech",
+            handler=openai_audio.speak,
+            schema="speech",
+            prompt=text_at("input"),
+        ),
+        Route(
+            method="POST",
+            path="/v1/audio/transcriptions",
+            handler=openai_audio.transcribe,
+            form_schema="transcription",
+            prompt=text_at("prompt"),
+        ),
         Route(method="GET", path="/v1/models", handler=models),
         Route(method="GET", path="/v1/models/{model}", handler=model),
     ),

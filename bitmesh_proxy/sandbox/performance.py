@@ -93,7 +93,7 @@ def _check_credential(ask: Ask) -> None:
 
 async def _read(ask: Ask, route: Route) -> tuple[Ask, Directives]:
     """The ask with its body, checked, and the directives of its markers."""
-    if route.schema is None:
+    if route.schema is None and route.form_schema is None:
         return ask, NOTHING
     options = ask.stage.options
     body = await read_body(ask.request, max_bytes=options.max_body_bytes)
@@ -101,7 +101,8 @@ async def _read(ask: Ask, route: Route) -> tuple[Ask, Directives]:
     received.body = body.summary() if body.size_bytes <= options.keep_body_bytes or body.is_form else None
     operation = route.schema if not body.is_form else route.form_schema
     if operation is None:
-        raise Refused(415, "This operation takes no multipart form", code="unsupported_content_type")
+        takes = "no multipart form" if body.is_form else "a multipart form only"
+        raise Refused(415, f"This operation takes {takes}", code="unsupported_content_type")
     values = _values(ask.play.name, operation, body)
     try:
         marked, prompt = read_markers(route.prompt(values))

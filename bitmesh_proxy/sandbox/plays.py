@@ -96,9 +96,9 @@ def text_at(field_name: str) -> Callable[[Json], str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """One operation. ``schema`` names the packaged request schema; None means that there is no body.
+    """One operation. ``schema`` names the packaged schema of a JSON body, ``form_schema`` that of a multipart form.
 
-    ``form_schema`` is the schema for multipart, where the operation takes both. ``is_public`` needs no credential.
+    Without either there is no body. ``is_public`` needs no credential.
     """
 
     method: str

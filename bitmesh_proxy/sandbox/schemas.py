@@ -108,8 +108,8 @@ def coerce_form(provider: str, operation: str, form: Mapping[str, list[str]]) ->
     properties = _resolved(document, document["operations"][operation]).get("properties", {})
     coerced: dict[str, Any] = {}
     for name, texts in form.items():
-        types = _types(document, properties.get(name, {}))
-        values = [_coerced(text, types) for text in texts]
+        types, item_types = _types(document, properties.get(name, {}))
+        values = [_coerced(text, types | item_types) for text in texts]
         coerced[name] = values if "array" in types and (len(values) > 1 or "string" not in types) else values[-1]
     return coerced
 
@@ -120,16 +120,20 @@ def _resolved(document: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping
     return schema
 
 
-def _types(document: Mapping[str, Any], schema: Mapping[str, Any]) -> set[str]:
+def _types(document: Mapping[str, Any], schema: Mapping[str, Any]) -> tuple[set[str], set[str]]:
+    """The types that a schema allows, and those of its items where it allows an array."""
     schema = _resolved(document, schema)
     named = schema.get("type", [])
     types = {named} if isinstance(named, str) else set(named)
+    item_types: set[str] = set()
     for word in ("anyOf", "oneOf", "allOf"):
         for choice in schema.get(word, ()):
-            types |= _types(document, choice)
-    if "array" in types and isinstance(items := schema.get("items"), Mapping):
-        types |= _types(document, items)
-    return types
+            its_types, its_item_types = _types(document, choice)
+            types |= its_types
+            item_types |= its_item_types
+    if isinstance(items := schema.get("items"), Mapping):
+        item_types |= _types(document, items)[0]
+    return types, item_types
 
 
 def _coerced(text: str, types: set[str]) -> Any:

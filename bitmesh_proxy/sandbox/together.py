@@ -13,6 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
+from bitmesh_proxy.sandbox import together_audio
 from bitmesh_proxy.sandbox.chat import Choice, Completion, answer, last_user_text
 from bitmesh_proxy.sandbox.files import pad, serve_shelved
 from bitmesh_proxy.sandbox.inputs import read_thumbnail
@@ -375,6 +376,20 @@ PLAY = Play(
         Route(method="POST", path="/v1/chat/completions", handler=chat, schema="chat", prompt=last_user_text),
         Route(method="POST", path="/v1/images/generations", handler=image, schema="image", prompt=text_at("prompt")),
         Route(method="POST", path="/v1/embeddings", handler=embeddings, schema="embedding", prompt=text_at("input")),
+        Route(
+            method="POST",
+            path="/v1/audio/speech",
+            handler=together_audio.speak,
+            schema="speech",
+            prompt=text_at("input"),
+        ),
+        Route(
+            method="POST",
+            path="/v1/audio/transcriptions",
+            handler=together_audio.transcribe,
+            form_schema="transcription",
+            prompt=text_at("prompt"),
+        ),
         Route(method="GET", path="/v1/models", handler=models),
         Route(method="POST", path="/v2/videos", handler=create_video, schema="video", prompt=text_at("prompt")),
         Route(method="GET", path="/v2/videos/{id}", handler=get_video),
