@@ -162,8 +162,8 @@ def _fields(call: ImageCall, offer: Offer, *, takes_response_format: bool, extra
         "output_format": call.output_format,
         "stream": True if call.stream else None,
     }
-    if takes_response_format:
-        said["response_format"] = "b64_json" if call.response_format in ("b64_json", "b64_ephemeral") else "url"
+    if takes_response_format and call.response_format is not None:
+        said["response_format"] = "url" if call.response_format == "url" else "b64_json"
     known = _OPTIONS | extra
     if call.images:
         known = (known | _EDIT_ONLY) - _NOT_IN_EDITS
