@@ -109,11 +109,14 @@ class AccountStore:
         def insert(connection: sqlite3.Connection) -> int:
             try:
                 added = connection.execute(
-                    "INSERT INTO entries (account, kind, amount_nano_usd, note, created_at_ms)"
-                    " SELECT number, ?, ?, ?, ? FROM accounts WHERE id = ?",
+                    "INSERT INTO entries (number, account, kind, amount_nano_usd, note, created_at_ms)"
+                    " SELECT (SELECT min(coalesce(min(number), 0), 0) - 1 FROM entries), number, ?, ?, ?, ?"
+                    " FROM accounts WHERE id = ?",
                     (kind, amount_nano_usd, note, now_ms, account_id),
                 ).rowcount
             except sqlite3.IntegrityError as exc:
+                if "balance_nano_usd" not in str(exc):
+                    raise
                 raise Conflict("The account does not have that much free.") from exc
             if not added:
                 raise NotFound(f"No such account: {account_id}")

@@ -24,7 +24,7 @@ import aiosqlite
 
 from bitmesh_proxy.storage.failures import StorageError, as_unavailable, is_trouble
 from bitmesh_proxy.storage.migrations import migrate
-from bitmesh_proxy.storage.writer import Operation, T, Writer
+from bitmesh_proxy.storage.writer import Bulk, Operation, T, Writer
 
 Parameters = Sequence[Any]
 Row = tuple[Any, ...]
@@ -106,6 +106,10 @@ class Database:
     def submit(self, operation: Operation[T], *, is_new_work: bool = False) -> asyncio.Future[T]:
         """Queue a write and give its future. Whoever drops the future does not lose the write, only its outcome."""
         return self._writer.submit(operation, is_new_work=is_new_work)
+
+    def submit_item(self, bulk: Bulk, item: Any, *, is_new_work: bool = False) -> asyncio.Future[Any]:
+        """Queue an item of what happens with every request; see ``writer.Bulk``."""
+        return self._writer.submit_item(bulk, item, is_new_work=is_new_work)
 
     async def write(self, operation: Operation[T], *, is_new_work: bool = False) -> T:
         """Run ``operation`` in the next group commit and wait until it is durable.

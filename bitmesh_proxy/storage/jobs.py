@@ -15,7 +15,6 @@ from bitmesh_proxy.money import NanoUsd
 from bitmesh_proxy.storage.database import Database, Row
 from bitmesh_proxy.storage.ids import make_id
 from bitmesh_proxy.storage.ledger import Closing, close_request
-from bitmesh_proxy.storage.names import Names, number_of
 
 #: What a provider said last is kept up to this size; beyond it, only what we read from it.
 MAX_STATE_BYTES = 256 * 1024
@@ -73,7 +72,6 @@ class JobStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._names = Names(database)
 
     async def create(self, new: NewJob) -> Job:
         """Write the row. Raises NotFound when account or key are gone."""
@@ -172,8 +170,6 @@ class JobStore:
         closing: Closing,
     ) -> Job:
         """The last word: job and request are closed together, once. A job that ended before stays as it ended."""
-        provider = None if closing.provider is None else self._names.find(closing.provider)
-        upstream_model = None if closing.upstream_model is None else self._names.find(closing.upstream_model)
         dumped = _dump(state)
 
         def close(connection: sqlite3.Connection) -> Row:
@@ -183,13 +179,7 @@ class JobStore:
                 (status, dumped, int(completed_at_s * 1000), job_id),
             ).rowcount
             if changed:
-                close_request(
-                    connection,
-                    closing,
-                    state="settled" if closing.basis is not None else "released",
-                    provider=None if provider is None else number_of(connection, provider),
-                    upstream_model=None if upstream_model is None else number_of(connection, upstream_model),
-                )
+                close_request(connection, closing, "settled" if closing.basis is not None else "released")
             return _fetch(connection, job_id)
 
         return _job(await self._database.write(close))

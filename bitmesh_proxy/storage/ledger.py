@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bitmesh_proxy.calls import Basis, Usage
-from bitmesh_proxy.errors import AuthenticationFailed, BudgetExceeded, Conflict, GatewayError, InsufficientBalance
+from bitmesh_proxy.errors import AuthenticationFailed
 from bitmesh_proxy.money import NanoUsd
+from bitmesh_proxy.storage.bulk import Item, close_requests, open_requests
 from bitmesh_proxy.storage.database import Database, Row
-from bitmesh_proxy.storage.names import Names, number_of
+from bitmesh_proxy.storage.names import MAX_REMEMBERED, Names, make_number
 
 State = Literal["open", "settled", "released"]
 
@@ -105,36 +106,41 @@ class LedgerStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._names = Names(database)
+        self._numbers: dict[tuple[str, str], tuple[int, int]] = {}
 
-    async def open_reservation(self, opening: Opening) -> None:
-        """Write the request's row and take its hold from account and budgets, all or nothing.
+    def open_reservation(self, opening: Opening) -> asyncio.Future[None]:
+        """Write the request's row and take its hold from account and budgets, all or nothing. Queued at once.
 
-        Raises InsufficientBalance, BudgetExceeded, AuthenticationFailed (the key is gone), Conflict (the id is in use)
-        or Unavailable; then nothing is held.
+        The future raises InsufficientBalance, BudgetExceeded, Conflict (the id is in use) or Unavailable; then nothing
+        is held. Raises AuthenticationFailed when the key is not in the books, Unavailable when the queue is full.
         """
-        endpoint, model = self._names.find(opening.endpoint), self._names.find(opening.model)
+        account, key = self._numbers_of(opening.account_id, opening.key_id)
 
-        def insert(connection: sqlite3.Connection) -> None:
-            parameters = (
+        def item(endpoint: int, model: int) -> Item:
+            return (
                 opening.request_id,
+                account,
+                key,
                 opening.instance,
-                number_of(connection, endpoint),
-                number_of(connection, model),
+                endpoint,
+                model,
                 opening.hold_nano_usd,
                 opening.is_live,
                 opening.address,
                 int(opening.started_at_s * 1000),
-                opening.key_id,
-                opening.account_id,
             )
-            try:
-                added = connection.execute(_OPEN, parameters).rowcount
-            except sqlite3.IntegrityError as exc:
-                raise _refusal(exc) from exc
-            if not added:
-                raise AuthenticationFailed("The API key does not exist any more.")
 
-        await self._database.write(insert, is_new_work=True)
+        endpoint, model = self._names.find(opening.endpoint), self._names.find(opening.model)
+        if endpoint is not None and model is not None:
+            return self._database.submit_item(open_requests, item(endpoint, model), is_new_work=True)
+
+        def insert(connection: sqlite3.Connection) -> None:
+            numbers = make_number(connection, opening.endpoint), make_number(connection, opening.model)
+            failed = open_requests(connection, (item(*numbers),))[0]
+            if failed is not None:
+                raise failed.error
+
+        return self._database.submit(insert, is_new_work=True)
 
     def settle(self, closing: Closing) -> asyncio.Future[bool]:
         """Close a request with its charge; the rest of the hold is free again. Queued at once, even if never awaited.
@@ -166,69 +172,62 @@ class LedgerStore:
         rows = await self._database.read(_SELECT + "WHERE requests.state = 'open' ORDER BY requests.number")
         return [_ledger_row(row) for row in rows]
 
-    def _close(self, state: State, closing: Closing) -> asyncio.Future[bool]:
-        find = self._names.find
-        provider = None if closing.provider is None else find(closing.provider)
-        upstream_model = None if closing.upstream_model is None else find(closing.upstream_model)
-
-        def update(connection: sqlite3.Connection) -> bool:
-            return close_request(
-                connection,
-                closing,
-                state=state,
-                provider=None if provider is None else number_of(connection, provider),
-                upstream_model=None if upstream_model is None else number_of(connection, upstream_model),
+    def _numbers_of(self, account_id: str, key_id: str) -> tuple[int, int]:
+        """Row numbers of an account and its key; they never change, so they are looked up once."""
+        numbers = self._numbers.get((account_id, key_id))
+        if numbers is None:
+            row = self._database.lookup(
+                "SELECT accounts.number, keys.number FROM keys JOIN accounts ON accounts.number = keys.account"
+                " WHERE keys.id = ? AND accounts.id = ?",
+                (key_id, account_id),
             )
+            if row is None:
+                raise AuthenticationFailed("The API key does not exist any more.")
+            if len(self._numbers) >= MAX_REMEMBERED:
+                self._numbers.clear()
+            numbers = self._numbers[account_id, key_id] = row[0], row[1]
+        return numbers
 
-        return self._database.submit(update)
+    def _close(self, state: State, closing: Closing) -> asyncio.Future[bool]:
+        provider = upstream_model = None
+        if closing.provider is not None and closing.upstream_model is not None:
+            provider, upstream_model = self._names.find(closing.provider), self._names.find(closing.upstream_model)
+            if provider is None or upstream_model is None:
+                return self._database.submit(lambda connection: close_request(connection, closing, state))
+        return self._database.submit_item(close_requests, _closing_item(closing, state, provider, upstream_model))
 
 
-def close_request(
-    connection: sqlite3.Connection, closing: Closing, *, state: State, provider: int | None, upstream_model: int | None
-) -> bool:
-    """The statement behind settle and release, for operations that close a request together with something else."""
+def close_request(connection: sqlite3.Connection, closing: Closing, state: State) -> bool:
+    """Settle or release within an operation that does more than that. False: the request was not open."""
+    provider = None if closing.provider is None else make_number(connection, closing.provider)
+    upstream_model = None if closing.upstream_model is None else make_number(connection, closing.upstream_model)
+    result = close_requests(connection, (_closing_item(closing, state, provider, upstream_model),))[0]
+    return result is True
+
+
+def _closing_item(closing: Closing, state: State, provider: int | None, upstream_model: int | None) -> Item:
     usage = closing.usage
-    changed = connection.execute(
-        _CLOSE,
-        (
-            state,
-            provider,
-            upstream_model,
-            closing.provider_request_id,
-            usage.input_tokens,
-            usage.cached_input_tokens,
-            usage.output_tokens,
-            usage.images,
-            usage.characters,
-            usage.duration_ms,
-            closing.cost_nano_usd,
-            closing.charge_nano_usd,
-            closing.basis,
-            closing.http_status,
-            closing.outcome,
-            closing.first_byte_ms,
-            closing.total_ms,
-            closing.request_id,
-        ),
-    ).rowcount
-    return changed == 1
+    return (
+        closing.request_id,
+        state,
+        provider,
+        upstream_model,
+        closing.provider_request_id,
+        usage.input_tokens,
+        usage.cached_input_tokens,
+        usage.output_tokens,
+        usage.images,
+        usage.characters,
+        usage.duration_ms,
+        closing.cost_nano_usd,
+        closing.charge_nano_usd,
+        closing.basis,
+        closing.http_status,
+        closing.outcome,
+        closing.first_byte_ms,
+        closing.total_ms,
+    )
 
-
-_OPEN = """
-INSERT INTO requests (id, account, key, instance, endpoint, model, hold_nano_usd, live, address, started_at_ms)
-SELECT ?1, keys.account, keys.number, ?2, ?3, ?4, ?5, ?6, ?7, ?8
-FROM keys JOIN accounts ON accounts.number = keys.account
-WHERE keys.id = ?9 AND accounts.id = ?10
-"""
-
-_CLOSE = """
-UPDATE requests
-SET state = ?, provider = coalesce(?, provider), upstream_model = coalesce(?, upstream_model),
-    provider_request_id = coalesce(?, provider_request_id), input_tokens = ?, cached_input_tokens = ?,
-    output_tokens = ?, images = ?, characters = ?, duration_ms = ?, cost_nano_usd = ?, charge_nano_usd = ?, basis = ?,
-    http_status = ?, outcome = ?, first_byte_ms = coalesce(?, first_byte_ms), total_ms = ?
-WHERE id = ? AND state = 'open'
-"""
 
 _CHECKPOINT = """
 UPDATE requests SET accrued_cost_nano_usd = ?, accrued_charge_nano_usd = ? WHERE id = ? AND state = 'open'
@@ -247,20 +246,6 @@ JOIN names AS models ON models.number = requests.model
 LEFT JOIN names AS providers ON providers.number = requests.provider
 LEFT JOIN names AS upstream_models ON upstream_models.number = requests.upstream_model
 """
-
-
-def _refusal(exc: sqlite3.IntegrityError) -> GatewayError:
-    """What a refused opening means. The words are those of the triggers' RAISE."""
-    match str(exc):
-        case "insufficient_balance":
-            return InsufficientBalance("The account's balance does not cover this request.")
-        case "budget_day_exceeded":
-            return BudgetExceeded("The API key's budget of this day does not cover this request.")
-        case "budget_month_exceeded":
-            return BudgetExceeded("The API key's budget of this month does not cover this request.")
-        case "UNIQUE constraint failed: requests.id":
-            return Conflict("A request with this id is in the ledger already.")
-    raise exc
 
 
 def _ledger_row(row: Row) -> LedgerRow:

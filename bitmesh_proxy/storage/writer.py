@@ -7,9 +7,11 @@ before it.
 
 - An operation is a function of the connection. It may run twice (see ``_run_batch``), so it has no other effects.
 - An operation that raises undoes what it did and nothing else, and only its caller hears of it.
+- What happens with every request is a *bulk* operation: its items of one batch are handed to it together, so that a
+  statement serves many. (A statement of its own for each costs more than the work it does.)
 - Trouble with the disk or the lock fails the whole batch with ``Unavailable``, is logged once per episode, and the
   next batch tries again.
-- The order of operations is the order of ``submit``.
+- Operations of one batch have no order that anyone may rely on. Whoever needs one waits for the first to end.
 - A cancelled waiter changes nothing: what was submitted is written.
 """
 
@@ -26,7 +28,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from bitmesh_proxy.errors import Unavailable
 from bitmesh_proxy.storage.failures import StorageError, as_unavailable, is_busy, is_trouble
@@ -42,18 +44,31 @@ MAX_BATCH = 512
 SPACE_CHECK_INTERVAL_S = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Stands in a list of results where an operation, or an item of a bulk, failed and left no trace."""
+
+    error: Exception
+
+
+class Bulk(Protocol):
+    """Does the same for many items: one result per item, in their order, ``Failed`` for those that were refused.
+
+    An item is done whole or not at all. Raises only what is the trouble of all (``failures.is_trouble``), or a bug.
+    """
+
+    def __call__(self, connection: sqlite3.Connection, items: Sequence[Any]) -> Sequence[Any]: ...
+
+
 @dataclass(slots=True, eq=False)
 class _Pending:
-    operation: Operation[Any]
+    """``operation`` for itself, or ``item`` for ``bulk``."""
+
     future: asyncio.Future[Any]
     is_new_work: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    """Stands in a batch's results where an operation raised."""
-
-    error: BaseException
+    operation: Operation[Any] | None = None
+    bulk: Bulk | None = None
+    item: Any = None
 
 
 class Writer:
@@ -94,17 +109,26 @@ class Writer:
         ``is_new_work`` is refused when the disk is nearly full, so that what has begun can still be settled.
         Raises Unavailable when the queue is full or the writer closed.
         """
+        future: asyncio.Future[T] = self._loop.create_future()
+        self._enqueue(_Pending(future, is_new_work, operation))
+        return future
+
+    def submit_item(self, bulk: Bulk, item: Any, *, is_new_work: bool = False) -> asyncio.Future[Any]:
+        """Queue an item for a bulk operation. Otherwise as ``submit``."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._enqueue(_Pending(future, is_new_work, None, bulk, item))
+        return future
+
+    def _enqueue(self, pending: _Pending) -> None:
         if self._is_closed:
             raise Unavailable("The service is stopping.")
         if len(self._waiting) >= self._max_pending:
             raise Unavailable("Too many requests are waiting for the books. Please try again.")
-        future: asyncio.Future[T] = self._loop.create_future()
-        self._waiting.append(_Pending(operation, future, is_new_work))
+        self._waiting.append(pending)
         if not (self._is_busy or self._is_scheduled):
             self._is_scheduled = True
             self._idle.clear()
             self._loop.call_soon(self._hand_over)
-        return future
 
     async def close(self) -> None:
         """Write what is waiting, then end the thread. May be called twice."""
@@ -133,7 +157,7 @@ class Writer:
             future = pending.future
             if future.done():  # its waiter was cancelled
                 continue
-            if result.__class__ is _Failed:
+            if result.__class__ is Failed:
                 future.set_exception(result.error)
             else:
                 future.set_result(result)
@@ -152,7 +176,7 @@ class Writer:
                 self._note_recovery()
             except Exception as exc:  # noqa: BLE001 - top of a thread: whatever it is, the waiters must hear of it
                 self._note_trouble(exc)
-                results = [_Failed(_foreign_to_ours(exc)) for _ in batch]
+                results = [Failed(_foreign_to_ours(exc)) for _ in batch]
                 if connection is not None and not is_busy(exc):
                     # After an I/O error the connection's own view may be wrong; a fresh one starts from the file.
                     connection.close()
@@ -165,15 +189,16 @@ class Writer:
             connection.close()
 
     def _run_batch(self, connection: sqlite3.Connection, batch: Sequence[_Pending]) -> Sequence[Any]:
-        """One transaction. Savepoints cost a statement or two per operation, so they are used only once needed: when
-        an operation failed after it had changed something, all is rolled back and run again with savepoints."""
+        """One transaction. Savepoints cost two statements per operation, so they are used only once needed: when an
+        operation failed after it had changed something, all is rolled back and run again with savepoints."""
         connection.execute("BEGIN IMMEDIATE")
         try:
-            results = self._attempt(connection, batch)
+            results = self._attempt(connection, batch, with_savepoints=False)
             if results is None:
                 connection.execute("ROLLBACK")
                 connection.execute("BEGIN IMMEDIATE")
-                results = self._attempt_with_savepoints(connection, batch)
+                results = self._attempt(connection, batch, with_savepoints=True)
+                assert results is not None
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
@@ -181,39 +206,26 @@ class Writer:
             raise
         return results
 
-    def _attempt(self, connection: sqlite3.Connection, batch: Sequence[_Pending]) -> Sequence[Any] | None:
-        results: list[Any] = []
-        for pending in batch:
+    def _attempt(
+        self, connection: sqlite3.Connection, batch: Sequence[_Pending], *, with_savepoints: bool
+    ) -> Sequence[Any] | None:
+        """The results, or None when an operation has to be undone and there is no savepoint to go back to."""
+        results: list[Any] = [None] * len(batch)
+        bulks: dict[Bulk, list[int]] = {}
+        for index, pending in enumerate(batch):
             if pending.is_new_work and self._space_is_short:
-                results.append(_Failed(Unavailable("The service is out of disk space.")))
-                continue
-            changes_before = connection.total_changes
-            try:
-                results.append(pending.operation(connection))
-            except Exception as exc:
-                if is_trouble(exc):
-                    raise
-                # A failed statement has undone itself and is not counted; earlier ones of the operation are.
-                if connection.total_changes != changes_before:
+                results[index] = Failed(Unavailable("The service is out of disk space."))
+            elif pending.operation is None:
+                assert pending.bulk is not None
+                bulks.setdefault(pending.bulk, []).append(index)
+            else:
+                run = _run_with_savepoint if with_savepoints else _run_plainly
+                results[index] = run(connection, pending.operation)
+                if results[index] is _UNDO:
                     return None
-                results.append(_Failed(_foreign_to_ours(exc)))
-        return results
-
-    def _attempt_with_savepoints(self, connection: sqlite3.Connection, batch: Sequence[_Pending]) -> Sequence[Any]:
-        results: list[Any] = []
-        for pending in batch:
-            if pending.is_new_work and self._space_is_short:
-                results.append(_Failed(Unavailable("The service is out of disk space.")))
-                continue
-            connection.execute("SAVEPOINT operation")
-            try:
-                results.append(pending.operation(connection))
-            except Exception as exc:
-                if is_trouble(exc):
-                    raise
-                connection.execute("ROLLBACK TO operation")
-                results.append(_Failed(_foreign_to_ours(exc)))
-            connection.execute("RELEASE operation")
+        for bulk, indexes in bulks.items():
+            for index, result in zip(indexes, bulk(connection, [batch[i].item for i in indexes]), strict=True):
+                results[index] = result
         return results
 
     def _check_space(self) -> None:
@@ -238,6 +250,34 @@ class Writer:
         if self._in_trouble:
             logger.info("the database can be written again")
             self._in_trouble = False
+
+
+#: What ``_run_plainly`` answers when an operation failed and has left something behind.
+_UNDO: Any = object()
+
+
+def _run_plainly(connection: sqlite3.Connection, operation: Operation[Any]) -> Any:
+    changes_before = connection.total_changes
+    try:
+        return operation(connection)
+    except Exception as exc:
+        if is_trouble(exc):
+            raise
+        # A failed statement has undone itself and is not counted; earlier ones of the operation are.
+        return Failed(_foreign_to_ours(exc)) if connection.total_changes == changes_before else _UNDO
+
+
+def _run_with_savepoint(connection: sqlite3.Connection, operation: Operation[Any]) -> Any:
+    connection.execute("SAVEPOINT operation")
+    try:
+        result = operation(connection)
+    except Exception as exc:
+        if is_trouble(exc):
+            raise
+        connection.execute("ROLLBACK TO operation")
+        result = Failed(_foreign_to_ours(exc))
+    connection.execute("RELEASE operation")
+    return result
 
 
 def _foreign_to_ours(exc: Exception) -> Exception:

@@ -5,6 +5,7 @@
 --   hold; entries are appended, never changed; a balance is the sum of its account's entries.
 -- Opening a request takes its hold, closing it gives the hold back and enters the charge: one statement each.
 -- A refusal is RAISE(ABORT, word), which undoes the statement and nothing else of the transaction.
+-- (Checks spell out "a OR b OR c": for three and more values, IN builds a table at every write.)
 
 CREATE TABLE accounts (
     number INTEGER PRIMARY KEY,
@@ -19,23 +20,23 @@ CREATE TABLE accounts (
 
 -- ------------------------------------------------------------ entries
 
--- request: the number of the request that a charge is for. No foreign key: old requests may be pruned, entries never.
+-- number: of a charge, the number of its request, so that no request can be charged twice; payments and corrections
+-- count downwards from -1. (Old requests may be pruned one day, entries never: so no foreign key.)
 CREATE TABLE entries (
     number INTEGER PRIMARY KEY,
     account INTEGER NOT NULL REFERENCES accounts (number),
-    kind TEXT NOT NULL CHECK (kind IN ('credit', 'charge', 'correction')),
+    kind TEXT NOT NULL CHECK (kind = 'credit' OR kind = 'charge' OR kind = 'correction'),
     amount_nano_usd INTEGER NOT NULL CHECK (amount_nano_usd <> 0),
-    request INTEGER,
     note TEXT NOT NULL DEFAULT '',
     created_at_ms INTEGER NOT NULL,
     CHECK (kind <> 'credit' OR amount_nano_usd > 0),
     CHECK (kind <> 'charge' OR amount_nano_usd < 0),
-    CHECK ((kind = 'charge') = (request IS NOT NULL)),
+    CHECK ((kind = 'charge') = (number > 0)),
     CHECK (kind <> 'correction' OR note <> '')
 ) STRICT;
 
-CREATE UNIQUE INDEX entries_once_per_request ON entries (request) WHERE request IS NOT NULL;
-CREATE INDEX entries_by_account ON entries (account);
+-- Charges are found by their requests.
+CREATE INDEX entries_by_account ON entries (account) WHERE number < 0;
 
 CREATE TRIGGER entries_are_not_changed BEFORE UPDATE ON entries
 BEGIN
@@ -157,9 +158,9 @@ CREATE TABLE requests (
     accrued_charge_nano_usd INTEGER NOT NULL DEFAULT 0 CHECK (accrued_charge_nano_usd >= 0),
     cost_nano_usd INTEGER NOT NULL DEFAULT 0 CHECK (cost_nano_usd >= 0),
     charge_nano_usd INTEGER NOT NULL DEFAULT 0 CHECK (charge_nano_usd >= 0),
-    basis TEXT CHECK (basis IN ('reported', 'measured', 'estimated')),
-    live INTEGER NOT NULL CHECK (live IN (0, 1)),
-    state TEXT NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'settled', 'released')),
+    basis TEXT CHECK (basis = 'reported' OR basis = 'measured' OR basis = 'estimated'),
+    live INTEGER NOT NULL CHECK (live = 0 OR live = 1),
+    state TEXT NOT NULL DEFAULT 'open' CHECK (state = 'open' OR state = 'settled' OR state = 'released'),
     http_status INTEGER,
     outcome TEXT,
     first_byte_ms INTEGER,
@@ -227,8 +228,8 @@ END;
 CREATE TRIGGER requests_close AFTER UPDATE OF state ON requests WHEN OLD.state = 'open' AND NEW.state <> 'open'
 BEGIN
     UPDATE accounts SET held_nano_usd = held_nano_usd - OLD.hold_nano_usd WHERE number = OLD.account;
-    INSERT INTO entries (account, kind, amount_nano_usd, request, created_at_ms)
-    SELECT OLD.account, 'charge', -NEW.charge_nano_usd, OLD.number, OLD.started_at_ms + coalesce(NEW.total_ms, 0)
+    INSERT INTO entries (number, account, kind, amount_nano_usd, created_at_ms)
+    SELECT OLD.number, OLD.account, 'charge', -NEW.charge_nano_usd, OLD.started_at_ms + coalesce(NEW.total_ms, 0)
     WHERE NEW.charge_nano_usd > 0;
 END;
 

@@ -1,0 +1,114 @@
+"""The two statements behind every request, for many requests at a time: open rows and close rows of the ledger.
+
+A statement with 64 rows costs a quarter of 64 statements. Its triggers still look at each row; when one row is refused
+the whole statement has undone itself, and the rows are tried one by one.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import chain
+from typing import Any
+
+from bitmesh_proxy.errors import BudgetExceeded, Conflict, GatewayError, InsufficientBalance
+from bitmesh_proxy.storage.writer import Failed
+
+Item = tuple[Any, ...]
+
+#: Any number of rows is made of these, so that a handful of prepared statements serves all.
+_SIZES = (64, 16, 4, 1)
+
+OPENING_COLUMNS = (
+    "id", "account", "key", "instance", "endpoint", "model", "hold_nano_usd", "live", "address", "started_at_ms",
+)  # fmt: skip
+
+#: The request's id comes first, then these.
+CLOSING_COLUMNS = (
+    "state", "provider", "upstream_model", "provider_request_id", "input_tokens", "cached_input_tokens",
+    "output_tokens", "images", "characters", "duration_ms", "cost_nano_usd", "charge_nano_usd", "basis",
+    "http_status", "outcome", "first_byte_ms", "total_ms",
+)  # fmt: skip
+
+
+def open_requests(connection: sqlite3.Connection, items: Sequence[Item]) -> Sequence[Failed | None]:
+    """Insert rows of ``OPENING_COLUMNS``; a row that account, budget or id refuse is ``Failed``."""
+    results: list[Failed | None] = []
+    for chunk in _chunks(items):
+        try:
+            connection.execute(_opening(len(chunk)), tuple(chain.from_iterable(chunk)))
+            results.extend([None] * len(chunk))
+        except sqlite3.IntegrityError as exc:
+            if len(chunk) == 1:
+                results.append(Failed(_refusal(exc)))
+            else:
+                results.extend(chain.from_iterable(open_requests(connection, (item,)) for item in chunk))
+    return results
+
+
+def close_requests(connection: sqlite3.Connection, items: Sequence[Item]) -> Sequence[Failed | bool]:
+    """Close rows by ``id`` and ``CLOSING_COLUMNS``; False for a row that was not open."""
+    results: list[Failed | bool] = []
+    for chunk in _chunks(items):
+        if len(chunk) == 1:
+            results.append(connection.execute(_closing(1), chunk[0]).rowcount == 1)
+            continue
+        connection.execute("SAVEPOINT chunk")
+        changed = connection.execute(_closing(len(chunk)), tuple(chain.from_iterable(chunk))).rowcount
+        if changed == len(chunk):
+            results.extend([True] * len(chunk))
+        else:  # which of them were open is known one by one only
+            connection.execute("ROLLBACK TO chunk")
+            results.extend(chain.from_iterable(close_requests(connection, (item,)) for item in chunk))
+        connection.execute("RELEASE chunk")
+    return results
+
+
+def _chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    start = 0
+    for size in _SIZES:
+        while len(items) - start >= size:
+            yield items[start : start + size]
+            start += size
+
+
+def _rows(count: int, width: int) -> str:
+    row = f"({','.join('?' * width)})"
+    return ",".join([row] * count)
+
+
+@cache
+def _opening(count: int) -> str:
+    return f"INSERT INTO requests ({', '.join(OPENING_COLUMNS)}) VALUES {_rows(count, len(OPENING_COLUMNS))}"  # noqa: S608
+
+
+@cache
+def _closing(count: int) -> str:
+    # What is not known any better stays as it was noted before. VALUES names its columns itself: column1, column2 …
+    # (Not WITH … UPDATE: of a statement that begins with WITH the driver tells no row count.)
+    kept = {"provider", "upstream_model", "provider_request_id", "first_byte_ms"}
+    assignments = ", ".join(
+        f"{name} = coalesce(closing.column{number}, requests.{name})"
+        if name in kept
+        else f"{name} = closing.column{number}"
+        for number, name in enumerate(CLOSING_COLUMNS, start=2)
+    )
+    return (
+        f"UPDATE requests SET {assignments} FROM (VALUES {_rows(count, 1 + len(CLOSING_COLUMNS))}) AS closing"  # noqa: S608
+        " WHERE requests.id = closing.column1 AND requests.state = 'open'"
+    )
+
+
+def _refusal(exc: sqlite3.IntegrityError) -> GatewayError:
+    """What a refused opening means. The words are those of the triggers' RAISE."""
+    match str(exc):
+        case "insufficient_balance":
+            return InsufficientBalance("The account's balance does not cover this request.")
+        case "budget_day_exceeded":
+            return BudgetExceeded("The API key's budget of this day does not cover this request.")
+        case "budget_month_exceeded":
+            return BudgetExceeded("The API key's budget of this month does not cover this request.")
+        case "UNIQUE constraint failed: requests.id":
+            return Conflict("A request with this id is in the ledger already.")
+    raise exc
