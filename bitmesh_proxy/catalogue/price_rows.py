@@ -110,7 +110,7 @@ def read_price(
     long_context: LongContextRow | None = None,
 ) -> Price:
     """Make a ``Price`` of a row. Each fault is said to ``complain``; the price is then not to be used."""
-    given = {key: value for key in _UNITS if (value := getattr(row, key))}
+    given = {key: value for key in _UNITS if (value := getattr(row, key)) is not None and value != {}}
     _check_units(given, operation, complain, is_free=is_free)
     fields: dict[str, Any] = {}
     for key, value in given.items():

