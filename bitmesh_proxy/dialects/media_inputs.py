@@ -7,8 +7,8 @@ import binascii
 from typing import Final
 
 from bitmesh_proxy.calls import Media
+from bitmesh_proxy.dialects.base import FormPart
 from bitmesh_proxy.errors import InvalidRequest
-from bitmesh_proxy.providers.base import FormPart
 
 _ENDINGS: Final = {
     "image/png": "png",

@@ -14,11 +14,11 @@ import orjson
 
 from bitmesh_proxy.calls import SpeechCall, TranscriptionCall, Usage
 from bitmesh_proxy.catalogue.offer import Offer
+from bitmesh_proxy.dialects.base import FormPart, SpeechDialect, TranscriptionDialect, UpstreamRequest
 from bitmesh_proxy.dialects.json_answers import child, read_success, string
 from bitmesh_proxy.dialects.media_inputs import file_part, text_part
 from bitmesh_proxy.dialects.openai_usage import parse_usage
 from bitmesh_proxy.errors import MissingParameter
-from bitmesh_proxy.providers.base import FormPart, SpeechDialect, TranscriptionDialect, UpstreamRequest
 
 SPEECH_WIRE_FORMAT: Final = "openai_speech"
 TRANSCRIPTION_WIRE_FORMAT: Final = "openai_transcription"

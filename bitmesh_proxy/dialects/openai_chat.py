@@ -16,10 +16,10 @@ import orjson
 
 from bitmesh_proxy.calls import ChatCall
 from bitmesh_proxy.catalogue.offer import Offer
+from bitmesh_proxy.dialects.base import ChatDialect, UpstreamRequest
 from bitmesh_proxy.dialects.openai_chat_meter import OpenAIChatMeter
 from bitmesh_proxy.dialects.openai_chat_reader import OpenAIChatReader, read_whole
 from bitmesh_proxy.dialects.openai_usage import read_whole_usage
-from bitmesh_proxy.providers.base import ChatDialect, UpstreamRequest
 
 WIRE_FORMAT: Final = "openai_chat"
 

@@ -16,13 +16,13 @@ import orjson
 
 from bitmesh_proxy.calls import ImageCall, MediaOutput, MediaResult, Usage
 from bitmesh_proxy.catalogue.offer import Offer
+from bitmesh_proxy.dialects.base import FormPart, ImageDialect, UpstreamRequest
 from bitmesh_proxy.dialects.json_answers import child, from_base64, link, objects, read_success, string
 from bitmesh_proxy.dialects.media_inputs import file_part, is_remote, link_of, text_part
 from bitmesh_proxy.dialects.openai_usage import details, find_all_usages, first_count, token_count
 from bitmesh_proxy.dialects.provider_errors import error_message, redact
 from bitmesh_proxy.dialects.sse import EventCutter, Overflow
 from bitmesh_proxy.errors import UnsupportedParameter, UpstreamBroken
-from bitmesh_proxy.providers.base import FormPart, ImageDialect, UpstreamRequest
 
 WIRE_FORMAT: Final = "openai_images"
 

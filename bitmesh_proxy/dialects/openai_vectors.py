@@ -12,8 +12,8 @@ import orjson
 
 from bitmesh_proxy.calls import EmbeddingCall, ModerationCall, Usage
 from bitmesh_proxy.catalogue.offer import Offer
+from bitmesh_proxy.dialects.base import EmbeddingDialect, ModerationDialect, UpstreamRequest
 from bitmesh_proxy.dialects.openai_usage import read_whole_usage
-from bitmesh_proxy.providers.base import EmbeddingDialect, ModerationDialect, UpstreamRequest
 
 EMBEDDING_WIRE_FORMAT: Final = "openai_embeddings"
 MODERATION_WIRE_FORMAT: Final = "openai_moderations"

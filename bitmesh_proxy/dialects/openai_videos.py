@@ -14,13 +14,13 @@ import orjson
 
 from bitmesh_proxy.calls import JobState, JobStatus, Media, MediaOutput, Usage, VideoCall
 from bitmesh_proxy.catalogue.offer import Offer
+from bitmesh_proxy.dialects.base import UpstreamRequest, VideoDialect
 from bitmesh_proxy.dialects.job_states import read_status
 from bitmesh_proxy.dialects.json_answers import read_success, string
 from bitmesh_proxy.dialects.media_inputs import file_part, is_remote, link_of, text_part
 from bitmesh_proxy.dialects.openai_usage import token_count
 from bitmesh_proxy.dialects.provider_errors import error_code, error_message, redact
 from bitmesh_proxy.errors import UnsupportedParameter, UnsupportedValue, UpstreamBroken
-from bitmesh_proxy.providers.base import UpstreamRequest, VideoDialect
 
 WIRE_FORMAT: Final = "openai_videos"
 

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import orjson
 
+from bitmesh_proxy.dialects.base import ErrorReader
 from bitmesh_proxy.errors import ProviderRefused
-from bitmesh_proxy.providers.base import ErrorReader
 
 _MAX_MESSAGE_CHARACTERS: Final = 1000
 _MAX_TEXT_CHARACTERS: Final = 300

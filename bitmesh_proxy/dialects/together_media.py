@@ -14,13 +14,13 @@ import orjson
 
 from bitmesh_proxy.calls import Frame, ImageCall, JobState, JobStatus, MediaOutput, MediaResult, Usage, VideoCall
 from bitmesh_proxy.catalogue.offer import Offer
+from bitmesh_proxy.dialects.base import ImageDialect, UpstreamRequest, VideoDialect
 from bitmesh_proxy.dialects.job_states import read_status
 from bitmesh_proxy.dialects.json_answers import child, from_base64, link, objects, read_success, string
 from bitmesh_proxy.dialects.media_inputs import link_of
 from bitmesh_proxy.dialects.provider_errors import error_code, error_message, redact
 from bitmesh_proxy.errors import UnsupportedParameter, UnsupportedValue, UpstreamBroken
 from bitmesh_proxy.money import parse_reported_usd
-from bitmesh_proxy.providers.base import ImageDialect, UpstreamRequest, VideoDialect
 
 #: Officially only "download promptly"; an hour is what users see for pictures, and the least for clips.
 _LINK_LIFE_S: Final = 3600

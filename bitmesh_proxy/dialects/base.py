@@ -1,0 +1,177 @@
+"""What a dialect is: a frozen dataclass of pure functions for one operation of one wire protocol.
+
+Build the request, read the answer, read the error: values in, values out, no I/O. Providers are made of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from bitmesh_proxy.calls import (
+    ChatCall,
+    EmbeddingCall,
+    Event,
+    ImageCall,
+    JobState,
+    MediaResult,
+    ModerationCall,
+    SpeechCall,
+    TranscriptionCall,
+    Usage,
+    VideoCall,
+)
+from bitmesh_proxy.catalogue.offer import Offer
+from bitmesh_proxy.errors import ProviderRefused
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormPart:
+    """One part of a multipart body. A part with ``filename`` is a file."""
+
+    name: str
+    value: bytes
+    filename: str | None = None
+    media_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamRequest:
+    """What is to be sent to a provider. ``path`` is joined to the provider's base URL (``root`` picks which one).
+
+    Exactly one of ``body`` (with ``content_type``) and ``form`` is set for a request with a body.
+    ``headers`` never hold the credential: the upstream room adds it.
+    """
+
+    method: str = "POST"
+    path: str
+    root: str = "default"
+    query: Sequence[tuple[str, str]] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    content_type: str = "application/json"
+    form: tuple[FormPart, ...] | None = None
+
+
+class StreamMeter(Protocol):
+    """Looks at a passing stream for what the books need. Never changes a byte, never keeps more than an event or two.
+
+    ``feed`` takes the bytes as they came. Afterwards ``usage`` is the provider's own figure or ``None``;
+    ``output_characters`` counts the text delivered so far (for an estimate when no usage arrives);
+    ``is_complete`` says whether the protocol's own end was seen; ``error`` is set when the provider reported one
+    inside the stream; ``provider_request_id`` is the id in the stream. Reading them may cost a look through the end of
+    the stream: read them when it has ended, not with every chunk.
+    """
+
+    @property
+    def usage(self) -> Usage | None: ...
+
+    @property
+    def output_characters(self) -> int: ...
+
+    @property
+    def is_complete(self) -> bool: ...
+
+    @property
+    def error(self) -> str | None: ...
+
+    @property
+    def provider_request_id(self) -> str | None: ...
+
+    def feed(self, data: bytes) -> None: ...
+
+
+class StreamReader(Protocol):
+    """Turns a provider's stream into events, for answers that have to be translated.
+
+    ``feed`` returns the events that the bytes complete, in order. ``close`` is called at the end of the body and
+    returns what is left; it raises UpstreamBroken when the protocol's own end is missing.
+    """
+
+    def feed(self, data: bytes) -> Sequence[Event]: ...
+
+    def close(self) -> Sequence[Event]: ...
+
+
+ErrorReader = Callable[[int, Mapping[str, str], bytes], ProviderRefused]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatDialect:
+    """Chat. ``wire_format`` equal to the endpoint's means: bytes pass through.
+
+    ``request`` builds both plain and streamed calls (``call.stream``), and asks for usage in the stream where the
+    provider has such a switch. ``read_usage`` looks into a whole answer without reading the rest of it.
+    ``read_whole`` gives the events that a stream with the same content would have given.
+    ``adds_usage_chunk``: a streamed ``request`` asks for usage also where the caller did not, so that the provider
+    sends a chunk (without choices) that the caller did not ask for.
+    """
+
+    wire_format: str
+    request: Callable[[ChatCall, Offer], UpstreamRequest]
+    read_usage: Callable[[bytes], tuple[Usage | None, str | None]]
+    read_whole: Callable[[bytes], Sequence[Event]]
+    meter: Callable[[], StreamMeter]
+    reader: Callable[[], StreamReader]
+    adds_usage_chunk: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageDialect:
+    """Pictures in one exchange. ``read`` raises ProviderRefused for a refusal that came as a 200."""
+
+    wire_format: str
+    request: Callable[[ImageCall, Offer], UpstreamRequest]
+    read: Callable[[ImageCall, bytes], MediaResult]
+    takes_image_urls: bool = True
+    stream_meter: Callable[[], StreamMeter] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoDialect:
+    """Clips as jobs: submit, poll until final."""
+
+    wire_format: str
+    submit: Callable[[VideoCall, Offer], UpstreamRequest]
+    read_submit: Callable[[VideoCall, bytes], JobState]
+    poll: Callable[[str, Offer], UpstreamRequest]
+    read_poll: Callable[[bytes], JobState]
+    takes_image_urls: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechDialect:
+    """Speech as bytes. ``read_usage`` sees the answer's headers before the first byte is passed on."""
+
+    wire_format: str
+    request: Callable[[SpeechCall, Offer], UpstreamRequest]
+    read_usage: Callable[[SpeechCall, Mapping[str, str]], Usage]
+    media_type: Callable[[SpeechCall, Mapping[str, str]], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TranscriptionDialect:
+    """Text from sound, whole."""
+
+    wire_format: str
+    request: Callable[[TranscriptionCall, Offer], UpstreamRequest]
+    read_usage: Callable[[TranscriptionCall, bytes], Usage]
+    read_text: Callable[[TranscriptionCall, bytes], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingDialect:
+    """Vectors, whole, passed through."""
+
+    wire_format: str
+    request: Callable[[EmbeddingCall, Offer], UpstreamRequest]
+    read_usage: Callable[[bytes], Usage | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModerationDialect:
+    """A verdict, whole, passed through."""
+
+    wire_format: str
+    request: Callable[[ModerationCall, Offer], UpstreamRequest]
