@@ -53,6 +53,7 @@ class CopyReader:
     def close(self) -> None:
         """Let it go."""
         os.close(self._descriptor)
+        self._descriptor = -1  # the number may soon be another file's
         self._entry.readers -= 1
 
 
@@ -129,6 +130,7 @@ class RunningCopy:
     async def close(self) -> None:
         """Nobody reads it any more. Without ``finish`` before, it is thrown away."""
         os.close(self._descriptor)
+        self._descriptor = -1
         if self._entry is not None:
             self._entry.readers -= 1
             return

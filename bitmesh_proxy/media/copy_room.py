@@ -98,16 +98,21 @@ class CopyRoom:
             await self._free(self.used_bytes + size_bytes - self._max_bytes)
             if self.used_bytes + size_bytes > self._max_bytes:
                 return False
-            if self._min_free_bytes:
-                free = await self._threads.run(self._files.free_bytes, self._directory)
-                if free - size_bytes < self._min_free_bytes:
-                    return False
+            if self._min_free_bytes and await self._free_bytes() - size_bytes < self._min_free_bytes:
+                return False
             self.used_bytes += size_bytes
             return True
 
     def give_back(self, size_bytes: int) -> None:
         """Count out what was set aside."""
         self.used_bytes -= size_bytes
+
+    async def _free_bytes(self) -> int:
+        try:
+            return await self._threads.run(self._files.free_bytes, self._directory)
+        except OSError as exc:
+            logger.warning("the disk's free space cannot be asked: %s", exc.strerror)
+            return 0
 
     async def _free(self, wanted_bytes: int) -> None:
         """Remove the copies that were not used for longest, unless all of them together are not enough."""

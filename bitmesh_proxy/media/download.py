@@ -15,17 +15,35 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from bitmesh_proxy.media.copies import CopyFailed, CopyStore, RunningCopy
 from bitmesh_proxy.media.fetch_errors import FetchBroken, FetchError, FetchGone, FetchNotMedia
-from bitmesh_proxy.media.guarded_fetch import Answer
 from bitmesh_proxy.media.sniff import SNIFF_BYTES, served_type
 
 #: Statuses with which object stores and providers say that a link is no longer good: a pre-signed link that has expired
 #: is 403 at S3 and its likes. Nothing that a caller could do brings the picture back.
 _GONE_STATUSES = frozenset({401, 403, 404, 410})
 READ_BYTES = 256 * 1024
+
+
+class Incoming(Protocol):
+    """What a download needs of an answer; ``guarded_fetch.Answer`` is one."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+
+    @property
+    def media_type(self) -> str | None:
+        """As declared; None when nothing useful was."""
+
+    @property
+    def content_length(self) -> int | None:
+        """As declared."""
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body. Raises FetchError."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +65,7 @@ class Download:
         media_id: str,
         *,
         kind: Literal["image", "video", "audio"],
-        open_answer: Callable[[], AbstractAsyncContextManager[Answer]],
+        open_answer: Callable[[], AbstractAsyncContextManager[Incoming]],
         copies: CopyStore | None,
         finish_alone_bytes: int,
     ) -> None:
@@ -65,6 +83,7 @@ class Download:
         self._error: FetchError | None = None
         self._copy: RunningCopy | None = None
         self._is_given_up = False
+        self._is_whole = False
         self._piece = b""
         self._readers: set[DownloadReader] = set()
         self._alone_since_bytes = 0
@@ -134,18 +153,17 @@ class Download:
                 await self._transfer(answer)
         except FetchError as exc:
             self._error = exc
-        except OSError as exc:
-            self._error = FetchBroken("the copy cannot be read")
-            self._error.__cause__ = exc
         except asyncio.CancelledError:
-            self._error = FetchBroken("the fetch was given up")
+            self._readers.clear()  # the service stops; nobody is waited for
             raise
         finally:
+            if not self._is_whole and self._error is None:  # cancelled, or a mistake of ours: never a clean end
+                self._error = FetchBroken("the fetch was given up")
             self.is_over = True
             self._announce()
             await self._close()
 
-    async def _transfer(self, answer: Answer) -> None:
+    async def _transfer(self, answer: Incoming) -> None:
         if answer.status in _GONE_STATUSES:
             raise FetchGone("the provider has it no longer")
         if answer.status != 200:
@@ -165,6 +183,7 @@ class Download:
                 await self._copy.finish()
             except CopyFailed:
                 self.is_copying = False
+        self._is_whole = True
 
     async def _begin_copy(self, media_type: str, length_bytes: int | None) -> None:
         if self._copies is not None:
@@ -229,14 +248,16 @@ class DownloadReader:
 
         Raises FetchError when the fetch did not reach it, OSError when the copy cannot be read.
         """
-        self.position = offset
+        if offset > self.position:  # the bytes in between are not wanted
+            self.position = offset
+            self._download.progressed()
         while offset >= self._download.size_bytes:
             self._download.check()
             if self._download.is_over:
                 return b""
             await self._download.changed()
         piece = await self._download.read(offset, size)
-        self.position += len(piece)
+        self.position = offset + len(piece)
         self._download.progressed()
         return piece
 

@@ -55,7 +55,7 @@ async def open_media(
             finally:
                 await deliveries.close()
     finally:
-        copies.close()
+        await copies.close()
 
 
 def _source(access: ProviderAccess) -> ResultSource:
