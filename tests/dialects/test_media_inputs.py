@@ -1,0 +1,60 @@
+"""Callers' media in the forms that providers want them."""
+
+from __future__ import annotations
+
+import pytest
+
+from bitmesh_proxy.calls import Media
+from bitmesh_proxy.dialects.media_inputs import (
+    base64_of,
+    bytes_of,
+    file_part,
+    is_remote,
+    link_of,
+    media_type_of,
+    text_part,
+)
+from bitmesh_proxy.errors import InvalidRequest
+
+LINK = Media(kind="image", url="https://x.test/a.png")
+URI = Media(kind="image", url="data:image/webp;base64,aGk=")
+DATA = Media(kind="image", data=b"hi", media_type="image/jpeg", name="secret plans.jpg")
+
+
+def test_links_and_bytes() -> None:
+    assert [is_remote(media) for media in (LINK, URI, DATA)] == [True, False, False]
+    assert [link_of(media) for media in (LINK, URI, DATA)] == [LINK.url, URI.url, "data:image/jpeg;base64,aGk="]
+    assert bytes_of(URI, param="image") == bytes_of(DATA, param="image") == b"hi"
+    assert base64_of(URI, param="image") == base64_of(DATA, param="image") == "aGk="
+
+
+@pytest.mark.parametrize("url", ["https://x.test/a.png", "data:image/png,hi", "data:image/png;base64,%%", "data:"])
+def test_what_has_no_bytes_names_the_field(url: str) -> None:
+    for function in (bytes_of, base64_of):
+        with pytest.raises(InvalidRequest) as caught:
+            function(Media(kind="image", url=url), param="input_image")
+        assert caught.value.param == "input_image"
+
+
+def test_types_are_sniffed_or_declared_or_usual() -> None:
+    assert media_type_of(DATA) == "image/jpeg"
+    assert media_type_of(URI) == "image/webp"
+    assert media_type_of(LINK) == "image/png"
+    assert media_type_of(Media(kind="audio", data=b"")) == "audio/mpeg"
+    assert media_type_of(Media(kind="file", data=b"")) == "application/octet-stream"
+
+
+def test_a_file_in_a_form_has_a_name_of_ours() -> None:
+    part = file_part("image", DATA, param="image")
+    assert (part.name, part.filename, part.media_type, part.value) == ("image", "image.jpg", "image/jpeg", b"hi")
+    assert file_part("f", Media(kind="file", data=b"x"), param="f").filename == "file.bin"
+
+
+def test_plain_fields_are_written_as_json_has_them() -> None:
+    assert [text_part("x", value).value for value in (True, False, 3, 0.5, "é")] == [
+        b"true",
+        b"false",
+        b"3",
+        b"0.5",
+        "é".encode(),
+    ]

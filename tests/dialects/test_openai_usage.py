@@ -1,0 +1,90 @@
+"""Usage objects of every kind, and how they are found in bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bitmesh_proxy.calls import Usage
+from bitmesh_proxy.dialects.openai_usage import find_all_usages, find_id, find_usage, parse_usage, read_whole_usage
+from bitmesh_proxy.money import parse_usd
+
+PLAIN = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+
+
+@pytest.mark.parametrize(
+    ("raw", "usage"),
+    [
+        (PLAIN, Usage(input_tokens=3, output_tokens=2)),
+        ({"input_tokens": 3, "output_tokens": 2}, Usage(input_tokens=3, output_tokens=2)),
+        ({"promptTokens": 3, "completionTokens": 2}, Usage(input_tokens=3, output_tokens=2)),
+        (
+            {**PLAIN, "prompt_tokens_details": {"cached_tokens": 1, "cache_write_tokens": 2, "image_tokens": None}},
+            Usage(input_tokens=3, cached_input_tokens=1, cache_write_tokens=2, output_tokens=2),
+        ),
+        ({**PLAIN, "prompt_cache_hit_tokens": 1}, Usage(input_tokens=3, cached_input_tokens=1, output_tokens=2)),
+        ({**PLAIN, "prompt_tokens_details": None}, Usage(input_tokens=3, output_tokens=2)),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, Usage()),
+        ({"prompt_tokens": 3.0, "completion_tokens": "2"}, Usage(input_tokens=3)),
+        ({"prompt_tokens": -3, "completion_tokens": True}, Usage()),
+        ({}, None),
+        ({"seconds": 4}, None),
+        (None, None),
+        ([PLAIN], None),
+    ],
+)
+def test_kinds_of_usage(raw: Any, usage: Usage | None) -> None:
+    assert parse_usage(raw) == usage
+
+
+def test_a_cost_alone_is_usage_where_it_is_known_to_be_reported() -> None:
+    assert parse_usage({"cost": 0.28}, cost_field="cost") == Usage(reported_cost_nano_usd=parse_usd("0.28"))
+    assert parse_usage({"cost": 0.28}) is None
+    assert parse_usage({**PLAIN, "cost": "x"}, cost_field="cost") == Usage(input_tokens=3, output_tokens=2)
+
+
+@pytest.mark.parametrize("spaces", ["", " ", "\n\t"])
+def test_the_last_usage_in_bytes_is_found(spaces: str) -> None:
+    first = orjson.dumps({"usage": PLAIN})
+    last = b'{"id":"x","usage"' + spaces.encode() + b":" + spaces.encode() + b'{"prompt_tokens":9}, "end":1'
+    assert find_usage(first + b"\n" + last + b'\n{"usage":null}') == Usage(input_tokens=9)
+    assert len(list(find_all_usages(first + last))) == 2
+
+
+@given(st.text())
+def test_text_is_never_taken_for_usage(text: str) -> None:
+    hostile = text + '"usage":{"prompt_tokens":9}' + text
+    assert find_usage(orjson.dumps({"content": hostile})) is None
+    assert find_id(orjson.dumps({"content": '"id":"x"' + text})) is None
+
+
+@given(st.binary(), st.binary())
+def test_no_bytes_make_it_fail(before: bytes, after: bytes) -> None:
+    find_usage(before + b'"usage":{' + after)
+    find_id(before + b'"id"' + after)
+    read_whole_usage(before + after)
+
+
+def test_deep_nesting_is_no_usage() -> None:
+    assert find_usage(b'"usage":' + b'{"a":' * 10_000) is None
+
+
+@pytest.mark.parametrize("length", [10, 50_000])
+def test_short_and_long_answers_are_read_alike(length: int) -> None:
+    body = orjson.dumps({"id": "chatcmpl-1", "choices": [{"message": {"content": "x" * length}}], "usage": PLAIN})
+    assert read_whole_usage(body) == (Usage(input_tokens=3, output_tokens=2), "chatcmpl-1")
+    without = orjson.dumps({"id": "chatcmpl-1", "choices": [{"message": {"content": "x" * length}}]})
+    assert read_whole_usage(without) == (None, "chatcmpl-1")
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[1]", b"7", b'{"id":7}'])
+def test_what_is_no_answer_has_no_usage(body: bytes) -> None:
+    assert read_whole_usage(body) == (None, None)
+
+
+def test_an_answer_that_is_an_error_has_used_nothing() -> None:
+    assert read_whole_usage(b'{"error":{"message":"no"}}') == (Usage(), None)
