@@ -181,14 +181,9 @@ class Deliveries:
             copies=self._copies,
             finish_alone_bytes=self._limits.finish_alone_bytes,
         )
-        if not self._may_join(record.media_id):
-            self._downloads[record.media_id] = download
+        self._downloads[record.media_id] = download
         self._keep(asyncio.create_task(self._run(download), name=f"fetch {record.media_id}"))
         return download
-
-    def _may_join(self, media_id: str) -> bool:
-        download = self._downloads.get(media_id)
-        return download is not None and download.may_join
 
     async def _run(self, download: Download) -> None:
         try:
