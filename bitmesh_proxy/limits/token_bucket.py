@@ -63,7 +63,7 @@ class TokenBucketSupport(ABC):
 class BucketMemoryStorage(MemoryStorage, TokenBucketSupport):
     """Buckets in the memory of one process, beside the windows of the package's own storage.
 
-    ``clock`` is in seconds and never goes back; Unix time will do as well, until its floats get too coarse in 2112.
+    ``clock`` is in seconds and never goes back; Unix time will do as well, until its floats get too coarse in 2106.
     One lock for all buckets: it is held for about a microsecond, and it makes the decision exact between threads too.
     A full bucket is as good as none, so each new key looks at two old ones and forgets those that are full; no thread
     and no sweep is needed. ``max_buckets`` is the bound (about 350 bytes each): beyond it the bucket that was looked at

@@ -20,8 +20,8 @@ from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage, TokenBucketRa
 from tests.limits.hand_clock import HandClock
 
 SIXTY = RateLimitItemPerMinute(60)
-#: 2112 as Unix time. Above 2⁵² microseconds a float has no half ones left to round by.
-LATEST_S = 2**52 // 1_000_000 - 10**6
+#: 2106 as Unix time. Above 2³² seconds a float is too coarse to be rounded to the right microsecond.
+LATEST_S = 2**32 - 100_000
 
 
 def make(clock: HandClock | None = None, *, max_buckets: int = 100_000) -> tuple[TokenBucketRateLimiter, HandClock]:
