@@ -1,8 +1,9 @@
 """Laravel's validation, as far as the Bitmesh documents need it: the same rules, order, wording and shape of errors.
 
 ``compile_rules`` reads rules in Laravel's own notation (``"required|string|min:1"``) once, at import; ``Rules.check``
-applies them to one body. What Laravel does and this does too (sources: laravel/framework 11.x, ``Validator.php``,
-``Concerns/ValidatesAttributes.php``, ``Concerns/FormatsMessages.php``, ``lang/en/validation.php``, read 2026-11):
+applies them to one body. What Laravel does and this does too (sources: laravel/framework, ``Validator.php``,
+``Concerns/ValidatesAttributes.php``, ``Concerns/FormatsMessages.php``, and ``lang/en/validation.php`` with the wording
+of version 10 and later; read 2026-11):
 
 - All failing fields come at once, each with its messages in the order of its rules. A failed *implicit* rule
   (``required``, ``required_with``) ends its field; ``bail`` ends it at the first failure of any rule.
@@ -21,7 +22,7 @@ wants a JSON list (PHP has one type for both), ``numeric`` wants a finite number
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -42,16 +43,15 @@ _MISSING: Final = _Missing()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Field:
-    """A name with its rules. ``path`` holds the name's parts."""
+    """A name with its rules. ``path`` holds the name's parts, ``is_needed``: a rule of it looks at what is missing."""
 
     path: tuple[str, ...]
     rules: tuple[Rule, ...]
+    is_plain: bool
+    is_needed: bool
     is_nullable: bool
     bails: bool
-
-    @property
-    def is_plain(self) -> bool:
-        return len(self.path) == 1
+    coerce: Callable[[Any], Any] | None
 
 
 class Rules:
@@ -67,14 +67,17 @@ class Rules:
 
         Raises ValidationFailed with every failing field.
         """
-        values: dict[str, Any] = {}
-        errors: dict[str, list[str]] = {}
+        check = _Check(body)
         for field in self._fields:
-            if field.path[0] not in errors or field.is_plain:  # the elements of an array that failed add nothing
-                _check_field(field, body, values, errors)
-        if errors:
-            raise ValidationFailed(errors)
-        return values
+            root = field.path[0]
+            if field.is_plain:
+                if root in body or field.is_needed:  # else: most optional fields of most bodies
+                    check.value(field, root, value=body.get(root, _MISSING), parent=body)
+            elif root in body and root not in check.errors:  # the elements of an array that failed add nothing
+                check.elements(field)
+        if check.errors:
+            raise ValidationFailed(check.errors)
+        return check.values
 
 
 def compile_rules(fields: Mapping[str, str | Sequence[str | Rule]]) -> Rules:
@@ -90,43 +93,54 @@ def _compile_field(name: str, rules: str | Sequence[str | Rule]) -> _Field:
     names = {word.partition(":")[0] for word in words if isinstance(word, str)}
     numeric = bool(names & {"integer", "numeric"})
     kind = "numeric" if numeric else "array" if "array" in names else "string"
+    compiled = tuple(
+        word if isinstance(word, Rule) else compile_rule(word, kind)
+        for word in words
+        if word not in ("nullable", "bail")
+    )
+    path = tuple(name.split("."))
     return _Field(
-        path=tuple(name.split(".")),
-        rules=tuple(
-            word if isinstance(word, Rule) else compile_rule(word, kind)
-            for word in words
-            if word not in ("nullable", "bail")
-        ),
+        path=path,
+        rules=compiled,
+        is_plain=len(path) == 1,
+        is_needed=len(path) == 1 and any(rule.is_implicit for rule in compiled),
         is_nullable="nullable" in names,
         bails="bail" in names,
+        coerce=next((rule.coerce for rule in compiled if rule.coerce is not None), None),
     )
 
 
-def _check_field(field: _Field, body: Mapping[str, Any], values: dict[str, Any], errors: dict[str, list[str]]) -> None:
-    for count, (name, value, parent) in enumerate(_expand(body, field.path)):
-        if count == MAX_ELEMENTS:
-            root = field.path[0]
-            errors[root] = [f"The {spaced(root)} field must not have more than {MAX_ELEMENTS} items."]
-            return
+class _Check:
+    """One body under way: what passed, and what did not."""
+
+    __slots__ = ("_body", "errors", "values")
+
+    def __init__(self, body: Mapping[str, Any]) -> None:
+        self._body = body
+        self.values: dict[str, Any] = {}
+        self.errors: dict[str, list[str]] = {}
+
+    def elements(self, field: _Field) -> None:
+        for count, (name, value, parent) in enumerate(_descend(self._body, field.path, depth=0, name="")):
+            if count == MAX_ELEMENTS:
+                root = field.path[0]
+                self.errors[root] = [f"The {spaced(root)} field must not have more than {MAX_ELEMENTS} items."]
+                return
+            self.value(field, name, value=value, parent=parent)
+
+    def value(self, field: _Field, name: str, *, value: Any, parent: Any) -> None:
         if isinstance(value, str):
             value = trim(value) or None
-        if messages := _apply(field, value, parent, body):
-            if len(errors) < MAX_FAILING_FIELDS:
+        if messages := _apply(field, value, parent=parent, body=self._body):
+            if len(self.errors) < MAX_FAILING_FIELDS:
                 shown = spaced(name) if field.is_plain else name
-                errors[name] = [message.replace(":attribute", shown) for message in messages]
+                self.errors[name] = [message.replace(":attribute", shown) for message in messages]
         elif value is not _MISSING and value is not None:
-            values[name] = _coerce(field, value)
+            self.values[name] = value if field.coerce is None else field.coerce(value)
 
 
-def _expand(body: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[str, Any, Any]]:
-    """Every field that ``path`` stands for in ``body``: its name, its value, and what holds it."""
-    if len(path) == 1:
-        yield path[0], body.get(path[0], _MISSING), body
-        return
-    yield from _descend(body, path, 0, "")
-
-
-def _descend(node: Any, path: tuple[str, ...], depth: int, name: str) -> Iterator[tuple[str, Any, Any]]:
+def _descend(node: Any, path: tuple[str, ...], *, depth: int, name: str) -> Iterator[tuple[str, Any, Any]]:
+    """Every field that ``path`` stands for from ``depth`` on: its name, its value, and what holds it."""
     part = path[depth]
     children: Iterator[tuple[str, Any]]
     if part != "*":
@@ -141,10 +155,10 @@ def _descend(node: Any, path: tuple[str, ...], depth: int, name: str) -> Iterato
         if depth + 1 == len(path):
             yield child, value, node
         else:
-            yield from _descend(value, path, depth + 1, child)
+            yield from _descend(value, path, depth=depth + 1, name=child)
 
 
-def _apply(field: _Field, value: Any, parent: Any, body: Mapping[str, Any]) -> list[str]:
+def _apply(field: _Field, value: Any, *, parent: Any, body: Mapping[str, Any]) -> list[str]:
     """The messages of the rules that the value does not pass."""
     only_implicit = value is _MISSING or (value is None and field.is_nullable)
     if value is _MISSING:
@@ -157,10 +171,3 @@ def _apply(field: _Field, value: Any, parent: Any, body: Mapping[str, Any]) -> l
         if rule.is_implicit or field.bails:
             break
     return messages
-
-
-def _coerce(field: _Field, value: Any) -> Any:
-    for rule in field.rules:
-        if rule.coerce is not None:
-            return rule.coerce(value)
-    return value

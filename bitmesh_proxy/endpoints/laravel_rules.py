@@ -121,6 +121,8 @@ def is_numeric(value: Any) -> bool:
 
 def is_integer(value: Any) -> bool:
     """Laravel's ``integer`` without the booleans; see the module's docstring."""
+    if type(value) is int:
+        return value in _INT64
     if isinstance(value, bool | list | dict):
         return False
     text = _text(value)
@@ -152,6 +154,8 @@ def _size(value: Any, kind: str) -> float:
 
 
 def _number(value: Any) -> int | float:
+    if type(value) is int:
+        return value
     return int(_text(value)) if is_integer(value) else float(value)
 
 

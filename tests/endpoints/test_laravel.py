@@ -106,6 +106,14 @@ def test_values_come_back_trimmed_and_coerced_and_null_is_absent() -> None:
     assert type(values["number_of"]) is int
 
 
+def test_an_integer_is_what_php_writes() -> None:
+    """Fourteen digits: a float that close to a whole number is that number."""
+    assert RULES.check({**GOOD, "max_tokens": 4.999999999999999})["max_tokens"] == 5
+    assert errors_of({**GOOD, "max_tokens": 4.9999999999}) == {
+        "max_tokens": ["The max tokens field must be an integer."]
+    }
+
+
 def test_numbers_sent_as_numbers_stay_what_they_are() -> None:
     assert type(RULES.check({**GOOD, "ratio": 1})["ratio"]) is int
     assert type(RULES.check({**GOOD, "ratio": 1.0})["ratio"]) is float
