@@ -83,6 +83,7 @@ async def _serve(settings: Settings) -> None:
         app,
         handler_cancellation=True,  # a caller who leaves ends the call, also before the first byte
         access_log=None,
+        auto_decompress=False,  # packed bodies are refused by us, in the caller's dialect, not unpacked
         shutdown_timeout=settings.http.shutdown_timeout_s,
         keepalive_timeout=settings.http.keepalive_timeout_s,
         max_line_size=16_380,
