@@ -9,7 +9,7 @@ import array
 import base64
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 COMMENT = re.compile(rb"sandbox-text:([A-Za-z0-9+/=]*);")
 #: A comment stands at a file's start or end.
@@ -96,6 +96,7 @@ def _frame(line: int | None, *, index: int) -> bytes:
 # ---------------------------------------------------------------- FLAC
 
 FLAC_BLOCK = 4096
+FLAC_RATE_CODES: Mapping[int, int] = {8_000: 4, 16_000: 5, 22_050: 6, 24_000: 7, 32_000: 8, 44_100: 9, 48_000: 10}
 
 
 def flac_of(samples: array.array[int], *, rate_hz: int, comment: str) -> bytes:
@@ -104,14 +105,16 @@ def flac_of(samples: array.array[int], *, rate_hz: int, comment: str) -> bytes:
     if sys.byteorder == "little":
         data.byteswap()
     blocks = [data[start : start + FLAC_BLOCK] for start in range(0, len(data), FLAC_BLOCK)]
-    frames = [_flac_frame(number, block.tobytes(), len(block)) for number, block in enumerate(blocks)]
-    return b"fLaC" + _stream_info(len(data), rate_hz) + _vorbis_comment(comment) + b"".join(frames)
+    frames = [_flac_frame(number, block.tobytes(), len(block), rate_hz) for number, block in enumerate(blocks)]
+    head = _stream_info(len(data), rate_hz, [len(frame) for frame in frames])
+    return b"fLaC" + head + _vorbis_comment(comment) + b"".join(frames)
 
 
-def _stream_info(count: int, rate_hz: int) -> bytes:
-    """Block sizes, unknown frame sizes, rate, one channel, 16 bits, length, no checksum of the samples."""
+def _stream_info(count: int, rate_hz: int, frame_sizes: Sequence[int]) -> bytes:
+    """Block sizes, frame sizes, rate, one channel, 16 bits, length, no checksum of the samples."""
     packed = rate_hz << 44 | 0 << 41 | 15 << 36 | count
-    body = FLAC_BLOCK.to_bytes(2) * 2 + bytes(6) + packed.to_bytes(8) + bytes(16)
+    frame_bytes = min(frame_sizes, default=0).to_bytes(3) + max(frame_sizes, default=0).to_bytes(3)
+    body = FLAC_BLOCK.to_bytes(2) * 2 + frame_bytes + packed.to_bytes(8) + bytes(16)
     return bytes((0,)) + len(body).to_bytes(3) + body
 
 
@@ -122,9 +125,11 @@ def _vorbis_comment(comment: str) -> bytes:
     return bytes((0x80 | 4,)) + len(body).to_bytes(3) + body
 
 
-def _flac_frame(number: int, samples: bytes, count: int) -> bytes:
-    # Fixed block size in 16 bits behind the header, rate as in the stream's head, one channel, 16 bits.
-    header = b"\xff\xf8\x70\x08" + chr(number).encode() + (count - 1).to_bytes(2)
+def _flac_frame(number: int, samples: bytes, count: int, rate_hz: int) -> bytes:
+    # Fixed block size; block size and rate by their codes where they have one, as Chromium loses its place without;
+    # one channel, 16 bits.
+    size_code, size = (0xC0, b"") if count == FLAC_BLOCK else (0x70, (count - 1).to_bytes(2))
+    header = bytes((0xFF, 0xF8, size_code | FLAC_RATE_CODES.get(rate_hz, 0), 0x08)) + chr(number).encode() + size
     header += bytes((_crc(header, CRC8, 8),))
     body = header + b"\x02" + samples  # one verbatim subframe
     return body + _crc(body, CRC16, 16).to_bytes(2)
