@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from bitmesh_proxy.calls import MediaOutput
 from bitmesh_proxy.providers import PROVIDERS, openai_compatible
 from bitmesh_proxy.providers.base import Provider, UpstreamRequest
 from bitmesh_proxy.settings import ProviderSettings, Settings, SettingsError, resolve_credential
@@ -36,6 +37,13 @@ class ProviderAccess:
     def url(self, request: UpstreamRequest) -> str:
         """The absolute address of a request (without its query)."""
         return self.roots[request.root] + request.path
+
+    def locate(self, outputs: Sequence[MediaOutput]) -> tuple[MediaOutput, ...]:
+        """The same results, with those that have only a path at the provider under their configured address."""
+        return tuple(
+            output if output.path is None else replace(output, url=self.roots[output.root] + output.path, path=None)
+            for output in outputs
+        )
 
 
 def configured_access(settings: Settings, environ: Mapping[str, str] | None = None) -> dict[str, ProviderAccess]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 import orjson
@@ -150,7 +150,7 @@ class Attempts:
             result = await in_thread_if_large(lambda data: dialect.read(call, data), body)
             progress.usage = result.usage
             progress.provider_request_id = result.provider_request_id
-            return result
+            return replace(result, outputs=access.locate(result.outputs))
 
     async def submit_video(
         self, call: VideoCall, offer: Offer, *, access: ProviderAccess, progress: Progress
@@ -165,7 +165,7 @@ class Attempts:
             await self._check_head(access, answer)
             state = dialect.read_submit(call, await self._read_json(answer, progress))
             progress.provider_request_id = state.provider_job_id
-            return state
+            return replace(state, outputs=access.locate(state.outputs))
 
     async def poll_video(self, provider_job_id: str, offer: Offer, *, access: ProviderAccess) -> JobState:
         """Ask once how a clip is doing."""
@@ -173,7 +173,8 @@ class Attempts:
         assert dialect is not None, "a job's provider can do videos"
         async with self._upstream.open(access, dialect.poll(provider_job_id, offer)) as answer:
             await self._check_head(access, answer)
-            return dialect.read_poll(await self._read_json(answer, None))
+            state = dialect.read_poll(await self._read_json(answer, None))
+            return replace(state, outputs=access.locate(state.outputs))
 
     async def _check_head(self, access: ProviderAccess, answer: UpstreamAnswer) -> None:
         """Raises ProviderRefused for an error status, with what the provider said."""

@@ -1,0 +1,20 @@
+"""Results that only our key opens lie under the configured address, whatever the provider calls itself."""
+
+from __future__ import annotations
+
+from bitmesh_proxy.calls import MediaOutput
+from bitmesh_proxy.providers.openai import PROVIDER
+from bitmesh_proxy.upstream.access import ProviderAccess
+
+
+def test_a_path_becomes_a_link_under_the_configured_root() -> None:
+    roots = {"default": "http://127.0.0.1:9/openai/v1", "v2": "http://127.0.0.1:9/v2"}
+    access = ProviderAccess(provider=PROVIDER, roots=roots, auth_headers={})
+    plain = MediaOutput(kind="image", url="https://elsewhere.test/a.png")
+    content = MediaOutput(kind="video", path="/videos/v1/content", needs_credential=True)
+    other = MediaOutput(kind="video", path="/files/f", root="v2", needs_credential=True)
+    assert access.locate([plain, content, other]) == (
+        plain,
+        MediaOutput(kind="video", url="http://127.0.0.1:9/openai/v1/videos/v1/content", needs_credential=True),
+        MediaOutput(kind="video", url="http://127.0.0.1:9/v2/files/f", root="v2", needs_credential=True),
+    )
