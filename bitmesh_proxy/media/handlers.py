@@ -11,7 +11,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import socket
+import struct
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -32,6 +35,10 @@ _SAFETY_HEADERS = {
     # The pictures are made to be shown on other people's pages.
     "Cross-Origin-Resource-Policy": "cross-origin",
 }
+
+
+#: ``struct linger``: linger for 0 seconds, which makes a close a reset (socket(7)).
+_RESET_AT_ONCE = struct.pack("ii", 1, 0)
 
 
 def make_handler(results: MediaResults, *, stall_timeout_s: float = 60.0) -> Handler:
@@ -110,8 +117,15 @@ async def _send(
 
 
 def _break_off(request: web.Request) -> None:
-    if request.transport is not None:
-        request.transport.abort()
+    """Reset the connection. A mere close would look like a clean end to whoever reads a body without a length."""
+    transport = request.transport
+    if transport is None:
+        return
+    connection = transport.get_extra_info("socket")
+    if connection is not None:
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_ONCE)
+    transport.abort()
 
 
 def _tag(media_id: str, delivery: Delivery) -> str | None:
