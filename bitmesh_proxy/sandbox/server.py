@@ -28,6 +28,7 @@ from bitmesh_proxy.sandbox.faults import Faults
 from bitmesh_proxy.sandbox.performance import RECEIVED, STAGE, make_handler
 from bitmesh_proxy.sandbox.plays import Play, Refused, Route
 from bitmesh_proxy.sandbox.registry import PLAYS
+from bitmesh_proxy.sandbox.schemas import load_checker
 from bitmesh_proxy.sandbox.stage import Options, Received, Stage, make_stage
 
 MARK = "X-Bitmesh-Sandbox"
@@ -47,11 +48,25 @@ def make_sandbox(
     stage = make_stage(clock, faults or Faults(), options, rng or random.Random())  # noqa: S311 (ids of a sandbox)
     app = web.Application(middlewares=[record], client_max_size=options.max_body_bytes)
     app[STAGE] = stage
+    app.on_startup.append(load_schemas)
     app.on_response_prepare.append(mark)
     app.add_routes(control_routes())
     for play in PLAYS:
         mount(app, play)
     return app
+
+
+async def load_schemas(app: web.Application) -> None:
+    """Before the first request, in a thread: files are read, and a validator takes a while to import."""
+    is_strict = app[STAGE].options.is_strict
+
+    def load() -> None:
+        for play in PLAYS:
+            for route in play.routes:
+                for operation in filter(None, (route.schema, route.form_schema)):
+                    load_checker(play.name, operation, is_strict)
+
+    await asyncio.to_thread(load)
 
 
 def mount(app: web.Application, play: Play) -> None:

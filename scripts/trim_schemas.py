@@ -1,8 +1,9 @@
-"""Make the sandbox's packaged request schemas from a provider's published OpenAPI document.
+"""Make the sandbox's request schemas, and its tests' answer schemas, from a provider's published OpenAPI document.
 
-    python scripts/trim_request_schemas.py PROVIDER OPENAPI.json > bitmesh_proxy/sandbox/schemas/PROVIDER.json
+    python scripts/trim_schemas.py requests PROVIDER OPENAPI.json > bitmesh_proxy/sandbox/schemas/PROVIDER.json
+    python scripts/trim_schemas.py answers PROVIDER OPENAPI.json > tests/sandbox/answers/PROVIDER.json
 
-Keeps the request bodies of the operations that the sandbox plays and the component schemas they reach, without prose
+Keeps the bodies of the operations that the sandbox plays and the component schemas they reach, without prose
 and examples. ``CORRECTIONS`` are applied where a document contradicts what the provider's own documentation and SDK
 send; each is written into the file with its reason. ``info.x-provenance`` of the document (repo, path, commit, date)
 says where it is from.
@@ -52,6 +53,45 @@ OPERATIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     },
 }
 
+#: Our name for an answer → the component that it is.
+ANSWERS: Mapping[str, Mapping[str, str]] = {
+    "together": {
+        "chat": "ChatCompletionResponse",
+        "chat_chunk": "ChatCompletionChunk",
+        "embedding": "EmbeddingsResponse",
+        "error": "ErrorData",
+        "image": "ImageResponse",
+        "models": "ModelInfoList",
+        "speech_chunk": "AudioSpeechStreamChunk",
+        "transcription": "AudioTranscriptionJsonResponse",
+        "transcription_verbose": "AudioTranscriptionVerboseJsonResponse",
+        "video": "VideoJob",
+    },
+    "openai": {
+        "chat": "CreateChatCompletionResponse",
+        "chat_chunk": "CreateChatCompletionStreamResponse",
+        "embedding": "CreateEmbeddingResponse",
+        "error": "ErrorResponse",
+        "image": "ImagesResponse",
+        "image_completed": "ImageGenCompletedEvent",
+        "image_edit_completed": "ImageEditCompletedEvent",
+        "image_partial": "ImageGenPartialImageEvent",
+        "model": "Model",
+        "models": "ListModelsResponse",
+        "moderation": "CreateModerationResponse",
+        "speech_delta": "SpeechAudioDeltaEvent",
+        "speech_done": "SpeechAudioDoneEvent",
+        "transcription": "CreateTranscriptionResponseJson",
+        "transcription_diarized": "CreateTranscriptionResponseDiarizedJson",
+        "transcription_verbose": "CreateTranscriptionResponseVerboseJson",
+        "transcript_delta": "TranscriptTextDeltaEvent",
+        "transcript_done": "TranscriptTextDoneEvent",
+        "video": "VideoResource",
+        "video_deleted": "DeletedVideoResource",
+        "video_list": "VideoListResource",
+    },
+}
+
 CORRECTIONS: Mapping[str, tuple[Correction, ...]] = {
     "together": (
         Correction(
@@ -66,6 +106,16 @@ CORRECTIONS: Mapping[str, tuple[Correction, ...]] = {
             ("AudioTranscriptionRequest", "properties", "file"),
             {"type": "string"},
             "upload or address: both are strings, so that no string is exactly one of them",
+        ),
+        Correction(
+            ("VideoStatus", "enum"),
+            ["queued", "in_progress", "completed", "failed", "cancelled"],
+            "the documentation's states of a video job",
+        ),
+        Correction(
+            ("VideoJob", "properties", "outputs", "properties", "cost"),
+            {"type": "number"},
+            "US dollars: the documentation's example is 0.28",
         ),
     ),
     "openai": (),
@@ -113,14 +163,18 @@ def correct(schemas: dict[str, Any], correction: Correction) -> None:
     target[last] = correction.value
 
 
-def trim(provider: str, document: Mapping[str, Any]) -> dict[str, Any]:
+def trim(provider: str, document: Mapping[str, Any], *, part: str) -> dict[str, Any]:
+    """``part`` is ``requests`` or ``answers``."""
     schemas: dict[str, Any] = without_prose(document["components"]["schemas"], holds_names=True)
-    operations = {
-        name: without_prose(document["paths"][path]["post"]["requestBody"]["content"][media_type]["schema"])
-        for name, (path, media_type) in OPERATIONS[provider].items()
-    }
     for correction in CORRECTIONS[provider]:
         correct(schemas, correction)
+    if part == "requests":
+        operations = {
+            name: without_prose(document["paths"][path]["post"]["requestBody"]["content"][media_type]["schema"])
+            for name, (path, media_type) in OPERATIONS[provider].items()
+        }
+    else:
+        operations = {name: {"$ref": f"#/components/schemas/{schema}"} for name, schema in ANSWERS[provider].items()}
     found: dict[str, Any] = {}
     collect(operations, schemas, found)
     source = document["info"]["x-provenance"]
@@ -129,10 +183,11 @@ def trim(provider: str, document: Mapping[str, Any]) -> dict[str, Any]:
             "source": f"{source['repo']} {source['path']} @ {source['commit']}",
             "version": document["info"].get("version"),
             "date": source["date"],
-            "trimmed": "request bodies of the operations below, without prose, by scripts/trim_request_schemas.py",
+            "trimmed": f"the {part} below and what they refer to, without prose, by scripts/trim_schemas.py",
             "corrections": [
                 {"place": "/".join(correction.place), "reason": correction.reason}
                 for correction in CORRECTIONS[provider]
+                if correction.place[0] in found
             ],
         },
         "operations": operations,
@@ -140,10 +195,12 @@ def trim(provider: str, document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def main(provider: str, path: str) -> None:
+def main(part: str, provider: str, path: str) -> None:
+    if part not in ("requests", "answers"):
+        sys.exit("the first argument is `requests` or `answers`")
     with open(path, encoding="utf-8") as file:
         document = json.load(file)
-    json.dump(trim(provider, document), sys.stdout, indent=1, ensure_ascii=False)
+    json.dump(trim(provider, document, part=part), sys.stdout, indent=1, ensure_ascii=False)
     print()
 
 
