@@ -234,7 +234,7 @@ def test_every_module_has_its_tests() -> None:
         path = module.relative_to(PACKAGE)
         has_test = (ROOT / "tests" / path.parent / f"test_{path.name}").is_file()
         if module.name != "__init__.py" and not has_test and str(path) not in WITHOUT_OWN_TEST:
-            missing.append(f"tests/{path.parent}/test_{path.name}")
+            missing.append(str(Path("tests", path.parent, f"test_{path.name}")))
         assert not (has_test and str(path) in WITHOUT_OWN_TEST), f"{path}: has a test now; take it off the list"
     assert missing == []
     assert [path for path in WITHOUT_OWN_TEST if not (PACKAGE / path).is_file()] == []
