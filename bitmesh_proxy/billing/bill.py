@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from bitmesh_proxy.billing import pricing
+from bitmesh_proxy.billing.usage import complete_usage
 from bitmesh_proxy.calls import Basis, Call, Usage
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.money import ZERO, NanoUsd
@@ -33,13 +34,25 @@ class Bill:
     basis: Basis = Basis.MEASURED
     usage: Usage = field(default_factory=Usage)
 
+    @property
+    def is_nothing(self) -> bool:
+        """Was nothing used, so that the request is released rather than settled?"""
+        return not self.cost_nano_usd and not self.charge_nano_usd and self.usage == Usage()
+
 
 def hold_of(call: Call, offer: Offer, *, markup_nano: int, default_max_output_tokens: int) -> NanoUsd:
-    """The upper bound of what the account may be charged for this call at this offer; 0 for a test call."""
+    """The upper bound of what the account may be charged for this call at this offer; 0 for a test call.
+
+    Raises InternalError when the offer has no price for such a call.
+    """
+    bound = pricing.estimate(call, offer, default_max_output_tokens=default_max_output_tokens).hold_nano_usd
     if call.test:
         return ZERO
-    estimate = pricing.estimate(call, offer, default_max_output_tokens=default_max_output_tokens)
-    return pricing.with_markup(estimate.hold_nano_usd, offer, markup_nano=markup_nano)
+    if offer.sell_price is not None:
+        return pricing.estimate(
+            call, offer, default_max_output_tokens=default_max_output_tokens, price=offer.sell_price
+        ).hold_nano_usd
+    return pricing.with_markup(bound, offer, markup_nano=markup_nano)
 
 
 def bill_of(
@@ -55,11 +68,11 @@ def bill_of(
     """Price a call by how it ended. The charge is never above the reservation."""
     if offer is None or ending is Ending.NOTHING:
         return Bill()
-    if usage is None:
-        usage = pricing.usage_delivered(call, offer, output_characters=output_characters)
+    usage = complete_usage(usage, call, offer, output_characters=output_characters)
     cost, basis = pricing.cost_of(usage, offer, call)
-    if call.test or ending is Ending.UNDELIVERED:
-        charge = ZERO
-    else:
-        charge = NanoUsd(min(pricing.with_markup(cost, offer, markup_nano=markup_nano), hold_nano_usd))
+    if ending is Ending.UNDELIVERED:
+        return Bill(cost_nano_usd=cost, basis=basis, usage=usage)
+    charge = pricing.charge_of(
+        usage, offer, call, cost_nano_usd=cost, markup_nano=markup_nano, hold_nano_usd=hold_nano_usd
+    )
     return Bill(cost_nano_usd=cost, charge_nano_usd=charge, basis=basis, usage=usage)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -135,20 +136,23 @@ class IdempotencyStore:
 
         await self._database.write(delete)
 
-    async def resolve_interrupted(self) -> int:
-        """At start: what a dead process left running. Gives how many rows there were.
+    async def resolve_interrupted(self, *, alive: Sequence[int]) -> int:
+        """At start: what no living process can finish any more. Gives how many rows there were.
 
         A call that was charged stays known, without its answer; any other is forgotten, so that it may be tried again.
         """
 
         def resolve(connection: sqlite3.Connection) -> int:
+            living = json.dumps(list(alive))
             charged = connection.execute(
                 "UPDATE idempotency SET state = 'stream' WHERE state = 'running'"
-                " AND instance NOT IN (SELECT number FROM instances)"
-                " AND request_id IN (SELECT id FROM requests WHERE state = 'open' OR charge_nano_usd > 0)"
+                " AND instance NOT IN (SELECT value FROM json_each(?))"
+                " AND request_id IN (SELECT id FROM requests WHERE state = 'open' OR charge_nano_usd > 0)",
+                (living,),
             ).rowcount
             forgotten = connection.execute(
-                "DELETE FROM idempotency WHERE state = 'running' AND instance NOT IN (SELECT number FROM instances)"
+                "DELETE FROM idempotency WHERE state = 'running' AND instance NOT IN (SELECT value FROM json_each(?))",
+                (living,),
             ).rowcount
             return charged + forgotten
 

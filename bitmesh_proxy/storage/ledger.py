@@ -7,6 +7,7 @@ budgets with them. Rows tell what was used and what it cost, never what was aske
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -162,6 +163,18 @@ class LedgerStore:
 
         return self._database.submit(update)
 
+    async def resolve_interrupted(self, *, alive: Sequence[int]) -> int:
+        """At start: close the open requests that no living process serves and no open job holds. Gives how many.
+
+        They are charged what had been noted as delivered, never more than their hold; the figure is an estimate.
+        """
+        living = json.dumps(list(alive))
+
+        def update(connection: sqlite3.Connection) -> int:
+            return connection.execute(_RESOLVE, (living,)).rowcount
+
+        return await self._database.write(update)
+
     async def request(self, request_id: str) -> LedgerRow | None:
         """One request, whatever its state."""
         row = self._database.lookup(_SELECT + "WHERE requests.id = ?", (request_id,))
@@ -231,6 +244,16 @@ def _closing_item(closing: Closing, state: State, provider: int | None, upstream
 
 _CHECKPOINT = """
 UPDATE requests SET accrued_cost_nano_usd = ?, accrued_charge_nano_usd = ? WHERE id = ? AND state = 'open'
+"""
+
+_RESOLVE = """
+UPDATE requests
+SET state = CASE WHEN accrued_cost_nano_usd + accrued_charge_nano_usd > 0 THEN 'settled' ELSE 'released' END,
+    cost_nano_usd = accrued_cost_nano_usd, charge_nano_usd = min(accrued_charge_nano_usd, hold_nano_usd),
+    basis = 'estimated', outcome = 'interrupted'
+WHERE state = 'open'
+  AND instance NOT IN (SELECT value FROM json_each(?))
+  AND id NOT IN (SELECT request_id FROM jobs WHERE next_poll_at_ms IS NOT NULL)
 """
 
 _SELECT = """

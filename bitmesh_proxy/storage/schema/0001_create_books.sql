@@ -128,10 +128,11 @@ CREATE TABLE names (
     name TEXT NOT NULL UNIQUE
 ) STRICT;
 
--- Running processes. Each keeps a lock on a file named for its number, so that another can tell whether it lives.
+-- Running processes. Each keeps a lock on a file, so that another can tell whether it lives. A number never comes back.
 CREATE TABLE instances (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     pid INTEGER NOT NULL,
+    lock_name TEXT NOT NULL UNIQUE,
     started_at_ms INTEGER NOT NULL
 ) STRICT;
 

@@ -1,0 +1,143 @@
+"""What a usage costs at an offer's prices, and what may be charged for a call at most.
+
+One function turns usage into money, for the reservation as for the bill; so whatever the bill counts, the reservation
+has counted too, from a usage that cannot be exceeded. Costs are rounded half to even, bounds and charges up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from bitmesh_proxy.billing.usage import usage_bound
+from bitmesh_proxy.calls import Basis, Call, ChatCall, ImageCall, SpeechCall, TranscriptionCall, Usage, VideoCall
+from bitmesh_proxy.catalogue.offer import Offer
+from bitmesh_proxy.catalogue.prices import Price
+from bitmesh_proxy.errors import InternalError
+from bitmesh_proxy.money import NANO_PER_USD, PER_MILLION, ZERO, NanoUsd, round_half_even, round_up
+
+#: What makers of pictures bill as one; every further one that is begun counts whole.
+MEGAPIXEL = 1024 * 1024
+#: A picture of unknown size, at an offer that names none either.
+PIXELS_AT_MOST = 4 * MEGAPIXEL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """``hold_nano_usd``: the call is not charged more than this, before any markup."""
+
+    hold_nano_usd: NanoUsd
+
+
+def estimate(call: Call, offer: Offer, *, default_max_output_tokens: int, price: Price | None = None) -> Estimate:
+    """The upper bound of a call's cost at an offer (or at another ``price`` for the same, its sell price).
+
+    Raises InternalError when the price has no figure for such a call: then it must not be made, for it would be free.
+    """
+    price = offer.price if price is None else price
+    if price.is_free:
+        return Estimate(hold_nano_usd=ZERO)
+    bound = usage_bound(call, offer, default_max_output_tokens=default_max_output_tokens)
+    hold = price.request_nano_usd + _token_bound(bound, price) + _units(bound, price, offer, call)
+    if hold <= 0:
+        raise InternalError(f"The offer {offer.id} has no price for a call of {call.operation}.")
+    return Estimate(hold_nano_usd=NanoUsd(hold))
+
+
+def cost_of(usage: Usage, offer: Offer, call: Call, *, price: Price | None = None) -> tuple[NanoUsd, Basis]:
+    """What the provider takes for this usage, and how sure that is.
+
+    The provider's own word on the money counts first (unless the question is about another ``price``), then its
+    figures at our price, then our estimate.
+    """
+    if price is None and usage.reported_cost_nano_usd is not None:
+        return usage.reported_cost_nano_usd, Basis.REPORTED
+    price = offer.price if price is None else price
+    basis = Basis.ESTIMATED if usage.is_estimated else Basis.MEASURED
+    if price.is_free:
+        return ZERO, basis
+    if price.counts_tokens and (usage.input_tokens or usage.output_tokens):
+        # Tokens were named, so the figures per picture, character or second are not used (see ``Price``).
+        return NanoUsd(price.request_nano_usd + price.token_cost(replace(usage, characters=0))), basis
+    return NanoUsd(price.request_nano_usd + _units(usage, price, offer, call)), basis
+
+
+def charge_of(
+    usage: Usage, offer: Offer, call: Call, *, cost_nano_usd: NanoUsd, markup_nano: int, hold_nano_usd: NanoUsd
+) -> NanoUsd:
+    """What the account pays: by the offer's sell price or cost × markup, rounded up, never above the reservation."""
+    if call.test:
+        return ZERO
+    if offer.sell_price is not None:
+        charge, _ = cost_of(usage, offer, call, price=offer.sell_price)
+    else:
+        charge = with_markup(cost_nano_usd, offer, markup_nano=markup_nano)
+    return NanoUsd(min(charge, hold_nano_usd))
+
+
+def with_markup(cost_nano_usd: NanoUsd, offer: Offer, *, markup_nano: int) -> NanoUsd:
+    """Cost times the offer's own ratio or the general one (10⁹ is one), rounded up."""
+    ratio = markup_nano if offer.markup_nano is None else offer.markup_nano
+    return round_up(cost_nano_usd * ratio, NANO_PER_USD)
+
+
+def _token_bound(bound: Usage, price: Price) -> int:
+    """All tokens at the dearest figure that they might be counted by."""
+    if not price.counts_tokens:
+        return 0
+    price = price.for_input(bound.input_tokens)
+    # Pictures with a price of their own are counted by it, in ``_units``.
+    image_input = 0 if price.input_image_nano_usd else bound.image_input_tokens
+    text_input = bound.input_tokens - bound.image_input_tokens
+    text_figure = max(price.input_nano_usd_per_million, price.cache_write_nano_usd_per_million or 0)
+    image_figure = max(text_figure, price.image_input_nano_usd_per_million or 0)
+    output_figure = max(price.output_nano_usd_per_million, price.image_output_nano_usd_per_million or 0)
+    return round_up(
+        text_input * text_figure + image_input * image_figure + bound.output_tokens * output_figure, PER_MILLION
+    )
+
+
+def _units(usage: Usage, price: Price, offer: Offer, call: Call) -> int:
+    """The part of a cost that is counted in pictures, seconds, characters and the like."""
+    match call:
+        case ImageCall():
+            return usage.images * _picture_price(price, offer, call) + len(call.images) * price.input_image_nano_usd
+        case VideoCall():
+            seconds = round_half_even(usage.duration_ms * _second_price(price, offer, call), 1000)
+            pictures = len(call.frames) + len(call.references)
+            return seconds + (price.video_nano_usd or 0) + pictures * price.input_image_nano_usd
+        case SpeechCall():
+            return round_half_even(usage.characters * price.characters_nano_usd_per_million, PER_MILLION)
+        case TranscriptionCall():
+            if price.minute_nano_usd is not None:
+                return round_half_even(usage.duration_ms * price.minute_nano_usd, 60_000)
+            return round_half_even(usage.duration_ms * (price.second_nano_usd or 0), 1000)
+        case ChatCall():
+            return usage.images * price.input_image_nano_usd
+        case _:
+            return 0
+
+
+def _picture_price(price: Price, offer: Offer, call: ImageCall) -> int:
+    width, height = offer.size_for(call.width, call.height) or (None, None)
+    each = price.image_price(quality=_quality(offer, call.quality), width=width, height=height)
+    if price.megapixel_first_nano_usd is not None:
+        pixels = width * height if width and height else offer.abilities.max_pixels or PIXELS_AT_MOST
+        further = max(0, -(-pixels // MEGAPIXEL) - 1)
+        each += price.megapixel_first_nano_usd + further * price.megapixel_more_nano_usd
+    return each
+
+
+def _second_price(price: Price, offer: Offer, call: VideoCall) -> int:
+    width, height = offer.size_for(call.width, call.height) or (None, None)
+    resolution = call.options.get("resolution", offer.defaults.get("resolution"))
+    return price.second_price(
+        quality=_quality(offer, call.quality),
+        width=width,
+        height=height,
+        resolution=resolution if isinstance(resolution, str) else None,
+    )
+
+
+def _quality(offer: Offer, asked: str | None) -> str | None:
+    default = offer.defaults.get("quality")
+    return offer.quality_for(asked or (default if isinstance(default, str) else None))

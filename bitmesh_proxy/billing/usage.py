@@ -1,0 +1,245 @@
+"""How much a call may use at most, and how much it probably used, counted from the call itself.
+
+The first is for the reservation and must not be too small; the second is for answers whose provider named no figures
+(a stream that was cut) and should be about right, never zero. Both are estimates in the units that prices are made of;
+what they cost is decided in ``pricing``. Nothing here looks into pictures, sounds or files.
+
+Tokens of text: at least two UTF-8 bytes make one in any language that models are trained on, and about four do in
+English (https://platform.openai.com/tokenizer, "one token generally corresponds to ~4 characters"; read 2026-08-20).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bitmesh_proxy.calls import (
+    Call,
+    ChatCall,
+    EmbeddingCall,
+    ImageCall,
+    ModerationCall,
+    SpeechCall,
+    TranscriptionCall,
+    Usage,
+    VideoCall,
+)
+from bitmesh_proxy.catalogue.offer import Offer
+
+BYTES_PER_TOKEN_AT_LEAST = 2
+BYTES_PER_TOKEN_USUALLY = 4
+#: Role, separators and the like that a provider adds to each message, and once to the whole.
+TOKENS_PER_MESSAGE = 8
+#: A picture in a conversation. Providers' figures lie between 85 and 6,000; ``image_tokens_at_most`` in an offer's
+#: options says it better.
+IMAGE_TOKENS_AT_MOST = 6_000
+IMAGE_TOKENS_USUALLY = 1_000
+#: A sound or file in a conversation whose content we do not see.
+FILE_TOKENS_AT_MOST = 100_000
+FILE_TOKENS_USUALLY = 5_000
+#: Size of a compressed sound per second at the lowest rate in use (8 kbit/s speech), and at a common one.
+SOUND_BYTES_PER_SECOND_AT_LEAST = 1_000
+SOUND_BYTES_PER_SECOND_USUALLY = 8_000
+#: A sound behind a link: the longest that the providers' interfaces take.
+SOUND_SECONDS_AT_MOST = 4 * 3600
+#: A clip whose length neither caller nor offer names.
+CLIP_SECONDS_AT_MOST = 60
+CLIP_SECONDS_USUALLY = 5
+
+_PICTURES = frozenset({"image_url", "input_image", "image"})
+_FILES = frozenset({"file", "input_file", "input_audio", "video_url", "input_video", "document"})
+
+
+@dataclass(slots=True)
+class PromptSize:
+    """What a conversation consists of. ``text_bytes`` in UTF-8."""
+
+    text_bytes: int = 0
+    messages: int = 0
+    pictures: int = 0
+    files: int = 0
+
+
+def usage_bound(call: Call, offer: Offer, *, default_max_output_tokens: int) -> Usage:
+    """More than this the call cannot use at this offer."""
+    match call:
+        case ChatCall():
+            size = prompt_size(call)
+            image_tokens = size.pictures * _image_tokens_at_most(offer)
+            return Usage(
+                input_tokens=_tokens_at_most(size) + image_tokens + size.files * FILE_TOKENS_AT_MOST,
+                image_input_tokens=image_tokens,
+                images=size.pictures,
+                output_tokens=max_output_tokens(call, offer, default_max_output_tokens) * _choices(call),
+            )
+        case ImageCall():
+            return Usage(images=call.count)
+        case VideoCall():
+            return Usage(duration_ms=_clip_ms(call, offer, unknown_s=_longest_clip_s(offer)))
+        case SpeechCall():
+            return Usage(characters=_characters(call))
+        case TranscriptionCall():
+            return Usage(
+                duration_ms=_sound_ms(
+                    call, bytes_per_second=SOUND_BYTES_PER_SECOND_AT_LEAST, unknown_s=SOUND_SECONDS_AT_MOST
+                )
+            )
+        case EmbeddingCall() | ModerationCall():
+            return Usage(input_tokens=_input_tokens(call, bytes_per_token=BYTES_PER_TOKEN_AT_LEAST))
+
+
+def usage_delivered(call: Call, offer: Offer, *, output_characters: int) -> Usage:
+    """What a call used that was sent, and of which so much text was delivered, as far as we can tell. Never nothing."""
+    match call:
+        case ChatCall():
+            size = prompt_size(call)
+            image_tokens = size.pictures * IMAGE_TOKENS_USUALLY
+            return Usage(
+                input_tokens=_tokens_usually(size) + image_tokens + size.files * FILE_TOKENS_USUALLY,
+                image_input_tokens=image_tokens,
+                output_tokens=tokens_of(output_characters),
+                is_estimated=True,
+            )
+        case ImageCall():
+            return Usage(images=call.count, is_estimated=True)
+        case VideoCall():
+            return Usage(duration_ms=_clip_ms(call, offer, unknown_s=CLIP_SECONDS_USUALLY), is_estimated=True)
+        case SpeechCall():
+            return Usage(characters=_characters(call), is_estimated=True)
+        case TranscriptionCall():
+            duration_ms = _sound_ms(
+                call, bytes_per_second=SOUND_BYTES_PER_SECOND_USUALLY, unknown_s=CLIP_SECONDS_USUALLY
+            )
+            return Usage(duration_ms=duration_ms, is_estimated=True)
+        case EmbeddingCall() | ModerationCall():
+            return Usage(input_tokens=_input_tokens(call, bytes_per_token=BYTES_PER_TOKEN_USUALLY), is_estimated=True)
+
+
+def complete_usage(usage: Usage | None, call: Call, offer: Offer, *, output_characters: int) -> Usage:
+    """A provider's figures, with what they do not say filled in by ``usage_delivered`` (and marked as estimated)."""
+    if usage is None:
+        return usage_delivered(call, offer, output_characters=output_characters)
+    if usage.reported_cost_nano_usd is not None or (
+        (usage.input_tokens or usage.output_tokens) and offer.price.counts_tokens
+    ):
+        return usage
+    match call:
+        case ImageCall() if usage.images:
+            return usage
+        case VideoCall() | TranscriptionCall() if usage.duration_ms:
+            return usage
+        case SpeechCall() if usage.characters:
+            return usage
+    guessed = usage_delivered(call, offer, output_characters=output_characters)
+    return replace(
+        guessed,
+        input_tokens=usage.input_tokens or guessed.input_tokens,
+        output_tokens=usage.output_tokens or guessed.output_tokens,
+    )
+
+
+def tokens_of(characters: int) -> int:
+    """About how many tokens a text of so many characters is, rounded up."""
+    return -(-characters // BYTES_PER_TOKEN_USUALLY)
+
+
+def prompt_size(call: ChatCall) -> PromptSize:
+    """Count a conversation, with everything else in the call that a model reads (tools, schemas)."""
+    size = PromptSize(messages=1 + len(call.messages))
+    _add(call.messages, size)
+    for name in ("tools", "functions", "response_format", "system"):
+        if name in call.options:
+            _add(call.options[name], size)
+    return size
+
+
+def max_output_tokens(call: ChatCall, offer: Offer, default: int) -> int:
+    """The most that one answer may be: as the caller says, else as the model can, else ``default``."""
+    limits = [offer.max_output_tokens] if offer.max_output_tokens is not None else []
+    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+        asked = call.options.get(name)
+        if isinstance(asked, int) and not isinstance(asked, bool) and asked > 0:
+            limits.append(asked)
+    return min(limits) if limits else default
+
+
+def _add(value: Any, size: PromptSize) -> None:
+    if isinstance(value, str):
+        size.text_bytes += _utf8_length(value)
+    elif isinstance(value, Mapping):
+        kind = value.get("type")
+        if isinstance(kind, str) and kind in _PICTURES:
+            size.pictures += 1
+        elif isinstance(kind, str) and kind in _FILES:
+            size.files += 1
+        else:
+            for name, inner in value.items():
+                size.text_bytes += len(name)
+                _add(inner, size)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _add(inner, size)
+    else:
+        size.text_bytes += 8  # a number or a word such as true
+
+
+def _utf8_length(text: str) -> int:
+    # A lone surrogate cannot be sent to a provider, but must not break the count either.
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def _tokens_at_most(size: PromptSize) -> int:
+    return size.messages * TOKENS_PER_MESSAGE - (-size.text_bytes // BYTES_PER_TOKEN_AT_LEAST)
+
+
+def _tokens_usually(size: PromptSize) -> int:
+    return size.messages - (-size.text_bytes // BYTES_PER_TOKEN_USUALLY)
+
+
+def _image_tokens_at_most(offer: Offer) -> int:
+    known = offer.options.get("image_tokens_at_most")
+    return known if isinstance(known, int) else IMAGE_TOKENS_AT_MOST
+
+
+def _choices(call: ChatCall) -> int:
+    asked = call.options.get("n")
+    return asked if isinstance(asked, int) and not isinstance(asked, bool) and asked > 1 else 1
+
+
+def _longest_clip_s(offer: Offer) -> int:
+    abilities = offer.abilities
+    return max((*abilities.seconds, abilities.max_seconds or 0, offer.default_seconds or 0)) or CLIP_SECONDS_AT_MOST
+
+
+def _clip_ms(call: VideoCall, offer: Offer, *, unknown_s: int) -> int:
+    seconds = offer.seconds_for(call.seconds)
+    return unknown_s * 1000 if seconds is None else -int(-seconds * 1000 // 1)
+
+
+def _characters(call: SpeechCall) -> int:
+    return len(call.text) + len(call.instructions or "")
+
+
+def _sound_ms(call: TranscriptionCall, *, bytes_per_second: int, unknown_s: int) -> int:
+    if call.duration_s is not None:
+        return -int(-call.duration_s * 1000 // 1)
+    if call.audio.data is not None:
+        return max(1000, len(call.audio.data) * 1000 // bytes_per_second)
+    return unknown_s * 1000
+
+
+def _input_tokens(call: EmbeddingCall | ModerationCall, *, bytes_per_token: int) -> int:
+    """Texts by their bytes, lists of tokens by their length, pictures by a fixed bound."""
+    inputs = call.inputs
+    if inputs and all(isinstance(each, int) for each in inputs):
+        return len(inputs)
+    tokens = 0
+    for each in inputs:
+        if isinstance(each, list | tuple) and all(isinstance(token, int) for token in each):
+            tokens += len(each)
+            continue
+        size = PromptSize()
+        _add(each, size)
+        tokens += TOKENS_PER_MESSAGE - (-size.text_bytes // bytes_per_token) + size.pictures * IMAGE_TOKENS_AT_MOST
+    return tokens

@@ -1,0 +1,126 @@
+"""Which processes are alive, so that no one closes the open requests of a process that still serves them.
+
+Each process keeps an exclusive lock (``flock``) on a file of its own beside the database, and a row that names the
+file. The kernel drops the lock when the process ends in whatever way, so there is no heartbeat to miss and no process
+id to mistake: who can lock a file knows its owner is dead. Works for processes of one machine, as SQLite does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from bitmesh_proxy.storage.database import Database, Row
+from bitmesh_proxy.storage.ids import RandomBytes, make_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Census:
+    """Numbers of processes that have a row, by whether they still live."""
+
+    alive: tuple[int, ...]
+    dead: tuple[int, ...]
+
+
+@asynccontextmanager
+async def running_instance(
+    database: Database, *, clock: Callable[[], float] = time.time, random_bytes: RandomBytes = secrets.token_bytes
+) -> AsyncIterator[int]:
+    """Be alive for the others to see; gives this process's number.
+
+    The lock is taken before the row is written and given up after it is deleted, so a row whose lock is free always
+    means a dead process.
+    """
+    path = _directory(database) / (make_id("", random_bytes) + ".lock")
+    descriptor = await asyncio.to_thread(_make_locked, path)
+    try:
+        number = await database.write(partial(_insert, lock_name=path.name, now_ms=int(clock() * 1000)))
+        try:
+            yield number
+        finally:
+            await _forget(database, (number,))
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+@asynccontextmanager
+async def census(database: Database) -> AsyncIterator[Census]:
+    """Who lives. Within the context the locks of the dead are held, so that only one process cleans up after them;
+    afterwards, unless it raised, their rows are gone."""
+    rows = await database.read("SELECT number, lock_name FROM instances ORDER BY number")
+    found, locks = await asyncio.to_thread(_try_locks, _directory(database), rows)
+    try:
+        yield found
+        if found.dead:
+            await _forget(database, found.dead)
+            for path in locks:
+                path.unlink(missing_ok=True)
+    finally:
+        for descriptor in locks.values():
+            os.close(descriptor)
+
+
+def _insert(connection: sqlite3.Connection, *, lock_name: str, now_ms: int) -> int:
+    row = connection.execute(
+        "INSERT INTO instances (pid, lock_name, started_at_ms) VALUES (?, ?, ?) RETURNING number",
+        (os.getpid(), lock_name, now_ms),
+    ).fetchall()[0]
+    return int(row[0])
+
+
+async def _forget(database: Database, numbers: Iterable[int]) -> None:
+    parameters = [(number,) for number in numbers]
+
+    def delete(connection: sqlite3.Connection) -> None:
+        connection.executemany("DELETE FROM instances WHERE number = ?", parameters)
+
+    await database.write(delete)
+
+
+def _directory(database: Database) -> Path:
+    return database.path.with_name(database.path.name + ".instances")
+
+
+def _make_locked(path: Path) -> int:
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+    except BaseException:
+        os.close(descriptor)
+        path.unlink(missing_ok=True)
+        raise
+    return descriptor
+
+
+def _try_locks(directory: Path, rows: Iterable[Row]) -> tuple[Census, dict[Path, int]]:
+    dead: list[int] = []
+    alive: list[int] = []
+    locks: dict[Path, int] = {}
+    for number, lock_name in rows:
+        path = directory / lock_name
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            dead.append(number)
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            alive.append(number)
+        else:
+            dead.append(number)
+            locks[path] = descriptor
+    return Census(alive=tuple(alive), dead=tuple(dead)), locks
