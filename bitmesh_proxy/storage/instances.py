@@ -31,11 +31,27 @@ class Census:
     dead: tuple[int, ...]
 
 
-@asynccontextmanager
-async def running_instance(
+class Instance:
+    """This process's row and lock. Made by ``register_instance``."""
+
+    def __init__(self, database: Database, *, number: int, path: Path, descriptor: int) -> None:
+        self.number = number
+        self._database = database
+        self._path = path
+        self._descriptor = descriptor
+
+    async def close(self) -> None:
+        """Give up the row, then the lock. What is still open is found by the next start."""
+        try:
+            await _forget(self._database, (self.number,))
+        finally:
+            _unlock(self._path, self._descriptor)
+
+
+async def register_instance(
     database: Database, *, clock: Callable[[], float] = time.time, random_bytes: RandomBytes = secrets.token_bytes
-) -> AsyncIterator[int]:
-    """Be alive for the others to see; gives this process's number.
+) -> Instance:
+    """Be alive for the others to see.
 
     The lock is taken before the row is written and given up after it is deleted, so a row whose lock is free always
     means a dead process.
@@ -44,13 +60,10 @@ async def running_instance(
     descriptor = await asyncio.to_thread(_make_locked, path)
     try:
         number = await database.write(partial(_insert, lock_name=path.name, now_ms=int(clock() * 1000)))
-        try:
-            yield number
-        finally:
-            await _forget(database, (number,))
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
+    except BaseException:
+        _unlock(path, descriptor)
+        raise
+    return Instance(database, number=number, path=path, descriptor=descriptor)
 
 
 @asynccontextmanager
@@ -102,6 +115,11 @@ def _make_locked(path: Path) -> int:
         path.unlink(missing_ok=True)
         raise
     return descriptor
+
+
+def _unlock(path: Path, descriptor: int) -> None:
+    path.unlink(missing_ok=True)
+    os.close(descriptor)
 
 
 def _try_locks(directory: Path, rows: Iterable[Row]) -> tuple[Census, dict[Path, int]]:
