@@ -136,6 +136,12 @@ class Media(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     #: Empty: ``$CACHE_DIRECTORY`` (systemd), else ``media`` in the data directory.
     cache_dir: str = ""
     max_concurrent_fetches: Count = 64
+    #: Make the copy when the provider hands out the link, not only when somebody asks for it.
+    copy_at_once: bool = True
+    #: A copy whose last caller has left is finished if no more than this is missing.
+    finish_alone_bytes: CountOrNone = 128 * MIB
+    #: A caller who takes nothing for so long is cut off.
+    stall_timeout_s: Seconds = 60.0
 
 
 class Idempotency(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

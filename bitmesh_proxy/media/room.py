@@ -48,10 +48,20 @@ async def open_media(
                 sources=sources,
                 credential_headers=lambda provider: access[provider].auth_headers if provider in access else {},
                 clock=clock,
-                limits=DeliveryLimits(max_concurrent_fetches=settings.max_concurrent_fetches),
+                limits=DeliveryLimits(
+                    max_concurrent_fetches=settings.max_concurrent_fetches,
+                    finish_alone_bytes=settings.finish_alone_bytes,
+                ),
             )
             try:
-                yield MediaResults(store=store, copies=copies, deliveries=deliveries, sources=sources, clock=clock)
+                yield MediaResults(
+                    store=store,
+                    copies=copies,
+                    deliveries=deliveries,
+                    sources=sources,
+                    clock=clock,
+                    copy_at_once=settings.copy_at_once and settings.cache_bytes > 0,
+                )
             finally:
                 await deliveries.close()
     finally:

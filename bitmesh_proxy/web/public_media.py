@@ -12,7 +12,8 @@ from bitmesh_proxy.web.route import Access, Route
 
 async def handle_imgrslt(request: web.Request) -> web.StreamResponse:
     """The bytes behind an id that this service handed out."""
-    return await make_handler(request.app[keys.MEDIA])(request)
+    stall_timeout_s = request.app[keys.SETTINGS].media.stall_timeout_s
+    return await make_handler(request.app[keys.MEDIA], stall_timeout_s=stall_timeout_s)(request)
 
 
 def routes() -> list[Route]:
