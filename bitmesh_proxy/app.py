@@ -36,8 +36,10 @@ from bitmesh_proxy.settings import Settings, SettingsError, resolve_data_dir, re
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.idempotency import IdempotencyStore
+from bitmesh_proxy.storage.instances import register_instance
 from bitmesh_proxy.storage.jobs import JobStore
 from bitmesh_proxy.storage.keys import KeyDirectory
+from bitmesh_proxy.storage.ledger import LedgerStore
 from bitmesh_proxy.storage.media import SqliteMedia
 from bitmesh_proxy.storage.nonces import SqliteNonces
 from bitmesh_proxy.upstream.access import configured_access, provider_names, sandbox_access
@@ -103,16 +105,23 @@ async def books(app: web.Application) -> AsyncIterator[None]:
     """Money. What an earlier process left open is closed before the first call is taken."""
     settings, db = app[keys.SETTINGS], app[keys.DATABASE]
     settlements = app[keys.SETTLEMENTS] = Settlements()
-    async with Books.open(
+    ledger = LedgerStore(db)
+    instance = await register_instance(db)
+    app[keys.IDEMPOTENCY] = IdempotencyStore(
         db,
-        settlements=settlements,
-        markup_nano=parse_usd(settings.billing.markup),
-        checkpoint_interval_s=settings.billing.checkpoint_interval_s,
-    ) as opened:
-        app[keys.BOOKS] = opened
-        await recover(db)
-        yield
-        await settlements.close()
+        instance=instance.number,
+        keep_s=settings.idempotency.keep_s,
+        max_total_bytes=settings.idempotency.max_total_bytes,
+    )
+    await recover(db, ledger, app[keys.IDEMPOTENCY])
+    opened = app[keys.BOOKS] = Books(
+        ledger, settlements=settlements, instance=instance.number, markup_nano=parse_usd(settings.billing.markup)
+    )
+    checkpoints = asyncio.create_task(opened.checkpoint_forever(settings.billing.checkpoint_interval_s))
+    yield
+    checkpoints.cancel()
+    await settlements.close()
+    await instance.close()
 
 
 async def catalogue(app: web.Application) -> AsyncIterator[None]:
@@ -195,7 +204,7 @@ async def pipeline(app: web.Application) -> AsyncIterator[None]:
         attempts=app[keys.ATTEMPTS],
         media=app[keys.MEDIA],
         jobs=app[keys.JOBS],
-        idempotency=IdempotencyGate(IdempotencyStore(app[keys.DATABASE]), settings.idempotency),
+        idempotency=IdempotencyGate(app[keys.IDEMPOTENCY], settings.idempotency),
         settlements=app[keys.SETTLEMENTS],
         render_stream_error=render_stream_error,
     )

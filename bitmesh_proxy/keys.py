@@ -23,6 +23,7 @@ from bitmesh_proxy.media.results import MediaResults
 from bitmesh_proxy.pipeline import Pipeline
 from bitmesh_proxy.settings import Settings
 from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.idempotency import IdempotencyStore
 from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.attempts import Attempts
 from bitmesh_proxy.web.authenticate import Authenticator
@@ -60,6 +61,7 @@ ENDPOINT_LIMIT = web.AppKey("endpoint_limit", EndpointLimit)
 CONCURRENCY_LIMIT = web.AppKey("concurrency_limit", ConcurrencyLimit)
 SETTLEMENTS = web.AppKey("settlements", Settlements)
 BOOKS = web.AppKey("books", Books)
+IDEMPOTENCY = web.AppKey("idempotency", IdempotencyStore)
 ACCESS = web.AppKey("access", Mapping[str, ProviderAccess])
 ATTEMPTS = web.AppKey("attempts", Attempts)
 MEDIA = web.AppKey("media", MediaResults)

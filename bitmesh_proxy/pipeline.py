@@ -41,8 +41,9 @@ from bitmesh_proxy.errors import (
 from bitmesh_proxy.idempotency import IdempotencyGate, Replay, Ticket
 from bitmesh_proxy.jobs.service import JobService
 from bitmesh_proxy.media.results import MediaResults
-from bitmesh_proxy.money import ZERO, NanoUsd, format_usd
+from bitmesh_proxy.money import NanoUsd, format_usd
 from bitmesh_proxy.settings import Billing, Settings
+from bitmesh_proxy.storage.ledger import Accrued
 from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.attempts import Attempts, ChatTranslation, Reply, Streamed, Whole
 from bitmesh_proxy.upstream.progress import Progress
@@ -130,7 +131,7 @@ class Pipeline:
                 hold_nano_usd=self._estimate(call, offers),
                 live=not call.test,
             ) as reservation:
-                self._books.watch(reservation, lambda: self._charge_so_far(call, reservation, progress))
+                self._books.watch(reservation, lambda: self._accrued(call, reservation, progress))
                 delivery = await self._deliver(
                     call,
                     offers,
@@ -331,11 +332,12 @@ class Pipeline:
             first_byte_s=progress.first_byte_s,
         )
 
-    def _charge_so_far(self, call: Call, reservation: Reservation, progress: Progress) -> NanoUsd:
+    def _accrued(self, call: Call, reservation: Reservation, progress: Progress) -> Accrued | None:
         """What would be charged if everything stopped now: noted now and then, for the case of a crash."""
         if not progress.delivered:
-            return ZERO
-        return self._outcome(call, reservation, progress, status=200, outcome="caller_left").bill.charge_nano_usd
+            return None
+        bill = self._outcome(call, reservation, progress, status=200, outcome="caller_left").bill
+        return Accrued(cost_nano_usd=bill.cost_nano_usd, charge_nano_usd=bill.charge_nano_usd)
 
     def _cost_headers(self, reservation: Reservation, progress: Progress) -> dict[str, str]:
         headers = {"X-Bitmesh-Provider": progress.offer.provider} if progress.offer else {}

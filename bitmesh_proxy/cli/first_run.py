@@ -71,7 +71,7 @@ def chat_example(address: str, token: str) -> str:
 
 def image_example(address: str, token: str) -> str:
     """A picture."""
-    body = '{"model":"black-forest-labs/FLUX-1-schnell","prompt":"A lantern on a river stone","width":768,"height":512}'
+    body = '{"model":"black-forest-labs/FLUX-2-dev","prompt":"A lantern on a river stone","width":768,"height":512}'
     return _curl(address, "/image", token, body)
 
 

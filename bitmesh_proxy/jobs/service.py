@@ -80,7 +80,7 @@ class JobService:
     ) -> Job:
         """Write the job's row; from then on the reservation is the job's."""
         now_s = self._clock()
-        job = await reservation.hand_over(
+        job = await self._store.create(
             NewJob(
                 account_id=caller.account_id,
                 key_id=caller.key_id,
@@ -96,6 +96,7 @@ class JobService:
                 next_poll_at_s=now_s + self._settings.first_poll_s,
             )
         )
+        reservation.hand_over()
         self.started.set()
         return await self._apply(job, state) if state.status.is_final else job
 

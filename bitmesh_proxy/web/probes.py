@@ -21,7 +21,7 @@ async def handle_ready(request: web.Request) -> web.StreamResponse:
     app = request.app
     checks: dict[str, str] = {"catalogue": "ok" if app[keys.CATALOGUE].models else "empty"}
     try:
-        await app[keys.DATABASE].check_writable()
+        await app[keys.DATABASE].write(lambda connection: None, is_new_work=True)
         checks["database"] = "ok"
     except Unavailable as exc:
         checks["database"] = exc.message

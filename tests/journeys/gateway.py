@@ -25,7 +25,7 @@ from bitmesh_proxy.storage.keys import KeyStore
 from bitmesh_proxy.storage.ledger import LedgerRow, LedgerStore
 
 CHAT_MODEL = "openai/gpt-oss-120b"
-IMAGE_MODEL = "black-forest-labs/FLUX-1-schnell"
+IMAGE_MODEL = "black-forest-labs/FLUX-2-dev"
 VIDEO_MODEL = "minimax/video-01-director"
 
 #: What makes a journey quick: no pauses between tokens, short jobs, prompt polls.

@@ -1,0 +1,127 @@
+"""``account``: who pays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bitmesh_proxy.cli.books import with_database
+from bitmesh_proxy.cli.moments import USD, show_moment
+from bitmesh_proxy.cli.options import common_options, fail, settings_of
+from bitmesh_proxy.cli.tables import print_json, print_table
+from bitmesh_proxy.money import NanoUsd, format_usd
+from bitmesh_proxy.storage.accounts import Account, AccountStore
+from bitmesh_proxy.storage.database import Database
+
+
+@click.group()
+def account() -> None:
+    """Accounts and their balances."""
+
+
+@account.command()
+@click.argument("name")
+@click.option("--credit", type=USD, help="Start with so many US dollars.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@common_options
+@click.pass_context
+def create(
+    ctx: click.Context, name: str, credit: NanoUsd | None, as_json: bool, config: Path | None, data_dir: Path | None
+) -> None:
+    """Make an account."""
+
+    async def work(database: Database) -> Account:
+        store = AccountStore(database)
+        made = await store.create(name)
+        if credit:
+            await store.credit(made.id, credit, "opening credit")
+        return await store.get(made.id) or made
+
+    made = with_database(settings_of(ctx, config, data_dir), work)
+    if as_json:
+        print_json(_as_json(made))
+    else:
+        click.echo(f"Made account {made.id} ({made.name}), balance {format_usd(made.balance_nano_usd)} USD.")
+
+
+@account.command()
+@click.argument("account_id")
+@click.argument("amount", type=USD)
+@click.option("--note", default="", help="What the credit is for.")
+@common_options
+@click.pass_context
+def credit(
+    ctx: click.Context, account_id: str, amount: NanoUsd, note: str, config: Path | None, data_dir: Path | None
+) -> None:
+    """Enter a payment of AMOUNT US dollars for ACCOUNT_ID (or its name, if only one has it)."""
+
+    async def work(database: Database) -> tuple[str, NanoUsd]:
+        store = AccountStore(database)
+        found = await find_account(store, account_id)
+        return found.id, await store.credit(found.id, amount, note)
+
+    found_id, balance = with_database(settings_of(ctx, config, data_dir), work)
+    click.echo(f"Credited {format_usd(amount)} USD to {found_id}; balance {format_usd(balance)} USD.")
+
+
+@account.command(name="list")
+@click.option("--json", "as_json", is_flag=True, help="A JSON list.")
+@common_options
+@click.pass_context
+def list_accounts(ctx: click.Context, as_json: bool, config: Path | None, data_dir: Path | None) -> None:
+    """All accounts with their balances."""
+
+    async def work(database: Database) -> tuple[Account, ...]:
+        return await AccountStore(database).list()
+
+    found = with_database(settings_of(ctx, config, data_dir), work)
+    if as_json:
+        print_json([_as_json(each) for each in found])
+        return
+    print_table(
+        ["ID", "NAME", "BALANCE USD", "HELD USD", "FREE USD", "MADE"],
+        [
+            (
+                each.id,
+                each.name,
+                format_usd(each.balance_nano_usd),
+                format_usd(each.held_nano_usd),
+                format_usd(each.available_nano_usd),
+                show_moment(each.created_at_s),
+            )
+            for each in found
+        ],
+        right=("BALANCE USD", "HELD USD", "FREE USD"),
+    )
+
+
+async def find_account(store: AccountStore, wanted: str | None) -> Account:
+    """The account of that id or name; without either, the only one there is. Ends the program otherwise."""
+    found = await store.list()
+    if wanted is None:
+        matching = list(found)
+        question = "say which account (--account)"
+    else:
+        matching = [each for each in found if each.id == wanted] or [each for each in found if each.name == wanted]
+        question = f"no account has the id or name {wanted!r}" if not matching else f"{wanted!r} names several accounts"
+    if len(matching) == 1:
+        return matching[0]
+    if not found:
+        fail("there is no account yet: bitmesh-proxy account create NAME --credit 10")
+    fail(question + "; there are: " + ", ".join(f"{each.id} ({each.name})" for each in found))
+
+
+def _as_json(each: Account) -> dict[str, Any]:
+    return {
+        "id": each.id,
+        "name": each.name,
+        "balance_usd": format_usd(each.balance_nano_usd),
+        "held_usd": format_usd(each.held_nano_usd),
+        "available_usd": format_usd(each.available_nano_usd),
+        "balance_nano_usd": each.balance_nano_usd,
+        "held_nano_usd": each.held_nano_usd,
+        "created_at_s": each.created_at_s,
+        "disabled_at_s": each.disabled_at_s,
+    }

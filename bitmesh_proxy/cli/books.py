@@ -1,0 +1,52 @@
+"""Opening the database for a command, and closing it on every path."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from bitmesh_proxy.auth.secrets import MasterSecretError
+from bitmesh_proxy.cli.options import EXIT_CONFIG, fail
+from bitmesh_proxy.errors import GatewayError
+from bitmesh_proxy.settings import Settings, resolve_data_dir
+from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.failures import StorageError
+
+T = TypeVar("T")
+
+DATABASE_NAME = "bitmesh-proxy.db"
+
+
+@asynccontextmanager
+async def open_database(settings: Settings) -> AsyncIterator[Database]:
+    """The service's own database; it is made if it is not there. A running server is not disturbed."""
+    directory = resolve_data_dir(settings)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    database = await Database.open(
+        directory / DATABASE_NAME,
+        busy_timeout_s=settings.data.busy_timeout_s,
+        max_pending_writes=settings.data.max_pending_writes,
+    )
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+def with_database(settings: Settings, work: Callable[[Database], Awaitable[T]]) -> T:
+    """Run ``work`` on the database; its errors end the program with their message."""
+
+    async def run() -> T:
+        async with open_database(settings) as database:
+            return await work(database)
+
+    try:
+        return asyncio.run(run())
+    except (StorageError, MasterSecretError) as exc:
+        fail(str(exc), EXIT_CONFIG)
+    except (GatewayError, ValueError) as exc:
+        fail(str(exc))
+    except OSError as exc:
+        fail(f"{resolve_data_dir(settings)}: {exc.strerror or exc}")

@@ -1,0 +1,192 @@
+"""``key``: what callers call with. Secrets are shown when they are made, and never again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bitmesh_proxy.auth.master import load_master_secret
+from bitmesh_proxy.auth.secrets import derive_consumer_secret, new_token, token_digest
+from bitmesh_proxy.cli.account import find_account
+from bitmesh_proxy.cli.books import with_database
+from bitmesh_proxy.cli.moments import AHEAD, USD, show_moment
+from bitmesh_proxy.cli.new_key import TOKEN_HINT_CHARACTERS, NewKey, create_key
+from bitmesh_proxy.cli.options import common_options, fail, settings_of
+from bitmesh_proxy.cli.tables import print_json, print_table
+from bitmesh_proxy.money import NanoUsd, format_usd
+from bitmesh_proxy.storage.accounts import AccountStore
+from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.keys import KeyRecord, KeyStore
+
+
+@click.group()
+def key() -> None:
+    """API keys."""
+
+
+@key.command()
+@click.option("--account", "account_id", help="Account that pays (id or name). Default: the only one.")
+@click.option("--name", default="", help="What you call the key.")
+@click.option("--bound-model", help="The key speaks to this model only; requests then must not name one.")
+@click.option("--allow-model", "allowed_models", multiple=True, help="A model the key may use; may be given again.")
+@click.option("--rate-per-minute", type=click.IntRange(0), help="Requests per minute; 0 is no limit.")
+@click.option("--max-concurrent", type=click.IntRange(0), help="Calls under way at once; 0 is no limit.")
+@click.option("--budget-day", "budget_day_nano_usd", type=USD, help="US dollars per UTC day.")
+@click.option("--budget-month", "budget_month_nano_usd", type=USD, help="US dollars per UTC month.")
+@click.option("--expires", "expires_at_s", type=AHEAD, help="When it ends: 2026-12-31, 30d, 12h.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: id, token, consumer_key, consumer_secret.")
+@common_options
+@click.pass_context
+def create(
+    ctx: click.Context,
+    /,
+    account_id: str | None,
+    name: str,
+    allowed_models: tuple[str, ...],
+    as_json: bool,
+    config: Path | None,
+    data_dir: Path | None,
+    **limits: Any,
+) -> None:
+    """Make a key: a bearer token, and an OAuth consumer key with its secret."""
+    settings = settings_of(ctx, config, data_dir)
+
+    async def work(database: Database) -> NewKey:
+        paying = await find_account(AccountStore(database), account_id)
+        return await create_key(
+            database, settings, account_id=paying.id, name=name, allowed_models=allowed_models or None, **limits
+        )
+
+    made = with_database(settings, work)
+    _show_secrets(made, as_json=as_json)
+
+
+@key.command(name="list")
+@click.option("--account", "account_id", help="Keys of this account (id or name) only.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON list.")
+@common_options
+@click.pass_context
+def list_keys(
+    ctx: click.Context, account_id: str | None, as_json: bool, config: Path | None, data_dir: Path | None
+) -> None:
+    """All keys, without their secrets."""
+
+    async def work(database: Database) -> tuple[KeyRecord, ...]:
+        found = await find_account(AccountStore(database), account_id) if account_id else None
+        return await KeyStore(database).list(found.id if found else None)
+
+    records = with_database(settings_of(ctx, config, data_dir), work)
+    if as_json:
+        print_json([_as_json(record) for record in records])
+        return
+    print_table(
+        ["ID", "NAME", "ACCOUNT", "TOKEN", "CONSUMER KEY", "MODEL", "STATE", "MADE"],
+        [
+            (
+                record.caller.key_id,
+                record.caller.key_name,
+                record.caller.account_id,
+                f"bm_…{record.token_hint}" if record.has_token else "",
+                record.consumer_key,
+                record.caller.bound_model or "any",
+                "off" if record.is_disabled else "on",
+                show_moment(record.created_at_s),
+            )
+            for record in records
+        ],
+    )
+
+
+@key.command()
+@click.argument("key_id")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@common_options
+@click.pass_context
+def show(ctx: click.Context, key_id: str, as_json: bool, config: Path | None, data_dir: Path | None) -> None:
+    """One key with its limits."""
+
+    async def work(database: Database) -> KeyRecord | None:
+        return await KeyStore(database).get(key_id)
+
+    record = with_database(settings_of(ctx, config, data_dir), work)
+    if record is None:
+        fail(f"no key has the id {key_id!r}")
+    if as_json:
+        print_json(_as_json(record))
+    else:
+        print_table(
+            ["FIELD", "VALUE"], [(name, value) for name, value in _as_json(record).items() if value is not None]
+        )
+
+
+@key.command()
+@click.argument("key_id")
+@common_options
+@click.pass_context
+def disable(ctx: click.Context, key_id: str, config: Path | None, data_dir: Path | None) -> None:
+    """Switch a key off; it fails with its next request."""
+
+    async def work(database: Database) -> KeyRecord:
+        return await KeyStore(database).disable(key_id)
+
+    with_database(settings_of(ctx, config, data_dir), work)
+    click.echo(f"Key {key_id} is off.")
+
+
+@key.command()
+@click.argument("key_id")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: id, token, consumer_key, consumer_secret.")
+@common_options
+@click.pass_context
+def rotate(ctx: click.Context, key_id: str, as_json: bool, config: Path | None, data_dir: Path | None) -> None:
+    """Give a key a new token and a new consumer secret; the old ones end at once."""
+    settings = settings_of(ctx, config, data_dir)
+
+    async def work(database: Database) -> NewKey:
+        token = new_token()
+        record = await KeyStore(database).rotate(
+            key_id, token_digest=token_digest(token), token_hint=token[-TOKEN_HINT_CHARACTERS:]
+        )
+        return NewKey(
+            id=key_id,
+            token=token,
+            consumer_key=record.consumer_key or "",
+            consumer_secret=derive_consumer_secret(load_master_secret(settings), key_id, record.generation),
+        )
+
+    _show_secrets(with_database(settings, work), as_json=as_json)
+
+
+def _show_secrets(made: NewKey, *, as_json: bool) -> None:
+    if as_json:
+        print_json(made.as_json())
+        return
+    click.echo("The secrets are shown this once:")
+    print_table(["FIELD", "VALUE"], [(name.replace("_", " "), value) for name, value in made.as_json().items()])
+
+
+def _as_json(record: KeyRecord) -> dict[str, Any]:
+    caller = record.caller
+
+    def usd(amount: NanoUsd | None) -> str | None:
+        return None if amount is None else format_usd(amount)
+
+    return {
+        "id": caller.key_id,
+        "name": caller.key_name,
+        "account_id": caller.account_id,
+        "token_hint": record.token_hint if record.has_token else None,
+        "consumer_key": record.consumer_key,
+        "generation": record.generation,
+        "bound_model": caller.bound_model,
+        "allowed_models": sorted(caller.allowed_models) if caller.allowed_models is not None else None,
+        "rate_per_minute": caller.rate_per_minute,
+        "max_concurrent": caller.max_concurrent,
+        "budget_day_usd": usd(caller.budget_day_nano_usd),
+        "budget_month_usd": usd(caller.budget_month_nano_usd),
+        "expires_at_s": caller.expires_at_s,
+        "is_disabled": record.is_disabled,
+        "created_at_s": record.created_at_s,
+    }

@@ -1,0 +1,41 @@
+"""``sandbox``: the providers' stand-in by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import click
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", default=3900, show_default=True, type=click.IntRange(0, 65535), help="Port; 0 takes a free one."
+)
+@click.option(
+    "--token-interval-ms", default=15, show_default=True, type=click.IntRange(0), help="Pause between tokens."
+)
+@click.option("--job-duration-s", default=6.0, show_default=True, type=float, help="How long a clip takes.")
+def sandbox(host: str, port: int, token_interval_ms: int, job_duration_s: float) -> None:
+    """Play the providers' HTTP APIs without a gateway before them, until Ctrl-C."""
+    asyncio.run(_run(host, port, token_interval_ms=token_interval_ms, job_duration_s=job_duration_s))
+
+
+async def _run(host: str, port: int, *, token_interval_ms: int, job_duration_s: float) -> None:
+    from bitmesh_proxy.sandbox.registry import PLAYS
+    from bitmesh_proxy.sandbox.server import Sandbox
+    from bitmesh_proxy.sandbox.stage import Options
+
+    options = Options(token_interval_s=token_interval_ms / 1000, job_duration_s=job_duration_s)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        async with Sandbox(host=host, port=port, options=options) as running:
+            click.echo(f"The sandbox listens on {running.url}. It plays:")
+            for play in PLAYS:
+                click.echo(f"  {play.name:<12} {running.url}/{play.name}")
+            await stop.wait()
+    except OSError as exc:
+        raise click.ClickException(f"cannot listen on {host}:{port}: {exc.strerror or exc}") from exc

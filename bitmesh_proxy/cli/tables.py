@@ -1,0 +1,24 @@
+"""Output: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+import orjson
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
+    """Columns as wide as what stands in them; those named in ``right`` are set to the right, as numbers are read."""
+    texts = [["" if value is None else str(value) for value in row] for row in rows]
+    widths = [max([len(heading), *(len(row[place]) for row in texts)]) for place, heading in enumerate(headings)]
+    sides = [">" if heading in right else "<" for heading in headings]
+    for row in [list(headings), *texts]:
+        cells = (f"{text:{side}{width}}" for text, side, width in zip(row, sides, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+
+
+def print_json(value: Any) -> None:
+    """One JSON document."""
+    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
