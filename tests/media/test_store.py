@@ -1,4 +1,4 @@
-"""Whoever remembers ids, remembers the first and refuses the second. (The database's store is tried in its own room.)"""
+"""Whoever remembers ids, remembers the first and refuses the second. The database's store is tried in its own room."""
 
 from __future__ import annotations
 
