@@ -1,5 +1,5 @@
 """Every provider that is known by name, in alphabetical order. Further servers come from the configuration."""
 
-from bitmesh_proxy.providers import openai, together
+from bitmesh_proxy.providers import anthropic, openai, together
 
-PROVIDERS = (openai.PROVIDER, together.PROVIDER)
+PROVIDERS = (anthropic.PROVIDER, openai.PROVIDER, together.PROVIDER)

@@ -1,0 +1,47 @@
+"""A meter for protocols that no caller of ours speaks: it reads the stream in full, which translation does anyway."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bitmesh_proxy.calls import (
+    Finished,
+    ReasoningDelta,
+    Started,
+    StreamFailed,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+    UsageReport,
+)
+from bitmesh_proxy.dialects.base import StreamReader
+
+
+class ReadingMeter:
+    """The ``StreamMeter`` of any protocol that has a reader. Costs as much as reading."""
+
+    __slots__ = ("_reader", "error", "is_complete", "output_characters", "provider_request_id", "usage")
+
+    def __init__(self, make_reader: Callable[[], StreamReader]) -> None:
+        self.usage: Usage | None = None
+        self.output_characters = 0
+        self.is_complete = False
+        self.error: str | None = None
+        self.provider_request_id: str | None = None
+        self._reader = make_reader()
+
+    def feed(self, data: bytes) -> None:
+        """Read the next bytes of the stream. Raises what the reader raises."""
+        for event in self._reader.feed(data):
+            if isinstance(event, TextDelta | ReasoningDelta):
+                self.output_characters += len(event.text)
+            elif isinstance(event, ToolCallDelta):
+                self.output_characters += len(event.arguments)
+            elif isinstance(event, UsageReport):
+                self.usage = event.usage
+            elif isinstance(event, Finished):
+                self.is_complete = True
+            elif isinstance(event, StreamFailed):
+                self.error = event.message
+            elif isinstance(event, Started):
+                self.provider_request_id = event.provider_request_id
