@@ -93,9 +93,10 @@ async def database(app: web.Application) -> AsyncIterator[None]:
     app[keys.DATABASE] = db
     app[keys.AUTHENTICATOR] = Authenticator(
         KeyDirectory(db),
-        nonces=SqliteNonces(db, window_s=settings.auth.timestamp_window_s),
+        nonces=SqliteNonces(db, window_s=settings.auth.timestamp_window_s, max_nonces=settings.auth.max_nonces),
         master_secret=master_secret,
         window_s=settings.auth.timestamp_window_s,
+        http=settings.http,
     )
     yield
     await db.close()

@@ -19,6 +19,7 @@ from bitmesh_proxy.auth.payload_signature import HEADER, verify_fields_signature
 from bitmesh_proxy.auth.secrets import derive_consumer_secret, token_digest
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.errors import AuthenticationFailed
+from bitmesh_proxy.settings import Http
 from bitmesh_proxy.storage.keys import KeyDirectory, KeyRecord
 from bitmesh_proxy.web.received import Received, receive
 
@@ -36,12 +37,14 @@ class Authenticator:
         nonces: NonceStore,
         master_secret: bytes,
         window_s: float,
+        http: Http,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._directory = directory
         self._nonces = nonces
         self._master_secret = master_secret
         self._window_s = window_s
+        self._http = http
         self._clock = clock
 
     async def authenticate(self, request: web.Request, context: RequestContext) -> tuple[Caller, Received | None]:
@@ -69,7 +72,7 @@ class Authenticator:
             window_s=self._window_s,
         )
         caller = self._usable(record)
-        received = await receive(request)
+        received = await receive(request, self._http)
         signature = request.headers.get(HEADER)
         if received.form is not None:
             verify_fields_signature(

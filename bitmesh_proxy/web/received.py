@@ -9,8 +9,8 @@ from typing import Any
 
 from aiohttp import web
 
-from bitmesh_proxy import keys
 from bitmesh_proxy.errors import UnsupportedMediaType
+from bitmesh_proxy.settings import Http
 from bitmesh_proxy.web.bodies import check_encoding, check_json_type, parse_json_object, read_body
 from bitmesh_proxy.web.multipart import Form, read_form
 
@@ -34,12 +34,11 @@ class Received:
             await self.form.close()
 
 
-async def receive(request: web.Request) -> Received:
+async def receive(request: web.Request, http: Http) -> Received:
     """Read the body within the limits of the settings.
 
     Raises GatewayError for what is too large, too slow or unreadable.
     """
-    http = request.app[keys.SETTINGS].http
     if request.method in ("GET", "HEAD", "DELETE") and not request.body_exists:
         return Received()
     if request.content_type == "multipart/form-data":

@@ -31,7 +31,7 @@ def call_handler(endpoint: Endpoint) -> HttpHandler:
         caller = caller_of(request)
         idempotency_key = check_key(request.headers.get("Idempotency-Key"))
         if state.received is None:
-            state.received = await receive(request)
+            state.received = await receive(request, request.app[keys.SETTINGS].http)
         received = state.received
         body = await received.json_object(request.app[keys.SETTINGS].http.max_json_depth)
         reply = HttpReply(request)
