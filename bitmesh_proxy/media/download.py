@@ -24,7 +24,7 @@ from bitmesh_proxy.media.sniff import SNIFF_BYTES, served_type
 #: Statuses with which object stores and providers say that a link is no longer good: a pre-signed link that has expired
 #: is 403 at S3 and its likes. Nothing that a caller could do brings the picture back.
 _GONE_STATUSES = frozenset({401, 403, 404, 410})
-READ_BYTES = 256 * 1024
+READ_BYTES = 128 * 1024
 
 
 class Incoming(Protocol):

@@ -45,10 +45,10 @@ def test_bytes_are_counted_to_the_last() -> None:
 
 
 async def test_waiting_adds_up_and_pausing_does_not() -> None:
-    spending = budget(total_timeout_s=0.2)
-    await wait_for(spending, 0.05)
-    await asyncio.sleep(0.25)
-    await wait_for(spending, 0.05)
+    spending = budget(total_timeout_s=0.4)
+    await wait_for(spending, 0.01)
+    await asyncio.sleep(0.5)
+    await wait_for(spending, 0.01)
     with pytest.raises(FetchTimedOut):
         await wait_for(spending, 5)
     with pytest.raises(FetchTimedOut):

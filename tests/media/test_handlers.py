@@ -496,12 +496,23 @@ async def _stands_still(counter: list[int]) -> None:
 
 
 async def test_a_caller_that_takes_nothing_is_cut_off(tmp_path: Path) -> None:
-    total, sent = 100 * MIB, [0]
-    async with serving({"/a": _large(total, sent)}) as outside:
+    cut_off = asyncio.Event()
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        response.content_type, response.content_length = "image/png", 100 * MIB
+        await response.prepare(request)
+        try:
+            await response.write(PNG)
+            while True:
+                await response.write(bytes(64 * 1024))
+        finally:
+            cut_off.set()
+
+    async with serving({"/a": endless}) as outside:
         async with gateway(tmp_path, outside, cache_bytes=0, stall_timeout_s=0.2) as room:
             async with slow_caller(await room.hand_out(outside.url("/a"))) as caller:
                 await caller.read_head()
-                await _stands_still(sent)
-                await asyncio.sleep(0.3)
+                await cut_off.wait()
                 with pytest.raises(ConnectionResetError):
                     await caller.read_rest()
