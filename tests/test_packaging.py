@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import sysconfig
 import tarfile
 import tomllib
+import urllib.request
 import zipfile
 from email import message_from_string
 from pathlib import Path
@@ -125,6 +127,25 @@ def test_the_installed_program_finds_its_files_outside_the_clone(installed: Path
     found = [Path(line) for line in done.stdout.splitlines()]
     assert all(path.is_relative_to(installed) for path in found)
     assert {path.name for path in found} == {path.name for path in (ROOT / "config").rglob("*.toml")}
+
+
+@pytest.mark.slow
+@pytest.mark.journey
+def test_the_installed_program_serves_outside_the_clone(installed: Path, tmp_path: Path) -> None:
+    command = [str(installed / "bin" / "bitmesh-proxy"), "serve", "--port", "0", "--data-dir", str(tmp_path / "data")]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            said = process.stdout.readline()
+            address = re.search(r"http://127\.0\.0\.1:\d+", said)
+            assert address is not None, said + process.stdout.read()
+            with urllib.request.urlopen(f"{address[0]}/ready", timeout=5) as answer:
+                assert json.load(answer)["status"] == "ready"
+        finally:
+            process.terminate()
+            process.communicate()
 
 
 def pinned(lock: str) -> dict[str, set[str]]:

@@ -1,10 +1,18 @@
-"""The units are valid and stay hardened. The judge is systemd's own."""
+"""The units are valid and stay hardened, and the program says what they count on: that it is ready, alive, stopping."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -53,3 +61,72 @@ def test_streams_end_before_systemd_loses_patience() -> None:
 def test_the_socket_is_where_the_settings_say() -> None:
     http = Settings().http
     assert settings_of(UNITS / "bitmesh-proxy.socket")["ListenStream"] == [f"{http.host}:{http.port}"]
+
+
+#: What a service manager does between fork and exec: the socket becomes descriptor 3, the variables name the process.
+EXEC_AS_SYSTEMD_DOES = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()), WATCHDOG_PID=str(os.getpid()))
+os.execv(sys.executable, [sys.executable, "-m", "bitmesh_proxy", "serve"])
+"""
+
+
+@contextmanager
+def started_by_a_manager(directory: Path, listener: socket.socket) -> Iterator[subprocess.Popen[bytes]]:
+    """The program, started as by the units, and ended whatever happens."""
+    environ = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(UNITS.parent),
+        "STATE_DIRECTORY": str(directory / "state"),
+        "CACHE_DIRECTORY": str(directory / "cache"),
+        "NOTIFY_SOCKET": str(directory / "notify"),
+        "WATCHDOG_USEC": "200000",
+    }
+    for name in ("state", "cache"):
+        (directory / name).mkdir()
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", EXEC_AS_SYSTEMD_DOES, str(listener.fileno())],
+            cwd=directory,
+            env=environ,
+            pass_fds=[listener.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(manager: socket.socket, word: bytes) -> list[bytes]:
+    """Every line that the manager was told up to ``word``; fails by its socket's timeout."""
+    told: list[bytes] = []
+    while word not in told:
+        told += manager.recv(4096).split(b"\n")
+    return told
+
+
+@pytest.mark.journey
+@pytest.mark.timeout(30)
+def test_started_by_a_manager_it_says_when_it_is_ready_alive_and_stopping(tmp_path: Path) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+    ):
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(20)
+        with started_by_a_manager(tmp_path, listener) as process:
+            assert b"WATCHDOG=1" not in wait_for(manager, b"READY=1")
+            wait_for(manager, b"WATCHDOG=1")
+            wait_for(manager, b"WATCHDOG=1")
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}/ready"
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                assert json.load(answer)["status"] == "ready"
+            process.send_signal(signal.SIGTERM)
+            wait_for(manager, b"STOPPING=1")
+            assert process.wait(timeout=20) == 0, (tmp_path / "log").read_text()
+    assert list((tmp_path / "state").glob("*.db"))
