@@ -67,14 +67,16 @@ async def register_instance(
 
 
 @asynccontextmanager
-async def census(database: Database) -> AsyncIterator[Census]:
-    """Who lives. Within the context the locks of the dead are held, so that only one process cleans up after them;
-    afterwards, unless it raised, their rows are gone."""
+async def census(database: Database, *, forget: bool = True) -> AsyncIterator[Census]:
+    """Who lives. Within the context the locks of the dead are held, so that only one process cleans up after them.
+
+    Afterwards, unless it raised, their rows are gone; with ``forget`` off they stay, for somebody who only looks.
+    """
     rows = await database.read("SELECT number, lock_name FROM instances ORDER BY number")
     found, locks = await asyncio.to_thread(_try_locks, _directory(database), rows)
     try:
         yield found
-        if found.dead:
+        if found.dead and forget:
             await _forget(database, found.dead)
             for path in locks:
                 path.unlink(missing_ok=True)

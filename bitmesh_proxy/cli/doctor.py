@@ -1,0 +1,175 @@
+"""``doctor``: is everything as it should be? Each check says what it looked at; any fault makes the exit status 1."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Literal
+
+import aiohttp
+import click
+
+from bitmesh_proxy.auth.master import load_master_secret
+from bitmesh_proxy.auth.secrets import MasterSecretError
+from bitmesh_proxy.catalogue.loader import catalogue_dirs, load_catalogue
+from bitmesh_proxy.catalogue.row_files import CatalogueError
+from bitmesh_proxy.cli.books import open_database
+from bitmesh_proxy.cli.options import common_options, settings_of
+from bitmesh_proxy.cli.tables import print_json, print_table
+from bitmesh_proxy.errors import GatewayError
+from bitmesh_proxy.settings import Settings, SettingsError, resolve_data_dir
+from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.failures import StorageError
+from bitmesh_proxy.storage.instances import census
+from bitmesh_proxy.storage.ledger import LedgerStore
+from bitmesh_proxy.storage.verification import verify_books
+from bitmesh_proxy.upstream.access import ProviderAccess, configured_access, provider_names
+
+PROBE_TIMEOUT_S = 10.0
+#: A clock that is further off refuses signed requests sooner than their senders expect.
+MAX_CLOCK_ERROR_S = 30.0
+MIN_FREE_BYTES = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One check's result."""
+
+    check: str
+    verdict: Literal["ok", "warning", "fault"]
+    detail: str
+
+
+@click.command()
+@click.option("--offline", is_flag=True, help="Do not call the providers.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON list.")
+@common_options
+@click.pass_context
+def doctor(ctx: click.Context, /, offline: bool, as_json: bool, config: Path | None, data_dir: Path | None) -> None:
+    """Check database, books, catalogue, providers and clock; a running server is not disturbed."""
+    findings = asyncio.run(_examine(settings_of(ctx, config, data_dir), offline=offline))
+    if as_json:
+        print_json([{"check": each.check, "verdict": each.verdict, "detail": each.detail} for each in findings])
+    else:
+        print_table(
+            ["CHECK", "VERDICT", "WHAT WAS SEEN"], [(each.check, each.verdict, each.detail) for each in findings]
+        )
+    ctx.exit(1 if any(each.verdict == "fault" for each in findings) else 0)
+
+
+async def _examine(settings: Settings, *, offline: bool) -> list[Finding]:
+    findings = [_check_disk(settings), _check_master_secret(settings)]
+    findings += [each async for each in _check_database(settings)]
+    findings += _check_catalogue(settings)
+    findings += await _check_providers(settings, offline=offline)
+    return findings
+
+
+def _check_disk(settings: Settings) -> Finding:
+    directory = resolve_data_dir(settings)
+    if not directory.is_dir():
+        return Finding(check="data directory", verdict="warning", detail=f"{directory} is not there yet")
+    free = shutil.disk_usage(directory).free
+    verdict: Literal["ok", "warning"] = "ok" if free > MIN_FREE_BYTES else "warning"
+    return Finding(check="data directory", verdict=verdict, detail=f"{directory}, {free // 2**20} MiB free")
+
+
+def _check_master_secret(settings: Settings) -> Finding:
+    try:
+        load_master_secret(settings)
+    except MasterSecretError as exc:
+        return Finding(check="master secret", verdict="fault", detail=str(exc))
+    return Finding(check="master secret", verdict="ok", detail="there, and readable by its owner only")
+
+
+async def _check_database(settings: Settings) -> AsyncIterator[Finding]:
+    try:
+        async with open_database(settings) as database:
+            integrity = await database.read("PRAGMA quick_check")
+            verdict: Literal["ok", "fault"] = "ok" if integrity == [("ok",)] else "fault"
+            yield Finding(check="database", verdict=verdict, detail=f"{database.path.name}: {integrity[0][0]}")
+            problems = await verify_books(database)
+            yield Finding(
+                check="books",
+                verdict="fault" if problems else "ok",
+                detail="; ".join(problems) or "balances are the sum of their entries, holds those of open requests",
+            )
+            yield await _explain_open_holds(database)
+    except (StorageError, GatewayError, OSError) as exc:
+        yield Finding(check="database", verdict="fault", detail=str(exc))
+
+
+async def _explain_open_holds(database: Database) -> Finding:
+    """Every open hold belongs to a job, or to a running process; else it waits for the next start."""
+    rows = await LedgerStore(database).find_open()
+    jobs = {row[0] for row in await database.read("SELECT request_id FROM jobs WHERE next_poll_at_ms IS NOT NULL")}
+    alive = await _alive(database)
+    by_job = [row for row in rows if row.request_id in jobs]
+    running = [row for row in rows if row.request_id not in jobs and row.instance in alive]
+    left = [row for row in rows if row.request_id not in jobs and row.instance not in alive]
+    detail = f"{len(rows)}: {len(by_job)} of jobs, {len(running)} of running calls"
+    if left:
+        detail += f", {len(left)} of a process that died (the next start closes them): {left[0].request_id} …"
+    return Finding(check="open holds", verdict="warning" if left else "ok", detail=detail)
+
+
+async def _alive(database: Database) -> set[int]:
+    async with census(database, forget=False) as found:
+        return set(found.alive)
+
+
+def _check_catalogue(settings: Settings) -> list[Finding]:
+    try:
+        catalogue = load_catalogue(catalogue_dirs(settings), providers=provider_names(settings))
+    except CatalogueError as exc:
+        return [Finding(check="catalogue", verdict="fault", detail=str(exc))]
+    offers = sum(len(model.offers) for model in catalogue.models)
+    retired = [m.id for m in catalogue.models if m.retires_on and m.retires_on < time.strftime("%Y-%m-%d")]
+    detail = f"{len(catalogue.models)} models, {offers} offers"
+    if retired:
+        detail += f"; past their provider's end: {', '.join(retired)}"
+    return [Finding(check="catalogue", verdict="warning" if retired else "ok", detail=detail)]
+
+
+async def _check_providers(settings: Settings, *, offline: bool) -> list[Finding]:
+    try:
+        access = configured_access(settings)
+    except SettingsError as exc:
+        return [Finding(check="providers", verdict="fault", detail=str(exc))]
+    if not access:
+        return [Finding(check="providers", verdict="warning", detail="no credential is configured: sandbox only")]
+    if offline:
+        return [Finding(check="providers", verdict="ok", detail=f"not called: {', '.join(access)}")]
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)) as session:
+        found = await asyncio.gather(*(_probe(session, each) for each in access.values()))
+    return [finding for pair in found for finding in pair]
+
+
+async def _probe(session: aiohttp.ClientSession, access: ProviderAccess) -> list[Finding]:
+    check = f"provider {access.name}"
+    try:
+        url = access.roots["default"] + access.provider.probe_path
+        async with session.get(url, headers=access.auth_headers, allow_redirects=False) as answer:
+            status, date = answer.status, answer.headers.get("Date")
+    except (aiohttp.ClientError, TimeoutError) as exc:
+        return [Finding(check=check, verdict="fault", detail=f"cannot be reached: {type(exc).__name__}")]
+    if status in (401, 403):
+        return [Finding(check=check, verdict="fault", detail=f"refuses the credential ({status})")]
+    findings = [Finding(check=check, verdict="ok" if status < 500 else "warning", detail=f"answers {status}")]
+    if date is not None:
+        findings.append(_check_clock(access.name, date))
+    return findings
+
+
+def _check_clock(name: str, date: str) -> Finding:
+    try:
+        error_s = time.time() - parsedate_to_datetime(date).timestamp()
+    except ValueError:
+        return Finding(check="clock", verdict="warning", detail=f"{name} sends no readable date")
+    verdict: Literal["ok", "warning"] = "ok" if abs(error_s) <= MAX_CLOCK_ERROR_S else "warning"
+    return Finding(check="clock", verdict=verdict, detail=f"{error_s:+.0f} s against {name}")

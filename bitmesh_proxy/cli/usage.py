@@ -1,0 +1,95 @@
+"""``usage``: what was used, and what it cost."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import click
+
+from bitmesh_proxy.cli.account import find_account
+from bitmesh_proxy.cli.books import with_database
+from bitmesh_proxy.cli.moments import AGO
+from bitmesh_proxy.cli.options import common_options, settings_of
+from bitmesh_proxy.cli.tables import print_json, print_table
+from bitmesh_proxy.money import format_usd
+from bitmesh_proxy.storage.accounts import AccountStore
+from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.usage import Dimension, UsageFilter, UsageLine, UsageReports
+
+DIMENSIONS = ("account", "key", "model", "provider", "endpoint", "day", "month", "outcome")
+FIGURES = (
+    "requests",
+    "failed",
+    "input_tokens",
+    "output_tokens",
+    "images",
+    "characters",
+    "seconds",
+    "cost_usd",
+    "charge_usd",
+)
+
+
+@click.command()
+@click.option(
+    "--by", "dimensions", multiple=True, type=click.Choice(DIMENSIONS), help="Group by this; may be given again."
+)
+@click.option("--account", "account_id", help="This account (id or name) only.")
+@click.option("--key", "key_id", help="This key only.")
+@click.option("--model", "model_id", help="This model only.")
+@click.option("--since", "since_s", type=AGO, help="From this moment on: 2026-12-01, 7d, 12h.")
+@click.option("--until", "until_s", type=AGO, help="Up to this moment.")
+@click.option("--live/--test", "is_live", default=None, help="Charged calls only, or test calls only.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON list.")
+@click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values with a heading.")
+@common_options
+@click.pass_context
+def usage(
+    ctx: click.Context,
+    /,
+    dimensions: tuple[str, ...],
+    account_id: str | None,
+    as_json: bool,
+    as_csv: bool,
+    config: Path | None,
+    data_dir: Path | None,
+    **wanted: Any,
+) -> None:
+    """Requests, tokens and money by key, model, day and the like (default: by model)."""
+    groups = cast(tuple[Dimension, ...], dimensions or ("model",))
+    wanted["model"] = wanted.pop("model_id")
+
+    async def work(database: Database) -> list[UsageLine]:
+        paying = await find_account(AccountStore(database), account_id) if account_id else None
+        return await UsageReports(database).by(groups, UsageFilter(account_id=paying.id if paying else None, **wanted))
+
+    lines = with_database(settings_of(ctx, config, data_dir), work)
+    if as_json:
+        print_json([{**dict(zip(groups, line.group, strict=True)), **_figures(line)} for line in lines])
+    elif as_csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow([*groups, *FIGURES])
+        writer.writerows([*line.group, *_figures(line).values()] for line in lines)
+    else:
+        print_table(
+            [name.upper().replace("_", " ") for name in (*groups, *FIGURES)],
+            [(*line.group, *_figures(line).values()) for line in lines],
+            right=[name.upper().replace("_", " ") for name in FIGURES],
+        )
+
+
+def _figures(line: UsageLine) -> dict[str, int | float | str]:
+    return {
+        "requests": line.requests,
+        "failed": line.failed,
+        "input_tokens": line.input_tokens,
+        "output_tokens": line.output_tokens,
+        "images": line.images,
+        "characters": line.characters,
+        "seconds": line.duration_ms / 1000,
+        "cost_usd": format_usd(line.cost_nano_usd),
+        "charge_usd": format_usd(line.charge_nano_usd),
+    }
