@@ -1,8 +1,8 @@
 """What a provider's published request schema refuses.
 
 The schemas are packaged in ``schemas/<provider>.json``, each with its source, version and date. They are compiled once,
-when the sandbox starts. A schema is closed to unknown fields where the provider's is; ``is_strict`` closes all of them at the
-top, for tests of what is sent.
+when the sandbox starts. A schema is closed to unknown fields where the provider's is; ``is_strict`` closes all of them
+at the top, for tests of what is sent.
 """
 
 from __future__ import annotations

@@ -12,7 +12,10 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-MAX_DEPTH = 8
+#: Deeper, optional parts are left out.
+MAX_DEPTH = 4
+#: A schema that multiplies itself without end is given up for null.
+MAX_VALUES = 2_000
 WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "islet", "juniper")
 FORMATS: Mapping[str, str] = {
     "date": "2026-11-21",
@@ -38,11 +41,13 @@ class Shaper:
         self._root = root
         self._words = words or "sandbox"
         self._rng = rng
+        self._values_left = MAX_VALUES
 
     def value(self) -> Any:
         return self._value(self._root, 0)
 
     def _value(self, schema: Schema, depth: int) -> Any:
+        self._values_left -= 1
         if not isinstance(schema, Mapping):
             return self._text({})
         schema = self._flat(schema, depth)
@@ -70,7 +75,7 @@ class Shaper:
 
     def _flat(self, schema: Mapping[str, Any], depth: int) -> Mapping[str, Any]:
         """With references followed, allOf joined, and one branch of anyOf or oneOf taken."""
-        if depth > 4 * MAX_DEPTH:
+        if depth > 4 * MAX_DEPTH or self._values_left < 0:
             return {"type": "null"}
         if isinstance(reference := schema.get("$ref"), str):
             return self._flat({**self._found(reference), **_without(schema, "$ref")}, depth + 1)
@@ -115,7 +120,7 @@ class Shaper:
         first = [self._value(item, depth + 1) for item in schema.get("prefixItems", ())]
         least = int(schema.get("minItems", 0))
         most = int(schema.get("maxItems", max(least, 2)))
-        count = max(least, min(most, 0 if depth > MAX_DEPTH else 2))
+        count = max(least, min(most, max(0, 2 - depth // 2)))
         items = schema.get("items", {})
         if items is False:
             return first
