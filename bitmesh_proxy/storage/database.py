@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from bitmesh_proxy.storage.failures import StorageError, as_unavailable, is_trou
 from bitmesh_proxy.storage.migrations import migrate
 from bitmesh_proxy.storage.writer import Bulk, Operation, T, Writer
 
-Parameters = Sequence[Any]
+Parameters = Sequence[Any] | Mapping[str, Any]
 Row = tuple[Any, ...]
 
 #: A look-up on the event loop must not stand still; in WAL mode a reader meets a lock only while a log is recovered.

@@ -13,6 +13,7 @@ from bitmesh_proxy.storage.database import Database
 
 State = Literal["running", "finished", "stream"]
 
+#: Old rows are looked for this often, and whenever an eighth of the room for answers has been filled since.
 SWEEP_INTERVAL_S = 60.0
 SWEEP_ROWS = 1_000
 
@@ -53,6 +54,7 @@ class IdempotencyStore:
         self._max_total_bytes = max_total_bytes
         self._clock = clock
         self._swept_at_s = float("-inf")
+        self._kept_bytes_since = 0
 
     async def claim(
         self, key_id: str, idempotency_key: str, *, fingerprint: bytes, request_id: str, now_s: float
@@ -62,8 +64,7 @@ class IdempotencyStore:
 
         def insert(connection: sqlite3.Connection) -> Claimed | Existing:
             connection.execute(
-                "DELETE FROM idempotency WHERE key_id = ? AND idempotency_key = ? AND created_at_ms < ?"
-                " AND state <> 'running'",
+                "DELETE FROM idempotency WHERE key_id = ? AND idempotency_key = ? AND created_at_ms < ?",
                 (key_id, idempotency_key, expired_before_ms),
             )
             added = connection.execute(
@@ -103,6 +104,7 @@ class IdempotencyStore:
         body: bytes,
     ) -> None:
         """Keep the whole answer."""
+        self._kept_bytes_since += len(body)
 
         def update(connection: sqlite3.Connection) -> None:
             connection.execute(
@@ -159,14 +161,14 @@ class IdempotencyStore:
         return await self._database.write(resolve)
 
     async def _sweep_now_and_then(self, now_s: float) -> None:
-        if now_s - self._swept_at_s < SWEEP_INTERVAL_S:
+        if now_s - self._swept_at_s < SWEEP_INTERVAL_S and self._kept_bytes_since < self._max_total_bytes // 8:
             return
-        self._swept_at_s = now_s
+        self._swept_at_s, self._kept_bytes_since = now_s, 0
 
         def sweep(connection: sqlite3.Connection) -> None:
             connection.execute(
                 "DELETE FROM idempotency WHERE (key_id, idempotency_key) IN (SELECT key_id, idempotency_key"
-                " FROM idempotency WHERE created_at_ms < ? AND state <> 'running' LIMIT ?)",
+                " FROM idempotency WHERE created_at_ms < ? LIMIT ?)",
                 (int((now_s - self._keep_s) * 1000), SWEEP_ROWS),
             )
             # Oldest answers first until the rest fits; their calls stay known.

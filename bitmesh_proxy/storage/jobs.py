@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -179,7 +179,7 @@ class JobStore:
                 (status, dumped, int(completed_at_s * 1000), job_id),
             ).rowcount
             if changed:
-                close_request(connection, closing, "settled" if closing.basis is not None else "released")
+                close_request(connection, _timed(connection, closing, completed_at_s))
             return _fetch(connection, job_id)
 
         return _job(await self._database.write(close))
@@ -190,6 +190,12 @@ class JobStore:
             return _fetch(connection, job_id)
 
         return _job(await self._database.write(update))
+
+
+def _timed(connection: sqlite3.Connection, closing: Closing, completed_at_s: float) -> Closing:
+    """The closing with the time that the request took, from its start to the end of its job."""
+    rows = connection.execute("SELECT started_at_ms FROM requests WHERE id = ?", (closing.request_id,)).fetchall()
+    return replace(closing, total_ms=max(0, int(completed_at_s * 1000) - rows[0][0])) if rows else closing
 
 
 def _fetch(connection: sqlite3.Connection, job_id: str) -> Row:

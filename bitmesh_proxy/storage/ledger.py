@@ -41,7 +41,10 @@ class Opening:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closing:
-    """How a request ended. ``outcome`` is one word; ``charge_nano_usd`` must not be above the hold."""
+    """How a request ended. ``outcome`` is one word; ``charge_nano_usd`` must not be above the hold.
+
+    ``basis`` says what cost and charge rest on; None when nothing was used, so that there is nothing to charge.
+    """
 
     request_id: str
     outcome: str
@@ -55,6 +58,11 @@ class Closing:
     provider_request_id: str | None = None
     first_byte_ms: int | None = None
     total_ms: int | None = None
+
+    @property
+    def state(self) -> State:
+        """A request without a basis for a bill is released, any other settled."""
+        return "released" if self.basis is None else "settled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +110,7 @@ class LedgerRow:
 
 
 class LedgerStore:
-    """Opens, closes and finds requests. Reports are in ``usage.py``, the proof of the books in ``verification.py``."""
+    """Opens, closes and finds requests. Sums are in ``usage.py``, the proof of the books in ``verification.py``."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -143,16 +151,19 @@ class LedgerStore:
 
         return self._database.submit(insert, is_new_work=True)
 
-    def settle(self, closing: Closing) -> asyncio.Future[bool]:
-        """Close a request with its charge; the rest of the hold is free again. Queued at once, even if never awaited.
+    def close(self, closing: Closing) -> asyncio.Future[bool]:
+        """Settle or release a request; what is not charged of its hold is free again. Queued at once, and written even
+        if nobody awaits it.
 
         The future says whether this closed it (False: it was closed before, or never opened), or raises Unavailable.
+        May be repeated.
         """
-        return self._close("settled", closing)
-
-    def release(self, closing: Closing) -> asyncio.Future[bool]:
-        """Close a request without a charge. Otherwise as ``settle``."""
-        return self._close("released", closing)
+        provider = upstream_model = None
+        if closing.provider is not None and closing.upstream_model is not None:
+            provider, upstream_model = self._names.find(closing.provider), self._names.find(closing.upstream_model)
+            if provider is None or upstream_model is None:
+                return self._database.submit(lambda connection: close_request(connection, closing))
+        return self._database.submit_item(close_requests, _closing_item(closing, provider, upstream_model))
 
     def checkpoint(self, accrued: Mapping[str, Accrued]) -> asyncio.Future[None]:
         """Note for open requests (by id) what they have delivered so far. Closed ones are left as they are."""
@@ -201,28 +212,20 @@ class LedgerStore:
             numbers = self._numbers[account_id, key_id] = row[0], row[1]
         return numbers
 
-    def _close(self, state: State, closing: Closing) -> asyncio.Future[bool]:
-        provider = upstream_model = None
-        if closing.provider is not None and closing.upstream_model is not None:
-            provider, upstream_model = self._names.find(closing.provider), self._names.find(closing.upstream_model)
-            if provider is None or upstream_model is None:
-                return self._database.submit(lambda connection: close_request(connection, closing, state))
-        return self._database.submit_item(close_requests, _closing_item(closing, state, provider, upstream_model))
 
-
-def close_request(connection: sqlite3.Connection, closing: Closing, state: State) -> bool:
-    """Settle or release within an operation that does more than that. False: the request was not open."""
+def close_request(connection: sqlite3.Connection, closing: Closing) -> bool:
+    """``LedgerStore.close`` within an operation that does more than that. False: the request was not open."""
     provider = None if closing.provider is None else make_number(connection, closing.provider)
     upstream_model = None if closing.upstream_model is None else make_number(connection, closing.upstream_model)
-    result = close_requests(connection, (_closing_item(closing, state, provider, upstream_model),))[0]
+    result = close_requests(connection, (_closing_item(closing, provider, upstream_model),))[0]
     return result is True
 
 
-def _closing_item(closing: Closing, state: State, provider: int | None, upstream_model: int | None) -> Item:
+def _closing_item(closing: Closing, provider: int | None, upstream_model: int | None) -> Item:
     usage = closing.usage
     return (
         closing.request_id,
-        state,
+        closing.state,
         provider,
         upstream_model,
         closing.provider_request_id,

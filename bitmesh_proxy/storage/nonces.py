@@ -48,7 +48,7 @@ class SqliteNonces:
             self._is_full = await self._database.write(lambda connection: self._sweep(connection, now_s))
         if self._is_full:
             raise Unavailable("Too many signed requests at the moment.")
-        return await self._database.write(insert)
+        return await self._database.write(insert, is_new_work=True)
 
     def _sweep(self, connection: sqlite3.Connection, now_s: float) -> bool:
         """Forget what can no longer be accepted; says whether the table is over its bound all the same."""

@@ -40,6 +40,8 @@ Operation = Callable[[sqlite3.Connection], T]
 
 #: More would make the first of a batch wait for the last of it without saving anything further per operation.
 MAX_BATCH = 512
+#: The queue takes so many times ``max_pending`` for work that is not new: each open request has one closing to write.
+LENIENCE = 4
 #: The free space is looked up this often at most.
 SPACE_CHECK_INTERVAL_S = 1.0
 
@@ -106,8 +108,8 @@ class Writer:
     def submit(self, operation: Operation[T], *, is_new_work: bool = False) -> asyncio.Future[T]:
         """Queue an operation; the future ends with its result once it is committed.
 
-        ``is_new_work`` is refused when the disk is nearly full, so that what has begun can still be settled.
-        Raises Unavailable when the queue is full or the writer closed.
+        ``is_new_work`` is refused first, when the queue is long or the disk nearly full, so that what has begun can
+        still be settled. Raises Unavailable when the queue is full or the writer closed.
         """
         future: asyncio.Future[T] = self._loop.create_future()
         self._enqueue(_Pending(future, is_new_work, operation))
@@ -122,7 +124,9 @@ class Writer:
     def _enqueue(self, pending: _Pending) -> None:
         if self._is_closed:
             raise Unavailable("The service is stopping.")
-        if len(self._waiting) >= self._max_pending:
+        # What has begun may still be ended when no new work is taken any more, but not without a bound either.
+        bound = self._max_pending if pending.is_new_work else self._max_pending * LENIENCE
+        if len(self._waiting) >= bound:
             raise Unavailable("Too many requests are waiting for the books. Please try again.")
         self._waiting.append(pending)
         if not (self._is_busy or self._is_scheduled):
