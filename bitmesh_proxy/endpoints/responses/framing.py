@@ -1,0 +1,33 @@
+"""Events as bytes: server-sent events for HTTP, one JSON text a message for WebSocket."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import orjson
+
+from bitmesh_proxy.calls import JsonObject
+
+DONE: Final = b"data: [DONE]\n\n"
+
+
+def sse(event: JsonObject) -> bytes:
+    """One event. Its name is its ``type``; line ends are LF; JSON holds no line break."""
+    return b"event: " + str(event["type"]).encode() + b"\ndata: " + orjson.dumps(event) + b"\n\n"
+
+
+def sse_all(events: Sequence[JsonObject]) -> bytes:
+    """Several events, whole ones only."""
+    return b"".join(map(sse, events))
+
+
+def websocket_texts(events: Sequence[JsonObject]) -> list[str]:
+    """One text message an event. A client takes the first ``error`` for the end of its turn: ``response.failed``, which
+    says the same, is sent alone."""
+    return [orjson.dumps(event).decode() for event in events if event["type"] != "error"]
+
+
+def websocket_error(*, status: int, error: JsonObject) -> str:
+    """What ends a turn that never began."""
+    return orjson.dumps({"type": "error", "status": status, "error": error}).decode()
