@@ -28,6 +28,7 @@ class Script:
     content_length: int | None = None
     taken: int = 0
     ended: bool = False
+    may_close: asyncio.Event | None = None
     _pieces: asyncio.Queue[bytes | FetchError] = field(default_factory=asyncio.Queue)
 
     def feed(self, *pieces: bytes | FetchError) -> None:
@@ -52,6 +53,8 @@ class Script:
         try:
             yield self
         finally:
+            if self.may_close is not None:
+                await self.may_close.wait()
             self.ended = True
 
 
@@ -269,6 +272,22 @@ async def test_without_a_copy_it_ends_with_its_last_reader(tmp_path: Path) -> No
         reader.close()
         await download.over()
         assert script.ended
+
+
+async def test_who_comes_while_it_is_given_up_is_not_let_in(tmp_path: Path) -> None:
+    script = Script(content_length=len(PNG) + 1000, may_close=asyncio.Event())
+    async with store_in(tmp_path) as copies, running(script, copies, finish_alone_bytes=0) as download:
+        reader = download.join()
+        script.feed(PNG)
+        await reader.read(0, 10_000)
+        assert download.may_join
+        reader.close()
+        script.feed(b"a")
+        await settled()
+        assert not download.is_over
+        assert not download.may_join
+        assert script.may_close is not None
+        script.may_close.set()
 
 
 async def test_who_comes_back_in_time_finds_it_going_on(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from bitmesh_proxy.errors import InternalError, NotFound, Unavailable, UpstreamB
 from bitmesh_proxy.media.ids import OWN_ID_LENGTH
 from bitmesh_proxy.media.results import MediaResults
 from bitmesh_proxy.media.store import MemoryMediaStore
+from bitmesh_proxy.storage.media import MediaRecord
 from tests.media.disks import FailingFiles
 from tests.media.outside import body, serving
 from tests.media.rooms import copied, media_room, source
@@ -96,11 +97,22 @@ async def test_a_link_that_is_none_is_the_providers_fault(tmp_path: Path, url: s
     assert store.records == {}
 
 
-@pytest.mark.parametrize("media_id", ["DwlaBdSakNRFlBxN", "", "../x", "a" * 65, "a\n"])
-async def test_what_was_not_handed_out_is_not_found(tmp_path: Path, media_id: str) -> None:
-    async with media_room(tmp_path, [MAKER]) as room:
+@pytest.mark.parametrize("media_id", ["", "../x", "a" * 65, "a\n"])
+async def test_what_cannot_be_an_id_does_not_reach_the_database(tmp_path: Path, media_id: str) -> None:
+    async with media_room(tmp_path, [MAKER], store=_UntouchableStore()) as room:
         with pytest.raises(NotFound):
             await room.results.lookup(media_id)
+
+
+class _UntouchableStore(MemoryMediaStore):
+    async def get(self, media_id: str) -> MediaRecord | None:
+        raise AssertionError(f"asked for {media_id!r}")
+
+
+async def test_what_was_not_handed_out_is_not_found(tmp_path: Path) -> None:
+    async with media_room(tmp_path, [MAKER]) as room:
+        with pytest.raises(NotFound):
+            await room.results.lookup("DwlaBdSakNRFlBxN")
 
 
 async def test_bytes_are_kept_on_disk_with_the_type_they_have(tmp_path: Path) -> None:
