@@ -20,7 +20,17 @@ import orjson
 from bitmesh_proxy.billing.bill import Ending, bill_of, hold_of
 from bitmesh_proxy.billing.reservation import Books, Outcome, Reservation
 from bitmesh_proxy.billing.settlements import Settlements
-from bitmesh_proxy.calls import Call, ChatCall, ImageCall, JsonObject, VideoCall
+from bitmesh_proxy.calls import (
+    Call,
+    ChatCall,
+    EmbeddingCall,
+    ImageCall,
+    JsonObject,
+    ModerationCall,
+    SpeechCall,
+    TranscriptionCall,
+    VideoCall,
+)
 from bitmesh_proxy.catalogue import routing
 from bitmesh_proxy.catalogue.catalogue import Catalogue
 from bitmesh_proxy.catalogue.health import OfferHealth
@@ -258,6 +268,15 @@ class Pipeline:
             )
             view = await self._jobs.view(job, public_base_url=incoming.context.public_base_url)
             return Whole(body=orjson.dumps(endpoint.render_job(view)), headers=self._marks(access))
+        if isinstance(call, SpeechCall):
+            return await self._attempts.speech(call, offer, access=access, progress=progress, reply=reply)
+        if isinstance(call, TranscriptionCall):
+            body, content_type = await self._attempts.transcription(call, offer, access=access, progress=progress)
+            return Whole(body=body, headers={**self._marks(access), "Content-Type": content_type})
+        if isinstance(call, EmbeddingCall):
+            return await self._attempts.embedding(call, offer, access=access, progress=progress)
+        if isinstance(call, ModerationCall):
+            return await self._attempts.moderation(call, offer, access=access, progress=progress)
         raise InternalError(f"endpoint {endpoint.name} cannot answer a call of {call.operation}")
 
     async def _complete(

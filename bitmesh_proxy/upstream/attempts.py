@@ -15,11 +15,24 @@ from typing import Protocol, TypeVar
 
 import orjson
 
-from bitmesh_proxy.calls import ChatCall, Event, ImageCall, JobState, MediaResult, TextDelta, UsageReport, VideoCall
+from bitmesh_proxy.calls import (
+    ChatCall,
+    EmbeddingCall,
+    Event,
+    ImageCall,
+    JobState,
+    MediaResult,
+    ModerationCall,
+    SpeechCall,
+    TextDelta,
+    TranscriptionCall,
+    UsageReport,
+    VideoCall,
+)
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.endpoints.endpoint import ChunkRenderer
 from bitmesh_proxy.errors import ProviderRefused, UpstreamBroken
-from bitmesh_proxy.providers.base import ChatDialect, StreamReader
+from bitmesh_proxy.providers.base import ChatDialect, StreamReader, UpstreamRequest
 from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.client import Upstream, UpstreamAnswer
 from bitmesh_proxy.upstream.progress import Progress
@@ -175,6 +188,82 @@ class Attempts:
             await self._check_head(access, answer)
             state = dialect.read_poll(await self._read_json(answer, None))
             return replace(state, outputs=access.locate(state.outputs))
+
+    async def speech(
+        self, call: SpeechCall, offer: Offer, *, access: ProviderAccess, progress: Progress, reply: Reply
+    ) -> Streamed:
+        """Speech, passed on as it comes. Its price is known from the text and the answer's head."""
+        dialect = access.provider.speech
+        assert dialect is not None, "routing gives only offers whose provider can"
+        request = dialect.request(call, offer)
+        progress.begin(offer)
+        async with self._upstream.open(access, request) as answer:
+            progress.sent = True
+            await self._check_head(access, answer)
+            chunks = answer.chunks()
+            data = await self._first(chunks, progress)
+            progress.usage = dialect.read_usage(call, answer.headers)
+            media_type = dialect.media_type(call, answer.headers)
+            stream_headers = STREAM_HEADERS if media_type == "text/event-stream" else {}
+            await reply.start(200, {**stream_headers, "Content-Type": media_type, **_marks(answer)})
+            progress.delivered = True
+            await reply.write(data)
+            async for data in chunks:
+                await reply.write(data)
+            return Streamed()
+
+    async def transcription(
+        self, call: TranscriptionCall, offer: Offer, *, access: ProviderAccess, progress: Progress
+    ) -> tuple[bytes, str]:
+        """A transcript as its provider sends it, and its content type."""
+        dialect = access.provider.transcription
+        assert dialect is not None, "routing gives only offers whose provider can"
+        body, content_type = await self._whole(
+            dialect.request(call, offer), offer, access=access, progress=progress, is_json=False
+        )
+        progress.usage = dialect.read_usage(call, body)
+        return body, content_type
+
+    async def embedding(
+        self, call: EmbeddingCall, offer: Offer, *, access: ProviderAccess, progress: Progress
+    ) -> Whole:
+        """Vectors, passed on whole."""
+        dialect = access.provider.embedding
+        assert dialect is not None, "routing gives only offers whose provider can"
+        body, _ = await self._whole(dialect.request(call, offer), offer, access=access, progress=progress)
+        progress.usage = await in_thread_if_large(dialect.read_usage, body)
+        return Whole(body=body)
+
+    async def moderation(
+        self, call: ModerationCall, offer: Offer, *, access: ProviderAccess, progress: Progress
+    ) -> Whole:
+        """A verdict, passed on whole."""
+        dialect = access.provider.moderation
+        assert dialect is not None, "routing gives only offers whose provider can"
+        body, _ = await self._whole(dialect.request(call, offer), offer, access=access, progress=progress)
+        return Whole(body=body)
+
+    async def _whole(
+        self,
+        request: UpstreamRequest,
+        offer: Offer,
+        *,
+        access: ProviderAccess,
+        progress: Progress,
+        is_json: bool = True,
+    ) -> tuple[bytes, str]:
+        progress.begin(offer)
+        async with self._upstream.open(access, request) as answer:
+            progress.sent = True
+            await self._check_head(access, answer)
+            if is_json or answer.media_type.endswith("json"):
+                body = await self._read_json(answer, progress)
+            elif answer.media_type == "text/html":
+                raise UpstreamBroken("The provider answered with a page.")
+            else:
+                body = await answer.read(self._max_answer_bytes)
+                progress.first_byte_s = self._clock()
+            return body, answer.headers.get("Content-Type", "application/json")
 
     async def _check_head(self, access: ProviderAccess, answer: UpstreamAnswer) -> None:
         """Raises ProviderRefused for an error status, with what the provider said."""
