@@ -75,6 +75,21 @@ def make_app(settings: Settings, environ: Mapping[str, str] | None = None) -> we
     return app
 
 
+def make_runner(app: web.Application) -> web.AppRunner:
+    """What runs the application. ``setup`` raises StartError; ``cleanup`` ends it, also after a failed ``setup``."""
+    http = app[keys.SETTINGS].http
+    return web.AppRunner(
+        app,
+        handler_cancellation=True,  # a caller who leaves ends the call, also before the first byte
+        access_log=None,
+        auto_decompress=False,  # packed bodies are refused by us, in the caller's dialect, not unpacked
+        shutdown_timeout=http.shutdown_timeout_s,
+        keepalive_timeout=http.keepalive_timeout_s,
+        max_line_size=16_380,
+        max_field_size=16_380,
+    )
+
+
 async def database(app: web.Application) -> AsyncIterator[None]:
     """The one file, its directory, and the master secret beside it."""
     settings, environ = app[keys.SETTINGS], app[keys.ENVIRON]

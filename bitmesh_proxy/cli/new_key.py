@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +43,7 @@ async def create_key(
 
     Raises NotFound for an unknown account.
     """
+    master_secret = await asyncio.to_thread(load_master_secret, settings)
     key_id, token, consumer_key = make_id("key_"), new_token(), new_consumer_key()
     await KeyStore(database).create(
         KeySpec(
@@ -58,5 +60,5 @@ async def create_key(
         id=key_id,
         token=token,
         consumer_key=consumer_key,
-        consumer_secret=derive_consumer_secret(load_master_secret(settings), key_id, 1),
+        consumer_secret=derive_consumer_secret(master_secret, key_id, 1),
     )

@@ -16,7 +16,7 @@ import click
 from aiohttp import web
 
 from bitmesh_proxy import keys, service
-from bitmesh_proxy.app import StartError, make_app
+from bitmesh_proxy.app import StartError, make_app, make_runner
 from bitmesh_proxy.cli.first_run import welcome
 from bitmesh_proxy.cli.options import EXIT_CONFIG, common_options, fail, settings_of
 from bitmesh_proxy.logs import set_up_logs
@@ -78,19 +78,9 @@ async def _serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    app = make_app(settings)
-    runner = web.AppRunner(
-        app,
-        handler_cancellation=True,  # a caller who leaves ends the call, also before the first byte
-        access_log=None,
-        auto_decompress=False,  # packed bodies are refused by us, in the caller's dialect, not unpacked
-        shutdown_timeout=settings.http.shutdown_timeout_s,
-        keepalive_timeout=settings.http.keepalive_timeout_s,
-        max_line_size=16_380,
-        max_field_size=16_380,
-    )
-    await runner.setup()
+    runner = make_runner(app := make_app(settings))
     try:
+        await runner.setup()
         address = await _listen(runner, settings)
         gc.collect()
         gc.freeze()  # what is there now stays; the collector need not walk it again and again

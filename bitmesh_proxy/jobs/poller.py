@@ -12,6 +12,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 
 from bitmesh_proxy.errors import GatewayError
 from bitmesh_proxy.jobs.service import JobService
@@ -45,20 +46,18 @@ class Poller:
         )
 
     async def run(self) -> None:
-        """Look, poll what is due, sleep until the next is due or a new job is started."""
+        """Look, poll what is due, sleep until the next is due, a poll has ended, or a new job is started."""
         try:
             while True:
+                self._service.changed.clear()  # before looking: what changes meanwhile must not be slept over
                 try:
                     sleep_s = await self.step()
-                except GatewayError:
+                except Exception:  # the top of a background task: if it ended, no job would
                     log.exception("jobs cannot be read")
                     sleep_s = TROUBLE_SLEEP_S
-                self._service.started.clear()
-                try:
+                with suppress(TimeoutError):
                     async with asyncio.timeout(sleep_s):
-                        await self._service.started.wait()
-                except TimeoutError:
-                    pass
+                        await self._service.changed.wait()
         finally:
             for task in self._under_way.values():
                 task.cancel()
@@ -78,6 +77,7 @@ class Poller:
 
     def _forget(self, job_id: str, _: asyncio.Task[None]) -> None:
         self._under_way.pop(job_id, None)
+        self._service.changed.set()  # its next poll may be the next of all
 
     async def _poll(self, job: Job) -> None:
         async with self._slots[job.provider]:

@@ -57,8 +57,8 @@ class JobService:
         self._settings = settings
         self._clock = clock
         self._polls: dict[str, asyncio.Task[Job]] = {}
-        #: Set when a job was started, so that the poller does not sleep over its first poll.
-        self.started = asyncio.Event()
+        #: Set when a job was started or polled, so that the poller does not sleep over its next poll.
+        self.changed = asyncio.Event()
 
     async def check_room(self, key_id: str) -> None:
         """Raises RateLimited when the key has as many open jobs as it may have."""
@@ -97,7 +97,7 @@ class JobService:
             )
         )
         reservation.hand_over()
-        self.started.set()
+        self.changed.set()
         return await self._apply(job, state) if state.status.is_final else job
 
     async def get(self, account_id: str, provider_job_id: str) -> Job:

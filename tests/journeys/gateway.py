@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,30 +12,101 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
-from bitmesh_proxy.storage.verification import verify_books
 
 from bitmesh_proxy import keys
-from bitmesh_proxy.app import make_app
-from bitmesh_proxy.auth.payload_signature import payload_signature
+from bitmesh_proxy.app import make_app, make_runner
 from bitmesh_proxy.cli.new_key import NewKey, create_key
 from bitmesh_proxy.money import NanoUsd, parse_usd
+from bitmesh_proxy.sandbox.faults import Fault, parse_directives
 from bitmesh_proxy.sandbox.server import Sandbox
+from bitmesh_proxy.sandbox.stage import Received
 from bitmesh_proxy.settings import Settings, load_settings
 from bitmesh_proxy.storage.accounts import AccountStore
-from bitmesh_proxy.storage.keys import KeyStore
+from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.ledger import LedgerRow, LedgerStore
+from bitmesh_proxy.storage.verification import verify_books
 
 CHAT_MODEL = "openai/gpt-oss-120b"
 IMAGE_MODEL = "black-forest-labs/FLUX-2-dev"
 VIDEO_MODEL = "minimax/video-01-director"
 
-#: What makes a journey quick: no pauses between tokens, short jobs, prompt polls.
+#: How long a journey waits for what must happen soon. Generous, as nothing here is about speed.
+PATIENCE_S = 8.0
+
+Changes = Mapping[str, Any]
+
+#: What makes a journey quick: no pauses between tokens, short jobs, prompt polls. No limit but those under test.
 QUICK: Mapping[str, Mapping[str, Any]] = {
     "sandbox": {"mode": "on", "token_interval_ms": 0, "job_duration_s": 0.2},
     "jobs": {"first_poll_s": 0.05, "max_poll_s": 0.2},
     "logging": {"access_log": False},
     "http": {"port": 0, "shutdown_timeout_s": 5.0},
+    "limits": {"address_per_minute": 0, "key_per_minute": 0, "key_max_concurrent": 0},
 }
+
+
+async def eventually(is_so: Callable[[], bool], what: str) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline, f"never came true: {what}"
+        await asyncio.sleep(0.01)
+
+
+def chat(text: str = "What is a gateway?", **more: Any) -> dict[str, Any]:
+    """The body of a chat call."""
+    return {"model": CHAT_MODEL, "messages": [{"role": "user", "content": text}], "max_tokens": 8, **more}
+
+
+def image(prompt: str = "A lantern", **more: Any) -> dict[str, Any]:
+    """The body of an image call."""
+    return {"model": IMAGE_MODEL, "prompt": prompt, "width": 64, "height": 64, **more}
+
+
+def video(prompt: str = "A cat", **more: Any) -> dict[str, Any]:
+    """The body of a video call."""
+    return {"model": VIDEO_MODEL, "prompt": prompt, **more}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A whole answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    json: Any
+
+
+@dataclass(slots=True)
+class Books:
+    """A look into a database, from whatever process."""
+
+    database: Database
+
+    async def rows(self) -> Sequence[LedgerRow]:
+        """Every row of the ledger, oldest first."""
+        found = await self.database.read("SELECT id FROM requests ORDER BY number")
+        rows = [await LedgerStore(self.database).request(row[0]) for row in found]
+        return [row for row in rows if row is not None]
+
+    async def last_row(self) -> LedgerRow:
+        """The newest row, once it is closed."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            rows = await self.rows()
+            if rows and rows[-1].state != "open":
+                return rows[-1]
+            await asyncio.sleep(0.02)
+        raise AssertionError(f"the last request was never closed: {await self.rows()}")
+
+    async def check(self, *, open_requests: int = 0) -> None:
+        """The end of every journey: balances are the sum of their entries, and no hold is left unexplained."""
+        problems = await verify_books(self.database)
+        assert not problems, problems
+        assert len(await LedgerStore(self.database).find_open()) == open_requests
+        if not open_requests:
+            assert [each.held_nano_usd for each in await AccountStore(self.database).list() if each.held_nano_usd] == []
 
 
 @dataclass(slots=True)
@@ -42,6 +114,7 @@ class Gateway:
     """A running gateway and a caller with a key of its own."""
 
     app: web.Application
+    runner: web.AppRunner
     url: str
     http: aiohttp.ClientSession
     account_id: str
@@ -53,36 +126,57 @@ class Gateway:
         return self.app[keys.SANDBOX]
 
     @property
+    def settings(self) -> Settings:
+        """What it was started with."""
+        return self.app[keys.SETTINGS]
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self.url.rpartition(":")[2])
+
+    @property
+    def books(self) -> Books:
+        """The ledger, through the gateway's own database."""
+        return Books(self.app[keys.DATABASE])
+
+    @property
     def bearer(self) -> dict[str, str]:
         """Headers of a call with the bearer token."""
-        return {"Authorization": f"Bearer {self.key.token}"}
+        return bearer(self.key)
 
-    async def post(self, path: str, body: Any, **more: Any) -> tuple[int, Any]:
-        """POST JSON with the bearer token; gives status and JSON."""
+    def fault(self, directives: str, *, path: str = "*", times: int = 1, method: str = "*") -> None:
+        """Let the next requests to the upstream go wrong."""
+        self.sandbox.faults.add(Fault(directives=parse_directives(directives), path=path, times=times, method=method))
+
+    def upstream_calls(self, path: str = "") -> list[Received]:
+        """What the upstream has received at paths that end so, oldest first."""
+        return [each for each in self.sandbox.requests if each.path.endswith(path)]
+
+    async def call(self, method: str, path: str, **more: Any) -> Answer:
+        """One request with the bearer token (unless ``headers`` say otherwise)."""
         headers = {**self.bearer, **more.pop("headers", {})}
-        async with self.http.post(self.url + path, json=body, headers=headers, **more) as answer:
-            return answer.status, await answer.json()
+        async with self.http.request(method, self.url + path, headers=headers, **more) as answer:
+            body = await answer.read()
+            is_json = answer.content_type == "application/json"
+            return Answer(
+                status=answer.status,
+                headers=answer.headers,
+                body=body,
+                json=await answer.json() if is_json and body else None,
+            )
 
-    async def get(self, path: str) -> tuple[int, Any]:
-        """GET with the bearer token; gives status and JSON."""
-        async with self.http.get(self.url + path, headers=self.bearer) as answer:
-            return answer.status, await answer.json()
+    async def post(self, path: str, body: Any, **more: Any) -> Answer:
+        """POST JSON with the bearer token."""
+        return await self.call("POST", path, json=body, **more)
 
-    async def ledger(self) -> Sequence[LedgerRow]:
-        """Every row of the ledger, oldest first."""
-        database = self.app[keys.DATABASE]
-        rows = await database.read("SELECT id FROM requests ORDER BY number")
-        found = [await LedgerStore(database).request(row[0]) for row in rows]
-        return [row for row in found if row is not None]
+    async def get(self, path: str, **more: Any) -> Answer:
+        """GET with the bearer token."""
+        return await self.call("GET", path, **more)
 
-    async def last_row(self) -> LedgerRow:
-        """The newest row, once it is closed."""
-        for _ in range(200):
-            rows = await self.ledger()
-            if rows and rows[-1].state != "open":
-                return rows[-1]
-            await asyncio.sleep(0.02)
-        raise AssertionError("the last request was never closed")
+    async def new_key(self, **limits: Any) -> NewKey:
+        """A further key of the same account."""
+        return await create_key(self.app[keys.DATABASE], self.settings, account_id=self.account_id, **limits)
 
     async def balance(self) -> NanoUsd:
         """What the account has."""
@@ -90,51 +184,42 @@ class Gateway:
         assert account is not None
         return account.balance_nano_usd
 
+    async def last_row(self) -> LedgerRow:
+        """The newest row of the ledger, once it is closed."""
+        return await self.books.last_row()
+
     async def check_books(self, *, open_requests: int = 0) -> None:
-        """The end of every journey: balances are the sum of their entries, and no hold is left unexplained."""
-        database = self.app[keys.DATABASE]
-        problems = await verify_books(database)
-        assert not problems, problems
-        assert len(await LedgerStore(database).find_open()) == open_requests
-        account = await AccountStore(database).get(self.account_id)
-        assert account is not None
-        if not open_requests:
-            assert account.held_nano_usd == 0
-
-    def signature_headers(self, oauth_header: str, oauth_signature: str, body: bytes) -> dict[str, str]:
-        """Headers of a signed call."""
-        return {
-            "Authorization": oauth_header,
-            "X-Payload-Signature": payload_signature(
-                body, consumer_key=self.key.consumer_key, oauth_signature=oauth_signature
-            ),
-        }
+        """See ``Books.check``."""
+        await self.books.check(open_requests=open_requests)
 
 
-def settings_for(data_dir: Path, changes: Mapping[str, Mapping[str, Any]] | None = None) -> Settings:
+def bearer(key: NewKey) -> dict[str, str]:
+    """Headers of a call with a key's token."""
+    return {"Authorization": f"Bearer {key.token}"}
+
+
+def settings_for(data_dir: Path, changes: Changes | None = None) -> Settings:
     """Settings of a quick gateway in ``data_dir``."""
-    tree: dict[str, dict[str, Any]] = {table: dict(values) for table, values in QUICK.items()}
+    tree: dict[str, Any] = {table: dict(values) for table, values in QUICK.items()}
     tree["data"] = {"dir": str(data_dir)}
     for table, values in (changes or {}).items():
-        tree.setdefault(table, {}).update(values)
+        if isinstance(values, Mapping):
+            tree.setdefault(table, {}).update(values)
+        else:
+            tree[table] = values
     return load_settings(environ={}, overrides=tree)
 
 
 @asynccontextmanager
 async def running_gateway(
-    data_dir: Path, changes: Mapping[str, Mapping[str, Any]] | None = None, *, credit_usd: str = "10"
+    data_dir: Path, changes: Changes | None = None, *, credit_usd: str = "10"
 ) -> AsyncIterator[Gateway]:
     """Start the application as ``serve`` does, with one account and key."""
     settings = settings_for(data_dir, changes)
     app = make_app(settings, environ={})
-    runner = web.AppRunner(
-        app,
-        handler_cancellation=True,
-        access_log=None,
-        shutdown_timeout=settings.http.shutdown_timeout_s,
-    )
-    await runner.setup()
+    runner = make_runner(app)
     try:
+        await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         accounts = AccountStore(app[keys.DATABASE])
         account = await accounts.create("journey")
@@ -143,11 +228,18 @@ async def running_gateway(
         key = await create_key(app[keys.DATABASE], settings, account_id=account.id, name="journey")
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as http:
             host, port = runner.addresses[0][:2]
-            yield Gateway(app=app, url=f"http://{host}:{port}", http=http, account_id=account.id, key=key)
+            yield Gateway(
+                app=app, runner=runner, url=f"http://{host}:{port}", http=http, account_id=account.id, key=key
+            )
     finally:
         await runner.cleanup()
 
 
-async def key_store(gateway: Gateway) -> KeyStore:
-    """Changes keys behind the server's back, as another process would."""
-    return KeyStore(gateway.app[keys.DATABASE])
+@asynccontextmanager
+async def open_books(data_dir: Path) -> AsyncIterator[Books]:
+    """The books of a gateway that runs, or ran, in another process."""
+    database = await Database.open(data_dir / "bitmesh-proxy.db", busy_timeout_s=5.0, max_pending_writes=100)
+    try:
+        yield Books(database)
+    finally:
+        await database.close()
