@@ -75,13 +75,11 @@ class Database:
         Raises StorageError when the file cannot be used (newer than the program, of another program, no permission).
         """
         try:
-            await asyncio.to_thread(_prepare, path, busy_timeout_s)
-            lookup = _connect(path, timeout_s=LOOKUP_BUSY_TIMEOUT_S)
+            lookup = await asyncio.to_thread(_prepare, path, busy_timeout_s)
         except (sqlite3.Error, OSError) as exc:
             raise StorageError(f"{path}: {exc}") from exc
-        lookup.execute("PRAGMA query_only = ON")
         writer = Writer(
-            lambda: _connect(path, timeout_s=busy_timeout_s, check_same_thread=False),
+            lambda: _connect(path, timeout_s=busy_timeout_s),
             path,
             max_pending=max_pending_writes,
             min_free_bytes=min_free_bytes,
@@ -174,7 +172,8 @@ def _mapped(exc: sqlite3.Error) -> Exception:
     return as_unavailable(exc) if is_trouble(exc) else StorageError(f"{type(exc).__name__}: {exc}")
 
 
-def _prepare(path: Path, busy_timeout_s: float) -> None:
+def _prepare(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
+    """Make and migrate the file; gives the connection for look-ups."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     # Made by us, so that nobody else on the machine may read it; the log files take the same mode from it.
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
@@ -183,15 +182,18 @@ def _prepare(path: Path, busy_timeout_s: float) -> None:
         migrate(connection, path)
     finally:
         connection.close()
+    lookup = _connect(path, timeout_s=LOOKUP_BUSY_TIMEOUT_S)
+    lookup.execute("PRAGMA query_only = ON")
+    return lookup
 
 
-def _connect(path: Path, *, timeout_s: float, check_same_thread: bool = True) -> sqlite3.Connection:
+def _connect(path: Path, *, timeout_s: float) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path,
         timeout=timeout_s,
         isolation_level=None,  # transactions are begun and ended by us
         cached_statements=CACHED_STATEMENTS,
-        check_same_thread=check_same_thread,
+        check_same_thread=False,  # each is made in one thread and used in one other, never in two at once
     )
     try:
         connection.execute("PRAGMA journal_mode = WAL")

@@ -45,7 +45,7 @@ class Instance:
         try:
             await _forget(self._database, (self.number,))
         finally:
-            _unlock(self._path, self._descriptor)
+            await asyncio.to_thread(_unlock, self._path, self._descriptor)
 
 
 async def register_instance(
@@ -61,7 +61,7 @@ async def register_instance(
     try:
         number = await database.write(partial(_insert, lock_name=path.name, now_ms=int(clock() * 1000)))
     except BaseException:
-        _unlock(path, descriptor)
+        await asyncio.to_thread(_unlock, path, descriptor)
         raise
     return Instance(database, number=number, path=path, descriptor=descriptor)
 
@@ -78,8 +78,7 @@ async def census(database: Database, *, forget: bool = True) -> AsyncIterator[Ce
         yield found
         if found.dead and forget:
             await _forget(database, found.dead)
-            for path in locks:
-                path.unlink(missing_ok=True)
+            await asyncio.to_thread(_remove, tuple(locks))
     finally:
         for descriptor in locks.values():
             os.close(descriptor)
@@ -117,6 +116,11 @@ def _make_locked(path: Path) -> int:
         path.unlink(missing_ok=True)
         raise
     return descriptor
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def _unlock(path: Path, descriptor: int) -> None:

@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bitmesh_proxy.errors import InsufficientBalance, NotFound, Unavailable
+from bitmesh_proxy.storage.failures import StorageError
+from bitmesh_proxy.storage.writer import LENIENCE, MAX_BATCH, Failed, Writer
+
+MakeWriter = Callable[..., Writer]
+
+
+def connect(path: Path, timeout_s: float = 0.05) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, timeout=timeout_s, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("CREATE TABLE IF NOT EXISTS things (name TEXT UNIQUE CHECK (name <> 'forbidden'))")
+    return connection
+
+
+def add(*names: str) -> Callable[[sqlite3.Connection], str]:
+    def operation(connection: sqlite3.Connection) -> str:
+        for name in names:
+            connection.execute("INSERT INTO things VALUES (?)", (name,))
+        return names[-1]
+
+    return operation
+
+
+def names_in(path: Path) -> set[str]:
+    with sqlite3.connect(path) as connection:
+        found = {name for (name,) in connection.execute("SELECT name FROM things")}
+    connection.close()
+    return found
+
+
+class AddMany:
+    """A bulk that remembers how many items came at once, and refuses those called ``refused``."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def __call__(self, connection: sqlite3.Connection, items: Sequence[Any]) -> Sequence[Any]:
+        self.sizes.append(len(items))
+        results: list[Any] = []
+        for name in items:
+            if name == "refused":
+                results.append(Failed(InsufficientBalance("no")))
+            else:
+                connection.execute("INSERT INTO things VALUES (?)", (name,))
+                results.append(name)
+        return results
+
+
+@pytest.fixture
+async def make_writer(path: Path) -> AsyncIterator[MakeWriter]:
+    writers: list[Writer] = []
+    connect(path).close()
+
+    def make(**changes: Any) -> Writer:
+        options: dict[str, Any] = {"max_pending": 100, "min_free_bytes": 0, **changes}
+        writer = Writer(options.pop("connect", lambda: connect(path)), path, **options)
+        writers.append(writer)
+        return writer
+
+    yield make
+    for writer in writers:
+        await writer.close()
+
+
+async def test_result_comes_when_it_is_committed(make_writer: MakeWriter, path: Path) -> None:
+    assert await make_writer().submit(add("a", "b")) == "b"
+    assert names_in(path) == {"a", "b"}
+
+
+async def test_waiting_operations_share_a_transaction(make_writer: MakeWriter) -> None:
+    writer = make_writer()
+    begun: list[str] = []
+
+    def trace(connection: sqlite3.Connection) -> None:
+        connection.set_trace_callback(lambda sql: begun.append(sql) if sql.startswith("BEGIN") else None)
+
+    await writer.submit(trace)
+    await asyncio.gather(*(writer.submit(add(f"n{number}")) for number in range(100)))
+    assert len(begun) == 1
+
+
+async def test_batches_are_bounded(make_writer: MakeWriter) -> None:
+    writer = make_writer(max_pending=2000)
+    bulk = AddMany()
+    count = MAX_BATCH + 10
+    names = [f"n{number}" for number in range(count)]
+    assert await asyncio.gather(*(writer.submit_item(bulk, name) for name in names)) == names
+    assert bulk.sizes == [MAX_BATCH, 10]
+
+
+async def test_error_reaches_its_caller_alone(make_writer: MakeWriter, path: Path) -> None:
+    writer = make_writer()
+
+    def refuse(connection: sqlite3.Connection) -> None:
+        raise NotFound("no such thing")
+
+    results = await asyncio.gather(
+        writer.submit(add("a")), writer.submit(refuse), writer.submit(add("b")), return_exceptions=True
+    )
+    assert results[0] == "a"
+    assert isinstance(results[1], NotFound)
+    assert results[2] == "b"
+    assert names_in(path) == {"a", "b"}
+
+
+async def test_failed_operation_is_undone_whole_and_alone(make_writer: MakeWriter, path: Path) -> None:
+    writer = make_writer()
+    bulk = AddMany()
+
+    def half(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO things VALUES ('half')")
+        raise NotFound("after a change")
+
+    results = await asyncio.gather(
+        writer.submit(add("before")),
+        writer.submit(half),
+        writer.submit(add("after")),
+        writer.submit_item(bulk, "bulk"),
+        return_exceptions=True,
+    )
+    assert [type(result) for result in results] == [str, NotFound, str, str]
+    assert names_in(path) == {"before", "after", "bulk"}
+
+
+async def test_bulk_gets_its_items_together_and_answers_each(make_writer: MakeWriter, path: Path) -> None:
+    writer = make_writer()
+    bulk = AddMany()
+    results = await asyncio.gather(
+        writer.submit_item(bulk, "a"),
+        writer.submit(add("between")),
+        writer.submit_item(bulk, "refused"),
+        writer.submit_item(bulk, "b"),
+        return_exceptions=True,
+    )
+    assert results[0::3] == ["a", "b"]
+    assert isinstance(results[2], InsufficientBalance)
+    assert bulk.sizes == [3]
+    assert names_in(path) == {"a", "b", "between"}
+
+
+async def test_unforeseen_driver_error_is_ours(make_writer: MakeWriter) -> None:
+    writer = make_writer()
+    with pytest.raises(StorageError, match="CHECK constraint failed") as caught:
+        await writer.submit(add("forbidden"))
+    assert isinstance(caught.value.__cause__, sqlite3.IntegrityError)
+    with pytest.raises(StorageError, match="no such table"):
+        await writer.submit(lambda connection: connection.execute("SELECT * FROM nowhere"))
+
+
+async def test_cancelled_waiter_loses_the_news_and_not_the_write(make_writer: MakeWriter, path: Path) -> None:
+    writer = make_writer()
+
+    async def wait_for(name: str) -> str:
+        return await writer.submit(add(name))
+
+    leaving, staying = asyncio.create_task(wait_for("leaving")), asyncio.create_task(wait_for("staying"))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    assert await staying == "staying"
+    assert leaving.cancelled()
+    assert names_in(path) == {"leaving", "staying"}
+
+
+async def test_queue_is_bounded_for_new_work_first(make_writer: MakeWriter, path: Path) -> None:
+    writer = make_writer(max_pending=3, connect=lambda: connect(path, timeout_s=5.0))
+    other = connect(path)
+    other.execute("BEGIN IMMEDIATE")
+    running = writer.submit(add("running"), is_new_work=True)
+    await asyncio.sleep(0)  # handed over, and now it waits for the lock
+    waiting = [writer.submit(add(f"new{number}"), is_new_work=True) for number in range(3)]
+    with pytest.raises(Unavailable):
+        writer.submit(add("one too many"), is_new_work=True)
+    waiting += [writer.submit(add(f"end{number}")) for number in range(3 * LENIENCE - 3)]
+    with pytest.raises(Unavailable):
+        writer.submit(add("far too many"))
+    other.execute("ROLLBACK")
+    other.close()
+    assert len(await asyncio.gather(running, *waiting)) == 1 + 3 * LENIENCE
+    assert len(names_in(path)) == 1 + 3 * LENIENCE
+
+
+async def test_lock_held_elsewhere_passes(
+    make_writer: MakeWriter, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = make_writer()
+    other = connect(path)
+    other.execute("BEGIN IMMEDIATE")
+    with caplog.at_level(logging.INFO):
+        for _ in range(3):
+            with pytest.raises(Unavailable) as caught:
+                await writer.submit(add("locked out"))
+            assert isinstance(caught.value.__cause__, sqlite3.OperationalError)
+        other.execute("ROLLBACK")
+        other.close()
+        assert await writer.submit(add("in again")) == "in again"
+    assert names_in(path) == {"in again"}
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == ["the database cannot be written: database is locked", "the database can be written again"]
+
+
+async def test_full_disk_passes(make_writer: MakeWriter, path: Path) -> None:
+    writer = make_writer()
+
+    def fill_the_disk(connection: sqlite3.Connection) -> None:
+        pages = connection.execute("PRAGMA page_count").fetchall()[0][0]
+        connection.execute(f"PRAGMA max_page_count = {pages}")
+
+    await writer.submit(fill_the_disk)
+    results = await asyncio.gather(
+        writer.submit(add("small")), writer.submit(add("x" * 100_000)), return_exceptions=True
+    )
+    # What fails is the transaction, so it fails for all who share it.
+    assert [type(result) for result in results] == [Unavailable, Unavailable]
+    assert results[0] is not results[1]
+    assert names_in(path) == set()
+    # The limit was the connection's, and a connection that met trouble is replaced.
+    assert await writer.submit(add("x" * 100_000)) == "x" * 100_000
+
+
+async def test_database_that_becomes_unwritable_and_comes_back(make_writer: MakeWriter, path: Path) -> None:
+    is_there = True
+
+    def connect_if_there() -> sqlite3.Connection:
+        if not is_there:
+            raise sqlite3.OperationalError("unable to open database file")
+        return connect(path)
+
+    writer = make_writer(connect=connect_if_there)
+
+    def become_read_only(connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA query_only = ON")
+
+    await writer.submit(become_read_only)
+    is_there = False
+    with pytest.raises(Unavailable):
+        await writer.submit(add("read only"))
+    with pytest.raises((Unavailable, StorageError)):
+        await writer.submit(add("gone"))
+    is_there = True
+    assert await writer.submit(add("back")) == "back"
+    assert names_in(path) == {"back"}
+
+
+async def test_little_free_space_stops_new_work_only(
+    make_writer: MakeWriter, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = make_writer(min_free_bytes=2**62)
+    bulk = AddMany()
+    with pytest.raises(Unavailable, match="disk space"):
+        await writer.submit(add("new"), is_new_work=True)
+    with pytest.raises(Unavailable, match="disk space"):
+        await writer.submit_item(bulk, "new", is_new_work=True)
+    assert await writer.submit(add("begun before")) == "begun before"
+    assert names_in(path) == {"begun before"}
+    assert len(caplog.records) == 1
+
+
+async def test_close_writes_what_waits_and_ends_the_thread(make_writer: MakeWriter, path: Path) -> None:
+    writer = make_writer()
+    waiting = [writer.submit(add(f"n{number}")) for number in range(20)]
+    await writer.close()
+    assert all(future.done() for future in waiting)
+    assert len(names_in(path)) == 20
+    assert not [thread for thread in threading.enumerate() if thread.name == "database-writer"]
+    with pytest.raises(Unavailable):
+        writer.submit(add("late"))
+    await writer.close()
