@@ -50,9 +50,7 @@ class GatewayError(Exception):
     #: May the same call be tried again, here at another offer, or by the caller later?
     retryable: ClassVar[bool] = False
 
-    def __init__(
-        self, message: str, *, param: str | None = None, headers: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, message: str, *, param: str | None = None, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
@@ -183,9 +181,7 @@ class RateLimited(GatewayError):
     code = "rate_limit_exceeded"
     retryable = True
 
-    def __init__(
-        self, message: str, *, retry_after_s: float, headers: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, message: str, *, retry_after_s: float, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message, headers=headers)
         self.retry_after_s = retry_after_s
 
