@@ -115,9 +115,9 @@ class AccountStore:
                     (kind, amount_nano_usd, note, now_ms, account_id),
                 ).rowcount
             except sqlite3.IntegrityError as exc:
-                if "balance_nano_usd" not in str(exc):
-                    raise
-                raise Conflict("The account does not have that much free.") from exc
+                if exc.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_CHECK and "balance_nano_usd" in str(exc):
+                    raise Conflict("The account does not have that much free.") from exc
+                raise
             if not added:
                 raise NotFound(f"No such account: {account_id}")
             balance: int = connection.execute(

@@ -56,19 +56,16 @@ def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Mig
     if sqlite3.sqlite_version_info < MIN_SQLITE_VERSION:
         raise StorageError(f"SQLite {sqlite3.sqlite_version} is too old: at least 3.37 is needed")
     known = load_migrations() if migrations is None else migrations
-    is_copied = False
-    while True:
-        version = _check_version(connection, path, known)
-        if version == len(known):
-            return
+    needs_copy = _check_version(connection, path, known) > 0  # a file that is made just now does not
+    while (version := _check_version(connection, path, known)) < len(known):
         connection.execute("BEGIN IMMEDIATE")
         try:
             if _check_version(connection, path, known) != version:  # another process was faster
                 connection.execute("ROLLBACK")
                 continue
-            if version > 0 and not is_copied:
+            if needs_copy:
                 _lay_copy_beside(path, known[version])
-                is_copied = True
+                needs_copy = False
             _apply(connection, known[version])
             connection.execute("COMMIT")
         except BaseException:

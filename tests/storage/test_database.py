@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from bitmesh_proxy.errors import Unavailable
+from bitmesh_proxy.storage.accounts import AccountStore
+from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.failures import StorageError
+from tests.storage.examples import open_database
+
+
+def rename(connection: sqlite3.Connection) -> None:
+    connection.execute("UPDATE accounts SET name = 'renamed'")
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+async def test_file_is_private_and_in_write_ahead_mode(database: Database, path: Path) -> None:
+    await AccountStore(database).create("Ada")
+    assert mode_of(path) == 0o600
+    assert mode_of(path.with_name(path.name + "-wal")) == 0o600
+    assert await database.read("PRAGMA journal_mode") == [("wal",)]
+
+
+async def test_directory_is_made(tmp_path: Path) -> None:
+    database = await open_database(tmp_path / "deep" / "down" / "books.db")
+    await database.close()
+    assert mode_of(tmp_path / "deep" / "down") == 0o700
+
+
+async def test_what_is_written_survives_closing(path: Path) -> None:
+    database = await open_database(path)
+    account = await AccountStore(database).create("Ada")
+    await database.close()
+    await database.close()
+    database = await open_database(path)
+    assert await AccountStore(database).get(account.id) == account
+    await database.close()
+
+
+async def test_closing_leaves_no_thread(path: Path) -> None:
+    before = set(threading.enumerate())
+    database = await open_database(path)
+    await database.read("SELECT 1")
+    await database.close()
+    left = [thread for thread in set(threading.enumerate()) - before if not thread.name.startswith("asyncio")]
+    assert left == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"this is a text, and no database at all" * 100, b"SQLite format 3\0" + b"\1" * 5000]
+)
+def test_file_that_is_no_database_is_refused(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    before = set(threading.enumerate())
+    with pytest.raises(StorageError, match=r"books\.db"):
+        asyncio.run(open_database(path))
+    assert path.read_bytes() == content
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.name == "database-writer"]
+
+
+def test_directory_in_place_of_the_file_is_refused(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(StorageError, match="directory"):
+        asyncio.run(open_database(path))
+
+
+async def test_lookup_sees_what_was_committed(database: Database) -> None:
+    account = await AccountStore(database).create("Ada")
+    assert database.lookup("SELECT name FROM accounts WHERE id = ?", (account.id,)) == ("Ada",)
+    assert database.lookup("SELECT name FROM accounts WHERE id = ?", ("acct_none",)) is None
+    await database.write(rename)
+    assert database.lookup("SELECT name FROM accounts WHERE id = ?", (account.id,)) == ("renamed",)
+
+
+async def test_readers_cannot_write(database: Database) -> None:
+    await AccountStore(database).create("Ada")
+    with pytest.raises(Unavailable):
+        await database.read("DELETE FROM accounts")
+    with pytest.raises(Unavailable):
+        database.lookup("DELETE FROM accounts")
+    assert await database.read("SELECT count(*) FROM accounts") == [(1,)]
+
+
+async def test_faulty_statement_is_a_bug_and_no_trouble(database: Database) -> None:
+    with pytest.raises(StorageError, match="no such table"):
+        await database.read("SELECT * FROM nowhere")
+    with pytest.raises(StorageError, match="no such column"):
+        database.lookup("SELECT colour FROM accounts")
+    assert await database.read("SELECT 1") == [(1,)]
+
+
+async def test_data_version_moves_with_commits_of_anyone(database: Database, path: Path) -> None:
+    first = database.data_version()
+    assert database.data_version() == first
+    await AccountStore(database).create("Ada")
+    second = database.data_version()
+    assert second != first
+    with sqlite3.connect(path) as other:
+        other.execute("UPDATE accounts SET name = 'elsewhere'")
+    other.close()
+    assert database.data_version() != second
+
+
+async def test_snapshot_sees_one_moment(database: Database) -> None:
+    await AccountStore(database).create("Ada")
+    async with database.snapshot() as snapshot:
+        assert await snapshot.row("SELECT name FROM accounts") == ("Ada",)
+        await database.write(rename)
+        assert await snapshot.rows("SELECT name FROM accounts") == [("Ada",)]
+        assert await snapshot.row("SELECT name FROM accounts WHERE id = '-'") is None
+    assert await database.read("SELECT name FROM accounts") == [("renamed",)]
+
+
+async def test_snapshot_that_fails_leaves_nothing_open(database: Database) -> None:
+    async def fail() -> None:
+        async with database.snapshot() as snapshot:
+            await snapshot.rows("SELECT 1")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        await fail()
+    await AccountStore(database).create("Ada")
+    assert await database.read("SELECT count(*) FROM accounts") == [(1,)]
+
+
+async def test_reading_after_closing_is_refused(path: Path) -> None:
+    database = await open_database(path)
+    await database.close()
+    with pytest.raises(StorageError, match="closed"):
+        await database.read("SELECT 1")
+
+
+async def test_two_processes_may_open_it_at_once(path: Path) -> None:
+    databases = await asyncio.gather(*(open_database(path) for _ in range(5)))
+    for number, database in enumerate(databases):
+        await AccountStore(database).create(str(number))
+    assert await databases[0].read("SELECT count(*) FROM accounts") == [(5,)]
+    for database in databases:
+        await database.close()
