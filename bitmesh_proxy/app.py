@@ -136,6 +136,8 @@ async def books(app: web.Application) -> AsyncIterator[None]:
     checkpoints = asyncio.create_task(opened.checkpoint_forever(settings.billing.checkpoint_interval_s))
     yield
     checkpoints.cancel()
+    with suppress(asyncio.CancelledError):
+        await checkpoints
     await settlements.close()
     await instance.close()
 
@@ -206,6 +208,7 @@ async def jobs(app: web.Application) -> AsyncIterator[None]:
     poller.cancel()
     with suppress(asyncio.CancelledError):
         await poller
+    await service.close()
 
 
 async def pipeline(app: web.Application) -> AsyncIterator[None]:
@@ -220,8 +223,10 @@ async def pipeline(app: web.Application) -> AsyncIterator[None]:
         attempts=app[keys.ATTEMPTS],
         media=app[keys.MEDIA],
         jobs=app[keys.JOBS],
-        idempotency=IdempotencyGate(app[keys.IDEMPOTENCY], settings.idempotency),
+        idempotency=IdempotencyGate(app[keys.IDEMPOTENCY], settings.idempotency, settlements=app[keys.SETTLEMENTS]),
         settlements=app[keys.SETTLEMENTS],
         render_stream_error=render_stream_error,
     )
     yield
+    # Calls that go on without their caller need all that is closed after this.
+    await app[keys.SETTLEMENTS].close(settings.http.shutdown_timeout_s)

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 import orjson
 
+from bitmesh_proxy.billing.settlements import Settlements
 from bitmesh_proxy.errors import Conflict, InvalidRequest, Unavailable
 from bitmesh_proxy.settings import Idempotency as IdempotencySettings
-from bitmesh_proxy.storage.idempotency import Existing, IdempotencyStore
+from bitmesh_proxy.storage.idempotency import Claimed, Existing, IdempotencyStore
 
 MAX_KEY_CHARACTERS = 255
 #: How often a waiting duplicate looks at the row of a first call that runs in another process.
@@ -90,9 +91,15 @@ class IdempotencyGate:
     """Lets the first of equal calls through and holds the others."""
 
     def __init__(
-        self, store: IdempotencyStore, settings: IdempotencySettings, clock: Callable[[], float] = time.time
+        self,
+        store: IdempotencyStore,
+        settings: IdempotencySettings,
+        *,
+        settlements: Settlements,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.store = store
+        self._settlements = settlements
         self.max_answer_bytes = settings.max_answer_bytes
         self._wait_timeout_s = settings.wait_timeout_s
         self._clock = clock
@@ -103,9 +110,7 @@ class IdempotencyGate:
         try:
             async with asyncio.timeout(self._wait_timeout_s):
                 while True:
-                    found = await self.store.claim(
-                        key_id, idempotency_key, fingerprint=fingerprint, request_id=request_id, now_s=self._clock()
-                    )
+                    found = await self._claim(key_id, idempotency_key, fingerprint, request_id)
                     if not isinstance(found, Existing):
                         self._running[key_id, idempotency_key] = asyncio.Event()
                         return Ticket(self, key_id, idempotency_key)
@@ -118,6 +123,27 @@ class IdempotencyGate:
                     await self._wait(key_id, idempotency_key)
         except TimeoutError as exc:
             raise Unavailable("The first request with this Idempotency-Key is still running.") from exc
+
+    async def _claim(
+        self, key_id: str, idempotency_key: str, fingerprint: bytes, request_id: str
+    ) -> Claimed | Existing:
+        """A claim that its caller leaves is given back: written but held by nobody, it would lock the key."""
+        claiming = asyncio.ensure_future(
+            self.store.claim(
+                key_id, idempotency_key, fingerprint=fingerprint, request_id=request_id, now_s=self._clock()
+            )
+        )
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+
+            async def give_back() -> None:
+                await asyncio.wait({claiming})
+                if claiming.exception() is None and isinstance(claiming.result(), Claimed):
+                    await self.store.abandon(key_id, idempotency_key)
+
+            self._settlements.insist(give_back)
+            raise
 
     async def _wait(self, key_id: str, idempotency_key: str) -> None:
         event = self._running.get((key_id, idempotency_key))

@@ -11,6 +11,7 @@ after it has been settled, so that a crash behind it loses no row.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,8 @@ from bitmesh_proxy.storage.ledger import Accrued
 from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.attempts import Attempts, ChatTranslation, Reply, Streamed, Whole
 from bitmesh_proxy.upstream.progress import Progress
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +135,8 @@ class Pipeline:
     ) -> None:
         try:
             offers = self._route(call, incoming.caller)
+            if isinstance(call, VideoCall):
+                await self._jobs.check_room(incoming.caller.key_id)
             progress = Progress()
             async with self._books.reserve(
                 context=incoming.context,
@@ -153,7 +158,8 @@ class Pipeline:
                 )
         except BaseException:
             if ticket is not None:
-                await self._settlements.run(ticket.abandon())
+                # What has been read, and paid, in part is not made a second time under the same key.
+                await self._settlements.run(ticket.finish_stream() if reply.is_started else ticket.abandon())
             raise
         await self._complete(delivery, reservation, progress=progress, ticket=ticket, reply=reply)
 
@@ -185,11 +191,13 @@ class Pipeline:
         except GatewayError as error:
             outcome = self._outcome(call, reservation, progress, status=error.status, outcome=error.code, error=error)
             await reservation.settle(outcome)
-            if not reply.is_started:
-                raise
+            if not reply.is_started or not progress.is_event_stream:
+                raise  # in the middle of other bytes no error can be said: the connection is cut
             return Streamed(tail=self._render_stream_error(error, endpoint.surface), is_broken=True)
         if reservation.is_open:
-            await reservation.settle(self._outcome(call, reservation, progress, status=200, outcome="completed"))
+            is_broken = isinstance(delivery, Streamed) and delivery.is_broken
+            word = ProviderRefused.code if is_broken else "completed"
+            await reservation.settle(self._outcome(call, reservation, progress, status=200, outcome=word))
         return delivery
 
     async def _first_that_delivers(
@@ -221,7 +229,12 @@ class Pipeline:
                     self._health.note_failure(offer.id)
                 if reply.is_started or number == len(offers) or not may_try_next(call, error):
                     raise
-                progress.failures.append(f"{offer.id}: {error.code}")
+                log.info(
+                    "an offer failed, the next one is tried: %s, %s",
+                    offer.id,
+                    error.code,
+                    extra={"request_id": incoming.context.request_id},
+                )
                 continue
             self._health.note_success(offer.id)
             return delivery
@@ -338,7 +351,7 @@ class Pipeline:
             progress.offer,
             usage=progress.reported_usage,
             output_characters=progress.characters,
-            ending=ending_of(progress, outcome=outcome, error=error, settings=self._settings.billing),
+            ending=ending_of(call, progress, outcome=outcome, error=error, settings=self._settings.billing),
             markup_nano=self._books.markup_nano,
             hold_nano_usd=reservation.hold_nano_usd,
         )
@@ -395,16 +408,20 @@ def may_try_next(call: Call, error: UpstreamError) -> bool:
     return isinstance(call, ChatCall) and isinstance(error, UpstreamBroken)
 
 
-def ending_of(progress: Progress, *, outcome: str, error: GatewayError | None, settings: Billing) -> Ending:
-    """How a call ended, as far as the bill depends on it."""
+def ending_of(call: Call, progress: Progress, *, outcome: str, error: GatewayError | None, settings: Billing) -> Ending:
+    """How a call ended, as far as the bill depends on it.
+
+    Of a chat whose caller left before its first byte nothing was delivered, so nothing is charged; pictures and clips
+    are made to their end by their provider, whoever leaves.
+    """
     if outcome == "completed":
         return Ending.COMPLETE
     if not progress.sent or isinstance(error, ProviderRefused):
         return Ending.NOTHING
     if progress.delivered:
         return Ending.CUT
-    if outcome == "caller_left":
-        return Ending.CUT if settings.charge_abandoned_media else Ending.UNDELIVERED
+    if outcome == "caller_left" and not isinstance(call, ChatCall) and settings.charge_abandoned_media:
+        return Ending.CUT
     return Ending.UNDELIVERED
 
 

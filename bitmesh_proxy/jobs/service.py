@@ -15,12 +15,12 @@ from typing import Any
 
 from bitmesh_proxy.billing.bill import Ending, bill_of
 from bitmesh_proxy.billing.reservation import Books, Outcome, Reservation
-from bitmesh_proxy.calls import JobState, JobStatus, MediaOutput, VideoCall
+from bitmesh_proxy.calls import JobState, JobStatus, Media, MediaOutput, VideoCall
 from bitmesh_proxy.catalogue.catalogue import Catalogue
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.endpoints.endpoint import JobView
-from bitmesh_proxy.errors import GatewayError, NotFound, ProviderRefused, RateLimited
+from bitmesh_proxy.errors import GatewayError, NotFound, ProviderRefused, RateLimited, Unavailable
 from bitmesh_proxy.media.results import MediaResults
 from bitmesh_proxy.settings import Jobs as JobSettings
 from bitmesh_proxy.storage.jobs import Job, JobStore, NewJob
@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 
 #: A job that its provider does not know, so many polls in a row, is lost.
 LOST_AFTER_REFUSALS = 5
+#: Between the attempts to write a new job's row while the database cannot be written.
+CREATE_PAUSES_S = (0.1, 0.5, 2.0, 5.0)
+#: Stands for each picture of a call whose job goes on: only their number counts for the price.
+_SOME_PICTURE = Media(kind="image")
 
 
 class JobService:
@@ -80,7 +84,7 @@ class JobService:
     ) -> Job:
         """Write the job's row; from then on the reservation is the job's."""
         now_s = self._clock()
-        job = await self._store.create(
+        job = await self._create(
             NewJob(
                 account_id=caller.account_id,
                 key_id=caller.key_id,
@@ -99,6 +103,16 @@ class JobService:
         reservation.hand_over()
         self.changed.set()
         return await self._apply(job, state) if state.status.is_final else job
+
+    async def _create(self, new: NewJob) -> Job:
+        """The provider is at work already, so the row is insisted on for a while."""
+        for pause_s in CREATE_PAUSES_S:
+            try:
+                return await self._store.create(new)
+            except Unavailable:
+                log.warning("a job cannot be written now; trying again", extra={"request_id": new.request_id})
+                await asyncio.sleep(pause_s)
+        return await self._store.create(new)
 
     async def get(self, account_id: str, provider_job_id: str) -> Job:
         """The account's job. Raises NotFound, for another account's too."""
@@ -120,6 +134,13 @@ class JobService:
             task = self._polls[job.id] = asyncio.create_task(self._poll(job))
             task.add_done_callback(lambda _: self._polls.pop(job.id, None))
         return await asyncio.shield(task)  # whoever asked may leave; the answer is for the books
+
+    async def close(self) -> None:
+        """End the questions under way; the next process asks again."""
+        polls = list(self._polls.values())
+        for task in polls:
+            task.cancel()
+        await asyncio.gather(*polls, return_exceptions=True)
 
     async def view(self, job: Job, *, public_base_url: str) -> JobView:
         """The job as an endpoint shows it, with links of ours."""
@@ -230,6 +251,7 @@ def call_of(job: Job) -> VideoCall:
         height=facts.get("height"),
         seconds=facts.get("seconds"),
         quality=facts.get("quality"),
+        references=(_SOME_PICTURE,) * facts.get("images_in", 0),
         options={"resolution": resolution} if resolution else {},
         test=bool(facts.get("test")),
     )

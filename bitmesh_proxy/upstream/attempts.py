@@ -31,7 +31,7 @@ from bitmesh_proxy.calls import (
 )
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.endpoints.endpoint import ChunkRenderer
-from bitmesh_proxy.errors import ProviderRefused, UpstreamBroken
+from bitmesh_proxy.errors import ProviderRefused, UpstreamBroken, UpstreamError
 from bitmesh_proxy.providers.base import ChatDialect, StreamReader, UpstreamRequest
 from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.client import Upstream, UpstreamAnswer
@@ -87,7 +87,7 @@ class Whole:
 class Streamed:
     """An answer that has gone to the caller, but for ``tail`` and the end.
 
-    ``is_broken``: it broke off, and the tail says what went wrong.
+    ``is_broken``: it came to no good end, and what was relayed, or the tail, says what went wrong.
     """
 
     tail: bytes = b""
@@ -129,8 +129,7 @@ class Attempts:
         request = dialect.request(call, offer)
         straight = dialect.wire_format == chat_format
         progress.begin(offer)
-        async with self._upstream.open(access, request) as answer:
-            progress.sent = True
+        async with self._upstream.open(access, request, on_sent=progress.note_sent) as answer:
             await self._check_head(access, answer)
             if call.stream:
                 if answer.media_type != "text/event-stream":
@@ -156,8 +155,7 @@ class Attempts:
         assert dialect is not None, "routing gives only offers whose provider can"
         request = dialect.request(call, offer)
         progress.begin(offer)
-        async with self._upstream.open(access, request) as answer:
-            progress.sent = True
+        async with self._upstream.open(access, request, on_sent=progress.note_sent) as answer:
             await self._check_head(access, answer)
             body = await self._read_json(answer, progress)
             result = await in_thread_if_large(lambda data: dialect.read(call, data), body)
@@ -173,8 +171,7 @@ class Attempts:
         assert dialect is not None, "routing gives only offers whose provider can"
         request = dialect.submit(call, offer)
         progress.begin(offer)
-        async with self._upstream.open(access, request) as answer:
-            progress.sent = True
+        async with self._upstream.open(access, request, on_sent=progress.note_sent) as answer:
             await self._check_head(access, answer)
             state = dialect.read_submit(call, await self._read_json(answer, progress))
             progress.provider_request_id = state.provider_job_id
@@ -197,8 +194,7 @@ class Attempts:
         assert dialect is not None, "routing gives only offers whose provider can"
         request = dialect.request(call, offer)
         progress.begin(offer)
-        async with self._upstream.open(access, request) as answer:
-            progress.sent = True
+        async with self._upstream.open(access, request, on_sent=progress.note_sent) as answer:
             await self._check_head(access, answer)
             chunks = answer.chunks()
             data = await self._first(chunks, progress)
@@ -207,6 +203,7 @@ class Attempts:
             stream_headers = STREAM_HEADERS if media_type == "text/event-stream" else {}
             await reply.start(200, {**stream_headers, "Content-Type": media_type, **_marks(answer)})
             progress.delivered = True
+            progress.is_event_stream = media_type == "text/event-stream"
             await reply.write(data)
             async for data in chunks:
                 await reply.write(data)
@@ -253,8 +250,7 @@ class Attempts:
         is_json: bool = True,
     ) -> tuple[bytes, str]:
         progress.begin(offer)
-        async with self._upstream.open(access, request) as answer:
-            progress.sent = True
+        async with self._upstream.open(access, request, on_sent=progress.note_sent) as answer:
             await self._check_head(access, answer)
             if is_json or answer.media_type.endswith("json"):
                 body = await self._read_json(answer, progress)
@@ -278,7 +274,7 @@ class Attempts:
                 parts += chunk
                 if len(parts) >= MAX_ERROR_BYTES:
                     break
-        except UpstreamBroken:
+        except UpstreamError:
             pass  # the status alone is enough
         return parts[:MAX_ERROR_BYTES]
 
@@ -313,8 +309,9 @@ class Attempts:
         chunks = answer.chunks()
         data = await self._first(chunks, progress)
         meter.feed(data)
-        if meter.error is not None:  # the first event is an error: nothing has begun, so say it with a status
-            raise ProviderRefused(meter.error, status=502, provider_status=502)
+        refusal = meter.error
+        if refusal is not None:  # the first event is an error: nothing has begun, so say it with a status
+            raise ProviderRefused(refusal, status=502, provider_status=502)
         await reply.start(200, {**STREAM_HEADERS, **_marks(answer)})
         progress.delivered = True
         await reply.write(data)
@@ -326,7 +323,9 @@ class Attempts:
             if turn == CHUNKS_PER_TURN:
                 turn = 0
                 await asyncio.sleep(0)
-        if not meter.is_complete and meter.error is None:
+        if meter.error is not None:  # the caller has read it already, in the provider's words
+            return Streamed(is_broken=True)
+        if not meter.is_complete:
             raise UpstreamBroken("The provider's stream broke off.")
         return Streamed()
 

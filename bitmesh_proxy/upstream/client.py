@@ -5,16 +5,18 @@ is read chunk by chunk as it comes (nothing is collected, nothing decompressed);
 closes the connection at once, which is how a provider learns that nobody listens any more.
 
 Foreign errors end here: aiohttp's client errors become ``UpstreamUnreachable`` (nothing was sent), ``UpstreamBroken``
-or ``UpstreamTimeout``.
+or ``UpstreamTimeout``. Whoever is cancelled while waiting for the head of an answer has to know whether the provider
+may be at work already, so ``on_sent`` is called when the first byte of a request's body goes out.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 
 from bitmesh_proxy import __version__
 from bitmesh_proxy.errors import UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
@@ -23,6 +25,8 @@ from bitmesh_proxy.settings import Upstream as UpstreamSettings
 from bitmesh_proxy.upstream.access import ProviderAccess
 
 USER_AGENT = f"bitmesh-proxy/{__version__}"
+#: A large body goes out in pieces of this size, so that other streams get their turn in between.
+WRITE_BYTES = 256 * 1024
 
 
 class UpstreamAnswer:
@@ -110,7 +114,9 @@ class Upstream:
             self._session = None
 
     @asynccontextmanager
-    async def open(self, access: ProviderAccess, request: UpstreamRequest) -> AsyncIterator[UpstreamAnswer]:
+    async def open(
+        self, access: ProviderAccess, request: UpstreamRequest, *, on_sent: Callable[[], None] | None = None
+    ) -> AsyncIterator[UpstreamAnswer]:
         """Send ``request`` and give the answer's head; the connection is closed or reused on leaving.
 
         Raises UpstreamUnreachable, UpstreamTimeout or UpstreamBroken. Error *statuses* are the caller's business.
@@ -118,16 +124,18 @@ class Upstream:
         if access.max_concurrent:
             slot = self._slots.setdefault(access.name, asyncio.Semaphore(access.max_concurrent))
             async with slot:
-                async with self._open(access, request) as answer:
+                async with self._open(access, request, on_sent) as answer:
                     yield answer
         else:
-            async with self._open(access, request) as answer:
+            async with self._open(access, request, on_sent) as answer:
                 yield answer
 
     @asynccontextmanager
-    async def _open(self, access: ProviderAccess, request: UpstreamRequest) -> AsyncIterator[UpstreamAnswer]:
+    async def _open(
+        self, access: ProviderAccess, request: UpstreamRequest, on_sent: Callable[[], None] | None
+    ) -> AsyncIterator[UpstreamAnswer]:
         deadline_s = asyncio.get_running_loop().time() + self._settings.total_timeout_s
-        response = await self._send(access, request)
+        response = await self._send(access, request, on_sent)
         try:
             yield UpstreamAnswer(response, idle_timeout_s=self._settings.idle_timeout_s, deadline_s=deadline_s)
         finally:
@@ -136,15 +144,17 @@ class Upstream:
             else:
                 response.close()
 
-    async def _send(self, access: ProviderAccess, request: UpstreamRequest) -> aiohttp.ClientResponse:
+    async def _send(
+        self, access: ProviderAccess, request: UpstreamRequest, on_sent: Callable[[], None] | None
+    ) -> aiohttp.ClientResponse:
         if self._session is None:
             raise RuntimeError("Upstream is used outside of its context")
         headers = {**request.headers, **access.auth_headers}
-        data: object = request.body
+        data: aiohttp.Payload | None = None
         if request.form is not None:
-            data = _multipart(request.form)
+            data = _multipart(request.form, on_sent)
         elif request.body is not None:
-            headers["Content-Type"] = request.content_type
+            data = _Body(request.body, content_type=request.content_type, on_write=on_sent)
         try:
             async with asyncio.timeout(self._settings.first_byte_timeout_s):
                 return await self._session.request(
@@ -169,13 +179,42 @@ def _map_timeout(exc: TimeoutError) -> UpstreamError:
     return UpstreamTimeout("The provider did not answer in time.")
 
 
-def _multipart(parts: tuple[FormPart, ...]) -> aiohttp.MultipartWriter:
+class _Body(aiohttp.Payload):
+    """Bytes that go out in pieces, and say so when the first one does."""
+
+    _value: bytes
+
+    def __init__(self, value: bytes, *, content_type: str, on_write: Callable[[], None] | None = None) -> None:
+        super().__init__(value, content_type=content_type)
+        self._size = len(value)
+        self._on_write = on_write
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return self._value.decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        await self.write_with_length(writer, None)
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        if self._on_write is not None:
+            self._on_write()
+        value = self._value if content_length is None else self._value[:content_length]
+        if len(value) <= WRITE_BYTES:
+            await writer.write(value)
+            return
+        view = memoryview(value)
+        for start in range(0, len(value), WRITE_BYTES):
+            await writer.write(view[start : start + WRITE_BYTES])
+
+
+def _multipart(parts: tuple[FormPart, ...], on_sent: Callable[[], None] | None) -> aiohttp.MultipartWriter:
     writer = aiohttp.MultipartWriter("form-data")
-    for part in parts:
-        payload = aiohttp.BytesPayload(
+    for number, part in enumerate(parts):
+        payload = _Body(
             part.value,
             content_type=part.media_type
             or ("application/octet-stream" if part.filename else "text/plain; charset=utf-8"),
+            on_write=on_sent if number == 0 else None,
         )
         if part.filename is not None:
             payload.set_content_disposition("form-data", name=part.name, filename=part.filename)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from bitmesh_proxy.calls import Usage
 from bitmesh_proxy.catalogue.offer import Offer
@@ -13,9 +13,10 @@ from bitmesh_proxy.providers.base import StreamMeter
 class Progress:
     """Mutable on purpose, and seen by one call only.
 
-    ``sent``: a request has gone to a provider, so that it may bill us whatever comes of it. ``first_byte_s`` is of the
+    ``sent``: a request is going to a provider, so that it may bill us whatever comes of it. ``first_byte_s`` is of the
     monotonic clock. ``meter`` looks at a passing stream; ``usage`` is what the provider said in a whole answer.
-    ``delivered``: bytes of the answer have gone to the caller.
+    ``delivered``: bytes of the answer have gone to the caller. ``is_event_stream``: they are events, so that an error
+    can be said among them.
     """
 
     offer: Offer | None = None
@@ -26,8 +27,8 @@ class Progress:
     output_characters: int = 0
     provider_request_id: str | None = None
     delivered: bool = False
+    is_event_stream: bool = True
     attempts: int = 0
-    failures: list[str] = field(default_factory=list)
 
     def begin(self, offer: Offer) -> None:
         """A new attempt: what an earlier one saw does not count any more."""
@@ -38,6 +39,10 @@ class Progress:
         self.usage = None
         self.output_characters = 0
         self.provider_request_id = None
+
+    def note_sent(self) -> None:
+        """The provider may be at work from now on."""
+        self.sent = True
 
     @property
     def reported_usage(self) -> Usage | None:

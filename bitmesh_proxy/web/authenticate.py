@@ -14,7 +14,7 @@ from aiohttp import web
 
 from bitmesh_proxy.auth.bearer import BearerCredential, OAuthCredential, credentials_of
 from bitmesh_proxy.auth.nonces import NonceStore
-from bitmesh_proxy.auth.oauth1 import OAuthRequest, verify
+from bitmesh_proxy.auth.oauth1 import OAuthRequest, VerifiedOAuth, verify
 from bitmesh_proxy.auth.payload_signature import HEADER, verify_fields_signature, verify_payload_signature
 from bitmesh_proxy.auth.secrets import derive_consumer_secret, token_digest
 from bitmesh_proxy.context import Caller, RequestContext
@@ -73,18 +73,13 @@ class Authenticator:
         )
         caller = self._usable(record)
         received = await receive(request, self._http)
-        signature = request.headers.get(HEADER)
-        if received.form is not None:
-            verify_fields_signature(
-                signature, received.form.fields, consumer_key=verified.consumer_key, oauth_signature=verified.signature
-            )
-        else:
-            verify_payload_signature(
-                signature, received.raw, consumer_key=verified.consumer_key, oauth_signature=verified.signature
-            )
-        if not await self._nonces.burn(verified.consumer_key, verified.nonce, verified.timestamp_s):
+        try:
+            _verify_body(received, request.headers.get(HEADER), verified)
+            if not await self._nonces.burn(verified.consumer_key, verified.nonce, verified.timestamp_s):
+                raise AuthenticationFailed("The OAuth nonce was already used.")
+        except BaseException:
             await received.close()
-            raise AuthenticationFailed("The OAuth nonce was already used.")
+            raise
         return caller, received
 
     def _usable(self, record: KeyRecord | None) -> Caller:
@@ -95,3 +90,12 @@ class Authenticator:
         if record.caller.expires_at_s is not None and record.caller.expires_at_s <= self._clock():
             raise AuthenticationFailed("This API key has expired.")
         return record.caller
+
+
+def _verify_body(received: Received, payload_signature: str | None, verified: VerifiedOAuth) -> None:
+    """Raises AuthenticationFailed when the body, or its fields, are not those that were signed."""
+    names = {"consumer_key": verified.consumer_key, "oauth_signature": verified.signature}
+    if received.form is not None:
+        verify_fields_signature(payload_signature, received.form.fields, **names)
+    else:
+        verify_payload_signature(payload_signature, received.raw, **names)

@@ -30,6 +30,7 @@ from bitmesh_proxy.errors import (
 from bitmesh_proxy.limits.headers import rate_limit_headers
 from bitmesh_proxy.logs import ACCESS
 from bitmesh_proxy.web.error_formats import render_error
+from bitmesh_proxy.web.forwarded import public_base_url
 from bitmesh_proxy.web.route import Access, route_of
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ async def request_state(request: web.Request, handler: Handler) -> web.StreamRes
         context=RequestContext(
             request_id="req_" + secrets.token_hex(12),
             address=address,
-            public_base_url=public_url or f"{scheme}://{host}",
+            public_base_url=public_url or public_base_url(scheme, host),
             received_at_s=time.time(),
             started_s=time.monotonic(),
             surface=route_of(request).surface,
