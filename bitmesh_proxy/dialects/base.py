@@ -105,7 +105,8 @@ class ChatDialect:
     provider has such a switch. ``read_usage`` looks into a whole answer without reading the rest of it.
     ``read_whole`` gives the events that a stream with the same content would have given.
     ``adds_usage_chunk``: a streamed ``request`` asks for usage also where the caller did not, so that the provider
-    sends a chunk (without choices) that the caller did not ask for.
+    sends a chunk (without choices) that the caller did not ask for. ``takes_image_urls``: it fetches pictures in the
+    conversation itself; where it does not, ``request`` wants them as data URIs.
     """
 
     wire_format: str
@@ -115,6 +116,7 @@ class ChatDialect:
     meter: Callable[[], StreamMeter]
     reader: Callable[[], StreamReader]
     adds_usage_chunk: bool = False
+    takes_image_urls: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,9 @@ from bitmesh_proxy.providers.base import UpstreamRequest
 
 SPECS = Path(__file__).parent.parent / "specs"
 
+#: Published schemas without combinations, which can be closed at every level and not only at the top.
+OPEN_IN_DEPTH = {"gemini"}
+
 
 def violations(provider: str, request: UpstreamRequest) -> list[str]:
     """Everything in which a request breaks the provider's schema; empty when it keeps it."""
@@ -45,7 +48,17 @@ def sent_form(request: UpstreamRequest) -> dict[str, list[bytes]]:
 def _spec(provider: str) -> dict[str, Any]:
     spec: dict[str, Any] = json.loads((SPECS / f"{provider}.json").read_text(encoding="utf-8"))
     _allow_files_for_links(spec, spec)
+    if provider in OPEN_IN_DEPTH:
+        _close(spec)
     return spec
+
+
+def _close(node: Any) -> None:
+    """Let no object of a schema have members that it does not name."""
+    if isinstance(node, dict) and isinstance(node.get("properties"), dict) and node.get("type") == "object":
+        node.setdefault("additionalProperties", False)
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        _close(child)
 
 
 def _allow_files_for_links(node: Any, spec: dict[str, Any]) -> None:
