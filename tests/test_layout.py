@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -91,8 +92,13 @@ def room_of(name: str) -> str:
     return parts[1] if parts[0] == "bitmesh_proxy" and len(parts) > 1 else ""
 
 
+@cache
+def parsed(module: Path) -> ast.Module:
+    return ast.parse(module.read_text(encoding="utf-8"), filename=str(module))
+
+
 def imports_of(module: Path) -> Iterator[Import]:
-    tree = ast.parse(module.read_text(encoding="utf-8"), filename=str(module))
+    tree = parsed(module)
     typing_only = {
         id(inner)
         for node in ast.walk(tree)
@@ -213,7 +219,7 @@ def test_init_files_are_empty_or_lists() -> None:
     """A docstring, imports, plain assignments: no code hides where nobody looks for it."""
     allowed = ast.Expr | ast.Import | ast.ImportFrom | ast.Assign | ast.AnnAssign
     for module in PACKAGE.rglob("__init__.py"):
-        for node in ast.parse(module.read_text(encoding="utf-8")).body:
+        for node in parsed(module).body:
             assert isinstance(node, allowed), f"{module}:{node.lineno}"
 
 
@@ -221,7 +227,7 @@ def test_every_module_states_its_rules() -> None:
     silent = [
         name_of(module)
         for module in modules()
-        if module.name != "__init__.py" and not ast.get_docstring(ast.parse(module.read_text(encoding="utf-8")))
+        if module.name != "__init__.py" and not ast.get_docstring(parsed(module))
     ]
     assert silent == []
 
@@ -260,7 +266,7 @@ def test_the_core_never_names_a_provider() -> None:
     for module in modules():
         if room_of(name_of(module)) in ("providers", "sandbox"):
             continue
-        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(module)):
             operands: list[ast.expr] = []
             if isinstance(node, ast.Compare):
                 operands = [node.left, *node.comparators]
@@ -276,7 +282,7 @@ def test_the_core_never_names_a_provider() -> None:
 def test_applications_and_requests_are_asked_by_typed_keys() -> None:
     found = []
     for module in modules():
-        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(module)):
             if not isinstance(node, ast.Subscript) or not isinstance(node.slice, ast.Constant):
                 continue
             if isinstance(node.slice.value, str) and re.fullmatch(r"(.*\.)?(app|request)", ast.unparse(node.value)):
