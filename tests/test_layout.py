@@ -97,7 +97,8 @@ def parsed(module: Path) -> ast.Module:
     return ast.parse(module.read_text(encoding="utf-8"), filename=str(module))
 
 
-def imports_of(module: Path) -> Iterator[Import]:
+@cache
+def imports_of(module: Path) -> tuple[Import, ...]:
     tree = parsed(module)
     typing_only = {
         id(inner)
@@ -106,6 +107,7 @@ def imports_of(module: Path) -> Iterator[Import]:
         for statement in node.body
         for inner in ast.walk(statement)
     }
+    found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             targets = [alias.name for alias in node.names]
@@ -115,8 +117,11 @@ def imports_of(module: Path) -> Iterator[Import]:
             targets = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        for target in targets:
-            yield Import(source=module, line=node.lineno, target=resolved(target), for_types=id(node) in typing_only)
+        for_types = id(node) in typing_only
+        found += [
+            Import(source=module, line=node.lineno, target=resolved(target), for_types=for_types) for target in targets
+        ]
+    return tuple(found)
 
 
 def is_ours(name: str | None) -> bool:
