@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Literal
 
-from bitmesh_proxy.sandbox.faults import Directives, read_markers
+from bitmesh_proxy.sandbox.faults import MAX_TOKENS, Directives, read_markers
 from bitmesh_proxy.sandbox.shapes import Shaper
 from bitmesh_proxy.sandbox.words import compose, compose_tokens, count_tokens, tokenize
 
@@ -110,7 +110,9 @@ def _choice(body: Mapping[str, Any], prompt: str, directives: Directives, *, pla
         call = _call(tool, prompt, rng)
         return Choice(tokens=tuple(tokenize(call.arguments)), finish_reason="tool_calls", tool_call=call)
     if directives.tokens is not None:
-        tokens = compose_tokens(prompt, directives.tokens, player=player, rng=rng)
+        # All choices together say no more than one may.
+        count = min(directives.tokens, MAX_TOKENS // (body.get("n") or 1))
+        tokens = compose_tokens(prompt, count, player=player, rng=rng)
     elif (structured := _structured(body, prompt, rng)) is not None:
         tokens = tokenize(structured)
     else:

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from bitmesh_proxy.sandbox.faults import Directives, Fault, UnknownDirective, parse_directives
+from bitmesh_proxy.sandbox.faults import MAX_PENDING_FAULTS, Directives, Fault, UnknownDirective, parse_directives
 from bitmesh_proxy.sandbox.performance import STAGE
 from bitmesh_proxy.sandbox.stage import Stage
 
@@ -42,6 +42,9 @@ async def change(request: web.Request) -> web.Response:
         faults = [_fault(item) for item in wanted.get("faults", [])]
         if unknown := wanted.keys() - {"faults", "clear"}:
             raise ValueError(f"unknown: {', '.join(sorted(unknown))}")
+        pending = 0 if wanted.get("clear") else len(stage.faults.pending)
+        if pending + len(faults) > MAX_PENDING_FAULTS:
+            raise ValueError(f"at most {MAX_PENDING_FAULTS} faults may be pending")
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise web.HTTPBadRequest(text=f"not understood: {error}") from error
     if wanted.get("clear"):

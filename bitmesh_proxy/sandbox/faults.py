@@ -39,7 +39,7 @@ from typing import Any
 MARKER = re.compile(r"\[\[sandbox:(.*?)\]\]", re.DOTALL)
 MAX_WAIT_S = 3600.0
 MAX_HUGE_BYTES = 4 * 1024**3
-MAX_TOKENS = 1_000_000
+MAX_TOKENS = 200_000
 #: Texts whose ``times`` are remembered; the oldest is forgotten first.
 MAX_COUNTED_TEXTS = 10_000
 MAX_PENDING_FAULTS = 1_000

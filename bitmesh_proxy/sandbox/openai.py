@@ -7,6 +7,7 @@ Reasoning models (GPT-5, o-series) refuse ``max_tokens`` and want ``max_completi
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
 import struct
@@ -16,7 +17,7 @@ from typing import Any
 from aiohttp import web
 
 from bitmesh_proxy.sandbox import openai_audio, openai_images, openai_videos
-from bitmesh_proxy.sandbox.chat import Choice, Completion, ToolCall, answer, last_user_text
+from bitmesh_proxy.sandbox.chat import Choice, Completion, ToolCall, last_user_text
 from bitmesh_proxy.sandbox.files import serve_shelved
 from bitmesh_proxy.sandbox.openai_answers import (
     answer_headers,
@@ -25,10 +26,10 @@ from bitmesh_proxy.sandbox.openai_answers import (
     refuse_violation,
     render_refusal,
 )
-from bitmesh_proxy.sandbox.pace import paced
+from bitmesh_proxy.sandbox.pace import paced, think
 from bitmesh_proxy.sandbox.plays import Ask, Play, Refused, Route, bearer, text_at
 from bitmesh_proxy.sandbox.replies import DONE, Event, json_event, send_events, send_json
-from bitmesh_proxy.sandbox.vectors import embed
+from bitmesh_proxy.sandbox.vectors import embed_all
 from bitmesh_proxy.sandbox.words import count_tokens
 
 TITLE = "OpenAI"
@@ -50,7 +51,7 @@ REASONING_MODEL = re.compile(r"(?:gpt-5|o\d)")
 async def chat(ask: Ask) -> web.StreamResponse:
     body = ask.body
     _require_known_limit(body)
-    completion = answer(body, ask.prompt, ask.directives, player=TITLE)
+    completion = await think(ask, player=TITLE)
     head = {
         "id": f"chatcmpl-{ask.stage.new_id(29)}",
         "created": ask.stage.now(),
@@ -150,12 +151,16 @@ def _broken() -> Event:
 async def embeddings(ask: Ask) -> web.StreamResponse:
     body = ask.body
     texts = _embedding_texts(body["input"])
-    dimensions = body.get("dimensions") or DIMENSIONS.get(body["model"], DEFAULT_DIMENSIONS)
+    most = DIMENSIONS.get(body["model"], DEFAULT_DIMENSIONS)
+    dimensions = body.get("dimensions") or most
+    if dimensions > most:
+        message = f"Invalid value for 'dimensions' = {dimensions}. Must be less than or equal to {most}."
+        raise Refused(400, message, code="invalid_value", param="dimensions")
     data: list[dict[str, Any]] = []
-    for index, text in enumerate(texts):
-        vector: Any = embed(text, dimensions)
+    for index, numbers in enumerate(await asyncio.to_thread(embed_all, texts, dimensions)):
+        vector: Any = numbers
         if body.get("encoding_format") == "base64":
-            vector = base64.b64encode(struct.pack(f"<{dimensions}f", *vector)).decode()
+            vector = base64.b64encode(struct.pack(f"<{dimensions}f", *numbers)).decode()
         data.append({"object": "embedding", "index": index, "embedding": vector})
     tokens = sum(count_tokens(text) for text in texts)
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}

@@ -1,11 +1,23 @@
-"""The speed at which a stream's tokens come: the options' interval, or a directive's."""
+"""How fast the sandbox thinks and speaks: long questions are answered in a thread, tokens come at an interval."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
+from bitmesh_proxy.sandbox.chat import Completion, answer
 from bitmesh_proxy.sandbox.plays import Ask
+
+#: Longer bodies take a thread to answer, so that counting their tokens holds nobody up.
+THREAD_BYTES = 64 * 1024
+
+
+async def think(ask: Ask, *, player: str) -> Completion:
+    """The completion of a chat in OpenAI's shape."""
+    work = partial(answer, ask.body, ask.prompt, ask.directives, player=player)
+    is_long = (ask.request.content_length or THREAD_BYTES) >= THREAD_BYTES or ask.directives.tokens is not None
+    return await asyncio.to_thread(work) if is_long else work()
 
 
 async def paced(ask: Ask, tokens: Sequence[str]) -> AsyncIterator[tuple[int, str]]:

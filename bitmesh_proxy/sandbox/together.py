@@ -7,6 +7,7 @@ Source: togethercomputer/openapi of 2026-04-28 for requests and answers; docs.to
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -14,19 +15,19 @@ from typing import Any
 from aiohttp import web
 
 from bitmesh_proxy.sandbox import together_audio
-from bitmesh_proxy.sandbox.chat import Choice, Completion, answer, last_user_text
+from bitmesh_proxy.sandbox.chat import Choice, Completion, last_user_text
 from bitmesh_proxy.sandbox.files import pad, serve_shelved
 from bitmesh_proxy.sandbox.inputs import read_thumbnail
 from bitmesh_proxy.sandbox.jobs import Job, JobPhase
 from bitmesh_proxy.sandbox.movies import Movie
-from bitmesh_proxy.sandbox.pace import paced
+from bitmesh_proxy.sandbox.pace import paced, think
 from bitmesh_proxy.sandbox.pictures import Picture, PictureFormat
 from bitmesh_proxy.sandbox.plays import Ask, Json, Play, Refused, Route, bearer, text_at
 from bitmesh_proxy.sandbox.replies import DONE, Event, json_event, send_events, send_json
 from bitmesh_proxy.sandbox.schemas import Violation
 from bitmesh_proxy.sandbox.shelf import ShelvedFile
 from bitmesh_proxy.sandbox.stage import Stage
-from bitmesh_proxy.sandbox.vectors import embed
+from bitmesh_proxy.sandbox.vectors import embed_all
 from bitmesh_proxy.sandbox.words import count_tokens
 
 TITLE = "Together AI"
@@ -81,7 +82,7 @@ def refuse_model(model: str) -> Refused:
 
 
 async def chat(ask: Ask) -> web.StreamResponse:
-    completion = answer(ask.body, ask.prompt, ask.directives, player=TITLE)
+    completion = await think(ask, player=TITLE)
     head = {"id": _chat_id(ask.stage), "created": ask.stage.now(), "model": ask.body["model"]}
     if ask.body.get("stream"):
         return await send_events(ask, _chunks(ask, completion, head), broken=_broken())
@@ -324,8 +325,8 @@ async def embeddings(ask: Ask) -> web.StreamResponse:
     texts = ask.body["input"] if isinstance(ask.body["input"], list) else [ask.body["input"]]
     dimensions = DIMENSIONS.get(ask.body["model"], DEFAULT_DIMENSIONS)
     data = [
-        {"object": "embedding", "index": index, "embedding": embed(text, dimensions)}
-        for index, text in enumerate(texts)
+        {"object": "embedding", "index": index, "embedding": vector}
+        for index, vector in enumerate(await asyncio.to_thread(embed_all, texts, dimensions))
     ]
     tokens = sum(count_tokens(text) for text in texts)
     body = {"object": "list", "model": ask.body["model"], "data": data}
