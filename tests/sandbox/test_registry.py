@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import bitmesh_proxy.sandbox
-from bitmesh_proxy.providers import PROVIDERS
+from bitmesh_proxy.defaults import defaults_dir
 from bitmesh_proxy.sandbox.registry import PLAYS
 from bitmesh_proxy.sandbox.schemas import load_document
 
@@ -20,9 +21,14 @@ def test_plays_are_listed_in_order_and_all_of_them() -> None:
     assert set(names) == files
 
 
-def test_the_sandbox_plays_every_provider_with_a_file() -> None:
-    """So that no offer is without an upstream on a first run. An OpenAI-compatible server is the operator's own."""
-    assert {provider.name for provider in PROVIDERS} <= {play.name for play in PLAYS}
+def test_every_offer_of_the_shipped_catalogue_has_an_upstream_on_a_first_run() -> None:
+    offering = {
+        offer["provider"]
+        for path in (defaults_dir() / "models").glob("*.toml")
+        for offer in tomllib.loads(path.read_text("utf-8"))["offer"]
+    }
+    assert offering
+    assert offering <= {play.name for play in PLAYS}
 
 
 def test_every_schema_is_there_used_and_has_its_source() -> None:
