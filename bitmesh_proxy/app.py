@@ -95,8 +95,8 @@ async def database(app: web.Application) -> AsyncIterator[None]:
     settings, environ = app[keys.SETTINGS], app[keys.ENVIRON]
     directory = resolve_data_dir(settings, environ)
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        master_secret = load_master_secret(settings, environ)
+        await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
+        master_secret = await asyncio.to_thread(load_master_secret, settings, environ)
         db = await Database.open(
             directory / DATABASE_NAME,
             busy_timeout_s=settings.data.busy_timeout_s,

@@ -23,7 +23,7 @@ DATABASE_NAME = "bitmesh-proxy.db"
 async def open_database(settings: Settings) -> AsyncIterator[Database]:
     """The service's own database; it is made if it is not there. A running server is not disturbed."""
     directory = resolve_data_dir(settings)
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
     database = await Database.open(
         directory / DATABASE_NAME,
         busy_timeout_s=settings.data.busy_timeout_s,

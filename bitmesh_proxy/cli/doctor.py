@@ -63,9 +63,12 @@ def doctor(ctx: click.Context, /, offline: bool, as_json: bool, config: Path | N
 
 
 async def _examine(settings: Settings, *, offline: bool) -> list[Finding]:
-    findings = [_check_disk(settings), _check_master_secret(settings)]
-    findings += [each async for each in _check_database(settings)]
-    findings += _check_catalogue(settings)
+    findings = [
+        await asyncio.to_thread(_check_disk, settings),
+        await asyncio.to_thread(_check_master_secret, settings),
+        *[each async for each in _check_database(settings)],
+        *await asyncio.to_thread(_check_catalogue, settings),
+    ]
     findings += await _check_providers(settings, offline=offline)
     return findings
 

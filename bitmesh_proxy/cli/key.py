@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,7 @@ def rotate(ctx: click.Context, key_id: str, as_json: bool, config: Path | None, 
     settings = settings_of(ctx, config, data_dir)
 
     async def work(database: Database) -> NewKey:
+        master_secret = await asyncio.to_thread(load_master_secret, settings)
         token = new_token()
         record = await KeyStore(database).rotate(
             key_id, token_digest=token_digest(token), token_hint=token[-TOKEN_HINT_CHARACTERS:]
@@ -153,7 +155,7 @@ def rotate(ctx: click.Context, key_id: str, as_json: bool, config: Path | None, 
             id=key_id,
             token=token,
             consumer_key=record.consumer_key or "",
-            consumer_secret=derive_consumer_secret(load_master_secret(settings), key_id, record.generation),
+            consumer_secret=derive_consumer_secret(master_secret, key_id, record.generation),
         )
 
     _show_secrets(with_database(settings, work), as_json=as_json)

@@ -1,0 +1,34 @@
+"""Where settings come from, and how a wrong one ends the program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bitmesh_proxy.cli.main import main
+from tests.cli.conftest import Run, json_of
+
+
+def test_a_wrong_key_ends_with_78_and_names_it(tmp_path: Path) -> None:
+    config = tmp_path / "x.toml"
+    config.write_text("[http]\nprot = 1\n")
+    for arguments in (["--config", str(config), "account", "list"], ["account", "list", "--config", str(config)]):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 78
+        assert "prot" in result.output
+        assert str(config) in result.output
+
+
+def test_the_data_directory_may_stand_on_either_side(run: Run, tmp_path: Path) -> None:
+    run("account", "create", "here")
+    other = str(tmp_path / "other")
+    run("account", "create", "there", "--data-dir", other)
+    assert [each["name"] for each in json_of(run("account", "list", "--json"))] == ["here"]
+    assert [each["name"] for each in json_of(run("account", "list", "--json", "--data-dir", other))] == ["there"]
+
+
+def test_the_environment_is_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BITMESH_HTTP__PORT", "many")
+    assert "BITMESH_HTTP__PORT" in run("account", "list", status=78).output

@@ -1,0 +1,17 @@
+"""Tables are aligned; nothing is cut."""
+
+from __future__ import annotations
+
+import pytest
+
+from bitmesh_proxy.cli.tables import print_json, print_table
+
+
+def test_columns_are_as_wide_as_their_content(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["NAME", "USD"], [("a", 1), ("longer", 12.5), (None, "")], right=["USD"])
+    assert capsys.readouterr().out == "NAME     USD\na          1\nlonger  12.5\n\n"
+
+
+def test_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"a": [1, "é"]})
+    assert capsys.readouterr().out == '{\n  "a": [\n    1,\n    "é"\n  ]\n}\n'

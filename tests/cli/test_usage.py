@@ -1,0 +1,62 @@
+"""``usage``: sums by key, model and day, as table, JSON and CSV."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.cli.conftest import Run, enter_request, json_of
+
+
+def fill(run: Run, data_dir: Path) -> tuple[str, str]:
+    account_id = json_of(run("account", "create", "acme", "--credit", "1", "--json"))["id"]
+    key_id = json_of(run("key", "create", "--json"))["id"]
+    for number, model in enumerate(("a/one", "a/one", "b/two")):
+        enter_request(
+            data_dir,
+            account_id=account_id,
+            key_id=key_id,
+            request_id=f"req_{number}",
+            model=model,
+            started_at_s=1_795_000_000.0 + 86_400 * number,
+        )
+    enter_request(
+        data_dir, account_id=account_id, key_id=key_id, request_id="req_test", is_live=False, charge_nano_usd=0
+    )
+    return account_id, key_id
+
+
+def test_sums_by_model_and_in_all_forms(run: Run, data_dir: Path) -> None:
+    fill(run, data_dir)
+    by_model = {line["model"]: line for line in json_of(run("usage", "--json"))}
+    assert by_model["a/one"]["requests"] == 2
+    assert by_model["a/one"]["input_tokens"] == 20
+    assert by_model["a/one"]["charge_usd"] == "0.000003"
+    assert by_model["b/two"]["charge_usd"] == "0.0000015"
+    lines = run("usage", "--csv").output.splitlines()
+    assert lines[0].startswith("model,requests,failed,")
+    assert len(lines) == 4
+    assert "a/one" in run("usage").output
+
+
+def test_filters_and_groups(run: Run, data_dir: Path) -> None:
+    _, key_id = fill(run, data_dir)
+    by_day = json_of(run("usage", "--by", "day", "--live", "--json"))
+    assert [line["requests"] for line in by_day] == [1, 1, 1]
+    assert json_of(run("usage", "--by", "key", "--test", "--json")) == [
+        {
+            "key": key_id,
+            "requests": 1,
+            "failed": 0,
+            "input_tokens": 10,
+            "output_tokens": 5,
+            "images": 0,
+            "characters": 0,
+            "seconds": 0.0,
+            "cost_usd": "0.0000015",
+            "charge_usd": "0",
+        }
+    ]
+    since = run("usage", "--by", "model", "--since", "2026-11-20", "--json")
+    assert [line["model"] for line in json_of(since)] == ["b/two"]
+    assert json_of(run("usage", "--key", "key_other", "--json")) == []
+    assert json_of(run("usage", "--account", "acme", "--model", "b/two", "--json"))[0]["requests"] == 1
