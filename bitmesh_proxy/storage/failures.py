@@ -50,6 +50,11 @@ def is_busy(exc: BaseException) -> bool:
     return isinstance(exc, sqlite3.Error) and _primary_code(exc) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
+def is_double(exc: sqlite3.IntegrityError) -> bool:
+    """Was a value refused because it is in use already?"""
+    return exc.sqlite_errorcode in (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+
+
 def as_unavailable(exc: BaseException) -> Unavailable:
     """What a caller gets for trouble. The cause hangs on it for the log; the message tells nothing of it."""
     unavailable = Unavailable("The books cannot be written at the moment. Please try again.")

@@ -21,6 +21,7 @@ from bitmesh_proxy.context import Caller
 from bitmesh_proxy.errors import Conflict, NotFound
 from bitmesh_proxy.money import NanoUsd
 from bitmesh_proxy.storage.database import Database, Row
+from bitmesh_proxy.storage.failures import is_double
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +92,7 @@ class KeyStore:
             try:
                 added = connection.execute(_INSERT, parameters).rowcount
             except sqlite3.IntegrityError as exc:
-                raise Conflict(f"The key cannot be made: {exc}") from exc
+                raise _double(exc) from exc
             if not added:
                 raise NotFound(f"No such account: {spec.account_id}")
             return _fetch(connection, spec.id)
@@ -146,7 +147,7 @@ class KeyStore:
             try:
                 changed = connection.execute(sql, parameters).rowcount
             except sqlite3.IntegrityError as exc:
-                raise Conflict(f"The key cannot be changed: {exc}") from exc
+                raise _double(exc) from exc
             if not changed:
                 raise NotFound(f"No such key: {key_id}")
             return _fetch(connection, key_id)
@@ -230,6 +231,13 @@ def _parameters(spec: KeySpec, *, now_ms: int) -> tuple[Any, ...]:
         now_ms,
         spec.account_id,
     )
+
+
+def _double(exc: sqlite3.IntegrityError) -> Exception:
+    if not is_double(exc):
+        return exc
+    what = str(exc).rpartition(".")[2].replace("_", " ").replace("token digest", "token")
+    return Conflict(f"There is a key with this {what} already.")
 
 
 def _fetch(connection: sqlite3.Connection, key_id: str) -> Row:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -19,8 +21,21 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "books.db"
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made once and copied, because making one takes longer than most tests."""
+    path = tmp_path_factory.mktemp("empty") / "books.db"
+
+    async def make() -> None:
+        await (await open_database(path)).close()
+
+    asyncio.run(make())
+    return path
+
+
 @pytest.fixture
-async def database(path: Path) -> AsyncIterator[Database]:
+async def database(path: Path, empty_database: Path) -> AsyncIterator[Database]:
+    shutil.copy(empty_database, path)
     database = await open_database(path)
     yield database
     await database.close()

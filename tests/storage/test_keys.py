@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bitmesh_proxy.context import Caller
+from bitmesh_proxy.errors import Conflict, NotFound
+from bitmesh_proxy.storage.accounts import Account, AccountStore
+from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.failures import StorageError
+from bitmesh_proxy.storage.keys import KeyDirectory, KeyRecord, KeyStore
+from tests.storage.examples import DIGEST, NOON_S, key_spec, usd
+
+OTHER_DIGEST = bytes(reversed(range(32)))
+
+
+async def test_everything_that_is_said_is_kept(keys: KeyStore, account: Account) -> None:
+    spec = key_spec(
+        account.id,
+        id="key_full",
+        name="all of it",
+        token_hint="wxyz",
+        consumer_key="ck_full",
+        sealed_secret=b"sealed",
+        bound_model="openai/gpt-oss-20b",
+        allowed_models=["b", "a"],
+        rate_per_minute=60,
+        max_concurrent=4,
+        budget_day_nano_usd=usd(1),
+        budget_month_nano_usd=usd(2),
+        expires_at_s=NOON_S + 60,
+    )
+    record = await keys.create(spec)
+    assert record == await keys.get("key_full")
+    assert record.caller == Caller(
+        account_id=account.id,
+        key_id="key_full",
+        key_name="all of it",
+        bound_model="openai/gpt-oss-20b",
+        allowed_models=frozenset({"a", "b"}),
+        rate_per_minute=60,
+        max_concurrent=4,
+        budget_day_nano_usd=usd(1),
+        budget_month_nano_usd=usd(2),
+        expires_at_s=NOON_S + 60,
+    )
+    assert (record.token_hint, record.consumer_key, record.sealed_secret) == ("wxyz", "ck_full", b"sealed")
+    assert (record.generation, record.has_token, record.has_oauth, record.is_disabled) == (1, True, True, False)
+    assert record.created_at_s == NOON_S
+
+
+async def test_what_is_not_said_is_nothing(keys: KeyStore, account: Account) -> None:
+    record = await keys.create(key_spec(account.id, name="", token_digest=None, consumer_key="ck_1"))
+    assert record.caller == Caller(account_id=account.id, key_id="key_1")
+    assert (record.has_token, record.has_oauth) == (False, True)
+    assert not record.is_expired(NOON_S * 2)
+
+
+async def test_expiry_is_a_moment(keys: KeyStore, account: Account) -> None:
+    record = await keys.create(key_spec(account.id, expires_at_s=NOON_S))
+    assert not record.is_expired(NOON_S - 0.001)
+    assert record.is_expired(NOON_S)
+
+
+async def test_empty_list_of_models_allows_none(keys: KeyStore, account: Account) -> None:
+    record = await keys.create(key_spec(account.id, allowed_models=[]))
+    assert record.caller.allowed_models == frozenset()
+
+
+async def test_doubles_and_strangers_are_refused(keys: KeyStore, account: Account) -> None:
+    await keys.create(key_spec(account.id, consumer_key="ck_1"))
+    doubles: dict[str, dict[str, Any]] = {
+        "id": {"token_digest": OTHER_DIGEST},
+        "token": {"id": "key_2"},
+        "consumer key": {"id": "key_2", "token_digest": OTHER_DIGEST, "consumer_key": "ck_1"},
+    }
+    for what, changes in doubles.items():
+        with pytest.raises(Conflict, match=f"with this {what} already"):
+            await keys.create(key_spec(account.id, **changes))
+    with pytest.raises(NotFound):
+        await keys.create(key_spec("acct_unknown", id="key_2", token_digest=OTHER_DIGEST))
+    with pytest.raises(StorageError, match="CHECK"):
+        await keys.create(key_spec(account.id, id="key_2", token_digest=None))
+    assert len(await keys.list()) == 1
+
+
+async def test_list_is_by_account_and_oldest_first(keys: KeyStore, account: Account, accounts: AccountStore) -> None:
+    other = await accounts.create("Bob")
+    for number, owner in enumerate([account, other, account]):
+        await keys.create(key_spec(owner.id, id=f"key_{number}", token_digest=bytes([number] * 32)))
+    assert [record.caller.key_id for record in await keys.list()] == ["key_0", "key_1", "key_2"]
+    assert [record.caller.key_id for record in await keys.list(account.id)] == ["key_0", "key_2"]
+
+
+async def test_changes_of_unknown_keys_are_refused(keys: KeyStore) -> None:
+    with pytest.raises(NotFound):
+        await keys.disable("key_unknown")
+    with pytest.raises(NotFound):
+        await keys.rotate("key_unknown", token_digest=DIGEST)
+
+
+async def test_rotation_ends_the_old_token(keys: KeyStore, key: KeyRecord, database: Database) -> None:
+    directory = KeyDirectory(database)
+    assert directory.by_token_digest(DIGEST) is not None
+    rotated = await keys.rotate("key_1", token_digest=OTHER_DIGEST, token_hint="new")
+    assert (rotated.generation, rotated.token_hint) == (2, "new")
+    assert directory.by_token_digest(DIGEST) is None
+    assert directory.by_token_digest(OTHER_DIGEST) == rotated
+
+
+async def test_rotation_to_a_token_in_use_is_refused(keys: KeyStore, key: KeyRecord, account: Account) -> None:
+    await keys.create(key_spec(account.id, id="key_2", token_digest=OTHER_DIGEST))
+    with pytest.raises(Conflict):
+        await keys.rotate("key_1", token_digest=OTHER_DIGEST)
+    assert await keys.get("key_1") == key
+
+
+async def test_budgets_change(keys: KeyStore, key: KeyRecord) -> None:
+    changed = await keys.set_budgets("key_1", day_nano_usd=usd(3), month_nano_usd=None)
+    assert (changed.caller.budget_day_nano_usd, changed.caller.budget_month_nano_usd) == (usd(3), None)
+
+
+async def test_directory_finds_by_token_and_consumer_key(keys: KeyStore, account: Account, database: Database) -> None:
+    record = await keys.create(key_spec(account.id, consumer_key="ck_1"))
+    directory = KeyDirectory(database)
+    assert directory.by_token_digest(DIGEST) == directory.by_consumer_key("ck_1") == record
+    assert directory.by_token_digest(DIGEST) is directory.by_token_digest(DIGEST)
+    assert directory.by_token_digest(OTHER_DIGEST) is None
+    assert directory.by_consumer_key("ck_2") is None
+
+
+async def test_switching_counts_at_once(
+    keys: KeyStore, key: KeyRecord, accounts: AccountStore, database: Database
+) -> None:
+    directory = KeyDirectory(database)
+
+    def is_disabled() -> bool:
+        record = directory.by_token_digest(DIGEST)
+        assert record is not None
+        return record.is_disabled
+
+    assert not is_disabled()
+    await keys.disable("key_1")
+    assert is_disabled()
+    await keys.enable("key_1")
+    assert not is_disabled()
+    await accounts.set_disabled(key.caller.account_id, True)
+    assert is_disabled()
+
+
+async def test_switching_in_another_process_counts_at_once(key: KeyRecord, database: Database, path: Path) -> None:
+    directory = KeyDirectory(database)
+    assert directory.by_token_digest(DIGEST) == key
+    code = f"""
+import asyncio
+from pathlib import Path
+from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.keys import KeyStore
+
+async def main():
+    database = await Database.open(Path({str(path)!r}), busy_timeout_s=5, max_pending_writes=10)
+    await KeyStore(database).disable("key_1")
+    await database.close()
+
+asyncio.run(main())
+"""
+    root = Path(__file__).parents[2]
+    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", code], check=True, cwd=root)
+    record = directory.by_token_digest(DIGEST)
+    assert record is not None
+    assert record.is_disabled
+
+
+async def test_other_writes_do_not_empty_the_memory(key: KeyRecord, accounts: AccountStore, database: Database) -> None:
+    directory = KeyDirectory(database)
+    record = directory.by_token_digest(DIGEST)
+    await accounts.credit(key.caller.account_id, usd(1))
+    assert directory.by_token_digest(DIGEST) is record
+
+
+async def test_memory_is_bounded_and_keeps_who_calls(keys: KeyStore, account: Account, database: Database) -> None:
+    digests = [bytes([number] * 32) for number in range(4)]
+    for number, digest in enumerate(digests):
+        await keys.create(key_spec(account.id, id=f"key_{number}", token_digest=digest))
+    directory = KeyDirectory(database, max_cached=2)
+    first = directory.by_token_digest(digests[0])
+    for digest in digests[1:]:
+        directory.by_token_digest(digest)
+        assert directory.by_token_digest(digests[0]) is first
+    assert len(directory._by_digest) == 2

@@ -1,0 +1,276 @@
+"""The rules that the database itself keeps, tried with bare SQL: no code of ours can break them."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bitmesh_proxy.storage.migrations import migrate
+
+START_MS = 1_787_227_200_000  # 2026-08-20 12:00 UTC
+
+
+@pytest.fixture
+def books(path: Path) -> Iterator[sqlite3.Connection]:
+    """Account 1 with 1,000, key 1 without a budget and key 2 with one of 300 a day and 500 a month."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA foreign_keys = ON")
+    migrate(connection, path)
+    connection.execute("INSERT INTO accounts (id, name, created_at_ms) VALUES ('a', 'Ada', 0)")
+    enter(connection, number=-1, kind="credit", amount_nano_usd=1000)
+    for name in ("chat", "model"):
+        connection.execute("INSERT INTO names (name) VALUES (?)", (name,))
+    for number, day, month in ((1, None, None), (2, 300, 500)):
+        connection.execute(
+            "INSERT INTO keys"
+            " (id, account, name, consumer_key, budget_day_nano_usd, budget_month_nano_usd, created_at_ms)"
+            " VALUES (?, 1, '', ?, ?, ?, 0)",
+            (f"k{number}", f"c{number}", day, month),
+        )
+    yield connection
+    connection.close()
+
+
+def enter(connection: sqlite3.Connection, **values: Any) -> None:
+    row = {"account": 1, "created_at_ms": 0, **values}
+    connection.execute(
+        f"INSERT INTO entries ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", tuple(row.values())
+    )
+
+
+def open_request(connection: sqlite3.Connection, request_id: str, hold: int, **values: Any) -> None:
+    row = {
+        "id": request_id, "account": 1, "key": 1, "instance": 1, "endpoint": 1, "model": 2, "hold_nano_usd": hold,
+        "live": 1, "address": "", "started_at_ms": START_MS, **values,
+    }  # fmt: skip
+    connection.execute(
+        f"INSERT INTO requests ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", tuple(row.values())
+    )
+
+
+def settle(connection: sqlite3.Connection, request_id: str, charge: int, state: str = "settled") -> None:
+    connection.execute(
+        "UPDATE requests SET state = ?, charge_nano_usd = ?, cost_nano_usd = ?, basis = 'measured' WHERE id = ?",
+        (state, charge, charge, request_id),
+    )
+
+
+def account(connection: sqlite3.Connection) -> tuple[int, int]:
+    row = connection.execute("SELECT balance_nano_usd, held_nano_usd FROM accounts").fetchone()
+    return row[0], row[1]
+
+
+def spend(connection: sqlite3.Connection) -> dict[str, tuple[int, int]]:
+    rows = connection.execute("SELECT period, spent_nano_usd, held_nano_usd FROM key_spend")
+    return {period: (spent, held) for period, spent, held in rows}
+
+
+def test_opening_holds_and_closing_charges(books: sqlite3.Connection) -> None:
+    open_request(books, "r", 400)
+    assert account(books) == (1000, 400)
+    settle(books, "r", 150)
+    assert account(books) == (850, 0)
+    assert books.execute("SELECT number, kind, amount_nano_usd FROM entries ORDER BY number").fetchall() == [
+        (-1, "credit", 1000),
+        (1, "charge", -150),
+    ]
+
+
+def test_release_charges_nothing(books: sqlite3.Connection) -> None:
+    open_request(books, "r", 400)
+    settle(books, "r", 0, state="released")
+    assert account(books) == (1000, 0)
+    assert books.execute("SELECT count(*) FROM entries").fetchone() == (1,)
+
+
+def test_hold_beyond_what_is_free_is_refused_whole(books: sqlite3.Connection) -> None:
+    open_request(books, "first", 600)
+    with pytest.raises(sqlite3.IntegrityError, match=r"^insufficient_balance$"):
+        open_request(books, "second", 401)
+    assert account(books) == (1000, 600)
+    assert books.execute("SELECT id FROM requests").fetchall() == [("first",)]
+    open_request(books, "third", 400)
+    assert account(books) == (1000, 1000)
+    open_request(books, "for nothing", 0)
+
+
+@pytest.mark.parametrize(
+    ("charge", "state"),
+    [(401, "settled"), (-1, "settled"), (1, "released"), (1, "open"), (0, "lost")],
+)
+def test_impossible_closing_is_refused(books: sqlite3.Connection, charge: int, state: str) -> None:
+    open_request(books, "r", 400)
+    with pytest.raises(sqlite3.IntegrityError):
+        settle(books, "r", charge, state=state)
+    assert account(books) == (1000, 400)
+
+
+def test_request_closes_once(books: sqlite3.Connection) -> None:
+    open_request(books, "r", 400)
+    settle(books, "r", 100)
+    for sql in (
+        "UPDATE requests SET state = 'open'",
+        "UPDATE requests SET charge_nano_usd = 0",
+        "UPDATE requests SET outcome = 'completed'",
+    ):
+        with pytest.raises(sqlite3.IntegrityError, match="requests_close_once"):
+            books.execute(sql)
+    assert account(books) == (900, 0)
+
+
+@pytest.mark.parametrize("column", ["hold_nano_usd", "account", "key", "live", "id", "number", "started_at_ms"])
+def test_request_keeps_its_terms(books: sqlite3.Connection, column: str) -> None:
+    open_request(books, "r", 400)
+    with pytest.raises(sqlite3.IntegrityError, match="requests_keep_their_terms"):
+        books.execute(f"UPDATE requests SET {column} = {column}")
+
+
+def test_request_begins_open_and_is_not_deleted_while_it_is(books: sqlite3.Connection) -> None:
+    with pytest.raises(sqlite3.IntegrityError, match="requests_begin_open"):
+        open_request(books, "r", 0, state="settled", basis="measured")
+    open_request(books, "r", 400)
+    with pytest.raises(sqlite3.IntegrityError, match="requests_open_are_not_deleted"):
+        books.execute("DELETE FROM requests")
+    settle(books, "r", 100)
+    books.execute("DELETE FROM requests")
+    assert account(books) == (900, 0)
+
+
+def test_test_call_holds_nothing(books: sqlite3.Connection) -> None:
+    with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+        open_request(books, "r", 1, live=0)
+    open_request(books, "r", 0, live=0)
+    with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+        settle(books, "r", 1)
+
+
+def test_entries_are_append_only(books: sqlite3.Connection) -> None:
+    with pytest.raises(sqlite3.IntegrityError, match="append_only"):
+        books.execute("UPDATE entries SET amount_nano_usd = 2000")
+    with pytest.raises(sqlite3.IntegrityError, match="append_only"):
+        books.execute("DELETE FROM entries")
+    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
+        enter(books, number=-1, kind="credit", amount_nano_usd=1)
+    assert account(books) == (1000, 0)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"number": -2, "kind": "credit", "amount_nano_usd": -1},
+        {"number": -2, "kind": "credit", "amount_nano_usd": 0},
+        {"number": -2, "kind": "correction", "amount_nano_usd": -1},  # without a note
+        {"number": -2, "kind": "charge", "amount_nano_usd": -1},
+        {"number": 1, "kind": "charge", "amount_nano_usd": 1},
+        {"number": 1, "kind": "credit", "amount_nano_usd": 1},
+        {"number": -2, "kind": "gift", "amount_nano_usd": 1},
+        {"number": -2, "kind": "correction", "amount_nano_usd": -1001, "note": "more than there is"},
+        {"number": -2, "kind": "credit", "amount_nano_usd": 1, "account": 2},
+    ],
+)
+def test_impossible_entry_is_refused(books: sqlite3.Connection, values: dict[str, Any]) -> None:
+    with pytest.raises(sqlite3.IntegrityError):
+        enter(books, **values)
+    assert account(books) == (1000, 0)
+
+
+def test_account_never_holds_more_than_it_has(books: sqlite3.Connection) -> None:
+    open_request(books, "r", 900)
+    with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+        enter(books, number=-2, kind="correction", amount_nano_usd=-101, note="wrong")
+    for sql in ("UPDATE accounts SET held_nano_usd = 1001", "UPDATE accounts SET held_nano_usd = -1"):
+        with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+            books.execute(sql)
+
+
+def test_budget_holds_and_spends_by_day_and_month(books: sqlite3.Connection) -> None:
+    open_request(books, "r1", 200, key=2)
+    assert spend(books) == {"2026-08-20": (0, 200), "2026-08": (0, 200)}
+    with pytest.raises(sqlite3.IntegrityError, match=r"^budget_day_exceeded$"):
+        open_request(books, "r2", 101, key=2)
+    assert (account(books), spend(books)["2026-08-20"]) == ((1000, 200), (0, 200))
+    settle(books, "r1", 150)
+    assert spend(books) == {"2026-08-20": (150, 0), "2026-08": (150, 0)}
+    open_request(books, "r3", 150, key=2)
+    tomorrow_ms = START_MS + 86_400_000
+    open_request(books, "r4", 200, key=2, started_at_ms=tomorrow_ms)
+    with pytest.raises(sqlite3.IntegrityError, match=r"^budget_month_exceeded$"):
+        open_request(books, "r5", 1, key=2, started_at_ms=tomorrow_ms)
+    next_month_ms = START_MS + 30 * 86_400_000
+    open_request(books, "r6", 200, key=2, started_at_ms=next_month_ms)
+    settle(books, "r4", 0, state="released")
+    assert spend(books) == {
+        "2026-08-20": (150, 150),
+        "2026-08-21": (0, 0),
+        "2026-08": (150, 150),
+        "2026-09-19": (0, 200),
+        "2026-09": (0, 200),
+    }
+
+
+def test_budget_that_comes_later_counts_what_was_before(books: sqlite3.Connection) -> None:
+    open_request(books, "r1", 100)
+    open_request(books, "r2", 60)
+    settle(books, "r1", 70)
+    assert spend(books) == {}
+    books.execute("UPDATE keys SET budget_day_nano_usd = 140 WHERE number = 1")
+    assert spend(books) == {"2026-08-20": (70, 60), "2026-08": (70, 60)}
+    with pytest.raises(sqlite3.IntegrityError, match="budget_day_exceeded"):
+        open_request(books, "r3", 11)
+    settle(books, "r2", 60)
+    assert spend(books)["2026-08-20"] == (130, 0)
+    books.execute("UPDATE keys SET budget_day_nano_usd = NULL WHERE number = 1")
+    assert spend(books) == {}
+    open_request(books, "r4", 500)
+
+
+def test_key_has_a_way_in(books: sqlite3.Connection) -> None:
+    with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+        books.execute("INSERT INTO keys (id, account, name, created_at_ms) VALUES ('k3', 1, '', 0)")
+    with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+        books.execute(
+            "INSERT INTO keys (id, account, name, token_digest, created_at_ms) VALUES ('k3', 1, '', x'00', 0)"
+        )
+
+
+def test_keys_version_moves_with_what_opens_doors_and_with_nothing_else(books: sqlite3.Connection) -> None:
+    def version() -> int:
+        return int(books.execute("SELECT keys_version FROM versions").fetchone()[0])
+
+    at_first = version()
+    enter(books, number=-2, kind="credit", amount_nano_usd=1)
+    open_request(books, "r", 100)
+    settle(books, "r", 50)
+    assert version() == at_first
+    for sql in (
+        "UPDATE keys SET disabled_at_ms = 1 WHERE number = 1",
+        "UPDATE accounts SET disabled_at_ms = 1",
+        "INSERT INTO keys (id, account, name, consumer_key, created_at_ms) VALUES ('k3', 1, '', 'c3', 0)",
+        "DELETE FROM keys WHERE id = 'k3'",
+    ):
+        before = version()
+        books.execute(sql)
+        assert version() == before + 1, sql
+
+
+def test_hot_queries_use_their_indexes(books: sqlite3.Connection) -> None:
+    """Nothing on the request's way reads a table from end to end, however long it is."""
+    for sql in (
+        "SELECT 1 FROM requests WHERE id = 'r'",
+        "UPDATE requests SET outcome = column2 FROM (VALUES ('r', 'x'), ('s', 'y')) WHERE id = column1",
+        "SELECT 1 FROM requests WHERE state = 'open'",
+        "SELECT 1 FROM requests WHERE key = 1 AND started_at_ms >= 0",
+        "SELECT 1 FROM jobs WHERE next_poll_at_ms <= 1 ORDER BY next_poll_at_ms LIMIT 10",
+        "SELECT 1 FROM jobs WHERE account = 1 AND provider_job_id = 'x'",
+        "SELECT 1 FROM keys WHERE token_digest = x'00'",
+        "SELECT 1 FROM keys WHERE consumer_key = 'c'",
+        "DELETE FROM nonces WHERE timestamp_s < 1",
+    ):
+        plan = [row[3] for row in books.execute(f"EXPLAIN QUERY PLAN {sql}")]
+        tables = [step for step in plan if re.match(r"SCAN (requests|jobs|keys|accounts|nonces)\b", step)]
+        assert not [step for step in tables if "INDEX" not in step], (sql, plan)
