@@ -18,7 +18,7 @@ from bitmesh_proxy.calls import JsonObject
 from bitmesh_proxy.endpoints.responses.content import read_part
 from bitmesh_proxy.endpoints.responses.fields import Fields
 from bitmesh_proxy.endpoints.responses.items import NewId, read_input, read_messages
-from bitmesh_proxy.endpoints.responses.tools import ToolUse, read_tools
+from bitmesh_proxy.endpoints.responses.tool_use import ToolUse, read_tools
 from bitmesh_proxy.errors import InvalidRequest
 
 MediaFormat = Literal["url", "b64_json", "b64_ephemeral"]
