@@ -74,8 +74,8 @@ class ImageCall:
     """One or more pictures from a prompt, or an edit when ``images`` is not empty.
 
     ``width`` and ``height`` in pixels, both or neither. ``quality`` is the caller's word (``auto``, ``low``,
-    ``medium``, ``high``, ``hd`` …). ``response_format`` is what the *caller* wants. ``options`` are fields that
-    no attribute names, for dialects that know them.
+    ``medium``, ``high``, ``hd`` …). ``response_format`` is what the *caller* wants; ``with_links``: and a link beside
+    the bytes. ``options`` are fields that no attribute names, for dialects that know them.
     """
 
     operation: Literal[Operation.IMAGE] = Operation.IMAGE
@@ -90,6 +90,7 @@ class ImageCall:
     images: tuple[Media, ...] = ()
     mask: Media | None = None
     response_format: Literal["url", "b64_json", "b64_ephemeral"] | None = None
+    with_links: bool = False
     output_format: str | None = None
     options: JsonObject = field(default_factory=dict)
     stream: bool = False

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 
@@ -37,7 +37,7 @@ from bitmesh_proxy.catalogue.catalogue import Catalogue
 from bitmesh_proxy.catalogue.health import OfferHealth
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.context import Caller, RequestContext, Surface
-from bitmesh_proxy.endpoints.endpoint import Endpoint
+from bitmesh_proxy.endpoints.endpoint import Endpoint, MadePictures
 from bitmesh_proxy.errors import (
     CallerLeft,
     GatewayError,
@@ -51,12 +51,13 @@ from bitmesh_proxy.errors import (
 )
 from bitmesh_proxy.idempotency import IdempotencyGate, Replay, Ticket
 from bitmesh_proxy.jobs.service import JobService
+from bitmesh_proxy.media.hand_out import hand_out
 from bitmesh_proxy.media.results import MediaResults
 from bitmesh_proxy.money import NanoUsd, format_usd
 from bitmesh_proxy.settings import Billing, Settings
 from bitmesh_proxy.storage.ledger import Accrued
 from bitmesh_proxy.upstream.access import ProviderAccess
-from bitmesh_proxy.upstream.attempts import Attempts, ChatTranslation, Reply, Streamed, Whole
+from bitmesh_proxy.upstream.attempts import STREAM_HEADERS, Attempts, ChatTranslation, Reply, Streamed, Whole
 from bitmesh_proxy.upstream.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -261,6 +262,17 @@ class Pipeline:
                 translation=translation_of(endpoint, call, incoming.context),
                 progress=progress,
                 reply=reply,
+                drops_unasked_usage=endpoint.drops_unasked_usage,
+            )
+        if isinstance(call, ImageCall) and endpoint.render_pictures is not None:
+            return await self._pictures(
+                call,
+                offer,
+                endpoint=endpoint,
+                incoming=incoming,
+                reservation=reservation,
+                progress=progress,
+                reply=reply,
             )
         if isinstance(call, ImageCall) and endpoint.render_media is not None:
             result = await self._attempts.image(call, offer, access=access, progress=progress)
@@ -291,6 +303,56 @@ class Pipeline:
         if isinstance(call, ModerationCall):
             return await self._attempts.moderation(call, offer, access=access, progress=progress)
         raise InternalError(f"endpoint {endpoint.name} cannot answer a call of {call.operation}")
+
+    async def _pictures(
+        self,
+        call: ImageCall,
+        offer: Offer,
+        *,
+        endpoint: Endpoint,
+        incoming: Incoming,
+        reservation: Reservation,
+        progress: Progress,
+        reply: Reply,
+    ) -> Whole | Streamed:
+        """Pictures for an endpoint whose answer names its cost, whole or as a stream."""
+        access, context = self._access[offer.provider], incoming.context
+        image = access.provider.image
+        if call.stream and image is not None and image.stream_meter is not None and endpoint.surface is Surface.OPENAI:
+            return await self._attempts.image_stream(call, offer, access=access, progress=progress, reply=reply)
+        begun_s = self._clock()
+        asked = replace(call, stream=False)
+        result = await self._attempts.image(asked, offer, access=access, progress=progress)
+        latency_ms = round((self._clock() - begun_s) * 1000)
+        outputs, urls = await hand_out(
+            self._media,
+            call,
+            result.outputs,
+            provider=offer.provider,
+            account_id=incoming.caller.account_id,
+            public_base_url=context.public_base_url,
+            max_bytes=self._settings.upstream.max_answer_bytes,
+        )
+        bill = self._outcome(call, reservation, progress, status=200, outcome="completed").bill
+        made = MadePictures(
+            call=call,
+            result=replace(result, outputs=outputs),
+            urls=urls,
+            model_id=offer.model_id,
+            context=context,
+            latency_ms=latency_ms,
+            charge_nano_usd=bill.charge_nano_usd,
+        )
+        render, render_events = endpoint.render_pictures, endpoint.render_picture_events
+        if call.stream and render_events is not None:
+            body = await asyncio.to_thread(render_events, made)
+            await reply.start(200, {**self._marks(access), **STREAM_HEADERS})
+            progress.delivered = True
+            return Streamed(tail=body)
+        assert render is not None, "the endpoint answers with pictures"
+        # Pictures as base64 are megabytes: writing them would keep every stream of the process waiting.
+        body = await asyncio.to_thread(lambda: orjson.dumps(render(made)))
+        return Whole(body=body, headers=self._marks(access))
 
     async def _complete(
         self,

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from bitmesh_proxy.calls import Call, ChatCall, Event, ImageCall, JobState, JsonObject, MediaResult, Operation
 from bitmesh_proxy.context import Caller, RequestContext, Surface
+from bitmesh_proxy.money import NanoUsd
 
 
 class ChunkRenderer(Protocol):
@@ -35,8 +36,30 @@ class JobView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MadePictures:
+    """A finished image call, for endpoints whose answer says what it cost.
+
+    The outputs of ``result`` hold their bytes where the call wants them; ``urls`` are our own, one for each output,
+    None where the call wants no link. ``latency_ms`` is the provider's, ``charge_nano_usd`` what the account pays.
+    """
+
+    call: ImageCall
+    result: MediaResult
+    urls: Sequence[str | None]
+    model_id: str
+    context: RequestContext
+    latency_ms: int
+    charge_nano_usd: NanoUsd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """``name`` stands in the ledger, in limits and in metrics."""
+    """``name`` stands in the ledger, in limits and in metrics.
+
+    ``drops_unasked_usage``: a streamed chat lacks the chunk with the usage unless the caller asked for it.
+    ``render_pictures`` takes the place of ``render_media``; ``render_picture_events`` writes a finished answer as a
+    stream, for providers that do not stream pictures in the caller's format.
+    """
 
     name: str
     surface: Surface
@@ -47,3 +70,6 @@ class Endpoint:
     chunk_renderer: Callable[[ChatCall, RequestContext], ChunkRenderer] | None = None
     render_media: Callable[[ImageCall, MediaResult, Sequence[str]], JsonObject] | None = None
     render_job: Callable[[JobView], JsonObject] | None = None
+    drops_unasked_usage: bool = False
+    render_pictures: Callable[[MadePictures], JsonObject] | None = None
+    render_picture_events: Callable[[MadePictures], bytes] | None = None

@@ -18,7 +18,7 @@ from bitmesh_proxy.calls import JsonObject, MediaOutput
 from bitmesh_proxy.errors import InternalError, NotFound, Unavailable, UpstreamBroken
 from bitmesh_proxy.media.copies import CopyFailed, CopyStore
 from bitmesh_proxy.media.delivery import Deliveries, Delivery
-from bitmesh_proxy.media.fetch_errors import FetchRefused
+from bitmesh_proxy.media.fetch_errors import FetchRefused, FetchTooLarge
 from bitmesh_proxy.media.ids import RandomBytes, is_media_id, make_media_id
 from bitmesh_proxy.media.origins import parse_link
 from bitmesh_proxy.media.payload_links import links_in, replace_links
@@ -94,6 +94,18 @@ class MediaResults:
     def open(self, record: MediaRecord) -> AbstractAsyncContextManager[Delivery]:
         """The bytes. Entering raises NotFound when they are gone, FetchError when they cannot be had now."""
         return self._deliveries.open(record)
+
+    async def load(self, media_id: str, *, max_bytes: int) -> bytes:
+        """All bytes of a result, in memory. Raises NotFound, and FetchError (too large included)."""
+        data = bytearray()
+        async with self.open(await self.lookup(media_id)) as delivery:
+            if (delivery.length_bytes or 0) > max_bytes:
+                raise FetchTooLarge("the result is larger than it may be")
+            async for chunk in delivery.chunks():
+                data += chunk
+                if len(data) > max_bytes:
+                    raise FetchTooLarge("the result is larger than it may be")
+        return bytes(data)
 
     @property
     def keep_s(self) -> float:

@@ -30,9 +30,10 @@ from bitmesh_proxy.calls import (
     VideoCall,
 )
 from bitmesh_proxy.catalogue.offer import Offer
+from bitmesh_proxy.dialects.openai_chat_usage_filter import UsageChunkFilter
 from bitmesh_proxy.endpoints.endpoint import ChunkRenderer
 from bitmesh_proxy.errors import ProviderRefused, UpstreamBroken, UpstreamError
-from bitmesh_proxy.providers.base import ChatDialect, StreamReader, UpstreamRequest
+from bitmesh_proxy.providers.base import ChatDialect, StreamMeter, StreamReader, UpstreamRequest
 from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.client import Upstream, UpstreamAnswer
 from bitmesh_proxy.upstream.progress import Progress
@@ -122,8 +123,12 @@ class Attempts:
         translation: ChatTranslation | None,
         progress: Progress,
         reply: Reply,
+        drops_unasked_usage: bool = False,
     ) -> Whole | Streamed:
-        """A chat call, plain or streamed. A stream has been relayed but for its end when this returns."""
+        """A chat call, plain or streamed. A stream has been relayed but for its end when this returns.
+
+        ``drops_unasked_usage``: a chunk with usage that only we asked the provider for does not reach the caller.
+        """
         dialect = access.provider.chat
         assert dialect is not None, "routing gives only offers whose provider can"
         request = dialect.request(call, offer)
@@ -135,7 +140,14 @@ class Attempts:
                 if answer.media_type != "text/event-stream":
                     raise await self._not_a_stream(access, answer)
                 if straight:
-                    return await self._relay(answer, dialect, progress=progress, reply=reply)
+                    drops_usage = drops_unasked_usage and dialect.adds_usage_chunk and not _asks_for_usage(call)
+                    return await self._relay(
+                        answer,
+                        dialect.meter(),
+                        progress=progress,
+                        reply=reply,
+                        usage_filter=UsageChunkFilter() if drops_usage else None,
+                    )
                 assert translation is not None
                 return await self._translate(answer, dialect.reader(), translation.renderer(), progress, reply)
             body = await self._read_json(answer, progress)
@@ -153,7 +165,7 @@ class Attempts:
         """Pictures, read whole."""
         dialect = access.provider.image
         assert dialect is not None, "routing gives only offers whose provider can"
-        request = dialect.request(call, offer)
+        request = await _built(lambda: dialect.request(call, offer), call)
         progress.begin(offer)
         async with self._upstream.open(access, request, on_sent=progress.note_sent) as answer:
             await self._check_head(access, answer)
@@ -163,13 +175,28 @@ class Attempts:
             progress.provider_request_id = result.provider_request_id
             return replace(result, outputs=access.locate(result.outputs))
 
+    async def image_stream(
+        self, call: ImageCall, offer: Offer, *, access: ProviderAccess, progress: Progress, reply: Reply
+    ) -> Streamed:
+        """Pictures as a stream of partial ones, passed on as it comes; for dialects with a ``stream_meter``."""
+        dialect = access.provider.image
+        assert dialect is not None, "routing gives only offers whose provider can"
+        assert dialect.stream_meter is not None, "the dialect streams"
+        request = await _built(lambda: dialect.request(call, offer), call)
+        progress.begin(offer)
+        async with self._upstream.open(access, request, on_sent=progress.note_sent) as answer:
+            await self._check_head(access, answer)
+            if answer.media_type != "text/event-stream":
+                raise await self._not_a_stream(access, answer)
+            return await self._relay(answer, dialect.stream_meter(), progress=progress, reply=reply)
+
     async def submit_video(
         self, call: VideoCall, offer: Offer, *, access: ProviderAccess, progress: Progress
     ) -> JobState:
         """Hand a clip in; the provider's job goes on without us."""
         dialect = access.provider.video
         assert dialect is not None, "routing gives only offers whose provider can"
-        request = dialect.submit(call, offer)
+        request = await _built(lambda: dialect.submit(call, offer), call)
         progress.begin(offer)
         async with self._upstream.open(access, request, on_sent=progress.note_sent) as answer:
             await self._check_head(access, answer)
@@ -302,10 +329,17 @@ class Attempts:
         return data
 
     async def _relay(
-        self, answer: UpstreamAnswer, dialect: ChatDialect, *, progress: Progress, reply: Reply
+        self,
+        answer: UpstreamAnswer,
+        meter: StreamMeter,
+        *,
+        progress: Progress,
+        reply: Reply,
+        usage_filter: UsageChunkFilter | None = None,
     ) -> Streamed:
-        """Bytes to the caller as they came; the meter looks at them in passing."""
-        meter = progress.meter = dialect.meter()
+        """Bytes to the caller as they came, but for a chunk that is filtered; the meter looks at them in passing."""
+        shown: Callable[[bytes], bytes] = usage_filter.feed if usage_filter is not None else _unchanged
+        progress.meter = meter
         chunks = answer.chunks()
         data = await self._first(chunks, progress)
         meter.feed(data)
@@ -314,15 +348,19 @@ class Attempts:
             raise ProviderRefused(refusal, status=502, provider_status=502)
         await reply.start(200, {**STREAM_HEADERS, **_marks(answer)})
         progress.delivered = True
-        await reply.write(data)
+        if passed := shown(data):
+            await reply.write(passed)
         turn = 0
         async for data in chunks:
             meter.feed(data)
-            await reply.write(data)
+            if passed := shown(data):
+                await reply.write(passed)
             turn += 1
             if turn == CHUNKS_PER_TURN:
                 turn = 0
                 await asyncio.sleep(0)
+        if usage_filter is not None and (passed := usage_filter.close()):
+            await reply.write(passed)
         if meter.error is not None:  # the caller has read it already, in the provider's words
             return Streamed(is_broken=True)
         if not meter.is_complete:
@@ -359,6 +397,22 @@ class Attempts:
         events = list(reader.close())
         _note_events(events, progress)
         return Streamed(tail=renderer.render(events) + renderer.finish())
+
+
+async def _built(build: Callable[[], UpstreamRequest], call: ImageCall | VideoCall) -> UpstreamRequest:
+    """Build a request here, or in a thread when large pictures have to be written into it."""
+    inputs = call.images if isinstance(call, ImageCall) else [frame.media for frame in call.frames]
+    size_bytes = sum(len(media.data or b"") + len(media.url or "") for media in inputs)
+    return await asyncio.to_thread(build) if size_bytes > THREAD_PARSE_BYTES else build()
+
+
+def _unchanged(data: bytes) -> bytes:
+    return data
+
+
+def _asks_for_usage(call: ChatCall) -> bool:
+    options = call.options.get("stream_options")
+    return isinstance(options, Mapping) and options.get("include_usage") is True
 
 
 def _note_events(events: list[Event], progress: Progress) -> None:
