@@ -13,6 +13,7 @@ import time
 from typing import Any, TextIO
 
 import orjson
+from aiohttp.http_exceptions import HttpProcessingError
 
 from bitmesh_proxy.settings import Logging
 
@@ -63,6 +64,21 @@ class TextFormatter(logging.Formatter):
         return redact(text)
 
 
+class QuietMalformedRequests(logging.Filter):
+    """One short line for what is no HTTP: anybody can send it, and a traceback would quote its headers."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Shorten the record; never drops one."""
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError):
+            record.levelno, record.levelname = logging.INFO, "INFO"
+            record.msg, record.args, record.exc_info = f"refused what is no HTTP: {type(error).__name__}", (), None
+        return True
+
+
+_QUIET = QuietMalformedRequests()
+
+
 def set_up_logs(settings: Logging, stream: TextIO | None = None) -> None:
     """Send everything to ``stream`` (standard error) in the configured form."""
     target = stream or sys.stderr
@@ -72,5 +88,6 @@ def set_up_logs(settings: Logging, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.level.upper())
+    logging.getLogger("aiohttp.server").addFilter(_QUIET)
     logging.getLogger("asyncio").setLevel(max(logging.WARNING, root.level))
     ACCESS.disabled = not settings.access_log

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -243,3 +243,27 @@ async def open_books(data_dir: Path) -> AsyncIterator[Books]:
         yield Books(database)
     finally:
         await database.close()
+
+
+@asynccontextmanager
+async def raw_call(
+    gateway: Gateway, method: str, path: str, body: bytes = b"", *, headers: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A request on a connection of its own, for callers who read when and as long as they like."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    lines = {
+        "Host": f"127.0.0.1:{gateway.port}",
+        "Content-Type": "application/json",
+        "Content-Length": str(len(body)),
+        **gateway.bearer,
+        **(headers or {}),
+    }
+    head = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items()) + "\r\n"
+    writer.write(head.encode() + body)
+    try:
+        await writer.drain()
+        yield reader, writer
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()

@@ -1,0 +1,81 @@
+"""Balances, budgets and crowds: nobody spends what is not there, and nobody is called for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bitmesh_proxy import keys
+from bitmesh_proxy.money import NanoUsd
+from bitmesh_proxy.storage.accounts import AccountStore
+from tests.journeys.gateway import bearer, chat, image, running_gateway, video
+
+pytestmark = pytest.mark.journey
+
+
+async def test_two_hundred_at_once_against_a_balance_for_seven(tmp_path: Path) -> None:
+    """Every call is held at its upper bound until it ends, so that while all run exactly seven fit."""
+    async with running_gateway(tmp_path, credit_usd="0") as gateway:
+        async with running_gateway(tmp_path / "elsewhere") as elsewhere:
+            await elsewhere.post("/chat", chat())
+            hold = (await elsewhere.last_row()).hold_nano_usd
+        await AccountStore(gateway.app[keys.DATABASE]).credit(gateway.account_id, NanoUsd(7 * hold + hold // 2))
+        gateway.fault("stall=1", times=200)
+        answers = await asyncio.gather(*(gateway.post("/chat", chat()) for _ in range(200)))
+        assert Counter(answer.status for answer in answers) == {200: 7, 402: 193}
+        assert all(answer.json["error"] for answer in answers if answer.status == 402)
+        assert len(gateway.upstream_calls()) == 7
+        rows = await gateway.books.rows()
+        assert [row.outcome for row in rows] == ["completed"] * 7
+        spent = sum(row.charge_nano_usd for row in rows)
+        assert await gateway.balance() == 7 * hold + hold // 2 - spent
+        await gateway.check_books()
+
+
+@pytest.mark.parametrize(("path", "body"), [("/chat", chat()), ("/image", image()), ("/video", video())])
+async def test_without_money_no_call_is_made(tmp_path: Path, path: str, body: dict[str, object]) -> None:
+    async with running_gateway(tmp_path, credit_usd="0") as gateway:
+        answer = await gateway.post(path, body)
+        assert answer.status == 402
+        assert "balance" in answer.json["error"].lower()
+        assert gateway.upstream_calls() == []
+        assert await gateway.books.rows() == []
+        await gateway.check_books()
+
+
+@pytest.mark.parametrize("period", ["day", "month"])
+async def test_a_budget_ends_a_key_and_leaves_the_others(tmp_path: Path, period: str) -> None:
+    async with running_gateway(tmp_path) as gateway:
+        await gateway.post("/chat", chat(), headers=bearer(await gateway.new_key()))
+        first = await gateway.last_row()
+        limited = await gateway.new_key(**{f"budget_{period}_nano_usd": NanoUsd(first.hold_nano_usd)})
+        assert (await gateway.post("/chat", chat(), headers=bearer(limited))).status == 200
+        refused = await gateway.post("/chat", chat(), headers=bearer(limited))
+        assert refused.status == 402
+        assert "budget" in refused.json["error"].lower()
+        assert (await gateway.post("/chat", chat())).status == 200
+        assert len(gateway.upstream_calls()) == 3
+        await gateway.check_books()
+
+
+async def test_markup_is_what_the_account_pays_on_top(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, {"billing": {"markup": "1.5"}}) as gateway:
+        answer = await gateway.post("/chat", chat())
+        row = await gateway.last_row()
+        assert row.cost_nano_usd > 0
+        assert row.charge_nano_usd == -(-row.cost_nano_usd * 3 // 2)
+        assert float(answer.headers["X-Bitmesh-Cost"]) == pytest.approx(row.charge_nano_usd / 1e9)
+        await gateway.check_books()
+
+
+async def test_a_key_has_a_bounded_number_of_clips_under_way(tmp_path: Path) -> None:
+    changes = {"jobs": {"max_open_per_key": 1, "first_poll_s": 5.0, "max_poll_s": 5.0}}
+    async with running_gateway(tmp_path, changes) as gateway:
+        assert (await gateway.post("/video", video())).status == 200
+        refused = await gateway.post("/video", video())
+        assert (refused.status, refused.headers["Retry-After"]) == (429, "5")
+        assert len([each for each in gateway.upstream_calls() if each.method == "POST"]) == 1
+        await gateway.check_books(open_requests=1)

@@ -1,0 +1,319 @@
+"""What providers do wrong, and what of it callers and books see."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+
+from bitmesh_proxy.calls import Basis
+from tests.journeys.gateway import Gateway, chat, image, running_gateway
+from tests.journeys.scripted import MODEL, TOKEN_NANO_USD, at, scripted, whole_answer, with_more
+
+pytestmark = pytest.mark.journey
+
+SAY = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
+#: Line ends, comments, spaces and fields as no two servers have them.
+ODD_STREAM = (
+    b'\xef\xbb\xbf: hello\r\n\r\nevent: x\r\ndata:{"id":"c-1","choices":[{"index":0,"delta":{"content":"H\\u00e9"}}]}\r\n\r\n'
+    b'id: 7\r\ndata: {"choices": [ {"delta": {"content": "llo \xf0\x9f\x90\xa6", "x": 1e3}, "finish_reason": "stop"} ] }\r\n\r\n'
+    b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}\n\n'
+    b"data: [DONE]\n\n: bye\n\n"
+)
+
+
+@pytest.fixture
+async def quick_to_give_up(tmp_path: Path) -> AsyncIterator[Gateway]:
+    upstream = {"first_byte_timeout_s": 0.3, "idle_timeout_s": 0.3}
+    async with running_gateway(tmp_path / "data", {"upstream": upstream}) as running:
+        yield running
+
+
+async def stream_of(request: web.Request, *pieces: bytes) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    for piece in pieces:
+        await response.write(piece)
+        await asyncio.sleep(0)
+    return response
+
+
+async def test_not_a_byte_of_a_stream_is_changed(tmp_path: Path) -> None:
+    async def script(request: web.Request) -> web.StreamResponse:
+        return await stream_of(request, *(ODD_STREAM[at : at + 11] for at in range(0, len(ODD_STREAM), 11)))
+
+    async with (
+        scripted(script) as upstream,
+        running_gateway(tmp_path / "data", at(tmp_path / "rows", one=upstream.url)) as gateway,
+    ):
+        answer = await gateway.post("/chat", {**SAY, "stream": True})
+        assert (answer.status, answer.body) == (200, ODD_STREAM)
+        row = await gateway.last_row()
+        assert (row.outcome, row.basis, row.charge_nano_usd) == ("completed", Basis.MEASURED, 5 * TOKEN_NANO_USD)
+        await gateway.check_books()
+
+
+async def test_not_a_byte_of_a_whole_answer_is_changed(tmp_path: Path) -> None:
+    body = b'{ "id":"c-9", "choices":[], "big": 1e300, "a": 1, "a": 2, "usage":{"prompt_tokens":3,"completion_tokens":2}}\n'
+
+    async def script(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=body, content_type="application/json")
+
+    async with (
+        scripted(script) as upstream,
+        running_gateway(tmp_path / "data", at(tmp_path / "rows", one=upstream.url)) as gateway,
+    ):
+        answer = await gateway.post("/chat", SAY)
+        assert (answer.status, answer.body) == (200, body)
+        assert (await gateway.last_row()).charge_nano_usd == 5 * TOKEN_NANO_USD
+        await gateway.check_books()
+
+
+FAULTS = [
+    ("status=400", 400, "provider_error"),
+    ("status=422", 422, "provider_error"),
+    ("status=429 retry_after=7", 429, "provider_error"),
+    ("status=500", 500, "provider_error"),
+    ("status=503", 503, "provider_error"),
+    ("html=502", 502, "provider_error"),
+    ("html=200", 502, "upstream_broken"),
+    ("garbage", 502, "upstream_broken"),
+    ("hangup", 502, "upstream_broken"),
+    ("break_after=1", 502, "upstream_broken"),
+]
+#: By the time these strike, a stream has begun.
+NOT_IN_STREAMS = {"garbage", "break_after=1"}
+
+
+@pytest.mark.parametrize(
+    ("directives", "status", "outcome", "stream"),
+    [(*fault, stream) for fault in FAULTS for stream in (False, True) if not stream or fault[0] not in NOT_IN_STREAMS],
+)
+async def test_a_provider_that_fails_before_its_first_byte_has_a_status_and_costs_the_caller_nothing(
+    gateway: Gateway, directives: str, status: int, outcome: str, stream: bool
+) -> None:
+    gateway.fault(directives)
+    answer = await gateway.post("/chat", chat(stream=stream))
+    assert answer.status == status
+    assert answer.headers["Content-Type"] == "application/json"
+    assert set(answer.json) == {"error"}
+    assert answer.json["error"]
+    assert b"<html" not in answer.body.lower()
+    assert answer.headers.get("Retry-After") == ("7" if "retry_after" in directives else None)
+    row = await gateway.last_row()
+    assert (row.outcome, row.http_status, row.charge_nano_usd) == (outcome, status, 0)
+    assert await gateway.balance() == 10 * 10**9
+    await gateway.check_books()
+
+
+@pytest.mark.parametrize("status", [401, 402])
+async def test_what_a_provider_says_about_our_own_credential_stays_with_us(gateway: Gateway, status: int) -> None:
+    gateway.fault(f"status={status}")
+    answer = await gateway.post("/chat", chat())
+    assert (answer.status, answer.json) == (502, {"error": "The provider cannot be used at the moment."})
+    assert (await gateway.last_row()).state == "released"
+    await gateway.check_books()
+
+
+async def test_a_refused_prompt_keeps_the_providers_error(gateway: Gateway) -> None:
+    gateway.fault("moderated")
+    answer = await gateway.post("/image", image())
+    assert answer.status == 422
+    assert "content policy" in answer.json["error"]["message"]
+    assert "errors" not in answer.json
+    assert (await gateway.last_row()).outcome == "provider_error"
+    await gateway.check_books()
+
+
+async def test_an_unreachable_provider_is_502(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    settings = at(tmp_path / "rows", one=f"http://127.0.0.1:{port}/v1")
+    async with running_gateway(tmp_path / "data", settings) as gateway:
+        answer = await gateway.post("/chat", SAY)
+        assert (answer.status, answer.json) == (502, {"error": "The provider cannot be reached."})
+        row = await gateway.last_row()
+        assert (row.state, row.outcome, row.cost_nano_usd) == ("released", "upstream_unreachable", 0)
+        await gateway.check_books()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_provider_that_does_not_answer_is_504(quick_to_give_up: Gateway, stream: bool) -> None:
+    quick_to_give_up.fault("stall=60")
+    answer = await quick_to_give_up.post("/chat", chat(stream=stream))
+    assert (answer.status, answer.json) == (504, {"error": "The provider did not answer in time."})
+    row = await quick_to_give_up.last_row()
+    assert (row.outcome, row.http_status, row.charge_nano_usd) == ("upstream_timeout", 504, 0)
+    assert row.cost_nano_usd > 0  # it had the prompt
+    await quick_to_give_up.check_books()
+
+
+@pytest.mark.parametrize(
+    ("directives", "outcome"), [("stall_after=4:60", "upstream_timeout"), ("break_after=4", "upstream_broken")]
+)
+async def test_a_stream_that_stops_ends_with_an_error_event_and_charges_what_was_delivered(
+    quick_to_give_up: Gateway, directives: str, outcome: str
+) -> None:
+    gateway = quick_to_give_up
+    gateway.fault(directives + " tokens=100")
+    answer = await gateway.post("/chat", chat(stream=True, max_tokens=100))
+    assert answer.status == 200
+    *events, last = answer.body.decode().strip().split("\n\n")
+    assert len(events) == 4
+    assert f'"code":"{outcome}"' in last
+    assert "[DONE]" not in answer.body.decode()
+    row = await gateway.last_row()
+    assert (row.state, row.outcome, row.basis) == ("settled", outcome, Basis.ESTIMATED)
+    assert 0 < row.charge_nano_usd < row.hold_nano_usd
+    await gateway.check_books()
+
+
+async def test_an_error_inside_a_stream_is_passed_on_and_not_called_a_success(gateway: Gateway) -> None:
+    gateway.fault("error_in_stream=3")
+    answer = await gateway.post("/chat", chat(stream=True))
+    assert answer.status == 200
+    assert answer.body.count(b'"error"') == 1
+    row = await gateway.last_row()
+    assert (row.state, row.outcome, row.basis) == ("settled", "provider_error", Basis.ESTIMATED)
+    assert row.charge_nano_usd > 0
+    await gateway.check_books()
+
+
+async def test_an_error_as_the_first_event_has_a_status(gateway: Gateway) -> None:
+    gateway.fault("error_in_stream=0")
+    answer = await gateway.post("/chat", chat(stream=True))
+    assert answer.status == 502
+    assert answer.json["error"]
+    row = await gateway.last_row()
+    assert (row.state, row.outcome) == ("released", "provider_error")
+    await gateway.check_books()
+
+
+async def test_a_stream_without_usage_is_charged_by_its_text(gateway: Gateway) -> None:
+    gateway.fault("no_usage no_done tokens=8")
+    answer = await gateway.post("/chat", chat(stream=True))
+    assert answer.status == 200
+    row = await gateway.last_row()
+    assert (row.state, row.outcome, row.basis) == ("settled", "completed", Basis.ESTIMATED)
+    assert 0 < row.charge_nano_usd <= row.hold_nano_usd
+    await gateway.check_books()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("status", [429, 500, 503, 401, None])
+async def test_the_next_offer_is_tried_before_the_first_byte(tmp_path: Path, stream: bool, status: int | None) -> None:
+    async def bad(request: web.Request) -> web.StreamResponse:
+        if status is None:
+            assert request.transport is not None
+            request.transport.abort()
+            raise asyncio.CancelledError
+        return web.json_response({"error": {"message": "no"}}, status=status)
+
+    async def good(request: web.Request) -> web.StreamResponse:
+        return await stream_of(request, ODD_STREAM) if stream else web.json_response(whole_answer())
+
+    async with (
+        scripted(bad) as first,
+        scripted(good) as second,
+        running_gateway(tmp_path / "data", at(tmp_path / "rows", first=first.url, second=second.url)) as gateway,
+    ):
+        answer = await gateway.post("/chat", {**SAY, "stream": stream})
+        assert answer.status == 200
+        row = await gateway.last_row()
+        assert (row.provider, row.outcome) == ("second", "completed")
+        assert row.charge_nano_usd == 5 * 2 * TOKEN_NANO_USD  # at the second's price, within the hold for both
+        assert (len(first.bodies), len(second.bodies)) == (1, 1)
+        await gateway.check_books()
+        assert (await gateway.post("/chat", {**SAY, "stream": stream})).status == 200
+        assert (len(first.bodies), len(second.bodies)) == (1, 2), "an offer that failed is put last for a while"
+
+
+@pytest.mark.parametrize("status", [400, 422])
+async def test_a_request_that_a_provider_finds_bad_is_not_carried_to_the_next(tmp_path: Path, status: int) -> None:
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        return web.json_response({"error": {"message": "no such tool"}}, status=status)
+
+    async def never(request: web.Request) -> web.StreamResponse:
+        raise AssertionError("not to be called")
+
+    async with (
+        scripted(refuse) as first,
+        scripted(never) as second,
+        running_gateway(tmp_path / "data", at(tmp_path / "rows", first=first.url, second=second.url)) as gateway,
+    ):
+        answer = await gateway.post("/chat", SAY)
+        assert (answer.status, answer.json) == (status, {"error": {"message": "no such tool"}})
+        assert second.bodies == []
+        await gateway.check_books()
+
+
+async def test_after_the_first_byte_there_is_no_other_try(tmp_path: Path) -> None:
+    async def broken(request: web.Request) -> web.StreamResponse:
+        response = await stream_of(request, ODD_STREAM[:100])
+        await asyncio.sleep(0.05)
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    async def never(request: web.Request) -> web.StreamResponse:
+        raise AssertionError("not to be called")
+
+    async with (
+        scripted(broken) as first,
+        scripted(never) as second,
+        running_gateway(tmp_path / "data", at(tmp_path / "rows", first=first.url, second=second.url)) as gateway,
+    ):
+        answer = await gateway.post("/chat", {**SAY, "stream": True})
+        assert answer.status == 200
+        assert answer.body.startswith(ODD_STREAM[:100])
+        assert b'"code":"upstream_broken"' in answer.body
+        assert second.bodies == []
+        assert (await gateway.last_row()).outcome == "upstream_broken"
+        await gateway.check_books()
+
+
+async def test_a_picture_that_may_have_been_made_is_not_made_again(gateway: Gateway) -> None:
+    gateway.fault("hangup")
+    answer = await gateway.post("/image", image())
+    assert answer.status == 502
+    assert len(gateway.upstream_calls("/images/generations")) == 1
+    row = await gateway.last_row()
+    assert (row.outcome, row.charge_nano_usd) == ("upstream_broken", 0)
+    assert row.cost_nano_usd > 0
+    await gateway.check_books()
+
+
+async def test_an_answer_over_the_bound_is_refused(tmp_path: Path) -> None:
+    async def script(request: web.Request) -> web.StreamResponse:
+        return web.json_response(whole_answer("x" * 200_000))
+
+    async with scripted(script) as upstream:
+        settings = with_more(at(tmp_path / "rows", one=upstream.url), upstream={"max_answer_bytes": 100_000})
+        async with running_gateway(tmp_path / "data", settings) as gateway:
+            answer = await gateway.post("/chat", SAY)
+            assert (answer.status, (await gateway.last_row()).outcome) == (502, "upstream_broken")
+            await gateway.check_books()
+
+
+async def test_a_large_conversation_arrives_whole(tmp_path: Path) -> None:
+    async def script(request: web.Request) -> web.StreamResponse:
+        return web.json_response(whole_answer(prompt_tokens=1000))
+
+    async with (
+        scripted(script) as upstream,
+        running_gateway(tmp_path / "data", at(tmp_path / "rows", one=upstream.url)) as gateway,
+    ):
+        body: dict[str, Any] = {**SAY, "messages": [{"role": "user", "content": "é" * 1_500_000}]}
+        answer = await gateway.call(
+            "POST", "/chat", data=io.BytesIO(orjson.dumps(body)), headers={"Content-Type": "application/json"}
+        )
+        assert answer.status == 200
+        assert upstream.bodies[0]["messages"] == body["messages"]
+        await gateway.check_books()
