@@ -81,6 +81,15 @@ class AccountStore:
             raise ValueError("a credit must be more than nothing, and money that exists")
         return await self._enter(account_id, "credit", amount_nano_usd, note)
 
+    async def paid_in(self, account_id: str) -> NanoUsd:
+        """Payments and corrections of an account, summed up; what is not its balance any more was used."""
+        row = self._database.lookup(
+            "SELECT coalesce(sum(amount_nano_usd), 0) FROM entries"
+            " WHERE number < 0 AND account = (SELECT number FROM accounts WHERE id = ?)",
+            (account_id,),
+        )
+        return NanoUsd(0 if row is None else row[0])
+
     async def correct(self, account_id: str, amount_nano_usd: NanoUsd, note: str) -> NanoUsd:
         """Enter a counter-entry for a mistake, up or down; gives the new balance. ``note`` says which mistake.
 

@@ -74,7 +74,10 @@ class JobStore:
         self._database = database
 
     async def create(self, new: NewJob) -> Job:
-        """Write the row. Raises NotFound when account or key are gone."""
+        """Write the row; that of a request that has one already is left as it is, so this may be repeated.
+
+        Raises NotFound when account or key are gone.
+        """
         job_id = make_id("job_")
         parameters = (
             job_id,
@@ -97,10 +100,14 @@ class JobStore:
                 "INSERT INTO jobs (id, account, key, request_id, model, provider, offer, provider_job_id, status,"
                 " facts, state, created_at_ms, next_poll_at_ms)"
                 " SELECT ?, accounts.number, keys.number, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?"
-                " FROM keys JOIN accounts ON accounts.number = keys.account WHERE keys.id = ? AND accounts.id = ?",
+                " FROM keys JOIN accounts ON accounts.number = keys.account WHERE keys.id = ? AND accounts.id = ?"
+                " ON CONFLICT (request_id) DO NOTHING",
                 parameters,
             )
-            return _fetch(connection, job_id)
+            rows: list[Row] = connection.execute(_SELECT + "WHERE request_id = ?", (new.request_id,)).fetchall()
+            if not rows:
+                raise NotFound("The API key does not exist any more.")
+            return rows[0]
 
         return _job(await self._database.write(insert))
 

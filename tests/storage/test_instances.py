@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.instances import Instance, census, register_instance
+
+ROOT = Path(__file__).parents[2]
+
+LIVE_UNTIL_KILLED = """
+import asyncio, sys
+from pathlib import Path
+from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.instances import register_instance
+
+async def main():
+    database = await Database.open(Path(sys.argv[1]), busy_timeout_s=5, max_pending_writes=10)
+    instance = await register_instance(database)
+    print(instance.number, flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+def locks(path: Path) -> list[str]:
+    directory = path.with_name(path.name + ".instances")
+    return sorted(entry.name for entry in directory.iterdir()) if directory.exists() else []
+
+
+async def test_numbers_never_come_back(database: Database, path: Path) -> None:
+    first = await register_instance(database)
+    await first.close()
+    second = await register_instance(database)
+    assert second.number > first.number
+    assert len(locks(path)) == 1
+    await second.close()
+    assert locks(path) == []
+    assert await database.read("SELECT * FROM instances") == []
+
+
+async def test_who_lives_is_not_called_dead(database: Database) -> None:
+    mine, other = await register_instance(database), await register_instance(database)
+    async with census(database) as found:
+        assert (found.alive, found.dead) == ((mine.number, other.number), ())
+    assert len(await database.read("SELECT * FROM instances")) == 2
+    await other.close()
+    await mine.close()
+
+
+async def test_killed_process_is_found_dead_once(database: Database, path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", LIVE_UNTIL_KILLED, str(path), cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    number = int(await process.stdout.readline())
+    mine = await register_instance(database)
+    async with census(database) as found:
+        assert (found.alive, found.dead) == ((number, mine.number), ())
+    process.send_signal(signal.SIGKILL)
+    await process.wait()
+    async with census(database) as found:
+        assert (found.alive, found.dead) == ((mine.number,), (number,))
+        # Whoever starts at the same moment leaves the cleaning up to the first.
+        async with census(database) as second:
+            assert second.dead == ()
+    async with census(database) as found:
+        assert (found.alive, found.dead) == ((mine.number,), ())
+    assert len(locks(path)) == 1
+    await mine.close()
+
+
+async def test_dead_stay_when_cleaning_up_fails(database: Database) -> None:
+    await die(await register_instance(database))
+
+    async def fail() -> None:
+        async with census(database):
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        await fail()
+    async with census(database) as found:
+        assert len(found.dead) == 1
+
+
+async def test_row_without_its_file_is_dead(database: Database, path: Path) -> None:
+    instance = await register_instance(database)
+    for name in locks(path):
+        await asyncio.to_thread((path.with_name(path.name + ".instances") / name).unlink)
+    async with census(database) as found:
+        assert found.dead == (instance.number,)
+    await instance.close()
+
+
+async def die(instance: Instance) -> None:
+    """What the kernel does for a killed process."""
+    os.close(instance._descriptor)

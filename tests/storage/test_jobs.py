@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from bitmesh_proxy.calls import JobStatus
+from bitmesh_proxy.errors import NotFound
+from bitmesh_proxy.storage.accounts import Account, AccountStore
+from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.jobs import MAX_STATE_BYTES, JobStore, NewJob
+from bitmesh_proxy.storage.keys import KeyRecord, KeyStore
+from bitmesh_proxy.storage.ledger import LedgerStore
+from bitmesh_proxy.storage.verification import verify_books
+from tests.storage.examples import NOON_S, USD, closing, key_spec, opening, released, usd
+
+
+@pytest.fixture
+def jobs(database: Database) -> JobStore:
+    return JobStore(database)
+
+
+def new_job(account: Account, request_id: str = "req_1", **changes: Any) -> NewJob:
+    return replace(
+        NewJob(
+            account_id=account.id,
+            key_id="key_1",
+            request_id=request_id,
+            model_id="google/veo-3.1",
+            provider="together",
+            offer_id="together:google/veo-3.1",
+            provider_job_id="video_1",
+            status=JobStatus.QUEUED,
+            facts={"seconds": "5"},
+            state={"raw": {"status": "queued"}},
+            created_at_s=NOON_S,
+            next_poll_at_s=NOON_S + 2,
+        ),
+        **changes,
+    )
+
+
+async def test_job_is_kept_and_found_by_its_owner_alone(
+    jobs: JobStore, ledger: LedgerStore, account: Account, key: KeyRecord, accounts: AccountStore
+) -> None:
+    await ledger.open_reservation(opening("req_1", account.id))
+    job = await jobs.create(new_job(account))
+    assert job.id.startswith("job_")
+    assert (job.status, job.polls, job.refusals, job.completed_at_s) == (JobStatus.QUEUED, 0, 0, None)
+    assert (job.facts, job.state) == ({"seconds": "5"}, {"raw": {"status": "queued"}})
+    assert (job.created_at_s, job.next_poll_at_s) == (NOON_S, NOON_S + 2)
+    assert await jobs.get(account.id, "video_1") == job
+    other = await accounts.create("Bob")
+    assert await jobs.get(other.id, "video_1") is None
+    assert await jobs.get(account.id, "video_2") is None
+    assert await jobs.hold_of("req_1") == USD
+
+
+async def test_job_of_unknown_owner_is_refused(jobs: JobStore, account: Account, key: KeyRecord) -> None:
+    with pytest.raises(NotFound):
+        await jobs.create(new_job(account, key_id="key_2"))
+    with pytest.raises(NotFound):
+        await jobs.hold_of("req_unknown")
+
+
+async def test_making_it_again_gives_the_same_job(
+    jobs: JobStore, ledger: LedgerStore, account: Account, key: KeyRecord
+) -> None:
+    await ledger.open_reservation(opening("req_1", account.id))
+    first = await jobs.create(new_job(account))
+    assert await jobs.create(new_job(account)) == first
+
+
+async def test_due_ones_come_in_order(jobs: JobStore, account: Account, key: KeyRecord) -> None:
+    for number, seconds in enumerate([30, 10, 20]):
+        await jobs.create(
+            new_job(account, f"req_{number}", provider_job_id=f"v{number}", next_poll_at_s=NOON_S + seconds)
+        )
+    assert await jobs.due(NOON_S + 9, limit=10) == []
+    assert [job.provider_job_id for job in await jobs.due(NOON_S + 20, limit=10)] == ["v1", "v2"]
+    assert [job.provider_job_id for job in await jobs.due(NOON_S + 99, limit=2)] == ["v1", "v2"]
+    assert await jobs.next_due_at_s(after_s=NOON_S + 10) == NOON_S + 20
+    assert await jobs.next_due_at_s(after_s=NOON_S + 30) is None
+
+
+async def test_update_and_postpone(jobs: JobStore, account: Account, key: KeyRecord) -> None:
+    job = await jobs.create(new_job(account))
+    job = await jobs.postpone(job.id, next_poll_at_s=NOON_S + 5, refusals=1)
+    assert (job.polls, job.refusals, job.next_poll_at_s) == (1, 1, NOON_S + 5)
+    job = await jobs.update(job.id, status=JobStatus.IN_PROGRESS, state={"raw": None}, next_poll_at_s=NOON_S + 9)
+    assert (job.polls, job.refusals, job.status, job.state) == (2, 0, JobStatus.IN_PROGRESS, {"raw": None})
+    with pytest.raises(NotFound):
+        await jobs.postpone("job_unknown", next_poll_at_s=NOON_S, refusals=0)
+
+
+async def test_end_closes_job_and_request_together_and_once(
+    jobs: JobStore, ledger: LedgerStore, account: Account, key: KeyRecord, accounts: AccountStore, database: Database
+) -> None:
+    await ledger.open_reservation(opening("req_1", account.id, hold_nano_usd=usd(2)))
+    job = await jobs.create(new_job(account))
+    ends = [
+        jobs.finish(
+            job.id,
+            status=JobStatus.COMPLETED,
+            state={"raw": {"status": "completed"}},
+            completed_at_s=NOON_S + 61.5,
+            closing=closing("req_1", amount, total_ms=None),
+        )
+        for amount in (usd(1), usd(2))
+    ]
+    first, second = await asyncio.gather(*ends)
+    assert first == second
+    assert (first.status, first.next_poll_at_s, first.completed_at_s) == (JobStatus.COMPLETED, None, NOON_S + 61.5)
+    row = await ledger.request("req_1")
+    assert row is not None
+    assert (row.state, row.charge_nano_usd, row.total_ms) == ("settled", usd(1), 61_500)
+    found = await accounts.get(account.id)
+    assert found is not None
+    assert (found.balance_nano_usd, found.held_nano_usd) == (usd(6), 0)
+    late = await jobs.update(job.id, status=JobStatus.QUEUED, state={}, next_poll_at_s=NOON_S)
+    assert late == first
+    assert await jobs.due(NOON_S * 2, limit=10) == []
+    assert await verify_books(database) == []
+
+
+async def test_failure_releases(jobs: JobStore, ledger: LedgerStore, account: Account, key: KeyRecord) -> None:
+    await ledger.open_reservation(opening("req_1", account.id))
+    job = await jobs.create(new_job(account))
+    await jobs.finish(job.id, status=JobStatus.FAILED, state={}, completed_at_s=NOON_S, closing=released("req_1"))
+    row = await ledger.request("req_1")
+    assert row is not None
+    assert (row.state, row.charge_nano_usd) == ("released", 0)
+
+
+async def test_open_job_keeps_its_request_over_a_restart(
+    jobs: JobStore, ledger: LedgerStore, account: Account, key: KeyRecord
+) -> None:
+    for name in ("req_1", "req_2"):
+        await ledger.open_reservation(opening(name, account.id))
+    await jobs.create(new_job(account))
+    assert await ledger.resolve_interrupted(alive=[]) == 1
+    assert [row.request_id for row in await ledger.find_open()] == ["req_1"]
+
+
+async def test_open_jobs_are_counted_by_key(
+    jobs: JobStore, ledger: LedgerStore, account: Account, key: KeyRecord, keys: KeyStore
+) -> None:
+    await keys.create(key_spec(account.id, id="key_2", token_digest=None, consumer_key="ck"))
+    await ledger.open_reservation(opening("req_1", account.id))
+    first = await jobs.create(new_job(account, "req_1"))
+    await jobs.create(new_job(account, "req_2"))
+    await jobs.create(new_job(account, "req_3", key_id="key_2"))
+    assert await jobs.count_open("key_1") == 2
+    await jobs.finish(first.id, status=JobStatus.CANCELLED, state={}, completed_at_s=NOON_S, closing=released("req_1"))
+    assert await jobs.count_open("key_1") == 1
+    assert await jobs.count_open("key_unknown") == 0
+
+
+async def test_newest_job_of_a_name_counts(jobs: JobStore, account: Account, key: KeyRecord) -> None:
+    await jobs.create(new_job(account, "req_1"))
+    second = await jobs.create(new_job(account, "req_2"))
+    assert await jobs.get(account.id, "video_1") == second
+
+
+async def test_large_answers_are_not_kept(jobs: JobStore, account: Account, key: KeyRecord) -> None:
+    state = {"progress_percent": 50, "raw": {"preview": "x" * MAX_STATE_BYTES}}
+    job = await jobs.create(new_job(account, state=state))
+    assert job.state == {"progress_percent": 50, "raw": None}

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from bitmesh_proxy.storage.accounts import Account
+from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.keys import KeyStore
+from bitmesh_proxy.storage.ledger import LedgerStore
+from bitmesh_proxy.storage.verification import verify_books
+from tests.storage.examples import NOON_S, closing, key_spec, opening, released, usd
+
+
+@pytest.fixture
+async def books(ledger: LedgerStore, account: Account, keys: KeyStore, database: Database) -> Database:
+    """Books in which everything has happened once."""
+    await keys.create(key_spec(account.id, budget_day_nano_usd=usd(5)))
+    for name in ("settled", "released", "open"):
+        await ledger.open_reservation(opening(name, account.id))
+    await ledger.open_reservation(opening("earlier", account.id, started_at_s=NOON_S - 86_400))
+    await ledger.close(closing("settled", 300))
+    await ledger.close(closing("earlier", 200))
+    await ledger.close(released("released"))
+    return database
+
+
+def tamper(path: Path, script: str) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.executescript(script)
+    connection.close()
+
+
+async def test_right_books_have_nothing_to_say(books: Database) -> None:
+    assert await verify_books(books) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (
+            "UPDATE accounts SET balance_nano_usd = balance_nano_usd + 1",
+            "balance is 6.999999501 USD, but its entries add",
+        ),
+        (
+            "UPDATE accounts SET held_nano_usd = held_nano_usd + 1",
+            "1.000000001 USD are held, but its open requests hold 1",
+        ),
+        (
+            "DROP TRIGGER entries_are_not_changed; UPDATE entries SET amount_nano_usd = -301 WHERE number = 1",
+            "request settled: it was charged 0.0000003 USD, but its entry says 0.000000301",
+        ),
+        ("DROP TRIGGER entries_are_not_deleted; DELETE FROM entries WHERE number = 1", "its entry says 0"),
+        ("DROP TRIGGER entries_are_not_deleted", "lacks the rule entries_are_not_deleted"),
+        ("DROP TRIGGER requests_close_once; UPDATE requests SET charge_nano_usd = 299 WHERE id = 'settled'", "charged"),
+        ("UPDATE key_spend SET spent_nano_usd = 0 WHERE period = '2026-08-19'", "key key_1 in 2026-08-19: its budget"),
+        (
+            "UPDATE key_spend SET held_nano_usd = 0 WHERE period = '2026-08'",
+            "key key_1 in 2026-08: its budget counts 0 USD",
+        ),
+        (
+            "INSERT INTO jobs (id, account, key, request_id, model, provider, offer, provider_job_id, status, facts,"
+            " state, created_at_ms, next_poll_at_ms) VALUES ('job_1', 1, 1, 'settled', '', '', '', '', 'queued', '{}',"
+            " '{}', 0, 0)",
+            "job job_1: it is open, but its request is not",
+        ),
+        (
+            "PRAGMA foreign_keys = OFF; DELETE FROM names WHERE name = 'chat'",
+            "requests: row 1 belongs to nothing in names",
+        ),
+        (
+            "PRAGMA ignore_check_constraints = ON; DROP TRIGGER requests_close_once;"
+            " DROP TRIGGER requests_keep_their_terms; UPDATE requests SET hold_nano_usd = 1 WHERE id = 'settled'",
+            "request settled: it was charged 0.0000003 USD, more than its hold of 0.000000001",
+        ),
+    ],
+)
+async def test_tampering_is_found(books: Database, path: Path, script: str, said: str) -> None:
+    tamper(path, script)
+    problems = await verify_books(books)
+    assert any(said in problem for problem in problems), problems
