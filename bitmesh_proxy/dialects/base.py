@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from bitmesh_proxy.calls import (
     ChatCall,
@@ -24,6 +24,9 @@ from bitmesh_proxy.calls import (
 )
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.errors import ProviderRefused
+
+#: Stands for an id that is made when a request is sent. See ``UpstreamRequest.needs_fresh_uuid``.
+FRESH_UUID: Final = b"00000000-0000-4000-8000-000000000000"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,8 @@ class UpstreamRequest:
 
     Exactly one of ``body`` (with ``content_type``) and ``form`` is set for a request with a body.
     ``headers`` never hold the credential: the upstream room adds it.
+    ``needs_fresh_uuid``: the first ``FRESH_UUID`` in ``body`` is replaced by a new UUIDv4 before it is sent. Dialects
+    are pure, and some protocols want an id of the caller's making.
     """
 
     method: str = "POST"
@@ -52,6 +57,7 @@ class UpstreamRequest:
     body: bytes | None = None
     content_type: str = "application/json"
     form: tuple[FormPart, ...] | None = None
+    needs_fresh_uuid: bool = False
 
 
 class StreamMeter(Protocol):

@@ -1,5 +1,5 @@
 """Every provider that is known by name, in alphabetical order. Further servers come from the configuration."""
 
-from bitmesh_proxy.providers import anthropic, gemini, openai, together
+from bitmesh_proxy.providers import anthropic, gemini, openai, runware, together
 
-PROVIDERS = (anthropic.PROVIDER, gemini.PROVIDER, openai.PROVIDER, together.PROVIDER)
+PROVIDERS = (anthropic.PROVIDER, gemini.PROVIDER, openai.PROVIDER, runware.PROVIDER, together.PROVIDER)

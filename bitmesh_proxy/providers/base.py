@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bitmesh_proxy.dialects.base import (
+    FRESH_UUID,
     ChatDialect,
     EmbeddingDialect,
     ErrorReader,
@@ -28,6 +29,7 @@ from bitmesh_proxy.dialects.base import (
 )
 
 __all__ = [
+    "FRESH_UUID",
     "ChatDialect",
     "EmbeddingDialect",
     "ErrorReader",

@@ -12,6 +12,7 @@ may be at work already, so ``on_sent`` is called when the first byte of a reques
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
@@ -20,7 +21,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from bitmesh_proxy import __version__
 from bitmesh_proxy.errors import UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
-from bitmesh_proxy.providers.base import FormPart, UpstreamRequest
+from bitmesh_proxy.providers.base import FRESH_UUID, FormPart, UpstreamRequest
 from bitmesh_proxy.settings import Upstream as UpstreamSettings
 from bitmesh_proxy.upstream.access import ProviderAccess
 
@@ -154,7 +155,7 @@ class Upstream:
         if request.form is not None:
             data = _multipart(request.form, on_sent)
         elif request.body is not None:
-            data = _Body(request.body, content_type=request.content_type, on_write=on_sent)
+            data = _Body(_finished_body(request.body, request), content_type=request.content_type, on_write=on_sent)
         try:
             async with asyncio.timeout(self._settings.first_byte_timeout_s):
                 return await self._session.request(
@@ -177,6 +178,11 @@ def _map_timeout(exc: TimeoutError) -> UpstreamError:
     if isinstance(exc, aiohttp.ConnectionTimeoutError):
         return UpstreamUnreachable("The provider cannot be reached: the connection timed out.")
     return UpstreamTimeout("The provider did not answer in time.")
+
+
+def _finished_body(body: bytes, request: UpstreamRequest) -> bytes:
+    """The body with its new id in place, where the protocol wants one of our making."""
+    return body.replace(FRESH_UUID, str(uuid.uuid4()).encode(), 1) if request.needs_fresh_uuid else body
 
 
 class _Body(aiohttp.Payload):

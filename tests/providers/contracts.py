@@ -19,7 +19,7 @@ from bitmesh_proxy.providers.base import UpstreamRequest
 SPECS = Path(__file__).parent.parent / "specs"
 
 #: Published schemas without combinations, which can be closed at every level and not only at the top.
-OPEN_IN_DEPTH = {"gemini"}
+OPEN_IN_DEPTH = {"gemini", "runware"}
 
 
 def violations(provider: str, request: UpstreamRequest) -> list[str]:
