@@ -21,7 +21,7 @@ async def welcome(app: web.Application, address: str) -> None:
     if await accounts.list():
         click.echo("Keys: `bitmesh-proxy key list`, a new one: `bitmesh-proxy key create`.")
         return
-    if not app[keys.IS_SANDBOX]:
+    if not app[keys.IS_SANDBOX] or app[keys.ENVIRON].get("JOURNAL_STREAM"):  # a journal is no place for secrets
         click.echo(
             "There is no account yet: `bitmesh-proxy account create NAME --credit 10`, then `bitmesh-proxy key create`."
         )

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from yarl import URL
 
 from tests.cli.conftest import Run, enter_request, json_of
+from tests.provider_answers import provider_answers
 
 
 def verdicts(run: Run, *, status: int = 0) -> dict[str, tuple[str, str]]:
@@ -54,3 +62,40 @@ def test_a_file_that_is_no_database_is_a_fault(run: Run, data_dir: Path) -> None
     data_dir.mkdir()
     (data_dir / "bitmesh-proxy.db").write_bytes(b"not a database at all, but long enough to look like one" * 20)
     assert verdicts(run, status=1)["database"][0] == "fault"
+
+
+def answered(
+    run: Run, monkeypatch: pytest.MonkeyPatch, *, doctor_status: int = 0, **answer: Any
+) -> dict[str, tuple[str, str]]:
+    """What doctor finds when Together answers its probe like this."""
+    monkeypatch.setenv("TOGETHER_API_KEY", "a-credential")
+    with provider_answers() as answers:
+        answers.get("https://api.together.ai/v1/models", **answer)
+        found = json_of(run("doctor", "--json", status=doctor_status))
+        (request,) = answers.requests[("GET", URL("https://api.together.ai/v1/models"))]
+        assert request.kwargs["headers"] == {"Authorization": "Bearer a-credential"}
+    return {each["check"]: (each["verdict"], each["detail"]) for each in found}
+
+
+def test_a_provider_that_answers_is_fine_and_tells_the_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    headers = {"Date": format_datetime(datetime.now(UTC), usegmt=True)}
+    found = answered(run, monkeypatch, payload={"data": []}, headers=headers)
+    assert found["provider together"] == ("ok", "answers 200")
+    assert found["clock"][0] == "ok"
+
+
+def test_a_clock_that_is_off_is_a_warning(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    headers = {"Date": format_datetime(datetime.now(UTC) - timedelta(minutes=5), usegmt=True)}
+    verdict, detail = answered(run, monkeypatch, payload={}, headers=headers)["clock"]
+    assert verdict == "warning"
+    assert "against together" in detail
+
+
+def test_a_refused_credential_is_a_fault(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = answered(run, monkeypatch, doctor_status=1, status=401, payload={"error": "no such key"})
+    assert found["provider together"] == ("fault", "refuses the credential (401)")
+
+
+def test_a_provider_that_cannot_be_reached_is_a_fault(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = answered(run, monkeypatch, doctor_status=1, exception=aiohttp.ClientConnectionError("refused"))
+    assert found["provider together"] == ("fault", "cannot be reached: ClientConnectionError")
