@@ -7,7 +7,9 @@
     │   ├── BodyTimeout           408
     │   ├── ContextLengthExceeded 400
     │   ├── UnsupportedParameter  400  no offer of the model takes the field
-    │   └── UnsupportedValue      400  none takes this value of it
+    │   ├── UnsupportedValue      400  none takes this value of it
+    │   ├── PreviousResponseNotFound 400  it is unknown, another account's, or was not stored
+    │   └── InvalidEncryptedContent  400  it was not sealed here, or not for this account
     ├── AuthenticationFailed      401
     ├── InsufficientBalance       402
     │   └── BudgetExceeded        402
@@ -104,6 +106,18 @@ class UnsupportedValue(InvalidRequest):
     """The field is one that the model takes, but not with this value (a size, a length, a count)."""
 
     code = "unsupported_value"
+
+
+class PreviousResponseNotFound(InvalidRequest):
+    """The response to go on from is unknown, another account's, or was not stored."""
+
+    code = "previous_response_not_found"
+
+
+class InvalidEncryptedContent(InvalidRequest):
+    """Sealed content that was not sealed here, not for this account, or was changed since."""
+
+    code = "invalid_encrypted_content"
 
 
 class AuthenticationFailed(GatewayError):

@@ -15,10 +15,11 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import orjson
 
-from bitmesh_proxy.billing.bill import Ending, bill_of, hold_of
+from bitmesh_proxy.billing.bill import Bill, Ending, bill_of, hold_of
 from bitmesh_proxy.billing.reservation import Books, Outcome, Reservation
 from bitmesh_proxy.billing.settlements import Settlements
 from bitmesh_proxy.calls import (
@@ -63,6 +64,19 @@ from bitmesh_proxy.upstream.progress import Progress
 log = logging.getLogger(__name__)
 
 
+class Finisher(Protocol):
+    """For answers that say what they cost: makes their last bytes once the books are closed.
+
+    ``bill`` is None where the books stay open (a job's). ``failed`` ends a stream that broke off.
+    """
+
+    async def finish_whole(self, body: bytes, bill: Bill | None) -> bytes: ...
+
+    async def finish_stream(self, tail: bytes, bill: Bill | None) -> bytes: ...
+
+    async def fail_stream(self, error: GatewayError, bill: Bill | None) -> bytes: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Incoming:
     """A request that has been authenticated, limited and read."""
@@ -72,6 +86,7 @@ class Incoming:
     body: JsonObject
     idempotency_key: str | None = None
     fingerprint: bytes = b""
+    finisher: Finisher | None = None
 
 
 class Pipeline:
@@ -157,6 +172,8 @@ class Pipeline:
                     progress=progress,
                     reply=reply,
                 )
+            if incoming.finisher is not None:
+                delivery = await _finished(delivery, incoming.finisher, reservation.bill)
         except BaseException:
             if ticket is not None:
                 # What has been read, and paid, in part is not made a second time under the same key.
@@ -194,7 +211,7 @@ class Pipeline:
             await reservation.settle(outcome)
             if not reply.is_started or not progress.is_event_stream:
                 raise  # in the middle of other bytes no error can be said: the connection is cut
-            return Streamed(tail=self._render_stream_error(error, endpoint.surface), is_broken=True)
+            return Streamed(tail=self._render_stream_error(error, endpoint.surface), is_broken=True, error=error)
         if reservation.is_open:
             is_broken = isinstance(delivery, Streamed) and delivery.is_broken
             word = ProviderRefused.code if is_broken else "completed"
@@ -446,6 +463,14 @@ class Pipeline:
         if access.is_sandbox:
             headers["X-Bitmesh-Sandbox"] = "1"
         return headers
+
+
+async def _finished(delivery: Whole | Streamed, finisher: Finisher, bill: Bill | None) -> Whole | Streamed:
+    if isinstance(delivery, Whole):
+        return replace(delivery, body=await finisher.finish_whole(delivery.body, bill))
+    if delivery.error is not None:
+        return replace(delivery, tail=await finisher.fail_stream(delivery.error, bill))
+    return replace(delivery, tail=await finisher.finish_stream(delivery.tail, bill))
 
 
 def is_offers_fault(error: UpstreamError) -> bool:

@@ -144,6 +144,46 @@ class Media(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     stall_timeout_s: Seconds = 60.0
 
 
+class Uploads(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Pictures and sounds that callers send: as files, as data URIs or behind links."""
+
+    #: Of one call.
+    max_images: Count = 16
+    max_image_bytes: Count = 25 * MIB
+    max_audio_bytes: Count = 25 * MIB
+    #: What the bytes may be, whatever their sender says that they are.
+    image_types: tuple[str, ...] = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/avif", "image/heic")
+    audio_types: tuple[str, ...] = (
+        "audio/mpeg",
+        "audio/mp4",
+        "audio/aac",
+        "audio/wav",
+        "audio/flac",
+        "audio/ogg",
+        "audio/webm",
+        "video/mp4",
+        "video/webm",
+        "video/quicktime",
+    )
+    #: Origins (``http://10.0.0.7:9000``) that links of callers may lead to although they are not public.
+    trusted_origins: tuple[str, ...] = ()
+    fetch_timeout_s: Seconds = 30.0
+
+
+class Answers(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Answers that are held open while long work runs, and habits of the older gateway."""
+
+    #: After so long the head and a space go out, and further spaces after each interval, so that no proxy in between
+    #: gives up. From then on an error can only stand in the body.
+    keep_alive_after_s: Seconds = 15.0
+    keep_alive_interval_s: Seconds = 5.0
+    #: Held open no longer than this; the work itself goes on.
+    max_held_s: Seconds = 1800.0
+    #: Under ``/v1/openai/images`` and ``/v1/openai/videos/generations``, errors of providers and of the balance are
+    #: answered with status 200 and an ``error`` in the body.
+    legacy_errors_as_ok: bool = False
+
+
 class Idempotency(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``Idempotency-Key``."""
 
@@ -151,6 +191,22 @@ class Idempotency(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     max_answer_bytes: Count = 1 * MIB
     max_total_bytes: Count = 256 * MIB
     wait_timeout_s: Seconds = 600.0
+
+
+class Responses(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``/v1/responses``."""
+
+    #: Silence after which something harmless is sent, so that nobody on the way takes the connection for dead.
+    keepalive_s: Seconds = 15.0
+    #: Stored responses: how long they are kept, and how much of them; the oldest go first.
+    keep_s: Seconds = 30 * 86400.0
+    max_total_bytes: Count = 1024 * MIB
+    max_context_bytes: Count = 64 * MIB
+    #: Background responses under way, per account.
+    max_background: Count = 100
+    websocket_max_s: Seconds = 3600.0
+    #: Turns that wait for the one under way, per connection.
+    websocket_max_queued: Count = 16
 
 
 class Sandbox(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -203,7 +259,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     billing: Billing = Billing()
     jobs: Jobs = Jobs()
     media: Media = Media()
+    uploads: Uploads = Uploads()
+    answers: Answers = Answers()
     idempotency: Idempotency = Idempotency()
+    responses: Responses = Responses()
     sandbox: Sandbox = Sandbox()
     catalogue: Catalogue = Catalogue()
     logging: Logging = Logging()

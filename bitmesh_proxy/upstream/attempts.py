@@ -32,7 +32,7 @@ from bitmesh_proxy.calls import (
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.dialects.openai_chat_usage_filter import UsageChunkFilter
 from bitmesh_proxy.endpoints.endpoint import ChunkRenderer
-from bitmesh_proxy.errors import ProviderRefused, UpstreamBroken, UpstreamError
+from bitmesh_proxy.errors import GatewayError, ProviderRefused, UpstreamBroken, UpstreamError
 from bitmesh_proxy.providers.base import ChatDialect, StreamMeter, StreamReader, UpstreamRequest
 from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.client import Upstream, UpstreamAnswer
@@ -93,6 +93,7 @@ class Streamed:
 
     tail: bytes = b""
     is_broken: bool = False
+    error: GatewayError | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
