@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -196,8 +197,6 @@ class Idempotency(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class Responses(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``/v1/responses``."""
 
-    #: Silence after which something harmless is sent, so that nobody on the way takes the connection for dead.
-    keepalive_s: Seconds = 15.0
     #: Stored responses: how long they are kept, and how much of them; the oldest go first.
     keep_s: Seconds = 30 * 86400.0
     max_total_bytes: Count = 1024 * MIB
@@ -362,6 +361,9 @@ def _check(settings: Settings) -> None:
     for endpoint, rate in settings.limits.endpoint_per_minute.items():
         if rate < 0:
             raise SettingsError(f"limits.endpoint_per_minute.{endpoint}: must not be below 0")
+    for origin in settings.uploads.trusted_origins:
+        if not re.fullmatch(r"https?://[^/?#@\s]+", origin):
+            raise SettingsError(f"uploads.trusted_origins: want http(s)://host[:port], not {origin!r}")
     names = [provider.name for provider in settings.providers]
     for name in names:
         if names.count(name) > 1:
