@@ -41,7 +41,8 @@ def parse_usd(text: str) -> NanoUsd:
 def parse_reported_usd(value: object) -> NanoUsd | None:
     """Read a cost as a provider reports it in JSON (number or string), rounded up to a whole nano-dollar.
 
-    Floats are read through their shortest decimal form (0.28 is 0.28). ``None`` for anything that is no amount ≥ 0.
+    Floats are read through their shortest decimal form (0.28 is 0.28), and their noise below 10⁻¹⁵ USD does not count.
+    ``None`` for anything that is no amount ≥ 0.
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None

@@ -88,7 +88,11 @@ def _token_bound(bound: Usage, price: Price) -> int:
     # Pictures with a price of their own are counted by it, in ``_units``.
     image_input = 0 if price.input_image_nano_usd else bound.image_input_tokens
     text_input = bound.input_tokens - bound.image_input_tokens
-    text_figure = max(price.input_nano_usd_per_million, price.cache_write_nano_usd_per_million or 0)
+    text_figure = max(
+        price.input_nano_usd_per_million,
+        price.cache_write_nano_usd_per_million or 0,
+        price.cached_input_nano_usd_per_million or 0,
+    )
     image_figure = max(text_figure, price.image_input_nano_usd_per_million or 0)
     output_figure = max(price.output_nano_usd_per_million, price.image_output_nano_usd_per_million or 0)
     return round_up(
