@@ -1,5 +1,12 @@
 """Every provider that is known by name, in alphabetical order. Further servers come from the configuration."""
 
-from bitmesh_proxy.providers import anthropic, gemini, openai, runware, together
+from bitmesh_proxy.providers import anthropic, elevenlabs, gemini, openai, runware, together
 
-PROVIDERS = (anthropic.PROVIDER, gemini.PROVIDER, openai.PROVIDER, runware.PROVIDER, together.PROVIDER)
+PROVIDERS = (
+    anthropic.PROVIDER,
+    elevenlabs.PROVIDER,
+    gemini.PROVIDER,
+    openai.PROVIDER,
+    runware.PROVIDER,
+    together.PROVIDER,
+)
