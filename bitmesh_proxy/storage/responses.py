@@ -1,0 +1,264 @@
+"""Responses that callers may come back to: kept for a while, within a bound of space, seen by their account only.
+
+What was said is kept compressed. A chain of responses is read in one query, so that a long conversation costs one trip.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from bitmesh_proxy.calls import JsonObject
+from bitmesh_proxy.storage.database import Database, Row
+
+SWEEP_INTERVAL_S = 60.0
+SWEEP_ROWS = 200
+#: Conversations of more turns are no conversations.
+MAX_CHAIN = 2_000
+#: Compression above this size is done off the loop.
+THREAD_BYTES = 64 * 1024
+_UNDER_WAY = ("queued", "in_progress")
+
+_COLUMNS = (
+    "id, previous_id, status, background, instance, job_id, request_id, body, input, output, asked, created_at_ms"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredResponse:
+    """A response. ``body`` is the response object, whole; ``input_items`` are its own, not those of what it follows.
+
+    ``asked``: what is needed of the request to finish it later. ``job_id`` is the provider's, of a response that is a
+    job. ``instance`` is the process that works, or worked, on it.
+    """
+
+    id: str
+    account_id: str
+    status: str
+    body: JsonObject
+    input_items: Sequence[JsonObject]
+    request_id: str
+    created_at_s: float
+    instance: int
+    previous_id: str | None = None
+    is_background: bool = False
+    job_id: str | None = None
+    asked: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def output(self) -> Sequence[JsonObject]:
+        """The items that it has brought."""
+        items: Sequence[JsonObject] = self.body["output"]
+        return items
+
+    @property
+    def is_under_way(self) -> bool:
+        """Is there more to come?"""
+        return self.status in _UNDER_WAY
+
+
+class ContextTooLarge(Exception):
+    """A chain holds more than may be taken into memory."""
+
+
+class ResponseStore:
+    """Keeps, finds and forgets responses. ``clock`` is Unix time."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        keep_s: float,
+        max_total_bytes: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._keep_s = keep_s
+        self._max_total_bytes = max_total_bytes
+        self._clock = clock
+        self._swept_at_s = float("-inf")
+
+    async def save(self, response: StoredResponse) -> None:
+        """Keep it, or what has become of it. One that was cancelled or deleted meanwhile stays so."""
+        row = await _pack(response)
+        item_ids = {item["id"] for item in (*response.input_items, *response.output) if isinstance(item.get("id"), str)}
+        rows = [(response.account_id, item_id, response.id) for item_id in item_ids]
+
+        def upsert(connection: sqlite3.Connection) -> None:
+            changed = connection.execute(
+                "INSERT INTO responses (id, account_id, previous_id, status, background, instance, job_id, request_id,"
+                " body, input, output, asked, size_bytes, created_at_ms)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT (id) DO UPDATE SET status = excluded.status, instance = excluded.instance,"
+                " job_id = excluded.job_id, body = excluded.body, output = excluded.output,"
+                " size_bytes = excluded.size_bytes WHERE status IN ('queued', 'in_progress')",
+                row,
+            ).rowcount
+            if changed:
+                connection.executemany(
+                    "INSERT INTO response_items (account_id, item_id, response_id) VALUES (?, ?, ?)"
+                    " ON CONFLICT DO NOTHING",
+                    rows,
+                )
+
+        await self._database.write(upsert)
+        await self._sweep_now_and_then()
+
+    async def finish(self, response: StoredResponse) -> bool:
+        """Keep the end of one that is there and under way. False when it is not: deleted, or ended otherwise."""
+        row = self._database.lookup(
+            "SELECT status FROM responses WHERE id = ? AND account_id = ?", (response.id, response.account_id)
+        )
+        if row is None or row[0] not in _UNDER_WAY:
+            return False
+        await self.save(response)
+        return True
+
+    async def get(self, account_id: str, response_id: str) -> StoredResponse | None:
+        """The account's response; None for another's, and for one that is too old."""
+        row = self._database.lookup(
+            "SELECT " + _COLUMNS + " FROM responses WHERE id = ? AND account_id = ? AND created_at_ms >= ?",
+            (response_id, account_id, self._oldest_ms()),
+        )
+        return None if row is None else await _unpack(row, account_id)
+
+    async def chain(self, account_id: str, response_id: str, *, max_bytes: int) -> list[StoredResponse] | None:
+        """A response and all that it follows, the oldest first; None if one of them is not there (any more).
+
+        Raises ContextTooLarge when they hold more than ``max_bytes``.
+        """
+        rows = await self._database.read(
+            "WITH RECURSIVE line (id, depth) AS (VALUES (?, 0) UNION ALL SELECT responses.previous_id, depth + 1"
+            " FROM line JOIN responses ON responses.id = line.id AND responses.account_id = ?"
+            " WHERE responses.previous_id IS NOT NULL AND depth < ?)"
+            " SELECT " + _COLUMNS + " FROM line JOIN responses USING (id) WHERE account_id = ?"
+            " AND created_at_ms >= ? ORDER BY depth DESC",
+            (response_id, account_id, MAX_CHAIN, account_id, self._oldest_ms()),
+        )
+        if not rows or rows[-1][0] != response_id:
+            return None
+        found: list[StoredResponse] = []
+        size_bytes = 0
+        for row in rows:
+            size_bytes += sum(len(blob) for blob in row[7:11])
+            if size_bytes > max_bytes:
+                raise ContextTooLarge
+            found.append(await _unpack(row, account_id))
+        is_whole = found[0].previous_id is None
+        return found if is_whole else None
+
+    async def find_item(self, account_id: str, item_id: str) -> JsonObject | None:
+        """An item of any of the account's responses, by its id."""
+        rows = await self._database.read(
+            "SELECT response_id FROM response_items WHERE account_id = ? AND item_id = ? LIMIT 1", (account_id, item_id)
+        )
+        response = await self.get(account_id, rows[0][0]) if rows else None
+        if response is None:
+            return None
+        return next((item for item in (*response.output, *response.input_items) if item.get("id") == item_id), None)
+
+    async def count_under_way(self, account_id: str) -> int:
+        """How many background responses the account has under way."""
+        row = self._database.lookup(
+            "SELECT count(*) FROM responses WHERE account_id = ? AND status IN ('queued', 'in_progress')", (account_id,)
+        )
+        return 0 if row is None else int(row[0])
+
+    async def is_alive(self, instance: int) -> bool:
+        """Is the process of that number still there, as far as the database knows?"""
+        return self._database.lookup("SELECT 1 FROM instances WHERE number = ?", (instance,)) is not None
+
+    async def delete(self, account_id: str, response_id: str) -> bool:
+        """Forget it. False when there was nothing."""
+
+        def delete(connection: sqlite3.Connection) -> bool:
+            return bool(
+                connection.execute(
+                    "DELETE FROM responses WHERE id = ? AND account_id = ?", (response_id, account_id)
+                ).rowcount
+            )
+
+        return await self._database.write(delete)
+
+    def _oldest_ms(self) -> int:
+        return int((self._clock() - self._keep_s) * 1000)
+
+    async def _sweep_now_and_then(self) -> None:
+        now_s = self._clock()
+        if now_s - self._swept_at_s < SWEEP_INTERVAL_S:
+            return
+        self._swept_at_s = now_s
+        oldest_ms = self._oldest_ms()
+
+        def sweep(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "DELETE FROM responses WHERE id IN (SELECT id FROM responses WHERE created_at_ms < ? LIMIT ?)",
+                (oldest_ms, SWEEP_ROWS),
+            )
+            connection.execute(
+                "DELETE FROM responses WHERE id IN (SELECT id FROM (SELECT id, sum(size_bytes) OVER"
+                " (ORDER BY created_at_ms DESC, id) AS total FROM responses) WHERE total > ? LIMIT ?)",
+                (self._max_total_bytes, SWEEP_ROWS),
+            )
+
+        await self._database.write(sweep)
+
+
+async def _pack(response: StoredResponse) -> tuple[Any, ...]:
+    body = {**response.body, "output": [], "items": []}
+    blobs = [
+        await _compressed(value)
+        for value in (body, list(response.input_items), list(response.output), dict(response.asked))
+    ]
+    return (
+        response.id,
+        response.account_id,
+        response.previous_id,
+        response.status,
+        int(response.is_background),
+        response.instance,
+        response.job_id,
+        response.request_id,
+        *blobs,
+        sum(map(len, blobs)),
+        int(response.created_at_s * 1000),
+    )
+
+
+async def _compressed(value: Any) -> bytes:
+    text = orjson.dumps(value)
+    if len(text) > THREAD_BYTES:
+        return await asyncio.to_thread(zlib.compress, text)
+    return zlib.compress(text)
+
+
+async def _unpack(row: Row, account_id: str) -> StoredResponse:
+    if sum(len(blob) for blob in row[7:11]) > THREAD_BYTES:
+        return await asyncio.to_thread(_read, row, account_id)
+    return _read(row, account_id)
+
+
+def _read(row: Row, account_id: str) -> StoredResponse:
+    response_id, previous_id, status, background, instance, job_id, request_id, *blobs, created_at_ms = row
+    body, own_input, output, asked = (orjson.loads(zlib.decompress(blob)) for blob in blobs)
+    return StoredResponse(
+        id=response_id,
+        account_id=account_id,
+        previous_id=previous_id,
+        status=status,
+        is_background=bool(background),
+        instance=instance,
+        job_id=job_id,
+        request_id=request_id,
+        body={**body, "output": output},
+        input_items=own_input,
+        asked=asked,
+        created_at_s=created_at_ms / 1000,
+    )
