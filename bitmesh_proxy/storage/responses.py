@@ -26,9 +26,10 @@ MAX_CHAIN = 2_000
 THREAD_BYTES = 64 * 1024
 _UNDER_WAY = ("queued", "in_progress")
 
-_COLUMNS = (
-    "id, previous_id, status, background, instance, job_id, request_id, body, input, output, asked, created_at_ms"
-)
+_SELECT = """
+SELECT id, previous_id, status, background, instance, job_id, request_id, body, input, output, asked, created_at_ms
+FROM responses
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +125,7 @@ class ResponseStore:
     async def get(self, account_id: str, response_id: str) -> StoredResponse | None:
         """The account's response; None for another's, and for one that is too old."""
         row = self._database.lookup(
-            "SELECT " + _COLUMNS + " FROM responses WHERE id = ? AND account_id = ? AND created_at_ms >= ?",
+            _SELECT + "WHERE id = ? AND account_id = ? AND created_at_ms >= ?",
             (response_id, account_id, self._oldest_ms()),
         )
         return None if row is None else await _unpack(row, account_id)
@@ -135,11 +136,10 @@ class ResponseStore:
         Raises ContextTooLarge when they hold more than ``max_bytes``.
         """
         rows = await self._database.read(
-            "WITH RECURSIVE line (id, depth) AS (VALUES (?, 0) UNION ALL SELECT responses.previous_id, depth + 1"
-            " FROM line JOIN responses ON responses.id = line.id AND responses.account_id = ?"
-            " WHERE responses.previous_id IS NOT NULL AND depth < ?)"
-            " SELECT " + _COLUMNS + " FROM line JOIN responses USING (id) WHERE account_id = ?"
-            " AND created_at_ms >= ? ORDER BY depth DESC",
+            _SELECT + "JOIN (WITH RECURSIVE line (id, depth) AS (VALUES (?, 0)"
+            " UNION ALL SELECT previous_id, depth + 1 FROM line JOIN responses USING (id)"
+            " WHERE account_id = ? AND previous_id IS NOT NULL AND depth < ?) SELECT id, depth FROM line) USING (id)"
+            " WHERE account_id = ? AND created_at_ms >= ? ORDER BY depth DESC",
             (response_id, account_id, MAX_CHAIN, account_id, self._oldest_ms()),
         )
         if not rows or rows[-1][0] != response_id:
