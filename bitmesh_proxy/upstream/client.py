@@ -1,12 +1,16 @@
-"""The one way out: an HTTP client for calls to providers, with every time-out and every transport error in one place.
+"""The one way out: calls to providers, with every time-out and every transport error in one place.
 
 ``Upstream.open`` sends one request and gives an ``UpstreamAnswer`` as soon as the head of the answer is there. The body
-is read chunk by chunk as it comes (nothing is collected, nothing decompressed); leaving the context before its end
-closes the connection at once, which is how a provider learns that nobody listens any more.
+is taken as it comes (nothing is collected, nothing decompressed); leaving the context before its end closes the
+connection at once, which is how a provider learns that nobody listens any more. Connections are our own
+(``connection.py``, ``connections.py``), because a client session costs several times what the rest of a call does.
 
-Foreign errors end here: aiohttp's client errors become ``UpstreamUnreachable`` (nothing was sent), ``UpstreamBroken``
-or ``UpstreamTimeout``. Whoever is cancelled while waiting for the head of an answer has to know whether the provider
-may be at work already, so ``on_sent`` is called when the first byte of a request's body goes out.
+Errors of the transport are ``UpstreamUnreachable`` (nothing was sent), ``UpstreamBroken`` or ``UpstreamTimeout``.
+Whoever is cancelled while waiting for the head of an answer has to know whether the provider may be at work already, so
+``on_sent`` is called when a request begins to go out.
+
+A request is repeated once, and only on a new connection, when the connection it was sent on had been used before and
+was lost before any answer, and either not a byte of it had gone out or repeating it can do no harm (GET, HEAD).
 """
 
 from __future__ import annotations
@@ -14,31 +18,29 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from types import TracebackType
 
-import aiohttp
-from aiohttp.abc import AbstractStreamWriter
-
-from bitmesh_proxy import __version__
-from bitmesh_proxy.errors import UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
-from bitmesh_proxy.providers.base import FRESH_UUID, FormPart, UpstreamRequest
+from bitmesh_proxy.errors import InternalError, UpstreamBroken
+from bitmesh_proxy.providers.base import FRESH_UUID, UpstreamRequest
 from bitmesh_proxy.settings import Upstream as UpstreamSettings
 from bitmesh_proxy.upstream.access import ProviderAccess
+from bitmesh_proxy.upstream.connection import ProviderConnection, Take
+from bitmesh_proxy.upstream.connections import Connections
+from bitmesh_proxy.upstream.requests import Target, form_bytes, head_bytes, target_of
 
-USER_AGENT = f"bitmesh-proxy/{__version__}"
-#: A large body goes out in pieces of this size, so that other streams get their turn in between.
-WRITE_BYTES = 256 * 1024
+#: May be sent again without asking: RFC 9110, section 9.2.2. (PUT and DELETE are not used.)
+_REPEATABLE = frozenset({"GET", "HEAD"})
 
 
 class UpstreamAnswer:
     """The head of a provider's answer, and its body to come."""
 
-    def __init__(self, response: aiohttp.ClientResponse, *, idle_timeout_s: float, deadline_s: float) -> None:
-        self._response = response
-        self._idle_timeout_s = idle_timeout_s
-        self._deadline_s = deadline_s
-        self.status = response.status
-        self.headers: Mapping[str, str] = response.headers
+    __slots__ = ("_connection", "headers", "status")
+
+    def __init__(self, connection: ProviderConnection, *, status: int, headers: Mapping[str, str]) -> None:
+        self._connection = connection
+        self.status = status
+        self.headers = headers
 
     @property
     def media_type(self) -> str:
@@ -56,27 +58,21 @@ class UpstreamAnswer:
 
         Raises UpstreamBroken when it breaks off, UpstreamTimeout when nothing comes for too long or all takes too long.
         """
-        content = self._response.content
-        loop = asyncio.get_running_loop()
-        try:
-            while True:
-                async with asyncio.timeout_at(min(loop.time() + self._idle_timeout_s, self._deadline_s)):
-                    data = await content.readany()
-                if not data:
-                    return
-                yield data
-        except TimeoutError as exc:
-            raise UpstreamTimeout("The provider fell silent.") from exc
-        except aiohttp.ClientError as exc:
-            raise UpstreamBroken("The provider's answer broke off.") from exc
-        except ValueError as exc:
-            raise UpstreamBroken("The provider's answer was not valid HTTP.") from exc
+        while data := await self._connection.read():
+            yield data
+
+    async def pour(self, take: Take) -> None:
+        """The body as it comes, given to ``take`` the moment it is read, without a turn of the event loop in between.
+
+        What ``take`` returns, if anything, is awaited before more is read. Raises as ``chunks``, and as ``take``.
+        """
+        await self._connection.pour(take)
 
     async def read(self, max_bytes: int) -> bytes:
         """The whole body. Raises UpstreamBroken beyond ``max_bytes``."""
         parts: list[bytes] = []
         size = 0
-        async for chunk in self.chunks():
+        while chunk := await self._connection.read():
             size += len(chunk)
             if size > max_bytes:
                 raise UpstreamBroken("The provider's answer is larger than this service takes.")
@@ -85,146 +81,144 @@ class UpstreamAnswer:
 
 
 class Upstream:
-    """Owns the client session. One per application, opened and closed with it."""
+    """Owns the connections. One per application, opened and closed with it."""
 
     def __init__(self, settings: UpstreamSettings) -> None:
         self._settings = settings
-        self._session: aiohttp.ClientSession | None = None
+        self._connections: Connections | None = None
         self._slots: dict[str, asyncio.Semaphore] = {}
 
     async def __aenter__(self) -> Upstream:
-        connector = aiohttp.TCPConnector(
-            limit=0,  # aiohttp's default of 100 makes the 101st stream wait for the first to end
-            limit_per_host=self._settings.max_connections_per_provider,
-            keepalive_timeout=self._settings.keepalive_timeout_s,
-            enable_cleanup_closed=False,
-        )
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout_s),
-            headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
-            trust_env=False,
+        self._connections = Connections(
+            connect_timeout_s=self._settings.connect_timeout_s,
+            keepalive_s=self._settings.keepalive_timeout_s,
+            max_per_origin=self._settings.max_connections_per_provider,
         )
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        if self._connections is not None:
+            await self._connections.close()
+            self._connections = None
 
-    @asynccontextmanager
-    async def open(
+    def open(
         self, access: ProviderAccess, request: UpstreamRequest, *, on_sent: Callable[[], None] | None = None
-    ) -> AsyncIterator[UpstreamAnswer]:
+    ) -> Exchange:
         """Send ``request`` and give the answer's head; the connection is closed or reused on leaving.
 
-        Raises UpstreamUnreachable, UpstreamTimeout or UpstreamBroken. Error *statuses* are the caller's business.
+        Entering raises UpstreamUnreachable, UpstreamTimeout or UpstreamBroken. Error *statuses* are the caller's
+        business.
         """
+        if self._connections is None:
+            raise RuntimeError("Upstream is used outside of its context")
+        slot = None
         if access.max_concurrent:
             slot = self._slots.setdefault(access.name, asyncio.Semaphore(access.max_concurrent))
-            async with slot:
-                async with self._open(access, request, on_sent) as answer:
-                    yield answer
-        else:
-            async with self._open(access, request, on_sent) as answer:
-                yield answer
+        return Exchange(self._connections, self._settings, access, request, on_sent=on_sent, slot=slot)
 
-    @asynccontextmanager
-    async def _open(
-        self, access: ProviderAccess, request: UpstreamRequest, on_sent: Callable[[], None] | None
-    ) -> AsyncIterator[UpstreamAnswer]:
-        deadline_s = asyncio.get_running_loop().time() + self._settings.total_timeout_s
-        response = await self._send(access, request, on_sent)
+
+class Exchange:
+    """One request and its answer, as a context."""
+
+    __slots__ = ("_access", "_connection", "_connections", "_on_sent", "_request", "_settings", "_slot")
+
+    def __init__(
+        self,
+        connections: Connections,
+        settings: UpstreamSettings,
+        access: ProviderAccess,
+        request: UpstreamRequest,
+        *,
+        on_sent: Callable[[], None] | None,
+        slot: asyncio.Semaphore | None,
+    ) -> None:
+        self._connections = connections
+        self._settings = settings
+        self._access = access
+        self._request = request
+        self._on_sent = on_sent
+        self._slot = slot
+        self._connection: ProviderConnection | None = None
+
+    async def __aenter__(self) -> UpstreamAnswer:
+        if self._slot is not None:
+            await self._slot.acquire()
         try:
-            yield UpstreamAnswer(response, idle_timeout_s=self._settings.idle_timeout_s, deadline_s=deadline_s)
-        finally:
-            if response.content.at_eof():
-                response.release()
-            else:
-                response.close()
+            return await self._send()
+        except BaseException:
+            self._leave()
+            raise
 
-    async def _send(
-        self, access: ProviderAccess, request: UpstreamRequest, on_sent: Callable[[], None] | None
-    ) -> aiohttp.ClientResponse:
-        if self._session is None:
-            raise RuntimeError("Upstream is used outside of its context")
-        headers = {**request.headers, **access.auth_headers}
-        data: aiohttp.Payload | None = None
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._connection is not None:
+            self._connections.give_back(self._connection)
+            self._connection = None
+        if self._slot is not None:
+            self._slot.release()
+            self._slot = None
+
+    async def _send(self) -> UpstreamAnswer:
+        target, head, body = self._as_bytes()
+        settings = self._settings
+        now_s = asyncio.get_running_loop().time()
+        first_byte_s, deadline_s = now_s + settings.first_byte_timeout_s, now_s + settings.total_timeout_s
+        is_repeated = False
+        while True:
+            connection = None if is_repeated else self._connections.take_idle(target.origin)
+            if connection is None:
+                connection = await self._connections.take(target.origin, is_fresh=is_repeated, until_s=first_byte_s)
+            self._connection = connection
+            if self._on_sent is not None:
+                self._on_sent()
+            is_sent = connection.send(
+                head,
+                body,
+                is_head_only=self._request.method == "HEAD",
+                first_byte_s=first_byte_s,
+                idle_s=settings.idle_timeout_s,
+                deadline_s=deadline_s,
+            )
+            try:
+                if not is_sent:
+                    await connection.send_rest(body)
+                message = await connection.head()
+            except UpstreamBroken:
+                may_repeat = connection.was_refused or (self._request.method in _REPEATABLE and connection.is_silent)
+                if is_repeated or not connection.is_reused or not may_repeat:
+                    raise
+                self._connections.give_back(connection)
+                self._connection = None
+                is_repeated = True
+                continue
+            return UpstreamAnswer(connection, status=message.code, headers=message.headers)
+
+    def _as_bytes(self) -> tuple[Target, bytes, bytes]:
+        request = self._request
+        body, content_type = b"", None
         if request.form is not None:
-            data = _multipart(request.form, on_sent)
+            body, content_type = form_bytes(request.form)
         elif request.body is not None:
-            data = _Body(_finished_body(request.body, request), content_type=request.content_type, on_write=on_sent)
+            body, content_type = _finished_body(request.body, request), request.content_type
+        has_body = content_type is not None or request.method not in ("GET", "HEAD", "DELETE")
         try:
-            async with asyncio.timeout(self._settings.first_byte_timeout_s):
-                return await self._session.request(
-                    request.method,
-                    access.url(request),
-                    params=list(request.query) or None,
-                    headers=headers,
-                    data=data,
-                    allow_redirects=False,
-                )
-        except TimeoutError as exc:  # aiohttp's ConnectionTimeoutError and SocketTimeoutError are TimeoutErrors too
-            raise _map_timeout(exc) from exc
-        except aiohttp.ClientConnectorError as exc:
-            raise UpstreamUnreachable("The provider cannot be reached.") from exc
-        except aiohttp.ClientError as exc:
-            raise UpstreamBroken("The provider closed the connection without an answer.") from exc
-
-
-def _map_timeout(exc: TimeoutError) -> UpstreamError:
-    if isinstance(exc, aiohttp.ConnectionTimeoutError):
-        return UpstreamUnreachable("The provider cannot be reached: the connection timed out.")
-    return UpstreamTimeout("The provider did not answer in time.")
+            target = target_of(self._access.url(request), tuple(request.query))
+            head = head_bytes(
+                request.method,
+                target,
+                (request.headers, self._access.auth_headers),
+                content_type=content_type,
+                length_bytes=len(body) if has_body else None,
+            )
+        except ValueError as exc:
+            raise InternalError("A request to the provider cannot be written.") from exc
+        return target, head, body
 
 
 def _finished_body(body: bytes, request: UpstreamRequest) -> bytes:
     """The body with its new id in place, where the protocol wants one of our making."""
     return body.replace(FRESH_UUID, str(uuid.uuid4()).encode(), 1) if request.needs_fresh_uuid else body
-
-
-class _Body(aiohttp.Payload):
-    """Bytes that go out in pieces, and say so when the first one does."""
-
-    _value: bytes
-
-    def __init__(self, value: bytes, *, content_type: str, on_write: Callable[[], None] | None = None) -> None:
-        super().__init__(value, content_type=content_type)
-        self._size = len(value)
-        self._on_write = on_write
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        return self._value.decode(encoding, errors)
-
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        await self.write_with_length(writer, None)
-
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        if self._on_write is not None:
-            self._on_write()
-        value = self._value if content_length is None else self._value[:content_length]
-        if len(value) <= WRITE_BYTES:
-            await writer.write(value)
-            return
-        view = memoryview(value)
-        for start in range(0, len(value), WRITE_BYTES):
-            await writer.write(view[start : start + WRITE_BYTES])
-
-
-def _multipart(parts: tuple[FormPart, ...], on_sent: Callable[[], None] | None) -> aiohttp.MultipartWriter:
-    writer = aiohttp.MultipartWriter("form-data")
-    for number, part in enumerate(parts):
-        payload = _Body(
-            part.value,
-            content_type=part.media_type
-            or ("application/octet-stream" if part.filename else "text/plain; charset=utf-8"),
-            on_write=on_sent if number == 0 else None,
-        )
-        if part.filename is not None:
-            payload.set_content_disposition("form-data", name=part.name, filename=part.filename)
-        else:
-            payload.set_content_disposition("form-data", name=part.name)
-        writer.append_payload(payload)
-    return writer

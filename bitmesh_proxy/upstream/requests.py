@@ -1,0 +1,86 @@
+"""A request to a provider as bytes: request line, headers, body. Pure, but for the boundary of a form.
+
+Header values with line ends are refused, so that nothing can smuggle a second request into the first.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from yarl import URL
+
+from bitmesh_proxy import __version__
+from bitmesh_proxy.providers.base import FormPart
+from bitmesh_proxy.upstream.connections import Origin
+
+USER_AGENT: Final = f"bitmesh-proxy/{__version__}"
+
+_ALWAYS: Final = f"User-Agent: {USER_AGENT}\r\nAccept-Encoding: identity\r\n"
+
+
+class Target(NamedTuple):
+    """Where a request goes: the origin, the ``Host`` header, and the path with its query, percent-encoded."""
+
+    origin: Origin
+    host: str
+    path: str
+
+
+@lru_cache(maxsize=1024)
+def target_of(url: str, query: tuple[tuple[str, str], ...] = ()) -> Target:
+    """Take an absolute http(s) URL apart. Raises ValueError for anything else."""
+    parsed = URL(url)
+    raw_host, port, host = parsed.raw_host, parsed.port, parsed.host_port_subcomponent
+    if parsed.scheme not in ("http", "https") or not raw_host or not port or not host:
+        raise ValueError("not an absolute http or https URL")
+    if query:
+        parsed = parsed.extend_query(list(query))
+    # The host as DNS and TLS want it: IDNA-encoded, an IPv6 address without brackets.
+    return Target(Origin(raw_host, port, parsed.scheme == "https"), host, parsed.raw_path_qs or "/")
+
+
+def head_bytes(
+    method: str,
+    target: Target,
+    headers: Sequence[Mapping[str, str]],
+    *,
+    content_type: str | None,
+    length_bytes: int | None,
+) -> bytes:
+    """Request line and headers. ``length_bytes`` None: no body, and none is announced. Raises ValueError."""
+    lines = [f"{name}: {value}" for some in headers for name, value in some.items()]
+    if content_type is not None:
+        lines.append(f"Content-Type: {content_type}")
+    if length_bytes is not None:
+        lines.append(f"Content-Length: {length_bytes}")
+    fields = "".join(f"{line}\r\n" for line in lines)
+    if fields.count("\n") != len(lines) or fields.count("\r") != len(lines) or "\0" in fields:
+        raise ValueError("a header of the request holds a line end")
+    if not any("accept" in name.lower() for some in headers for name in some):
+        fields += "Accept: */*\r\n"
+    return f"{method} {target.path} HTTP/1.1\r\nHost: {target.host}\r\n{_ALWAYS}{fields}\r\n".encode()
+
+
+def form_bytes(parts: Sequence[FormPart]) -> tuple[bytes, str]:
+    """A multipart body and its content type. Raises ValueError for names that cannot be written."""
+    boundary = secrets.token_hex(16)
+    pieces: list[bytes] = []
+    for part in parts:
+        disposition = f'form-data; name="{_quoted(part.name)}"'
+        if part.filename is not None:
+            disposition += f'; filename="{_quoted(part.filename)}"'
+        kind = part.media_type or ("application/octet-stream" if part.filename else "text/plain; charset=utf-8")
+        if "\r" in kind or "\n" in kind:
+            raise ValueError("a part's media type holds a line end")
+        head = f"--{boundary}\r\nContent-Disposition: {disposition}\r\nContent-Type: {kind}\r\n\r\n"
+        pieces += [head.encode(), part.value, b"\r\n"]
+    pieces.append(f"--{boundary}--\r\n".encode())
+    return b"".join(pieces), f"multipart/form-data; boundary={boundary}"
+
+
+def _quoted(text: str) -> str:
+    """A name inside quotes, as browsers write it (WHATWG HTML, "Multipart form data")."""
+    return text.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
