@@ -30,6 +30,18 @@ _SELECT = """
 SELECT id, previous_id, status, background, instance, job_id, request_id, body, input, output, asked, created_at_ms
 FROM responses
 """
+_OF_LINE = """
+JOIN (
+    WITH RECURSIVE line (id, depth) AS (
+        VALUES (?, 0)
+        UNION ALL
+        SELECT previous_id, depth + 1 FROM line JOIN responses USING (id)
+        WHERE account_id = ? AND previous_id IS NOT NULL AND depth < ?
+    )
+    SELECT id, depth FROM line
+) USING (id)
+WHERE account_id = ? AND created_at_ms >= ? ORDER BY depth DESC
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,10 +148,7 @@ class ResponseStore:
         Raises ContextTooLarge when they hold more than ``max_bytes``.
         """
         rows = await self._database.read(
-            _SELECT + "JOIN (WITH RECURSIVE line (id, depth) AS (VALUES (?, 0)"
-            " UNION ALL SELECT previous_id, depth + 1 FROM line JOIN responses USING (id)"
-            " WHERE account_id = ? AND previous_id IS NOT NULL AND depth < ?) SELECT id, depth FROM line) USING (id)"
-            " WHERE account_id = ? AND created_at_ms >= ? ORDER BY depth DESC",
+            _SELECT + _OF_LINE,
             (response_id, account_id, MAX_CHAIN, account_id, self._oldest_ms()),
         )
         if not rows or rows[-1][0] != response_id:
