@@ -22,6 +22,7 @@ from bitmesh_proxy.billing.settlements import Settlements
 from bitmesh_proxy.catalogue.health import OfferHealth
 from bitmesh_proxy.catalogue.loader import catalogue_dirs, load_catalogue
 from bitmesh_proxy.catalogue.row_files import CatalogueError
+from bitmesh_proxy.endpoints.models import ModelList
 from bitmesh_proxy.idempotency import IdempotencyGate
 from bitmesh_proxy.jobs.poller import Poller
 from bitmesh_proxy.jobs.service import JobService
@@ -29,7 +30,7 @@ from bitmesh_proxy.limits.concurrency import ConcurrencyLimit
 from bitmesh_proxy.limits.per_address import AddressLimit
 from bitmesh_proxy.limits.per_endpoint import EndpointLimit
 from bitmesh_proxy.limits.per_key import KeyLimit
-from bitmesh_proxy.media.room import open_media
+from bitmesh_proxy.media.room import open_inputs, open_media
 from bitmesh_proxy.money import parse_usd
 from bitmesh_proxy.pipeline import Pipeline
 from bitmesh_proxy.settings import Settings, SettingsError, resolve_data_dir, resolve_media_dir
@@ -186,8 +187,10 @@ async def media(app: web.Application) -> AsyncIterator[None]:
         access=app[keys.ACCESS],
         allow_private=app[keys.IS_SANDBOX],
     ) as results:
-        app[keys.MEDIA] = results
-        yield
+        async with open_inputs(settings.uploads, results) as inputs:
+            app[keys.MEDIA] = results
+            app[keys.INPUTS] = inputs
+            yield
 
 
 async def jobs(app: web.Application) -> AsyncIterator[None]:
@@ -212,8 +215,11 @@ async def jobs(app: web.Application) -> AsyncIterator[None]:
 
 
 async def pipeline(app: web.Application) -> AsyncIterator[None]:
-    """The line itself."""
+    """The line itself, and the list of what it can do."""
     settings = app[keys.SETTINGS]
+    app[keys.MODELS] = ModelList.build(
+        app[keys.CATALOGUE], available=app[keys.ACCESS].keys(), markup_nano=app[keys.BOOKS].markup_nano
+    )
     app[keys.PIPELINE] = Pipeline(
         settings=settings,
         catalogue=app[keys.CATALOGUE],
@@ -222,6 +228,7 @@ async def pipeline(app: web.Application) -> AsyncIterator[None]:
         books=app[keys.BOOKS],
         attempts=app[keys.ATTEMPTS],
         media=app[keys.MEDIA],
+        inputs=app[keys.INPUTS],
         jobs=app[keys.JOBS],
         idempotency=IdempotencyGate(app[keys.IDEMPOTENCY], settings.idempotency, settlements=app[keys.SETTLEMENTS]),
         settlements=app[keys.SETTLEMENTS],

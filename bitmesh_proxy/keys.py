@@ -13,12 +13,14 @@ from bitmesh_proxy.billing.reservation import Books
 from bitmesh_proxy.billing.settlements import Settlements
 from bitmesh_proxy.catalogue.catalogue import Catalogue
 from bitmesh_proxy.context import Caller, RequestContext
+from bitmesh_proxy.endpoints.models import ModelList
 from bitmesh_proxy.jobs.service import JobService
 from bitmesh_proxy.limits.base import Snapshot
 from bitmesh_proxy.limits.concurrency import ConcurrencyLimit
 from bitmesh_proxy.limits.per_address import AddressLimit
 from bitmesh_proxy.limits.per_endpoint import EndpointLimit
 from bitmesh_proxy.limits.per_key import KeyLimit
+from bitmesh_proxy.media.inputs import InputMedia
 from bitmesh_proxy.media.results import MediaResults
 from bitmesh_proxy.pipeline import Pipeline
 from bitmesh_proxy.settings import Settings
@@ -54,6 +56,7 @@ FORWARDED = web.AppKey("forwarded", ForwardedTrust)
 ENVIRON = web.AppKey("environ", Mapping[str, str])
 DATABASE = web.AppKey("database", Database)
 CATALOGUE = web.AppKey("catalogue", Catalogue)
+MODELS = web.AppKey("models", ModelList)
 AUTHENTICATOR = web.AppKey("authenticator", Authenticator)
 ADDRESS_LIMIT = web.AppKey("address_limit", AddressLimit)
 KEY_LIMIT = web.AppKey("key_limit", KeyLimit)
@@ -65,6 +68,7 @@ IDEMPOTENCY = web.AppKey("idempotency", IdempotencyStore)
 ACCESS = web.AppKey("access", Mapping[str, ProviderAccess])
 ATTEMPTS = web.AppKey("attempts", Attempts)
 MEDIA = web.AppKey("media", MediaResults)
+INPUTS = web.AppKey("inputs", InputMedia)
 #: The sandbox of this process; absent when real providers are used.
 SANDBOX: web.AppKey[Sandbox] = web.AppKey("sandbox")
 PIPELINE = web.AppKey("pipeline", Pipeline)

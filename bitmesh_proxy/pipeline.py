@@ -53,6 +53,7 @@ from bitmesh_proxy.errors import (
 from bitmesh_proxy.idempotency import IdempotencyGate, Replay, Ticket
 from bitmesh_proxy.jobs.service import JobService
 from bitmesh_proxy.media.hand_out import hand_out
+from bitmesh_proxy.media.inputs import InputMedia
 from bitmesh_proxy.media.results import MediaResults
 from bitmesh_proxy.money import NanoUsd, format_usd
 from bitmesh_proxy.settings import Billing, Settings
@@ -102,6 +103,7 @@ class Pipeline:
         books: Books,
         attempts: Attempts,
         media: MediaResults,
+        inputs: InputMedia,
         jobs: JobService,
         idempotency: IdempotencyGate,
         settlements: Settlements,
@@ -115,6 +117,7 @@ class Pipeline:
         self._books = books
         self._attempts = attempts
         self._media = media
+        self._inputs = inputs
         self._jobs = jobs
         self._idempotency = idempotency
         self._settlements = settlements
@@ -150,7 +153,10 @@ class Pipeline:
         self, call: Call, incoming: Incoming, *, endpoint: Endpoint, ticket: Ticket | None, reply: Reply
     ) -> None:
         try:
+            call = await self._inputs.checked(call, public_base_url=incoming.context.public_base_url)
             offers = self._route(call, incoming.caller)
+            if not all(self._takes_links(call, offer) for offer in offers):
+                call = await self._inputs.fetched(call)
             if isinstance(call, VideoCall):
                 await self._jobs.check_room(incoming.caller.key_id)
             progress = Progress()
@@ -402,6 +408,11 @@ class Pipeline:
             allowed_models=caller.allowed_models,
         )
         return offers[: self._settings.upstream.max_attempts]
+
+    def _takes_links(self, call: Call, offer: Offer) -> bool:
+        """Does the provider fetch pictures itself?"""
+        dialect = self._access[offer.provider].provider.dialect_for(call.operation)
+        return bool(getattr(dialect, "takes_image_urls", True))
 
     def _estimate(self, call: Call, offers: Sequence[Offer]) -> NanoUsd:
         """The upper bound over every offer that may be tried, as the account would be charged."""

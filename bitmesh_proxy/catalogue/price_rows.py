@@ -57,6 +57,9 @@ _UNITS: Mapping[str, _Unit] = {
     )
 }
 
+#: Key in a row → field of a ``Price``, in the order in which prices are shown.
+PRICE_FIELDS: Mapping[str, str] = {key: unit.field for key, unit in _UNITS.items()}
+
 _TOKEN_KEYS = frozenset(key for key in _UNITS if key.endswith("_tokens"))
 _TEXT_KEYS = frozenset(
     {

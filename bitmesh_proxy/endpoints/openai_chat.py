@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from bitmesh_proxy.calls import ChatCall, JsonObject
-from bitmesh_proxy.context import Caller
+from bitmesh_proxy.calls import ChatCall, JsonObject, Operation
+from bitmesh_proxy.context import Caller, Surface
+from bitmesh_proxy.endpoints.endpoint import Endpoint
+from bitmesh_proxy.endpoints.openai_chat_answers import ChunkRenderer, render_chat
+from bitmesh_proxy.endpoints.openai_fields import model_of
 from bitmesh_proxy.errors import InvalidRequest, MissingParameter
 
 _ROLES: Final = frozenset(("system", "developer", "user", "assistant", "tool", "function"))
@@ -60,7 +63,7 @@ def parse(body: JsonObject, caller: Caller) -> ChatCall:
 
     A key that is bound to a model takes that model's name or none: OpenAI's clients always send one.
     """
-    model = _model_of(body, caller)
+    model = model_of(body, caller)
     messages = body.get("messages")
     if messages is None:
         raise MissingParameter("Missing required parameter: 'messages'.", param="messages")
@@ -86,19 +89,6 @@ def parse(body: JsonObject, caller: Caller) -> ChatCall:
     )
 
 
-def _model_of(body: JsonObject, caller: Caller) -> str:
-    model = body.get("model")
-    if model is not None and not isinstance(model, str):
-        raise InvalidRequest("Invalid 'model': expected a string.", param="model")
-    if caller.bound_model is not None:
-        if model and model != caller.bound_model:
-            raise InvalidRequest(f"This API key is bound to the model '{caller.bound_model}'.", param="model")
-        return caller.bound_model
-    if not model:
-        raise MissingParameter("Missing required parameter: 'model'.", param="model")
-    return model
-
-
 def _check_message(message: object, name: str) -> None:
     if not isinstance(message, dict):
         raise InvalidRequest(f"Invalid '{name}': expected an object.", param=name)
@@ -116,3 +106,14 @@ def _check_message(message: object, name: str) -> None:
         raise InvalidRequest(
             f"Invalid '{name}.content': expected a string or a list of objects.", param=f"{name}.content"
         )
+
+
+COMPLETIONS: Final = Endpoint(
+    name="chat",
+    surface=Surface.OPENAI,
+    operation=Operation.CHAT,
+    parse=parse,
+    render_chat=render_chat,
+    chunk_renderer=ChunkRenderer,
+    drops_unasked_usage=True,
+)

@@ -1,4 +1,4 @@
-"""Puts the media room together: fetcher, copies, deliveries and results, opened and closed in their order."""
+"""Puts the media room together: fetchers, copies, deliveries, results and inputs, opened and closed in their order."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from pathlib import Path
 from bitmesh_proxy.media.copies import CopyStore
 from bitmesh_proxy.media.delivery import Deliveries, DeliveryLimits
 from bitmesh_proxy.media.guarded_fetch import FetchLimits, GuardedFetcher
+from bitmesh_proxy.media.inputs import InputMedia
+from bitmesh_proxy.media.origins import origin_of
 from bitmesh_proxy.media.results import MediaResults
 from bitmesh_proxy.media.sources import ResultSource, make_source
 from bitmesh_proxy.media.store import MediaStore
 from bitmesh_proxy.settings import Media as MediaSettings
+from bitmesh_proxy.settings import Uploads
 from bitmesh_proxy.upstream.access import ProviderAccess
 
 
@@ -66,6 +69,15 @@ async def open_media(
                 await deliveries.close()
     finally:
         await copies.close()
+
+
+@asynccontextmanager
+async def open_inputs(settings: Uploads, results: MediaResults) -> AsyncIterator[InputMedia]:
+    """Callers' pictures, with a fetcher of their own: what is trusted for providers is not trusted for callers."""
+    limits = FetchLimits(max_bytes=settings.max_image_bytes, total_timeout_s=settings.fetch_timeout_s)
+    trusted = [origin_of(origin) for origin in settings.trusted_origins]
+    async with GuardedFetcher(limits, trusted_origins=trusted) as fetcher:
+        yield InputMedia(results, fetcher, settings)
 
 
 def _source(access: ProviderAccess) -> ResultSource:

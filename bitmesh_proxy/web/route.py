@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -40,12 +41,23 @@ async def _nowhere(request: web.Request) -> web.StreamResponse:
     raise web.HTTPNotFound
 
 
-#: What a request that matches no route is taken for.
-NOWHERE = Route(method="*", path="*", handler=_nowhere, name="unknown", surface=Surface.BITMESH, access=Access.PUBLIC)
+def _nowhere_of(surface: Surface) -> Route:
+    return Route(method="*", path="*", handler=_nowhere, name="unknown", surface=surface, access=Access.PUBLIC)
+
+
+#: What a request that matches no route is taken for; under ``/v1`` by a caller who speaks OpenAI's dialect.
+NOWHERE = _nowhere_of(Surface.BITMESH)
+NOWHERE_IN_V1 = _nowhere_of(Surface.OPENAI)
+#: Places under ``/v1`` that are twins of Bitmesh's.
+_BITMESH_TWINS = re.compile(r"/v1/(?:test|chat|image|video(?:/.*)?|imgrslt(?:/.*)?|tools-result(?:/.*)?)/?")
 
 ROUTES_KEY = web.AppKey("routes", dict[HttpHandler, Route])
 
 
 def route_of(request: web.Request) -> Route:
     """The route that a request was matched to; a stand-in for one that matched none."""
-    return request.app[ROUTES_KEY].get(request.match_info.handler, NOWHERE)
+    route = request.app[ROUTES_KEY].get(request.match_info.handler)
+    if route is not None:
+        return route
+    path = request.path
+    return NOWHERE_IN_V1 if path.startswith("/v1/") and not _BITMESH_TWINS.fullmatch(path) else NOWHERE

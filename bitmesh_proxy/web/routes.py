@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import aiohttp_cors
 from aiohttp import web
 
-from bitmesh_proxy.web import bitmesh, probes, public_media
+from bitmesh_proxy.web import bitmesh, credits, models, openai, probes, public_media
 from bitmesh_proxy.web.route import ROUTES_KEY, Route
 
 #: Preflight answers may be kept for so long.
@@ -27,7 +27,14 @@ EXPOSED_HEADERS = (
 
 def all_routes() -> list[Route]:
     """Every route of the service."""
-    return [*probes.routes(), *bitmesh.routes(), *public_media.routes()]
+    return [
+        *probes.routes(),
+        *bitmesh.routes(),
+        *public_media.routes(),
+        *models.routes(),
+        *credits.routes(),
+        *openai.routes(),
+    ]
 
 
 def add_routes(app: web.Application, *, cors_origins: Sequence[str]) -> None:

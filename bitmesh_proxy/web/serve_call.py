@@ -7,10 +7,12 @@ from aiohttp import web
 from bitmesh_proxy import keys
 from bitmesh_proxy.context import Caller
 from bitmesh_proxy.endpoints.endpoint import Endpoint
+from bitmesh_proxy.endpoints.openai_fields import Fields
 from bitmesh_proxy.errors import InternalError
 from bitmesh_proxy.idempotency import check_key, fingerprint_of
 from bitmesh_proxy.pipeline import Incoming
-from bitmesh_proxy.web.received import receive
+from bitmesh_proxy.upstream.attempts import Reply
+from bitmesh_proxy.web.call_bodies import FileKind, digest_of, read_call_body
 from bitmesh_proxy.web.replies import HttpReply
 from bitmesh_proxy.web.route import HttpHandler
 
@@ -23,32 +25,35 @@ def caller_of(request: web.Request) -> Caller:
     return caller
 
 
-def call_handler(endpoint: Endpoint) -> HttpHandler:
-    """A handler that takes a JSON body through the pipeline."""
+def call_handler(endpoint: Endpoint, *, fields: Fields | None = None, files: FileKind = "image") -> HttpHandler:
+    """A handler that takes a JSON body through the pipeline; with ``fields`` a form too (see ``call_bodies``)."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        state = request[keys.STATE]
-        caller = caller_of(request)
-        idempotency_key = check_key(request.headers.get("Idempotency-Key"))
-        if state.received is None:
-            state.received = await receive(request, request.app[keys.SETTINGS].http)
-        received = state.received
-        body = await received.json_object(request.app[keys.SETTINGS].http.max_json_depth)
         reply = HttpReply(request)
-        await request.app[keys.PIPELINE].serve(
-            Incoming(
-                context=state.context,
-                caller=caller,
-                body=body,
-                idempotency_key=idempotency_key,
-                fingerprint=fingerprint_of(request.method, request.path, received.raw) if idempotency_key else b"",
-            ),
-            endpoint,
-            reply,
-        )
+        await serve_call(request, endpoint, reply, fields=fields, files=files)
         if reply.response is None:
             raise InternalError("the pipeline returned without an answer")
         return reply.response
 
     handle.__name__ = f"handle_{endpoint.name}"
     return handle
+
+
+async def serve_call(
+    request: web.Request, endpoint: Endpoint, reply: Reply, *, fields: Fields | None = None, files: FileKind = "image"
+) -> None:
+    """Read the request's body and take it through the pipeline to ``reply``. Raises as ``Pipeline.serve``."""
+    caller = caller_of(request)
+    idempotency_key = check_key(request.headers.get("Idempotency-Key"))
+    body = await read_call_body(request, fields=fields, files=files)
+    fingerprint = b""
+    if idempotency_key is not None:
+        fingerprint = fingerprint_of(request.method, request.path, await digest_of(request))
+    incoming = Incoming(
+        context=request[keys.STATE].context,
+        caller=caller,
+        body=body,
+        idempotency_key=idempotency_key,
+        fingerprint=fingerprint,
+    )
+    await request.app[keys.PIPELINE].serve(incoming, endpoint, reply)
