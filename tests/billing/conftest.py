@@ -1,0 +1,69 @@
+"""An account with 7 dollars, a key, and the books over them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from bitmesh_proxy.billing.reservation import Books
+from bitmesh_proxy.billing.settlements import Settlements
+from bitmesh_proxy.context import Caller
+from bitmesh_proxy.storage.accounts import AccountStore
+from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.keys import KeyStore
+from bitmesh_proxy.storage.ledger import LedgerStore
+from tests.billing.offers import ONE
+from tests.storage.examples import key_spec, open_database, usd
+
+
+class Clock:
+    """Monotonic time, moved by hand."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "books.db"
+
+
+@pytest.fixture
+async def database(path: Path) -> AsyncIterator[Database]:
+    database = await open_database(path, busy_timeout_s=0.05)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def caller(database: Database) -> Caller:
+    account = await AccountStore(database).create("Ada")
+    await AccountStore(database).credit(account.id, usd(7))
+    return (await KeyStore(database).create(key_spec(account.id))).caller
+
+
+@pytest.fixture
+def ledger(database: Database) -> LedgerStore:
+    return LedgerStore(database)
+
+
+@pytest.fixture
+async def settlements() -> AsyncIterator[Settlements]:
+    settlements = Settlements(first_retry_s=0.001, max_retry_s=0.01)
+    yield settlements
+    await settlements.close(timeout_s=5.0)
+
+
+@pytest.fixture
+def books(ledger: LedgerStore, settlements: Settlements, clock: Clock) -> Books:
+    return Books(ledger, settlements=settlements, instance=1, markup_nano=ONE, clock=clock)
