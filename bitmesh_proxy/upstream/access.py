@@ -98,7 +98,10 @@ def provider_names(settings: Settings) -> Sequence[str]:
 
 
 def _compatible(entry: ProviderSettings) -> Provider:
-    return openai_compatible.make(entry.name, title=entry.title or entry.name, base_urls=entry.base_urls)
+    try:
+        return openai_compatible.make(entry.name, title=entry.title or entry.name, base_urls=entry.base_urls)
+    except ValueError as exc:
+        raise SettingsError(str(exc)) from exc
 
 
 def _access(provider: Provider, entry: ProviderSettings | None, secret: str) -> ProviderAccess:
