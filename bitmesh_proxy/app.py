@@ -6,6 +6,7 @@ Lifetimes are cleanup contexts; they close in the reverse order, so the database
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -23,6 +24,7 @@ from bitmesh_proxy.catalogue.health import OfferHealth
 from bitmesh_proxy.catalogue.loader import catalogue_dirs, load_catalogue
 from bitmesh_proxy.catalogue.row_files import CatalogueError
 from bitmesh_proxy.endpoints.models import ModelList
+from bitmesh_proxy.errors import Unavailable
 from bitmesh_proxy.idempotency import IdempotencyGate
 from bitmesh_proxy.jobs.poller import Poller
 from bitmesh_proxy.jobs.service import JobService
@@ -31,6 +33,7 @@ from bitmesh_proxy.limits.per_address import AddressLimit
 from bitmesh_proxy.limits.per_endpoint import EndpointLimit
 from bitmesh_proxy.limits.per_key import KeyLimit
 from bitmesh_proxy.media.room import open_inputs, open_media
+from bitmesh_proxy.metrics import Metrics
 from bitmesh_proxy.money import parse_usd
 from bitmesh_proxy.pipeline import Pipeline
 from bitmesh_proxy.settings import Settings, SettingsError, resolve_data_dir, resolve_media_dir
@@ -52,6 +55,8 @@ from bitmesh_proxy.web.forwarded import ForwardedTrust
 from bitmesh_proxy.web.middlewares import MIDDLEWARES, add_common_headers
 from bitmesh_proxy.web.routes import add_routes
 
+log = logging.getLogger(__name__)
+
 DATABASE_NAME = "bitmesh-proxy.db"
 
 
@@ -66,6 +71,7 @@ def make_app(settings: Settings, environ: Mapping[str, str] | None = None) -> we
     app[keys.ENVIRON] = dict(os.environ if environ is None else environ)
     app[keys.FORWARDED] = ForwardedTrust(settings.http.trusted_proxies)
     app[keys.DRAINING] = asyncio.Event()
+    app[keys.METRICS] = Metrics()
     app[keys.ADDRESS_LIMIT] = AddressLimit(settings.limits.address_per_minute, burst=settings.limits.address_burst)
     app[keys.KEY_LIMIT] = KeyLimit(settings.limits.key_per_minute, burst=settings.limits.key_burst)
     app[keys.ENDPOINT_LIMIT] = EndpointLimit(settings.limits.endpoint_per_minute)
@@ -140,7 +146,10 @@ async def books(app: web.Application) -> AsyncIterator[None]:
     with suppress(asyncio.CancelledError):
         await checkpoints
     await settlements.close()
-    await instance.close()
+    try:
+        await instance.close()
+    except Unavailable:  # a full disk must not spoil the end; the next start finds the lock free
+        log.warning("this process could not be signed off in the database")
 
 
 async def catalogue(app: web.Application) -> AsyncIterator[None]:
@@ -158,10 +167,13 @@ async def catalogue(app: web.Application) -> AsyncIterator[None]:
         yield
         return
     from bitmesh_proxy.sandbox.server import Sandbox  # a gateway with real providers need not load Pillow
-    from bitmesh_proxy.sandbox.stage import Options
+    from bitmesh_proxy.sandbox.stage import SHOWN_MOVIE_FRAMES, SHOWN_MOVIE_PIXELS, Options
 
     options = Options(
-        token_interval_s=settings.sandbox.token_interval_ms / 1000, job_duration_s=settings.sandbox.job_duration_s
+        token_interval_s=settings.sandbox.token_interval_ms / 1000,
+        job_duration_s=settings.sandbox.job_duration_s,
+        max_movie_frames=SHOWN_MOVIE_FRAMES,
+        max_movie_pixels=SHOWN_MOVIE_PIXELS,
     )
     async with Sandbox(port=settings.sandbox.port, options=options) as sandbox:
         app[keys.SANDBOX] = sandbox
@@ -225,6 +237,7 @@ async def pipeline(app: web.Application) -> AsyncIterator[None]:
         catalogue=app[keys.CATALOGUE],
         access=app[keys.ACCESS],
         health=OfferHealth(clock=time.monotonic, unhealthy_s=settings.upstream.unhealthy_s),
+        metrics=app[keys.METRICS],
         books=app[keys.BOOKS],
         attempts=app[keys.ATTEMPTS],
         media=app[keys.MEDIA],

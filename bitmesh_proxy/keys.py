@@ -22,6 +22,7 @@ from bitmesh_proxy.limits.per_endpoint import EndpointLimit
 from bitmesh_proxy.limits.per_key import KeyLimit
 from bitmesh_proxy.media.inputs import InputMedia
 from bitmesh_proxy.media.results import MediaResults
+from bitmesh_proxy.metrics import Metrics
 from bitmesh_proxy.pipeline import Pipeline
 from bitmesh_proxy.settings import Settings
 from bitmesh_proxy.storage.database import Database
@@ -71,6 +72,7 @@ MEDIA = web.AppKey("media", MediaResults)
 INPUTS = web.AppKey("inputs", InputMedia)
 #: The sandbox of this process; absent when real providers are used.
 SANDBOX: web.AppKey[Sandbox] = web.AppKey("sandbox")
+METRICS = web.AppKey("metrics", Metrics)
 PIPELINE = web.AppKey("pipeline", Pipeline)
 IS_SANDBOX = web.AppKey("is_sandbox", bool)
 DRAINING = web.AppKey("draining", asyncio.Event)

@@ -55,6 +55,7 @@ from bitmesh_proxy.jobs.service import JobService
 from bitmesh_proxy.media.hand_out import hand_out
 from bitmesh_proxy.media.inputs import InputMedia
 from bitmesh_proxy.media.results import MediaResults
+from bitmesh_proxy.metrics import Metrics
 from bitmesh_proxy.money import NanoUsd, format_usd
 from bitmesh_proxy.settings import Billing, Settings
 from bitmesh_proxy.storage.ledger import Accrued
@@ -100,6 +101,7 @@ class Pipeline:
         catalogue: Catalogue,
         access: Mapping[str, ProviderAccess],
         health: OfferHealth,
+        metrics: Metrics,
         books: Books,
         attempts: Attempts,
         media: MediaResults,
@@ -114,6 +116,7 @@ class Pipeline:
         self._catalogue = catalogue
         self._access = access
         self._health = health
+        self._metrics = metrics
         self._books = books
         self._attempts = attempts
         self._media = media
@@ -249,6 +252,7 @@ class Pipeline:
                     reply=reply,
                 )
             except UpstreamError as error:
+                self._metrics.note_attempt(offer.provider, error.code)
                 if is_offers_fault(error):
                     self._health.note_failure(offer.id)
                 if reply.is_started or number == len(offers) or not may_try_next(call, error):
@@ -261,6 +265,7 @@ class Pipeline:
                 )
                 continue
             self._health.note_success(offer.id)
+            self._metrics.note_attempt(offer.provider, "ok")
             return delivery
         raise Unavailable("No provider can take this call now.")
 

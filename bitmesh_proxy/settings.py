@@ -48,7 +48,6 @@ class Http(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     #: How long running answers may go on after SIGTERM.
     shutdown_timeout_s: Seconds = 20.0
     cors_origins: tuple[str, ...] = ("*",)
-    max_connections: Count = 20_000
 
 
 class Data(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -234,6 +233,13 @@ class Logging(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     access_log: bool = True
 
 
+class Metrics(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``/metrics``, for Prometheus."""
+
+    #: Who may read it, by the caller's address; nobody else learns that it is there.
+    allowed_networks: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
+
+
 class ProviderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A provider's address and credential, or a further OpenAI-compatible server (``kind``)."""
 
@@ -265,6 +271,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sandbox: Sandbox = Sandbox()
     catalogue: Catalogue = Catalogue()
     logging: Logging = Logging()
+    metrics: Metrics = Metrics()
     providers: tuple[ProviderSettings, ...] = ()
 
 
@@ -342,11 +349,15 @@ def _from_text(name: str, text: str, hint: Any) -> Any:
 
 def _check(settings: Settings) -> None:
     """What types cannot say."""
-    for network in settings.http.trusted_proxies:
-        try:
-            ipaddress.ip_network(network)
-        except ValueError as exc:
-            raise SettingsError(f"http.trusted_proxies: {exc}") from exc
+    for name, networks in (
+        ("http.trusted_proxies", settings.http.trusted_proxies),
+        ("metrics.allowed_networks", settings.metrics.allowed_networks),
+    ):
+        for network in networks:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as exc:
+                raise SettingsError(f"{name}: {exc}") from exc
     url = settings.http.public_url
     if url and not (url.startswith(("http://", "https://")) and not url.endswith("/")):
         raise SettingsError("http.public_url: want http(s)://host[:port] without a slash at the end")

@@ -58,15 +58,20 @@ async def request_state(request: web.Request, handler: Handler) -> web.StreamRes
 
 @web.middleware
 async def access_line(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """One line a request when it is over. A caller who left is 499, an outcome and no error."""
+    """One line and one count a request when it is over. A caller who left is 499, an outcome and no error."""
     status = 499
+    metrics = request.app[keys.METRICS]
+    metrics.under_way += 1
     try:
         response = await handler(request)
         status = response.status
         return response
     finally:
+        metrics.under_way -= 1
+        duration_ms = round((time.monotonic() - request[keys.STATE].context.started_s) * 1000)
+        metrics.note_request(route_of(request).name, status, duration_ms=duration_ms)
         if not ACCESS.disabled:
-            _log_access(request, status)
+            _log_access(request, status, duration_ms=duration_ms)
 
 
 @web.middleware
@@ -168,7 +173,7 @@ def _from_aiohttp(exc: web.HTTPException) -> GatewayError:
     return InternalError("Internal server error")
 
 
-def _log_access(request: web.Request, status: int) -> None:
+def _log_access(request: web.Request, status: int, *, duration_ms: int) -> None:
     state = request[keys.STATE]
     caller = state.caller
     ACCESS.info(
@@ -181,6 +186,6 @@ def _log_access(request: web.Request, status: int) -> None:
             "address": state.context.address,
             "key_id": caller.key_id if caller else None,
             "code": state.error_code,
-            "duration_ms": round((time.monotonic() - state.context.started_s) * 1000),
+            "duration_ms": duration_ms,
         },
     )

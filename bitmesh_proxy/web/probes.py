@@ -1,13 +1,20 @@
-"""``/health``: the process is alive. ``/ready``: it can serve (database writable, catalogue loaded, not draining)."""
+"""``/health``: the process is alive. ``/ready``: it can serve (database writable, catalogue loaded, not draining).
+
+``/metrics``: counts, for those networks that may have them.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import ip_address, ip_network
 
 import orjson
 from aiohttp import web
 
 from bitmesh_proxy import __version__, keys
 from bitmesh_proxy.context import Surface
-from bitmesh_proxy.errors import Unavailable
+from bitmesh_proxy.errors import NotFound, Unavailable
+from bitmesh_proxy.metrics import CONTENT_TYPE
 from bitmesh_proxy.web.route import Access, Route
 
 
@@ -31,9 +38,26 @@ async def handle_ready(request: web.Request) -> web.StreamResponse:
     return web.Response(status=200 if is_ready else 503, body=body, content_type="application/json")
 
 
+async def handle_metrics(request: web.Request) -> web.StreamResponse:
+    """Counts in Prometheus' text format. For everybody else the route is not there."""
+    address = request[keys.STATE].context.address
+    networks = request.app[keys.SETTINGS].metrics.allowed_networks
+    if not _is_within(address, networks):
+        raise NotFound("Not found")
+    return web.Response(body=request.app[keys.METRICS].render(), headers={"Content-Type": CONTENT_TYPE})
+
+
+def _is_within(address: str, networks: Sequence[str]) -> bool:
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return False
+    return any(parsed in ip_network(network) for network in networks)
+
+
 def routes() -> list[Route]:
-    """Both probes."""
+    """The probes."""
     return [
         Route(method="GET", path=path, handler=handler, name=path[1:], surface=Surface.OPENAI, access=Access.PROBE)
-        for path, handler in (("/health", handle_health), ("/ready", handle_ready))
+        for path, handler in (("/health", handle_health), ("/metrics", handle_metrics), ("/ready", handle_ready))
     ]

@@ -1,0 +1,49 @@
+"""Counts are right, cumulated as Prometheus wants them, and readable by its own parser."""
+
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from bitmesh_proxy.metrics import DURATION_BOUNDS_MS, Metrics
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(metrics.render().decode())
+        for sample in family.samples
+    }
+
+
+def test_requests_are_counted_by_endpoint_and_status() -> None:
+    metrics = Metrics()
+    metrics.note_request("chat", 200, duration_ms=3)
+    metrics.note_request("chat", 200, duration_ms=30)
+    metrics.note_request("image", 499, duration_ms=9)
+    metrics.note_attempt("together", "ok")
+    metrics.note_attempt("together", "upstream_timeout")
+    metrics.under_way = 4
+    found = samples(metrics)
+    assert found["bitmesh_requests_total", (("endpoint", "chat"), ("status", "200"))] == 2
+    assert found["bitmesh_requests_total", (("endpoint", "image"), ("status", "499"))] == 1
+    assert found["bitmesh_attempts_total", (("outcome", "upstream_timeout"), ("provider", "together"))] == 1
+    assert found["bitmesh_requests_under_way", ()] == 4
+
+
+def test_durations_are_cumulated_and_every_bound_belongs_to_its_own_class() -> None:
+    metrics = Metrics()
+    for duration_ms in (*DURATION_BOUNDS_MS, DURATION_BOUNDS_MS[-1] + 1):
+        metrics.note_request("chat", 200, duration_ms=duration_ms)
+    found = samples(metrics)
+    for place, bound_ms in enumerate(DURATION_BOUNDS_MS, start=1):
+        labels = (("endpoint", "chat"), ("le", str(bound_ms / 1000)))
+        assert found["bitmesh_request_duration_seconds_bucket", labels] == place
+    assert found["bitmesh_request_duration_seconds_count", (("endpoint", "chat"),)] == len(DURATION_BOUNDS_MS) + 1
+    total_s = sum((*DURATION_BOUNDS_MS, DURATION_BOUNDS_MS[-1] + 1)) / 1000
+    assert found["bitmesh_request_duration_seconds_sum", (("endpoint", "chat"),)] == total_s
+
+
+def test_one_application_does_not_see_another() -> None:
+    first, second = Metrics(), Metrics()
+    first.note_request("chat", 200, duration_ms=1)
+    assert "chat" not in second.render().decode()
