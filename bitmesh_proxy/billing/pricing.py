@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from bitmesh_proxy.billing.usage import usage_bound
+from bitmesh_proxy.billing.usage import ChatBound, chat_bound, usage_bound
 from bitmesh_proxy.calls import Basis, Call, ChatCall, ImageCall, SpeechCall, TranscriptionCall, Usage, VideoCall
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.catalogue.prices import Price
@@ -36,8 +36,13 @@ def estimate(call: Call, offer: Offer, *, default_max_output_tokens: int, price:
     price = offer.price if price is None else price
     if price.is_free:
         return Estimate(hold_nano_usd=ZERO)
-    bound = usage_bound(call, offer, default_max_output_tokens=default_max_output_tokens)
-    hold = price.request_nano_usd + _token_bound(bound, price) + _units(bound, price, offer, call)
+    hold = price.request_nano_usd
+    if isinstance(call, ChatCall):
+        hold += _chat_bound(chat_bound(call, offer, default_max_output_tokens=default_max_output_tokens), price)
+    else:
+        bound = usage_bound(call, offer, default_max_output_tokens=default_max_output_tokens)
+        hold += round_up(bound.input_tokens * _dearest_text_figure(price), PER_MILLION)
+        hold += _units(bound, price, offer, call)
     if hold <= 0:
         raise InternalError(f"The offer {offer.id} has no price for a call of {call.operation}.")
     return Estimate(hold_nano_usd=NanoUsd(hold))
@@ -57,7 +62,8 @@ def cost_of(usage: Usage, offer: Offer, call: Call, *, price: Price | None = Non
         return ZERO, basis
     if price.counts_tokens and (usage.input_tokens or usage.output_tokens):
         # Tokens were named, so the figures per picture, character or second are not used (see ``Price``).
-        return NanoUsd(price.request_nano_usd + price.token_cost(replace(usage, characters=0))), basis
+        tokens = replace(usage, characters=0) if usage.characters else usage
+        return NanoUsd(price.request_nano_usd + price.token_cost(tokens)), basis
     return NanoUsd(price.request_nano_usd + _units(usage, price, offer, call)), basis
 
 
@@ -80,23 +86,22 @@ def with_markup(cost_nano_usd: NanoUsd, offer: Offer, *, markup_nano: int) -> Na
     return round_up(cost_nano_usd * ratio, NANO_PER_USD)
 
 
-def _token_bound(bound: Usage, price: Price) -> int:
+def _chat_bound(bound: ChatBound, price: Price) -> int:
     """All tokens at the dearest figure that they might be counted by."""
-    if not price.counts_tokens:
-        return 0
-    price = price.for_input(bound.input_tokens)
-    # Pictures with a price of their own are counted by it, in ``_units``.
-    image_input = 0 if price.input_image_nano_usd else bound.image_input_tokens
-    text_input = bound.input_tokens - bound.image_input_tokens
-    text_figure = max(
+    price = price.for_input(bound.text_tokens + bound.image_tokens)
+    text_figure = _dearest_text_figure(price)
+    output_figure = max(price.output_nano_usd_per_million, price.image_output_nano_usd_per_million or 0)
+    tokens = bound.text_tokens * text_figure + bound.output_tokens * output_figure
+    if not price.input_image_nano_usd:
+        tokens += bound.image_tokens * max(text_figure, price.image_input_nano_usd_per_million or 0)
+    return round_up(tokens, PER_MILLION) + bound.pictures * price.input_image_nano_usd
+
+
+def _dearest_text_figure(price: Price) -> int:
+    return max(
         price.input_nano_usd_per_million,
         price.cache_write_nano_usd_per_million or 0,
         price.cached_input_nano_usd_per_million or 0,
-    )
-    image_figure = max(text_figure, price.image_input_nano_usd_per_million or 0)
-    output_figure = max(price.output_nano_usd_per_million, price.image_output_nano_usd_per_million or 0)
-    return round_up(
-        text_input * text_figure + image_input * image_figure + bound.output_tokens * output_figure, PER_MILLION
     )
 
 
@@ -115,8 +120,6 @@ def _units(usage: Usage, price: Price, offer: Offer, call: Call) -> int:
             if price.minute_nano_usd is not None:
                 return round_half_even(usage.duration_ms * price.minute_nano_usd, 60_000)
             return round_half_even(usage.duration_ms * (price.second_nano_usd or 0), 1000)
-        case ChatCall():
-            return usage.images * price.input_image_nano_usd
         case _:
             return 0
 

@@ -212,10 +212,10 @@ class Books:
 
     async def open_row(self, opening: Opening) -> None:
         """Open the row; a waiter that is cancelled leaves none behind."""
-        row = self._ledger.open_reservation(opening)
         try:
-            await asyncio.shield(row)
+            await self._ledger.open_reservation(opening)
         except asyncio.CancelledError:
+            # The row may come to be although nobody waits for it any more.
             left = Closing(
                 request_id=opening.request_id,
                 outcome="caller_left",
@@ -225,13 +225,7 @@ class Books:
                 basis=None,
                 usage=Usage(),
             )
-
-            async def undo() -> None:
-                await asyncio.wait({row})
-                if row.exception() is None:
-                    await self._ledger.close(left)
-
-            self._settlements.insist(undo)
+            self._settlements.insist(lambda: self._ledger.close_after_all(left))
             raise
 
     async def close_row(self, closing: Closing) -> None:

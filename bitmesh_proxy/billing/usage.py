@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from bitmesh_proxy.calls import (
     Call,
@@ -61,17 +61,25 @@ class PromptSize:
     files: int = 0
 
 
+class ChatBound(NamedTuple):
+    """What a conversation can use at most. Not a ``Usage``: it is made for every call before it is sent."""
+
+    text_tokens: int
+    image_tokens: int
+    pictures: int
+    output_tokens: int
+
+
 def usage_bound(call: Call, offer: Offer, *, default_max_output_tokens: int) -> Usage:
     """More than this the call cannot use at this offer."""
     match call:
         case ChatCall():
-            size = prompt_size(call)
-            image_tokens = size.pictures * _image_tokens_at_most(offer)
+            bound = chat_bound(call, offer, default_max_output_tokens=default_max_output_tokens)
             return Usage(
-                input_tokens=_tokens_at_most(size) + image_tokens + size.files * FILE_TOKENS_AT_MOST,
-                image_input_tokens=image_tokens,
-                images=size.pictures,
-                output_tokens=max_output_tokens(call, offer, default_max_output_tokens) * _choices(call),
+                input_tokens=bound.text_tokens + bound.image_tokens,
+                image_input_tokens=bound.image_tokens,
+                images=bound.pictures,
+                output_tokens=bound.output_tokens,
             )
         case ImageCall():
             return Usage(images=call.count)
@@ -87,6 +95,17 @@ def usage_bound(call: Call, offer: Offer, *, default_max_output_tokens: int) -> 
             )
         case EmbeddingCall() | ModerationCall():
             return Usage(input_tokens=_input_tokens(call, bytes_per_token=BYTES_PER_TOKEN_AT_LEAST))
+
+
+def chat_bound(call: ChatCall, offer: Offer, *, default_max_output_tokens: int) -> ChatBound:
+    """``usage_bound`` of a conversation."""
+    size = prompt_size(call)
+    return ChatBound(
+        text_tokens=_tokens_at_most(size) + size.files * FILE_TOKENS_AT_MOST,
+        image_tokens=size.pictures * _image_tokens_at_most(offer) if size.pictures else 0,
+        pictures=size.pictures,
+        output_tokens=max_output_tokens(call, offer, default_max_output_tokens) * _choices(call),
+    )
 
 
 def usage_delivered(call: Call, offer: Offer, *, output_characters: int) -> Usage:
@@ -167,7 +186,7 @@ def max_output_tokens(call: ChatCall, offer: Offer, default: int) -> int:
 def _add(value: Any, size: PromptSize) -> None:
     if isinstance(value, str):
         size.text_bytes += _utf8_length(value)
-    elif isinstance(value, Mapping):
+    elif isinstance(value, dict | Mapping):  # dict first: the test for any Mapping takes longer
         kind = value.get("type")
         if isinstance(kind, str) and kind in _PICTURES:
             size.pictures += 1

@@ -119,6 +119,30 @@ class JobStore:
         )
         return None if row is None else _job(row)
 
+    async def page(self, account_id: str, *, after: str | None, limit: int, newest_first: bool) -> list[Job]:
+        """Up to ``limit`` jobs of the account, beyond the one that its provider calls ``after``."""
+        sign, order = ("<", "DESC") if newest_first else (">", "ASC")
+        beyond = ""
+        parameters: list[str | int] = [account_id]
+        if after is not None:
+            beyond = (
+                f"AND jobs.number {sign} (SELECT max(number) FROM jobs AS last"
+                " WHERE last.account = jobs.account AND last.provider_job_id = ?) "
+            )
+            parameters.append(after)
+        rows = await self._database.read(
+            f"{_SELECT}WHERE accounts.id = ? {beyond}ORDER BY jobs.number {order} LIMIT ?", [*parameters, limit]
+        )
+        return [_job(row) for row in rows]
+
+    async def delete(self, job_id: str) -> None:
+        """Remove the row of a job that has ended; its request stays in the ledger."""
+
+        def delete(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM jobs WHERE id = ? AND next_poll_at_ms IS NULL", (job_id,))
+
+        await self._database.write(delete)
+
     async def due(self, now_s: float, *, limit: int) -> list[Job]:
         """Open jobs whose next poll has come, the longest waiting first."""
         rows = await self._database.read(

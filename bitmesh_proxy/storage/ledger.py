@@ -165,6 +165,11 @@ class LedgerStore:
                 return self._database.submit(lambda connection: close_request(connection, closing))
         return self._database.submit_item(close_requests, _closing_item(closing, provider, upstream_model))
 
+    async def close_after_all(self, closing: Closing) -> bool:
+        """As ``close``, but surely after every opening that was queued before: within one batch there is no order."""
+        await self._database.write(_do_nothing)
+        return await self.close(closing)
+
     def checkpoint(self, accrued: Mapping[str, Accrued]) -> asyncio.Future[None]:
         """Note for open requests (by id) what they have delivered so far. Closed ones are left as they are."""
         rows = [(each.cost_nano_usd, each.charge_nano_usd, request_id) for request_id, each in accrued.items()]
@@ -211,6 +216,10 @@ class LedgerStore:
                 self._numbers.clear()
             numbers = self._numbers[account_id, key_id] = row[0], row[1]
         return numbers
+
+
+def _do_nothing(connection: sqlite3.Connection) -> None:
+    """What waits for it has waited for everything that was queued before."""
 
 
 def close_request(connection: sqlite3.Connection, closing: Closing) -> bool:

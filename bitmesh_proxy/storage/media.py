@@ -76,6 +76,14 @@ class SqliteMedia:
             needs_credential=bool(needs_credential),
         )
 
+    async def forget(self, media_id: str) -> None:
+        """Take an id back: nothing is served under it any more."""
+
+        def delete(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM media WHERE id = ?", (media_id,))
+
+        await self._database.write(delete)
+
     async def prune(self, *, before_s: float) -> int:
         """Forget what was handed out before a moment (Unix time); gives how many rows went."""
 
