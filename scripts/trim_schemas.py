@@ -29,6 +29,23 @@ class Correction(NamedTuple):
 
 
 OPERATIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "anthropic": {
+        "message": ("/v1/messages", JSON_BODY),
+        "count": ("/v1/messages/count_tokens", JSON_BODY),
+    },
+    "elevenlabs": {
+        "speech": ("/v1/text-to-speech/{voice_id}", JSON_BODY),
+        "speech_stream": ("/v1/text-to-speech/{voice_id}/stream", JSON_BODY),
+        "transcription": ("/v1/speech-to-text", FORM),
+    },
+    "gemini": {
+        "generate": ("/models/{modelsId}:generateContent", JSON_BODY),
+        "generate_stream": ("/models/{modelsId}:streamGenerateContent", JSON_BODY),
+        "count": ("/models/{modelsId}:countTokens", JSON_BODY),
+        "predict": ("/models/{modelsId}:predict", JSON_BODY),
+        "predict_long_running": ("/models/{modelsId}:predictLongRunning", JSON_BODY),
+    },
+    "runware": {"tasks": ("/v1", JSON_BODY)},
     "together": {
         "chat": ("/chat/completions", JSON_BODY),
         "embedding": ("/embeddings", JSON_BODY),
@@ -55,6 +72,32 @@ OPERATIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
 
 #: Our name for an answer → the component that it is.
 ANSWERS: Mapping[str, Mapping[str, str]] = {
+    "anthropic": {
+        "count": "CountMessageTokensResponse",
+        "error": "ErrorResponse",
+        "message": "Message",
+        "models": "ListResponse_ModelInfo_",
+    },
+    "elevenlabs": {
+        "model": "ModelResponseModel",
+        "transcription": "SpeechToTextChunkResponseModel",
+        "validation_error": "HTTPValidationError",
+    },
+    "gemini": {
+        "count": "CountTokensResponse",
+        "error": "ErrorEnvelope",
+        "generate": "GenerateContentResponse",
+        "model": "Model",
+        "models": "ListModelsResponse",
+        "operation": "Operation",
+        "predict": "PredictResponse",
+    },
+    "runware": {
+        "error": "RunwareErrorItem",
+        "image": "ImageInferenceResult",
+        "response": "GetResponseResult",
+        "video": "VideoInferenceResult",
+    },
     "together": {
         "chat": "ChatCompletionResponse",
         "chat_chunk": "ChatCompletionChunk",
@@ -92,7 +135,86 @@ ANSWERS: Mapping[str, Mapping[str, str]] = {
     },
 }
 
+SDK_SHAPES = "free-form in the document: the shapes that Google's Python SDK 2.34.0 sends"
+GOOGLE_PICTURE = {
+    "type": "object",
+    "properties": {"bytesBase64Encoded": {"type": "string"}, "mimeType": {"type": "string"}},
+    "required": ["bytesBase64Encoded", "mimeType"],
+}
+GOOGLE_REFERENCE = {
+    "type": "object",
+    "properties": {"image": GOOGLE_PICTURE, "referenceType": {"enum": ["asset", "style"]}},
+    "required": ["image", "referenceType"],
+}
+GOOGLE_PEOPLE = {"enum": ["dont_allow", "allow_adult", "allow_all"]}
+GOOGLE_RATIOS = ["1:1", "3:4", "4:3", "9:16", "16:9"]
+IMAGEN_PARAMETERS = {
+    "sampleCount": {"type": "integer", "minimum": 1, "maximum": 4},
+    "sampleImageSize": {"enum": ["1K", "2K"]},
+    "aspectRatio": {"enum": GOOGLE_RATIOS},
+    "personGeneration": GOOGLE_PEOPLE,
+    "safetySetting": {"type": "string"},
+    "includeRaiReason": {"type": "boolean"},
+    "language": {"type": "string"},
+    "outputOptions": {
+        "type": "object",
+        "properties": {"mimeType": {"type": "string"}, "compressionQuality": {"type": "integer"}},
+    },
+}
+VEO_PARAMETERS = {
+    "sampleCount": {"type": "integer", "minimum": 1, "maximum": 4},
+    "durationSeconds": {"type": "integer"},
+    "aspectRatio": {"enum": ["16:9", "9:16"]},
+    "resolution": {"enum": ["720p", "1080p", "4k"]},
+    "personGeneration": GOOGLE_PEOPLE,
+    "negativePrompt": {"type": "string"},
+    "enhancePrompt": {"type": "boolean"},
+    "seed": {"type": "integer"},
+}
+
+
+def prediction(fields: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The members of a prediction: one instance with its ``fields``, and the parameters."""
+    instance = {
+        "type": "object",
+        "properties": {"prompt": {"type": "string", "minLength": 1}, **fields},
+        "required": ["prompt"],
+    }
+    return {
+        "instances": {"type": "array", "items": instance, "minItems": 1, "maxItems": 1},
+        "parameters": {"type": "object", "properties": dict(parameters)},
+    }
+
+
 CORRECTIONS: Mapping[str, tuple[Correction, ...]] = {
+    "anthropic": (),
+    "elevenlabs": (),
+    "gemini": (
+        Correction(("PredictRequest", "properties"), prediction({}, IMAGEN_PARAMETERS), SDK_SHAPES),
+        Correction(("PredictRequest", "required"), ["instances"], SDK_SHAPES),
+        Correction(
+            ("PredictLongRunningRequest", "properties"),
+            prediction(
+                {
+                    "image": GOOGLE_PICTURE,
+                    "lastFrame": GOOGLE_PICTURE,
+                    "referenceImages": {"type": "array", "items": GOOGLE_REFERENCE, "maxItems": 3},
+                },
+                VEO_PARAMETERS,
+            ),
+            SDK_SHAPES,
+        ),
+        Correction(("PredictLongRunningRequest", "required"), ["instances"], SDK_SHAPES),
+        Correction(("GenerateContentRequest", "required"), ["contents"], "the server refuses a request without"),
+    ),
+    "runware": (
+        Correction(
+            ("Task", "oneOf"),
+            [{}],
+            "each task is checked by itself, against the schema of its model or its kind, so that a refused task does "
+            "not refuse the others",
+        ),
+    ),
     "together": (
         Correction(
             ("ToolChoice", "required"),
@@ -120,6 +242,11 @@ CORRECTIONS: Mapping[str, tuple[Correction, ...]] = {
     ),
     "openai": (),
 }
+
+#: Servers that refuse members which a schema does not name, on every level, although the document leaves it open.
+CLOSED = frozenset({"gemini"})
+
+CLOSING = {"place": "every object", "reason": "closed: the server refuses members that a schema does not name"}
 
 PROSE = frozenset(
     {"description", "example", "examples", "externalDocs", "summary", "discriminator", "deprecated", "title"}
@@ -163,6 +290,33 @@ def correct(schemas: dict[str, Any], correction: Correction) -> None:
     target[last] = correction.value
 
 
+def close(value: Any) -> None:
+    """Let no object have members that its schema does not name."""
+    if isinstance(value, dict):
+        if isinstance(value.get("properties"), dict):
+            value.setdefault("additionalProperties", False)
+        for item in value.values():
+            close(item)
+    elif isinstance(value, list):
+        for item in value:
+            close(item)
+
+
+def models_of(document: Mapping[str, Any], schemas: Mapping[str, Any], found: dict[str, Any]) -> dict[str, str]:
+    """Models with a request schema of their own (Runware): model → component, which is put into ``found``."""
+    models = dict(document["x-models"])
+    kinds = {"ImageInferenceParams", "VideoInferenceParams", "GetResponseParams"}
+    played = {
+        model: name
+        for model, name in models.items()
+        if schemas[name]["properties"]["taskType"]["enum"][0] in ("imageInference", "videoInference")
+    }
+    for name in sorted(kinds | set(played.values())):
+        found[name] = schemas[name]
+        collect(schemas[name], schemas, found)
+    return played
+
+
 def trim(provider: str, document: Mapping[str, Any], *, part: str) -> dict[str, Any]:
     """``part`` is ``requests`` or ``answers``."""
     schemas: dict[str, Any] = without_prose(document["components"]["schemas"], holds_names=True)
@@ -175,12 +329,15 @@ def trim(provider: str, document: Mapping[str, Any], *, part: str) -> dict[str, 
         }
     else:
         operations = {name: {"$ref": f"#/components/schemas/{schema}"} for name, schema in ANSWERS[provider].items()}
+    if provider in CLOSED and part == "requests":
+        close(schemas)
     found: dict[str, Any] = {}
     collect(operations, schemas, found)
+    models = models_of(document, schemas, found) if "x-models" in document and part == "requests" else {}
     source = document["info"]["x-provenance"]
     return {
         "provenance": {
-            "source": f"{source['repo']} {source['path']} @ {source['commit']}",
+            "source": f"{source['repo']} {source['path']}" + (f" @ {source['commit']}" if "commit" in source else ""),
             "version": document["info"].get("version"),
             "date": source["date"],
             "trimmed": f"the {part} below and what they refer to, without prose, by scripts/trim_schemas.py",
@@ -188,9 +345,11 @@ def trim(provider: str, document: Mapping[str, Any], *, part: str) -> dict[str, 
                 {"place": "/".join(correction.place), "reason": correction.reason}
                 for correction in CORRECTIONS[provider]
                 if correction.place[0] in found
-            ],
+            ]
+            + ([CLOSING] if provider in CLOSED and part == "requests" else []),
         },
         "operations": operations,
+        **({"models": models} if models else {}),
         "components": {"schemas": dict(sorted(found.items()))},
     }
 

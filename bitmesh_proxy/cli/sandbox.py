@@ -25,9 +25,14 @@ def sandbox(host: str, port: int, token_interval_ms: int, job_duration_s: float)
 async def _run(host: str, port: int, *, token_interval_ms: int, job_duration_s: float) -> None:
     from bitmesh_proxy.sandbox.registry import PLAYS
     from bitmesh_proxy.sandbox.server import Sandbox
-    from bitmesh_proxy.sandbox.stage import Options
+    from bitmesh_proxy.sandbox.stage import SHOWN_MOVIE_FRAMES, SHOWN_MOVIE_PIXELS, Options
 
-    options = Options(token_interval_s=token_interval_ms / 1000, job_duration_s=job_duration_s)
+    options = Options(
+        token_interval_s=token_interval_ms / 1000,
+        job_duration_s=job_duration_s,
+        max_movie_frames=SHOWN_MOVIE_FRAMES,
+        max_movie_pixels=SHOWN_MOVIE_PIXELS,
+    )
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

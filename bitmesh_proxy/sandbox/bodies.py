@@ -40,8 +40,11 @@ class Body:
         return parts
 
 
-async def read_body(request: web.Request, *, max_bytes: int) -> Body:
-    """Raises Refused: 400 for what does not parse, 413 for what is too large, 415 for another type."""
+async def read_body(request: web.Request, *, max_bytes: int, is_list: bool = False) -> Body:
+    """Raises Refused: 400 for what does not parse, 413 for what is too large, 415 for another type.
+
+    ``is_list``: the JSON is to be an array instead of an object.
+    """
     if request.content_type == "multipart/form-data":
         return await _read_form(request, max_bytes)
     if request.content_type not in ("application/json", "application/octet-stream"):
@@ -54,8 +57,8 @@ async def read_body(request: web.Request, *, max_bytes: int) -> Body:
         parsed = await asyncio.to_thread(orjson.loads, data) if len(data) > THREAD_BYTES else orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise Refused(400, f"We could not parse the JSON body of your request: {error}", code="invalid_json") from error
-    if not isinstance(parsed, dict):
-        raise Refused(400, "The JSON body must be an object", code="invalid_json")
+    if not isinstance(parsed, list if is_list else dict):
+        raise Refused(400, f"The JSON body must be an {'array' if is_list else 'object'}", code="invalid_json")
     return Body(json=parsed, size_bytes=len(data))
 
 

@@ -35,11 +35,15 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """One answer: tokens of text, or a tool call whose arguments come in ``tokens``."""
+    """One answer: tokens of text, or a tool call whose arguments come in ``tokens``.
+
+    ``stopped_by`` is the stop sequence that ended it.
+    """
 
     tokens: tuple[str, ...]
     finish_reason: FinishReason
     tool_call: ToolCall | None = None
+    stopped_by: str | None = None
 
     @property
     def text(self) -> str:
@@ -139,12 +143,14 @@ def _stops(body: Mapping[str, Any]) -> Sequence[str]:
 
 def _ended(tokens: Sequence[str], *, stops: Sequence[str], limit: int | None) -> Choice:
     text = "".join(tokens)
-    ends = [position for stop in stops if stop and (position := text.find(stop)) >= 0]
-    if ends:
-        tokens = tokenize(text[: min(ends)])
+    position, stopped_by = min(
+        ((position, stop) for stop in stops if stop and (position := text.find(stop)) >= 0), default=(0, None)
+    )
+    if stopped_by is not None:
+        tokens = tokenize(text[:position])
     if limit is not None and len(tokens) > limit:
         return Choice(tokens=tuple(tokens[: max(0, limit)]), finish_reason="length")
-    return Choice(tokens=tuple(tokens), finish_reason="stop")
+    return Choice(tokens=tuple(tokens), finish_reason="stop", stopped_by=stopped_by)
 
 
 def _structured(body: Mapping[str, Any], prompt: str, rng: random.Random) -> str | None:

@@ -10,13 +10,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from http.client import responses
-from typing import Any
 
 from aiohttp import web
 
 from bitmesh_proxy.sandbox.bodies import Body, read_body
 from bitmesh_proxy.sandbox.faults import NOTHING, Directives, UnknownDirective, read_markers
-from bitmesh_proxy.sandbox.plays import Ask, Play, Refused, Route
+from bitmesh_proxy.sandbox.plays import Ask, Json, Play, Refused, Route
 from bitmesh_proxy.sandbox.replies import HungUp, hang_up, send_json
 from bitmesh_proxy.sandbox.schemas import coerce_form, load_checker
 from bitmesh_proxy.sandbox.stage import Received, Stage
@@ -54,6 +53,7 @@ def make_handler(play: Play, route: Route) -> WebHandler:
                 return page
             return await route.handler(replace(ask, directives=outer.over(marked)))
         except Refused as refused:
+            refused.headers = {**play.answer_headers(stage), **refused.headers}
             return await send_json(ask, play.render_refusal(refused), status=refused.status, headers=refused.headers)
         except HungUp as hung_up:
             return hung_up.response
@@ -71,7 +71,7 @@ async def _strike(ask: Ask, directives: Directives) -> web.Response | None:
     if directives.html is not None:
         page = HTML_PAGE.format(status=directives.html, reason=_reason(directives.html))
         return web.Response(status=directives.html, text=page, content_type="text/html", headers=headers)
-    if directives.moderated:
+    if directives.moderated and ask.play.moderated is not None:
         raise ask.play.moderated()
     if directives.status is not None:
         message = f"The sandbox was told to answer {directives.status} {_reason(directives.status)}."
@@ -96,7 +96,7 @@ async def _read(ask: Ask, route: Route) -> tuple[Ask, Directives]:
     if route.schema is None and route.form_schema is None:
         return ask, NOTHING
     options = ask.stage.options
-    body = await read_body(ask.request, max_bytes=options.max_body_bytes)
+    body = await read_body(ask.request, max_bytes=options.max_body_bytes, is_list=route.is_list)
     received = ask.request[RECEIVED]
     received.body = body.summary() if body.size_bytes <= options.keep_body_bytes or body.is_form else None
     operation = route.schema if not body.is_form else route.form_schema
@@ -110,23 +110,26 @@ async def _read(ask: Ask, route: Route) -> tuple[Ask, Directives]:
         raise Refused(400, str(error), code="unknown_sandbox_directive") from error
     marked = ask.stage.faults.applicable(marked, provider=ask.play.name, text=route.prompt(values))
     await _check_schema(ask, operation, body, values)
-    if MISSING_MODEL in str(values.get("model", "")):
-        raise ask.play.missing_model(str(values["model"]))
+    if MISSING_MODEL in (model := named_model(ask.request, values)):
+        raise ask.play.missing_model(model)
     return replace(ask, body=values, files=body.files, prompt=prompt), marked
 
 
-def _values(provider: str, operation: str, body: Body) -> dict[str, Any]:
-    if not body.is_form:
-        values: dict[str, Any] = body.json
-        return values
-    return coerce_form(provider, operation, body.texts)
+def named_model(request: web.Request, values: Json) -> str:
+    """The model that a request names, in its address or in its body; "" where it names none."""
+    fields = values if isinstance(values, dict) else {}
+    return str(request.match_info.get("model") or fields.get("model") or fields.get("model_id") or "")
 
 
-async def _check_schema(ask: Ask, operation: str, body: Body, values: dict[str, Any]) -> None:
+def _values(provider: str, operation: str, body: Body) -> Json:
+    return coerce_form(provider, operation, body.texts) if body.is_form else body.json
+
+
+async def _check_schema(ask: Ask, operation: str, body: Body, values: Json) -> None:
     check = load_checker(ask.play.name, operation, ask.stage.options.is_strict)
     # A file counts as the string that the schema names it.
     files = {name: "" if len(uploads) == 1 else [""] * len(uploads) for name, uploads in body.files.items()}
-    subject = {**values, **files}
+    subject = {**values, **files} if files else values
     if body.size_bytes > THREAD_CHECK_BYTES:
         violation = await asyncio.to_thread(check, subject)
     else:

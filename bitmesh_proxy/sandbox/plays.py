@@ -98,7 +98,7 @@ def text_at(field_name: str) -> Callable[[Json], str]:
 class Route:
     """One operation. ``schema`` names the packaged schema of a JSON body, ``form_schema`` that of a multipart form.
 
-    Without either there is no body. ``is_public`` needs no credential.
+    Without either there is no body. ``is_list``: the JSON body is an array. ``is_public`` needs no credential.
     """
 
     method: str
@@ -107,6 +107,7 @@ class Route:
     schema: str | None = None
     form_schema: str | None = None
     prompt: Callable[[Json], str] = no_prompt
+    is_list: bool = False
     is_public: bool = False
 
 
@@ -114,8 +115,9 @@ class Route:
 class Play:
     """A provider. ``credential`` finds the key in the headers, ``render_refusal`` gives the error's JSON body.
 
-    ``answer_headers`` are those that the provider puts on every answer; ``moderated`` is its refusal of a prompt,
-    ``missing_model`` of a model, ``refuse_violation`` of a body that its schema does not allow.
+    ``answer_headers`` are those that the provider puts on every answer, and a refusal has them when it is rendered;
+    ``moderated`` is its refusal of a prompt (None: its handlers play that, as it is no error there), ``missing_model``
+    of a model, ``refuse_violation`` of a body that its schema does not allow.
     """
 
     name: str
@@ -127,7 +129,7 @@ class Play:
     render_refusal: Callable[[Refused], Json]
     refuse_violation: Callable[[Violation], Refused]
     missing_model: Callable[[str], Refused]
-    moderated: Callable[[], Refused]
+    moderated: Callable[[], Refused] | None
     answer_headers: Callable[[Stage], Mapping[str, str]]
 
 

@@ -14,8 +14,13 @@ from typing import Any
 
 from bitmesh_proxy.sandbox.faults import Faults
 from bitmesh_proxy.sandbox.jobs import JobBook
+from bitmesh_proxy.sandbox.prompt_cache import PromptCache
 from bitmesh_proxy.sandbox.shelf import Shelf
 from bitmesh_proxy.sandbox.studio import Studio
+
+#: What people get to see who try the sandbox: clips of two seconds at a size that shows something.
+SHOWN_MOVIE_FRAMES = 48
+SHOWN_MOVIE_PIXELS = 640 * 360
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +42,7 @@ class Options:
     keep_body_bytes: int = 256 * 1024
     keep_files: int = 4096
     keep_jobs: int = 4096
+    keep_prompts: int = 4096
     keep_rendered_bytes: int = 64 * 1024 * 1024
     image_link_lifetime_s: float = 3600.0
     video_link_lifetime_s: float = 86400.0
@@ -75,6 +81,7 @@ class Stage:
     shelf: Shelf
     jobs: JobBook
     studio: Studio
+    prompts: PromptCache
     requests: deque[Received] = field(default_factory=deque)
 
     def new_id(self, length: int, alphabet: str = ID_ALPHABET) -> str:
@@ -94,5 +101,6 @@ def make_stage(clock: Callable[[], float], faults: Faults, options: Options, rng
         shelf=Shelf(max_files=options.keep_files),
         jobs=JobBook(max_jobs=options.keep_jobs),
         studio=Studio(keep_bytes=options.keep_rendered_bytes),
+        prompts=PromptCache(max_prompts=options.keep_prompts),
         requests=deque(maxlen=options.keep_requests),
     )
