@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,14 @@ async def eventually(is_so: Callable[[], bool], what: str) -> None:
     """Wait until something holds."""
     deadline = time.monotonic() + PATIENCE_S
     while not is_so():
+        assert time.monotonic() < deadline, f"never came true: {what}"
+        await asyncio.sleep(0.01)
+
+
+async def until(is_so: Callable[[], Awaitable[bool]], what: str) -> None:
+    """As ``eventually``, for what has to be asked."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not await is_so():
         assert time.monotonic() < deadline, f"never came true: {what}"
         await asyncio.sleep(0.01)
 

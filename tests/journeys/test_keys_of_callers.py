@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import asyncio
 import time
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from bitmesh_proxy.storage.keys import KeyStore
 from tests.journeys.gateway import CHAT_MODEL, Gateway, bearer, chat, image, open_books, running_gateway
+from tests.journeys.processes import run
 
 pytestmark = pytest.mark.journey
 
@@ -89,8 +89,7 @@ async def test_a_key_switched_off_through_another_connection_stops_with_the_next
 async def test_the_command_line_switches_a_key_off_while_the_gateway_runs(tmp_path: Path) -> None:
     async with running_gateway(tmp_path) as gateway:
         assert (await gateway.get("/test")).status == 200
-        command = [sys.executable, "-m", "bitmesh_proxy", "--data-dir", str(tmp_path), "key", "disable", gateway.key.id]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = await asyncio.to_thread(run, tmp_path, "key", "disable", gateway.key.id)
         assert done.returncode == 0, done.stderr
         assert (await gateway.get("/test")).status == 401
         await gateway.check_books()

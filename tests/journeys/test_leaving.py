@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from bitmesh_proxy.calls import Basis
-from tests.journeys.gateway import Gateway, chat, eventually, image, raw_call, running_gateway, video
+from tests.journeys.gateway import Gateway, chat, eventually, image, raw_call, running_gateway, until, video
 from tests.journeys.scripted import MODEL, at
 
 pytestmark = pytest.mark.journey
@@ -104,10 +104,13 @@ async def test_while_its_provider_is_not_reachable_yet_nothing_is_charged(tmp_pa
         async with running_gateway(
             tmp_path / "data", at(tmp_path / "rows", one=f"http://127.0.0.1:{port}/v1")
         ) as gateway:
+
+            async def has_begun() -> bool:
+                return bool(await gateway.books.rows())
+
             body = orjson.dumps({"model": MODEL, "messages": [{"role": "user", "content": "Hello"}]})
             async with raw_call(gateway, "POST", "/chat", body):
-                while not await gateway.books.rows():
-                    await asyncio.sleep(0.01)
+                await until(has_begun, "the call is in the books")
                 await asyncio.sleep(0.1)
             row = await gateway.last_row()
             assert (row.state, row.outcome, row.cost_nano_usd) == ("released", "caller_left", 0)

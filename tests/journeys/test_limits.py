@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import orjson
 import pytest
 
-from tests.journeys.gateway import Gateway, bearer, chat, eventually, image, raw_call, running_gateway
+from tests.journeys.gateway import Gateway, bearer, chat, eventually, image, raw_call, running_gateway, until
 
 pytestmark = pytest.mark.journey
 
@@ -72,8 +71,11 @@ async def test_a_key_has_so_many_calls_under_way_and_gets_its_place_back(tmp_pat
             assert refused.status == 429
             assert int(refused.headers["Retry-After"]) >= 1
             assert (await gateway.get("/test")).status == 200, "other keys have places of their own"
-        while (await gateway.get("/test", headers=key)).status != 200:
-            await asyncio.sleep(0.02)
+
+        async def is_let_in() -> bool:
+            return (await gateway.get("/test", headers=key)).status == 200
+
+        await until(is_let_in, "there is room again")
         assert {row.outcome for row in await gateway.books.rows()} <= {"caller_left", None}
         await gateway.last_row()
         await gateway.check_books()

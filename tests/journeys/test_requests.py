@@ -91,7 +91,9 @@ INVALID: list[tuple[str, dict[str, Any], dict[str, list[str]]]] = [
             "guidance_scale": ["The guidance scale field must be at least 0."],
             "output_format": ["The selected output format is invalid."],
             "output_quality": ["The output quality field must be at least 1."],
-            "frame_images.0.input_image": ["The frame_images.0.input_image field is required when frame images is present."],
+            "frame_images.0.input_image": [
+                "The frame_images.0.input_image field is required when frame images is present."
+            ],
             "frame_images.0.frame": ["The frame_images.0.frame field is required when frame images is present."],
             "reference_images.0": ["The reference_images.0 field must be a string."],
         },
@@ -205,7 +207,7 @@ async def test_a_body_that_does_not_come_is_given_up(tmp_path: Path) -> None:
 
 
 async def test_fields_that_no_document_names_go_to_the_provider(gateway: Gateway) -> None:
-    more = {"stop": ["x"], "top_p": 0.5, "response_format": {"type": "text"}, "seed": 7}
+    more: dict[str, Any] = {"stop": ["x"], "top_p": 0.5, "response_format": {"type": "text"}, "seed": 7}
     assert (await gateway.post("/chat", chat(**more))).status == 200
     (sent,) = gateway.upstream_calls()
     assert {name: sent.body[name] for name in more} == more

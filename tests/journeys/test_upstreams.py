@@ -22,8 +22,10 @@ pytestmark = pytest.mark.journey
 SAY = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
 #: Line ends, comments, spaces and fields as no two servers have them.
 ODD_STREAM = (
-    b'\xef\xbb\xbf: hello\r\n\r\nevent: x\r\ndata:{"id":"c-1","choices":[{"index":0,"delta":{"content":"H\\u00e9"}}]}\r\n\r\n'
-    b'id: 7\r\ndata: {"choices": [ {"delta": {"content": "llo \xf0\x9f\x90\xa6", "x": 1e3}, "finish_reason": "stop"} ] }\r\n\r\n'
+    b"\xef\xbb\xbf: hello\r\n\r\n"
+    b'event: x\r\ndata:{"id":"c-1","choices":[{"index":0,"delta":{"content":"H\\u00e9"}}]}\r\n\r\n'
+    b'id: 7\r\ndata: {"choices": [ {"delta": {"content": "llo \xf0\x9f\x90\xa6", "x": 1e3},'
+    b' "finish_reason": "stop"} ] }\r\n\r\n'
     b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}\n\n'
     b"data: [DONE]\n\n: bye\n\n"
 )
@@ -61,7 +63,8 @@ async def test_not_a_byte_of_a_stream_is_changed(tmp_path: Path) -> None:
 
 
 async def test_not_a_byte_of_a_whole_answer_is_changed(tmp_path: Path) -> None:
-    body = b'{ "id":"c-9", "choices":[], "big": 1e300, "a": 1, "a": 2, "usage":{"prompt_tokens":3,"completion_tokens":2}}\n'
+    body = b'{ "id":"c-9", "choices":[], "big": 1e300, "a": 1, "a": 2,'
+    body += b' "usage":{"prompt_tokens":3,"completion_tokens":2}}\n'
 
     async def script(request: web.Request) -> web.StreamResponse:
         return web.Response(body=body, content_type="application/json")

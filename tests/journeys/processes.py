@@ -1,0 +1,125 @@
+"""``bitmesh-proxy serve`` as a process of its own, to be killed, stopped and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+#: Python, the package and the sandbox's drawing library are imported first; on a busy machine that takes a while.
+START_PATIENCE_S = 20.0
+
+
+def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What the process sees: nothing of the developer's own configuration."""
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": os.environ.get("HOME", "/nonexistent"),
+        "PYTHONPATH": str(ROOT),
+        "BITMESH_SANDBOX__TOKEN_INTERVAL_MS": "0",
+        "BITMESH_SANDBOX__JOB_DURATION_S": "0.2",
+        "BITMESH_JOBS__FIRST_POLL_S": "0.1",
+        "BITMESH_JOBS__MAX_POLL_S": "0.3",
+        "BITMESH_BILLING__CHECKPOINT_INTERVAL_S": "0.1",
+        **(more or {}),
+    }
+
+
+def command(data_dir: Path, *arguments: str) -> list[str]:
+    """The program's command line."""
+    return [sys.executable, "-m", "bitmesh_proxy", "--data-dir", str(data_dir), *arguments]
+
+
+def run(data_dir: Path, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """A command that ends by itself."""
+    return subprocess.run(
+        command(data_dir, *arguments),
+        env=environment(env),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def make_key(data_dir: Path, *, env: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """An account with ten dollars and a key of it, made by the command line."""
+    account = run(data_dir, "account", "create", "journey", "--credit", "10", env=env)
+    assert account.returncode == 0, account.stderr
+    made = run(data_dir, "key", "create", "--json", env=env)
+    assert made.returncode == 0, made.stderr
+    key: dict[str, Any] = json.loads(made.stdout)
+    return key
+
+
+@dataclass(slots=True)
+class Served:
+    """A running process. ``output`` is where both its streams go."""
+
+    process: subprocess.Popen[bytes]
+    output: Path
+    url: str
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self.url.rpartition(":")[2])
+
+    def text(self) -> str:
+        """All that it has said so far."""
+        return self.output.read_text(encoding="utf-8")
+
+    async def ended(self) -> int:
+        """Wait for its end; gives the exit status."""
+        return await asyncio.to_thread(self.process.wait, START_PATIENCE_S)
+
+    async def kill(self) -> None:
+        """``kill -9``."""
+        self.process.send_signal(signal.SIGKILL)
+        await self.ended()
+
+
+@asynccontextmanager
+async def serving(
+    data_dir: Path,
+    *,
+    arguments: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+    name: str = "serve.log",
+) -> AsyncIterator[Served]:
+    """Start ``serve`` on a free port, and end it whatever happens."""
+    output = data_dir.with_name(name)
+    process = await asyncio.to_thread(_start, command(data_dir, "serve", "--port", "0", *arguments), output, env)
+    try:
+        yield Served(process=process, output=output, url=await _address(process, output))
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _start(line: Sequence[str], output: Path, env: Mapping[str, str] | None) -> subprocess.Popen[bytes]:
+    with output.open("wb") as log:
+        return subprocess.Popen(line, env=environment(env), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+
+async def _address(process: subprocess.Popen[bytes], output: Path) -> str:
+    deadline = time.monotonic() + START_PATIENCE_S
+    while True:
+        text = await asyncio.to_thread(output.read_text, encoding="utf-8")
+        found = re.search(r"listens on (http://\S+)", text)
+        if found and ("Stop with Ctrl-C" in text or "key create" in text):  # the last words of a start
+            return found[1]
+        assert process.poll() is None, text
+        assert time.monotonic() < deadline, text
+        await asyncio.sleep(0.05)

@@ -1,0 +1,173 @@
+"""The machine itself in trouble: a locked database, a full disk, callers who read slowly."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import orjson
+import pytest
+
+from tests.journeys.gateway import IMAGE_MODEL, chat, eventually, open_books, raw_call, running_gateway, video
+from tests.journeys.processes import make_key, serving
+
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(30)]
+
+
+async def test_a_database_locked_by_another_process_is_503_until_it_is_free(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, {"data": {"dir": str(tmp_path), "busy_timeout_s": 0.2}}) as gateway:
+        assert (await gateway.post("/chat", chat())).status == 200
+        calls = len(gateway.upstream_calls())
+        intruder = sqlite3.connect(tmp_path / "bitmesh-proxy.db", isolation_level=None)
+        intruder.execute("BEGIN IMMEDIATE")
+        try:
+            answer = await gateway.post("/chat", chat())
+            assert answer.status == 503
+            assert set(answer.json) == {"error"}
+            assert len(gateway.upstream_calls()) == calls
+            ready = await gateway.get("/ready")
+            assert (ready.status, ready.json["checks"]["accepting"]) == (503, "ok")
+            assert (await gateway.get("/health")).status == 200
+        finally:
+            intruder.execute("ROLLBACK")
+            intruder.close()
+        assert (await gateway.post("/chat", chat())).status == 200
+        assert (await gateway.get("/ready")).status == 200
+        await gateway.check_books()
+
+
+async def test_a_settlement_waits_for_a_locked_database_and_is_not_lost(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, {"data": {"dir": str(tmp_path), "busy_timeout_s": 0.1}}) as gateway:
+        gateway.fault("stall=0.3")
+        call = asyncio.create_task(gateway.post("/chat", chat()))
+        await eventually(lambda: bool(gateway.upstream_calls()), "the upstream is called")
+        intruder = sqlite3.connect(tmp_path / "bitmesh-proxy.db", isolation_level=None)
+        intruder.execute("BEGIN IMMEDIATE")
+        answer = await call
+        assert answer.status == 200
+        assert (await gateway.books.rows())[0].state == "open"
+        intruder.execute("ROLLBACK")
+        intruder.close()
+        row = await gateway.last_row()
+        assert (row.state, row.outcome) == ("settled", "completed")
+        await gateway.check_books()
+
+
+async def test_a_clip_that_was_begun_while_the_database_was_locked_is_not_orphaned(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, {"data": {"dir": str(tmp_path), "busy_timeout_s": 0.1}}) as gateway:
+        gateway.fault("stall=0.3", method="POST")
+        call = asyncio.create_task(gateway.post("/video", video()))
+        await eventually(lambda: bool(gateway.upstream_calls()), "the upstream is called")
+        intruder = sqlite3.connect(tmp_path / "bitmesh-proxy.db", isolation_level=None)
+        intruder.execute("BEGIN IMMEDIATE")
+        await asyncio.sleep(0.6)
+        intruder.execute("ROLLBACK")
+        intruder.close()
+        assert (await call).status == 200
+        row = await gateway.last_row()
+        assert (row.state, row.outcome) == ("settled", "completed")
+        await gateway.check_books()
+
+
+async def test_a_nearly_full_disk_takes_no_new_work(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    async with running_gateway(tmp_path, {"data": {"dir": str(tmp_path), "min_free_bytes": 2 * free}}) as gateway:
+        answer = await gateway.post("/chat", chat())
+        assert answer.status == 503
+        assert gateway.upstream_calls() == []
+        assert (await gateway.get("/test")).status == 200
+        assert (await gateway.get("/ready")).status == 503
+        await gateway.check_books()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MiB; only root may make one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], capture_output=True)
+    if made.returncode:
+        pytest.skip("a file system of one's own takes root")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+async def test_a_full_disk_stops_calls_and_freeing_it_lets_them_go_on(small_disk: Path) -> None:
+    changes = {"data": {"dir": str(small_disk / "data"), "min_free_bytes": 0}}
+    async with running_gateway(small_disk / "data", changes) as gateway:
+        assert (await gateway.post("/chat", chat())).status == 200
+        ballast = small_disk / "ballast"
+        with pytest.raises(OSError, match="No space left"):
+            fill(ballast)
+        statuses = {(await gateway.post("/chat", chat(f"{number}"))).status for number in range(40)}
+        assert 503 in statuses
+        assert statuses <= {200, 503}
+        ballast.unlink()
+        assert (await gateway.post("/chat", chat())).status == 200
+        await gateway.last_row()
+        await gateway.check_books()
+
+
+def fill(ballast: Path) -> None:
+    """Write until there is no room any more."""
+    with ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+
+
+def resident_bytes(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="there is no /proc")
+async def test_a_slow_reader_of_a_large_picture_costs_no_memory(tmp_path: Path) -> None:
+    """Sixty-four megabytes, eight readers who take next to nothing: half a gigabyte if anything were collected."""
+    data, size = tmp_path / "data", 64 * 1024**2
+    key = make_key(data)
+    headers = {"Authorization": f"Bearer {key['token']}"}
+    async with aiohttp.ClientSession() as http, serving(data) as served:
+        body = {"model": IMAGE_MODEL, "prompt": f"x [[sandbox: huge={size}]]", "width": 64, "height": 64}
+        async with http.post(served.url + "/image", json=body, headers=headers) as answer:
+            shown = await answer.json()
+            assert answer.status == 200, shown
+            url = shown["data"][0]["url"]
+        async with http.get(url) as answer:  # once in full, so that the copy is there and everything is imported
+            total = 0
+            async for chunk in answer.content.iter_any():
+                total += len(chunk)
+        assert total >= size
+        before = resident_bytes(served.process.pid)
+        readers = [await http.get(url) for _ in range(8)]
+        for reader in readers:
+            assert await reader.content.read(64 * 1024)
+        await asyncio.sleep(0.5)
+        assert resident_bytes(served.process.pid) - before < size
+        for reader in readers:
+            reader.close()
+    async with open_books(data) as books:
+        await books.last_row()
+        await books.check()
+
+
+async def test_a_slow_reader_of_a_stream_holds_the_upstream_back(tmp_path: Path) -> None:
+    """A chunk is read when the one before it has been taken: nothing is collected in between."""
+    async with running_gateway(tmp_path) as gateway:
+        gateway.fault("tokens=200000")
+        body = orjson.dumps(chat(stream=True, max_tokens=131_072))
+        async with raw_call(gateway, "POST", "/chat", body) as (reader, writer):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.transport.pause_reading()  # type: ignore[attr-defined]  # a transport that reads
+            await asyncio.sleep(1.0)
+            (sent,) = gateway.upstream_calls()
+            assert sent.ended_at is None, "the upstream has sent everything, and somebody keeps it"
+        row = await gateway.last_row()
+        assert row.outcome == "caller_left"
+        assert row.output_tokens < 200_000
+        await gateway.check_books()
