@@ -16,6 +16,7 @@ from aiohttp import web
 
 from bitmesh_proxy import keys
 from bitmesh_proxy.auth.master import load_master_secret
+from bitmesh_proxy.auth.sealing import Sealer
 from bitmesh_proxy.auth.secrets import MasterSecretError
 from bitmesh_proxy.billing.recovery import recover
 from bitmesh_proxy.billing.reservation import Books
@@ -46,6 +47,7 @@ from bitmesh_proxy.storage.keys import KeyDirectory
 from bitmesh_proxy.storage.ledger import LedgerStore
 from bitmesh_proxy.storage.media import SqliteMedia
 from bitmesh_proxy.storage.nonces import SqliteNonces
+from bitmesh_proxy.storage.responses import ResponseStore
 from bitmesh_proxy.upstream.access import configured_access, provider_names, sandbox_access
 from bitmesh_proxy.upstream.attempts import Attempts
 from bitmesh_proxy.upstream.client import Upstream
@@ -53,6 +55,7 @@ from bitmesh_proxy.web.authenticate import Authenticator
 from bitmesh_proxy.web.error_formats import render_stream_error
 from bitmesh_proxy.web.forwarded import ForwardedTrust
 from bitmesh_proxy.web.middlewares import MIDDLEWARES, add_common_headers
+from bitmesh_proxy.web.responses.service import Responses
 from bitmesh_proxy.web.routes import add_routes
 
 log = logging.getLogger(__name__)
@@ -76,7 +79,7 @@ def make_app(settings: Settings, environ: Mapping[str, str] | None = None) -> we
     app[keys.KEY_LIMIT] = KeyLimit(settings.limits.key_per_minute, burst=settings.limits.key_burst)
     app[keys.ENDPOINT_LIMIT] = EndpointLimit(settings.limits.endpoint_per_minute)
     app[keys.CONCURRENCY_LIMIT] = ConcurrencyLimit(settings.limits.key_max_concurrent)
-    app.cleanup_ctx.extend([database, books, catalogue, upstream, media, jobs, pipeline])
+    app.cleanup_ctx.extend([database, books, catalogue, upstream, media, jobs, pipeline, responses])
     app.on_response_prepare.append(add_common_headers)
     add_routes(app, cors_origins=settings.http.cors_origins)
     return app
@@ -113,6 +116,7 @@ async def database(app: web.Application) -> AsyncIterator[None]:
     except (OSError, StorageError, MasterSecretError) as exc:
         raise StartError(str(exc)) from exc
     app[keys.DATABASE] = db
+    app[keys.SEALER] = Sealer(master_secret, "compaction")
     app[keys.AUTHENTICATOR] = Authenticator(
         KeyDirectory(db),
         nonces=SqliteNonces(db, window_s=settings.auth.timestamp_window_s, max_nonces=settings.auth.max_nonces),
@@ -130,6 +134,7 @@ async def books(app: web.Application) -> AsyncIterator[None]:
     settlements = app[keys.SETTLEMENTS] = Settlements()
     ledger = LedgerStore(db)
     instance = await register_instance(db)
+    app[keys.INSTANCE] = instance.number
     app[keys.IDEMPOTENCY] = IdempotencyStore(
         db,
         instance=instance.number,
@@ -250,3 +255,21 @@ async def pipeline(app: web.Application) -> AsyncIterator[None]:
     yield
     # Calls that go on without their caller need all that is closed after this.
     await app[keys.SETTLEMENTS].close(settings.http.shutdown_timeout_s)
+
+
+async def responses(app: web.Application) -> AsyncIterator[None]:
+    """Responses that callers come back to. Those in the background get the time that running answers get."""
+    settings, db = app[keys.SETTINGS], app[keys.DATABASE]
+    service = app[keys.RESPONSES] = Responses(
+        pipeline=app[keys.PIPELINE],
+        catalogue=app[keys.CATALOGUE],
+        store=ResponseStore(db, keep_s=settings.responses.keep_s, max_total_bytes=settings.responses.max_total_bytes),
+        sealer=app[keys.SEALER],
+        jobs=app[keys.JOBS],
+        ledger=LedgerStore(db),
+        media=app[keys.MEDIA],
+        settings=settings.responses,
+        instance=app[keys.INSTANCE],
+    )
+    yield
+    await service.close(settings.http.shutdown_timeout_s)

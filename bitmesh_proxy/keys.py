@@ -34,7 +34,9 @@ from bitmesh_proxy.web.forwarded import ForwardedTrust
 from bitmesh_proxy.web.received import Received
 
 if TYPE_CHECKING:
+    from bitmesh_proxy.auth.sealing import Sealer
     from bitmesh_proxy.sandbox.server import Sandbox
+    from bitmesh_proxy.web.responses.service import Responses
 
 
 @dataclass(slots=True)
@@ -74,6 +76,11 @@ INPUTS = web.AppKey("inputs", InputMedia)
 SANDBOX: web.AppKey[Sandbox] = web.AppKey("sandbox")
 METRICS = web.AppKey("metrics", Metrics)
 PIPELINE = web.AppKey("pipeline", Pipeline)
+#: Number of this process among those that share the database.
+INSTANCE = web.AppKey("instance", int)
+#: For what callers carry from one request to another.
+SEALER: web.AppKey[Sealer] = web.AppKey("sealer")
+RESPONSES: web.AppKey[Responses] = web.AppKey("responses")
 IS_SANDBOX = web.AppKey("is_sandbox", bool)
 DRAINING = web.AppKey("draining", asyncio.Event)
 JOBS = web.AppKey("jobs", JobService)

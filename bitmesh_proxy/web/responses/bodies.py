@@ -1,0 +1,72 @@
+"""The body of ``POST /v1/responses``: JSON, or a form as the JSON that it stands for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from urllib.parse import parse_qsl
+
+from aiohttp import web
+
+from bitmesh_proxy import keys
+from bitmesh_proxy.endpoints.responses.form_body import FormFile, body_of_form
+from bitmesh_proxy.errors import BodyTooLarge, InvalidRequest
+from bitmesh_proxy.media.sniff import SNIFF_BYTES, sniff
+from bitmesh_proxy.settings import Uploads
+from bitmesh_proxy.web.bodies import check_encoding, read_body
+from bitmesh_proxy.web.multipart import Form, UploadedFile
+from bitmesh_proxy.web.received import Received, receive
+
+URL_ENCODED = "application/x-www-form-urlencoded"
+MAX_FORM_FIELDS = 200
+THREAD_BYTES = 256 * 1024
+
+
+async def read_request_body(request: web.Request) -> dict[str, Any]:
+    """The body as an object. Raises UnsupportedMediaType, InvalidRequest, BodyTooLarge and their kin."""
+    state, settings = request[keys.STATE], request.app[keys.SETTINGS]
+    if state.received is None:
+        if request.content_type == URL_ENCODED:
+            check_encoding(request)
+            http = settings.http
+            raw = await read_body(request, max_bytes=http.max_body_bytes, timeout_s=http.body_timeout_s)
+            state.received = Received(raw=raw)
+        else:
+            state.received = await receive(request, settings.http)
+    received = state.received
+    if received.form is not None:
+        try:
+            return await _of_form(received.form, settings.uploads)
+        finally:
+            await received.close()
+    if request.content_type == URL_ENCODED:
+        return await asyncio.to_thread(_of_pairs, received.raw)
+    return await received.json_object(settings.http.max_json_depth)
+
+
+def _of_pairs(raw: bytes) -> dict[str, Any]:
+    try:
+        pairs = parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=MAX_FORM_FIELDS, errors="strict")
+    except ValueError as exc:
+        raise InvalidRequest("The form cannot be read.") from exc
+    return body_of_form(pairs)
+
+
+async def _of_form(form: Form, limits: Uploads) -> dict[str, Any]:
+    most = limits.max_images + 1  # and a mask
+    if len(form.files) > most:
+        raise InvalidRequest(f"Too many files: {len(form.files)}, and at most {most} are taken.", param="image")
+    files = [await _read(each, limits) for each in form.files]
+    if sum(len(file.data) for file in files) > THREAD_BYTES:
+        return await asyncio.to_thread(body_of_form, form.fields, files)
+    return body_of_form(form.fields, files)
+
+
+async def _read(file: UploadedFile, limits: Uploads) -> FormFile:
+    most_bytes = max(limits.max_image_bytes, limits.max_audio_bytes)
+    if file.size_bytes > most_bytes:
+        raise BodyTooLarge(f"'{file.name[:64]}' has {file.size_bytes} bytes; at most {most_bytes} are taken.")
+    if not file.size_bytes:
+        raise InvalidRequest("The file is empty.", param=file.name[:64])
+    data = await file.read()
+    return FormFile(name=file.name, filename=file.filename, data=data, media_type=sniff(data[:SNIFF_BYTES]))

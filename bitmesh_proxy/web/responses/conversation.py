@@ -1,0 +1,92 @@
+"""What a request goes on from: earlier responses, items by reference, sealed summaries. All of it is the account's own.
+
+The order is: the context (previous input, previous output, the same of what came before), then the new input. Earlier
+instructions are not part of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from bitmesh_proxy.auth.sealing import Sealer
+from bitmesh_proxy.calls import JsonObject
+from bitmesh_proxy.endpoints.responses.compaction import expanded
+from bitmesh_proxy.endpoints.responses.items import check_call_ids
+from bitmesh_proxy.endpoints.responses.request import ResponseRequest
+from bitmesh_proxy.errors import ContextLengthExceeded, InvalidRequest, PreviousResponseNotFound
+from bitmesh_proxy.storage.responses import ContextTooLarge, ResponseStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """``context`` as it was said, ``request`` with its references resolved; ``shown_`` what a model reads of both."""
+
+    request: ResponseRequest
+    context: tuple[JsonObject, ...]
+    shown_context: tuple[JsonObject, ...]
+    shown_items: tuple[JsonObject, ...]
+
+
+class Conversations:
+    """Puts conversations together."""
+
+    def __init__(self, store: ResponseStore, sealer: Sealer, *, max_context_bytes: int) -> None:
+        self._store = store
+        self._sealer = sealer
+        self._max_context_bytes = max_context_bytes
+
+    async def of(
+        self,
+        request: ResponseRequest,
+        account_id: str,
+        remembered: Mapping[str, Sequence[JsonObject]] | None = None,
+    ) -> Conversation:
+        """The conversation of a request. ``remembered`` are responses (id → all items) that no store has.
+
+        Raises PreviousResponseNotFound, InvalidEncryptedContent, ContextLengthExceeded, or InvalidRequest for a
+        reference or call that leads nowhere.
+        """
+        context = await self._context(request.previous_response_id, account_id, remembered or {})
+        items = [await self._resolved(item, request, account_id) for item in request.items]
+        check_call_ids([*context, *items], param=request.input_name)
+        return Conversation(
+            request=replace(request, items=tuple(items)),
+            context=tuple(context),
+            shown_context=tuple([await self._shown(item, account_id) for item in context]),
+            shown_items=tuple([await self._shown(item, account_id) for item in items]),
+        )
+
+    async def _context(
+        self, response_id: str | None, account_id: str, remembered: Mapping[str, Sequence[JsonObject]]
+    ) -> list[JsonObject]:
+        if response_id is None:
+            return []
+        if response_id in remembered:
+            return list(remembered[response_id])
+        try:
+            chain = await self._store.chain(account_id, response_id, max_bytes=self._max_context_bytes)
+        except ContextTooLarge as exc:
+            raise ContextLengthExceeded("The conversation so far is too large.", param="previous_response_id") from exc
+        if chain is None:
+            raise PreviousResponseNotFound(
+                f"The previous response '{response_id[:64]}' was not found.", param="previous_response_id"
+            )
+        if chain[-1].is_under_way:
+            raise InvalidRequest("The previous response is still under way.", param="previous_response_id")
+        return [item for response in chain for item in (*response.input_items, *response.output)]
+
+    async def _resolved(self, item: JsonObject, request: ResponseRequest, account_id: str) -> JsonObject:
+        if item["type"] != "item_reference":
+            return item
+        found = await self._store.find_item(account_id, item["id"])
+        if found is None:
+            raise InvalidRequest(f"There is no item '{item['id'][:64]}'.", param=request.input_name)
+        return found
+
+    async def _shown(self, item: JsonObject, account_id: str) -> JsonObject:
+        if item["type"] != "compaction":
+            return item
+        content = await asyncio.to_thread(self._sealer.open, item["encrypted_content"], account_id)
+        return expanded(content.decode(), item["id"])

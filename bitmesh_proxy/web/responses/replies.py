@@ -1,0 +1,299 @@
+"""Where a response's bytes go: an HTTP answer that is held open, a log that others read, or nowhere yet.
+
+An answer that takes long is held open: after a while its head goes out, and then, in silence, a comment (in a stream)
+or a space (before a whole answer), so that no proxy on the way gives up. From then on an error can only stand in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
+from types import TracebackType
+
+from aiohttp import web
+
+from bitmesh_proxy.errors import CallerLeft
+from bitmesh_proxy.upstream.attempts import STREAM_HEADERS
+
+KEEP_ALIVE = b": keep-alive\n\n"
+#: A stream of media is opened so long after its call began: until then an error can still be a status.
+MEDIA_GRACE_S = 1.0
+VERSION_HEADERS = {"OpenResponses-Version": "2026-04-24"}
+
+
+class HeldReply:
+    """The pipeline's ``Reply`` on HTTP. ``async with`` it: the clockwork of keep-alives runs inside.
+
+    ``opens_after_s``: when the head goes out although nothing has come yet; None: never by itself (a chat stream begins
+    with the model's first byte). ``begin`` gives what a stream that is opened so begins with.
+    """
+
+    def __init__(
+        self,
+        request: web.Request,
+        *,
+        is_stream: bool,
+        opens_after_s: float | None,
+        interval_s: float,
+        begin: Callable[[], bytes],
+    ) -> None:
+        self._request = request
+        self._is_stream = is_stream
+        self._opens_after_s = opens_after_s
+        self._interval_s = interval_s
+        self._begin = begin
+        self._lock = asyncio.Lock()
+        self._ticker: asyncio.Task[None] | None = None
+        self._wrote = asyncio.Event()
+        self._is_over = False
+        self._is_pipelines = False
+        self.response: web.StreamResponse | None = None
+
+    async def __aenter__(self) -> HeldReply:
+        self._ticker = asyncio.create_task(self._tick())
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._stop()
+
+    @property
+    def is_started(self) -> bool:
+        """Has the pipeline begun a stream? A head that the clock sent does not count: another offer may be tried."""
+        return self._is_pipelines
+
+    @property
+    def is_open(self) -> bool:
+        """Has the head gone out, so that no other status can be said?"""
+        return self.response is not None and self.response.prepared
+
+    async def send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """The answer, or all that is left of it."""
+        async with self._lock:
+            self._is_over = True
+            if not self.is_open and not self._is_stream:
+                self.response = web.Response(status=status, headers={**headers, **VERSION_HEADERS}, body=body)
+                return
+            if not self.is_open:
+                await self._open({**headers, **STREAM_HEADERS})
+            await self._write(body)
+            await self._write_eof()
+
+    async def start(self, status: int, headers: Mapping[str, str]) -> None:
+        """The head of a stream."""
+        async with self._lock:
+            self._is_pipelines = True
+            if not self.is_open:
+                await self._open(headers)
+
+    async def write(self, data: bytes) -> None:
+        """More of a stream."""
+        async with self._lock:
+            if not self.is_open:
+                await self._open(STREAM_HEADERS)
+            await self._write(data)
+
+    def write_now(self, data: bytes) -> Awaitable[None] | None:
+        """The same: what the clock writes must not come in between."""
+        return self.write(data)
+
+    async def finish(self) -> None:
+        """The clean end of a stream."""
+        async with self._lock:
+            self._is_over = True
+            await self._write_eof()
+
+    def abort(self) -> None:
+        """Close the connection without a clean end."""
+        if self._request.transport is not None:
+            self._request.transport.abort()
+
+    async def _open(self, headers: Mapping[str, str]) -> None:
+        self.response = web.StreamResponse(status=200, headers={**headers, **VERSION_HEADERS})
+        try:
+            await self.response.prepare(self._request)
+        except ConnectionError as exc:
+            raise CallerLeft from exc
+
+    async def _write(self, data: bytes) -> None:
+        assert self.response is not None, "the head comes first"
+        self._wrote.set()
+        try:
+            await self.response.write(data)
+        except ConnectionError as exc:
+            raise CallerLeft from exc
+
+    async def _write_eof(self) -> None:
+        assert self.response is not None, "the head comes first"
+        try:
+            await self.response.write_eof()
+        except ConnectionError as exc:
+            raise CallerLeft from exc
+
+    async def _tick(self) -> None:
+        if self._opens_after_s is not None:
+            await asyncio.sleep(self._opens_after_s)
+            async with self._lock:
+                if not self.is_open and not self._is_over:
+                    await self._open_by_clock()
+        while not self._is_over:
+            self._wrote.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._interval_s):
+                    await self._wrote.wait()
+                continue
+            async with self._lock:
+                if self.is_open and not self._is_over:
+                    await self._write(KEEP_ALIVE if self._is_stream else b" ")
+
+    async def _open_by_clock(self) -> None:
+        if self._is_stream:
+            await self._open(STREAM_HEADERS)
+            await self._write(self._begin())
+        else:
+            await self._open({"Content-Type": "application/json"})
+            await self._write(b" ")
+
+    async def _stop(self) -> None:
+        ticker, self._ticker = self._ticker, None
+        if ticker is not None:
+            ticker.cancel()
+            # A caller who left is noticed by whoever writes next; the clockwork need not say it.
+            with suppress(asyncio.CancelledError, CallerLeft):
+                await ticker
+
+
+class CapturedReply:
+    """A whole answer, kept for what comes after it: a job's."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: Mapping[str, str] = {}
+        self.is_started = False
+        self._pieces: list[bytes] = []
+
+    @property
+    def body(self) -> bytes:
+        """All that came."""
+        return b"".join(self._pieces)
+
+    async def send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """Keep it."""
+        self.status, self.headers, self._pieces = status, headers, [body]
+
+    async def start(self, status: int, headers: Mapping[str, str]) -> None:
+        """The head of bytes that come as a stream (speech)."""
+        self.status, self.headers = status, headers
+
+    async def write(self, data: bytes) -> None:
+        """More of them."""
+        self._pieces.append(data)
+
+    def write_now(self, data: bytes) -> Awaitable[None] | None:
+        """The same."""
+        self._pieces.append(data)
+        return None
+
+    async def finish(self) -> None:
+        """All is there."""
+
+    def abort(self) -> None:
+        """Nobody to hang up on."""
+
+
+class EventLog:
+    """The stream of a background response: kept while it runs, and for whoever follows it.
+
+    ``frames`` are whole events; the place of each is its sequence number.
+    """
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.is_started = False
+        self.is_over = False
+        self._changed = asyncio.Event()
+
+    async def send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """All that is left."""
+        await self.write(body)
+        await self.finish()
+
+    async def start(self, status: int, headers: Mapping[str, str]) -> None:
+        """A stream begins."""
+        self.is_started = True
+
+    async def write(self, data: bytes) -> None:
+        """Whole events."""
+        self.write_now(data)
+
+    def write_now(self, data: bytes) -> Awaitable[None] | None:
+        """Whole events."""
+        self.frames += [frame + b"\n\n" for frame in data.split(b"\n\n") if frame.startswith(b"event: ")]
+        self._wake()
+        return None
+
+    async def finish(self) -> None:
+        """Nothing follows."""
+        self.is_over = True
+        self._wake()
+
+    def abort(self) -> None:
+        """Nobody to hang up on."""
+
+    async def follow(self, *, after: int = -1) -> AsyncIterator[bytes]:
+        """The events behind a sequence number, as they come, up to the end."""
+        place = after + 1
+        while True:
+            changed = self._changed
+            if place < len(self.frames):
+                new = b"".join(self.frames[place:])
+                place = len(self.frames)
+                yield new
+            elif self.is_over:
+                return
+            else:
+                await changed.wait()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+
+class SocketReply:
+    """One turn on a WebSocket: each line of what is written is a message."""
+
+    def __init__(self, socket: web.WebSocketResponse) -> None:
+        self._socket = socket
+        self.is_started = False
+        self.has_written = False
+
+    async def send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """All that is left."""
+        await self.write(body)
+
+    async def start(self, status: int, headers: Mapping[str, str]) -> None:
+        """There are no heads here."""
+        self.is_started = True
+
+    async def write(self, data: bytes) -> None:
+        """More messages."""
+        for line in data.split(b"\n"):
+            if not line:
+                continue
+            self.has_written = True
+            try:
+                await self._socket.send_str(line.decode())
+            except (ConnectionError, RuntimeError) as exc:  # closed, or closing
+                raise CallerLeft from exc
+
+    def write_now(self, data: bytes) -> Awaitable[None] | None:
+        """The same."""
+        return self.write(data)
+
+    async def finish(self) -> None:
+        """The turn is over, the connection is not."""
+
+    def abort(self) -> None:
+        """The next turn may still come."""

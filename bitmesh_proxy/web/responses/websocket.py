@@ -1,0 +1,190 @@
+"""``/v1/responses`` over a WebSocket: one turn after another on one connection.
+
+A turn is ``{"type": "response.create", …}``; its events are the stream's, one a message, without ``[DONE]``. Turns that
+arrive while one is under way wait, up to a bound. A turn that fails before it began ends with one ``error`` message,
+afterwards with ``response.failed`` alone: a client takes either for the end. The connection remembers its latest
+response, stored or not, and forgets it when a turn that goes on from it fails.
+
+Source: the Open Responses specification, version 2026-04-24.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Final
+
+import orjson
+from aiohttp import WSMsgType, web
+
+from bitmesh_proxy import keys
+from bitmesh_proxy.auth.bearer import BearerCredential, credentials_of
+from bitmesh_proxy.calls import JsonObject
+from bitmesh_proxy.context import Caller, RequestContext
+from bitmesh_proxy.endpoints.responses.framing import websocket_error
+from bitmesh_proxy.errors import (
+    CallerLeft,
+    GatewayError,
+    InvalidRequest,
+    MethodNotAllowed,
+    RateLimited,
+    UnsupportedParameter,
+)
+from bitmesh_proxy.pipeline import Incoming
+from bitmesh_proxy.web.bodies import parse_json_object
+from bitmesh_proxy.web.error_formats import render_error
+from bitmesh_proxy.web.responses.replies import VERSION_HEADERS, SocketReply
+from bitmesh_proxy.web.responses.session import Transport
+from bitmesh_proxy.web.serve_call import caller_of
+
+HEARTBEAT_S: Final = 30.0
+FORBIDDEN: Final = ("stream", "stream_options", "background")
+
+#: What has arrived: a message's text, or what was wrong with it.
+Arrived = str | GatewayError
+
+
+async def handle_socket(request: web.Request) -> web.StreamResponse:
+    """Take turns until the client goes, or the connection has lived long enough."""
+    socket = web.WebSocketResponse(max_msg_size=request.app[keys.SETTINGS].http.max_body_bytes, heartbeat=HEARTBEAT_S)
+    if not socket.can_prepare(request).ok:
+        raise MethodNotAllowed("Responses are created with POST, or over a WebSocket.", headers={"Allow": "POST"})
+    socket.headers.update(VERSION_HEADERS)
+    await socket.prepare(request)
+    await _Connection(request, socket).run()
+    return socket
+
+
+class _Connection:
+    """One connection and what it remembers."""
+
+    def __init__(self, request: web.Request, socket: web.WebSocketResponse) -> None:
+        self._request = request
+        self._socket = socket
+        self._settings = request.app[keys.SETTINGS].responses
+        self._arrived: asyncio.Queue[Arrived | None] = asyncio.Queue()
+        self._remembered: dict[str, Sequence[JsonObject]] = {}
+
+    async def run(self) -> None:
+        reader = asyncio.create_task(self._read())
+        deadline_s = asyncio.get_running_loop().time() + self._settings.websocket_max_s
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout_at(deadline_s):
+                        arrived = await self._arrived.get()
+                except TimeoutError:
+                    await self._end_of_time()
+                    return
+                if arrived is None:
+                    return
+                turn = asyncio.create_task(self._turn(arrived))
+                # A client who goes away stops the meter: the turn under way is cancelled with the connection.
+                await asyncio.wait((turn, reader), return_when=asyncio.FIRST_COMPLETED)
+                if not turn.done() and self._socket.closed:
+                    turn.cancel()
+                with suppress(CallerLeft):
+                    await turn
+        except asyncio.CancelledError:
+            if not self._socket.closed:
+                raise
+        finally:
+            reader.cancel()
+            with suppress(asyncio.CancelledError):
+                await reader
+            await self._socket.close()
+
+    async def _read(self) -> None:
+        """Take messages in while a turn is under way, so that a client who goes is noticed."""
+        async for message in self._socket:
+            if self._arrived.qsize() >= self._settings.websocket_max_queued:
+                await self._send_error(RateLimited("Too many turns are waiting.", retry_after_s=1.0))
+                break
+            if message.type is WSMsgType.TEXT:
+                self._arrived.put_nowait(message.data)
+            else:
+                self._arrived.put_nowait(InvalidRequest("Messages are JSON texts, not bytes."))
+        self._arrived.put_nowait(None)
+
+    async def _end_of_time(self) -> None:
+        error = {
+            "type": "invalid_request_error",
+            "code": "websocket_connection_limit_reached",
+            "message": "The connection has lived as long as it may. Open another one.",
+            "param": None,
+        }
+        with suppress(ConnectionError, RuntimeError):
+            await self._socket.send_str(websocket_error(status=400, error=error))
+
+    async def _turn(self, arrived: Arrived) -> None:
+        previous: str | None = None
+        try:
+            body = await self._body_of(arrived)
+            caller, context = await self._admitted()
+            given = body.get("previous_response_id")
+            previous = given if isinstance(given, str) else None
+            failed = await self._serve(body, caller, context)
+        except GatewayError as error:
+            failed = True
+            await self._send_error(error)
+        if failed and previous is not None:
+            self._remembered.pop(previous, None)
+
+    async def _serve(self, body: Mapping[str, Any], caller: Caller, context: RequestContext) -> bool:
+        """Make one response; says whether it failed. Raises GatewayError as long as it has not begun."""
+        responses = self._request.app[keys.RESPONSES]
+        prepared = await responses.prepare({**body, "stream": True}, caller, self._remembered)
+        session = responses.session(prepared, caller=caller, context=context, transport=Transport.WEBSOCKET)
+        reply = SocketReply(self._socket)
+        try:
+            await responses.run(session, Incoming(context=context, caller=caller, body=body), reply)
+        except GatewayError as error:
+            if not reply.has_written:
+                raise
+            await reply.write(await session.fail(error))
+        response = session.response
+        if response["status"] in ("completed", "incomplete"):
+            self._remembered = {session.response_id: [*prepared.items, *response["output"]]}
+        return bool(response["status"] == "failed")
+
+    async def _body_of(self, arrived: Arrived) -> dict[str, Any]:
+        """The body of a turn. Raises InvalidRequest."""
+        if isinstance(arrived, GatewayError):
+            raise arrived
+        body = await parse_json_object(arrived.encode(), max_depth=self._request.app[keys.SETTINGS].http.max_json_depth)
+        if body.pop("type", None) != "response.create":
+            raise InvalidRequest("A message's 'type' must be response.create.", param="type")
+        for name in FORBIDDEN:
+            if name in body:
+                raise UnsupportedParameter(f"'{name}' has no place on a WebSocket.", param=name)
+        return body
+
+    async def _admitted(self) -> tuple[Caller, RequestContext]:
+        """The caller, once more, and a context of the turn's own. Raises AuthenticationFailed, RateLimited."""
+        app, state = self._request.app, self._request[keys.STATE]
+        context = replace(
+            state.context,
+            request_id="req_" + secrets.token_hex(12),
+            received_at_s=time.time(),
+            started_s=time.monotonic(),
+        )
+        caller = caller_of(self._request)
+        if isinstance(credentials_of(self._request.headers), BearerCredential):  # a signature is good only once
+            caller, _ = await app[keys.AUTHENTICATOR].authenticate(self._request, context)
+        app[keys.KEY_LIMIT].admit(caller.key_id, rate_per_minute=caller.rate_per_minute)
+        app[keys.ENDPOINT_LIMIT].admit(caller.key_id, "responses")
+        return caller, context
+
+    async def _send_error(self, error: GatewayError) -> None:
+        state = self._request[keys.STATE]
+        rendered = render_error(error, state.context.surface, state.context.request_id)
+        details = orjson.loads(rendered.body)["error"]
+        text = websocket_error(status=rendered.status, error=details)
+        try:
+            await self._socket.send_str(text)
+        except (ConnectionError, RuntimeError) as exc:
+            raise CallerLeft from exc
