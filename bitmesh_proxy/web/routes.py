@@ -8,6 +8,7 @@ import aiohttp_cors
 from aiohttp import web
 
 from bitmesh_proxy.web import bitmesh, credits, models, openai, probes, public_media
+from bitmesh_proxy.web.responses import routes as responses
 from bitmesh_proxy.web.route import ROUTES_KEY, Route
 
 #: Preflight answers may be kept for so long.
@@ -34,6 +35,7 @@ def all_routes() -> list[Route]:
         *models.routes(),
         *credits.routes(),
         *openai.routes(),
+        *responses.routes(),
     ]
 
 
