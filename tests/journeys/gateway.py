@@ -40,6 +40,7 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
     "sandbox": {"mode": "on", "token_interval_ms": 0, "job_duration_s": 0.2},
     "jobs": {"first_poll_s": 0.05, "max_poll_s": 0.2},
     "logging": {"access_log": False},
+    "media": {"copy_at_once": False},  # drawing a clip that nobody looks at takes seconds
     "http": {"port": 0, "shutdown_timeout_s": 5.0},
     "limits": {"address_per_minute": 0, "key_per_minute": 0, "key_max_concurrent": 0},
 }
