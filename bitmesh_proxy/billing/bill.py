@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+from msgspec import Struct, field
 
 from bitmesh_proxy.billing import pricing
 from bitmesh_proxy.billing.usage import complete_usage
@@ -25,8 +26,7 @@ class Ending(StrEnum):
     NOTHING = "nothing"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bill:
+class Bill(Struct, frozen=True, kw_only=True):
     """Both sums in nano-dollars, what they rest on, and the usage behind them."""
 
     cost_nano_usd: NanoUsd = ZERO

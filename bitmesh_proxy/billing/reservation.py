@@ -14,8 +14,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
+
+from msgspec import Struct
 
 from bitmesh_proxy.billing.bill import Bill
 from bitmesh_proxy.billing.settlements import Settlements
@@ -33,8 +34,7 @@ log = logging.getLogger(__name__)
 SETTLE_PATIENCE_S = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(Struct, frozen=True, kw_only=True):
     """How a request ended. ``status`` is what the caller got; ``outcome`` is one word for the ledger.
 
     ``first_byte_s`` is of the monotonic clock, as ``RequestContext.started_s`` is. A bill of nothing releases.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from msgspec import structs
 
 from bitmesh_proxy.calls import JobStatus
 from bitmesh_proxy.errors import NotFound
@@ -125,10 +126,8 @@ class JobStore:
         beyond = ""
         parameters: list[str | int] = [account_id]
         if after is not None:
-            beyond = (
-                f"AND jobs.number {sign} (SELECT max(number) FROM jobs AS last"
-                " WHERE last.account = jobs.account AND last.provider_job_id = ?) "
-            )
+            last = "SELECT max(number) FROM jobs AS last WHERE last.account = jobs.account AND last.provider_job_id = ?"
+            beyond = f"AND jobs.number {sign} ({last}) "
             parameters.append(after)
         rows = await self._database.read(
             f"{_SELECT}WHERE accounts.id = ? {beyond}ORDER BY jobs.number {order} LIMIT ?", [*parameters, limit]
@@ -226,7 +225,7 @@ class JobStore:
 def _timed(connection: sqlite3.Connection, closing: Closing, completed_at_s: float) -> Closing:
     """The closing with the time that the request took, from its start to the end of its job."""
     rows = connection.execute("SELECT started_at_ms FROM requests WHERE id = ?", (closing.request_id,)).fetchall()
-    return replace(closing, total_ms=max(0, int(completed_at_s * 1000) - rows[0][0])) if rows else closing
+    return structs.replace(closing, total_ms=max(0, int(completed_at_s * 1000) - rows[0][0])) if rows else closing
 
 
 def _fetch(connection: sqlite3.Connection, job_id: str) -> Row:

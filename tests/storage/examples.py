@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from bitmesh_proxy.calls import Basis, Usage
 from bitmesh_proxy.money import NANO_PER_USD, NanoUsd
 from bitmesh_proxy.storage.database import Database
@@ -33,7 +35,7 @@ def key_spec(account_id: str, **changes: Any) -> KeySpec:
 
 
 def opening(request_id: str, account_id: str, **changes: Any) -> Opening:
-    return replace(
+    return structs.replace(
         Opening(
             request_id=request_id,
             account_id=account_id,
@@ -51,7 +53,7 @@ def opening(request_id: str, account_id: str, **changes: Any) -> Opening:
 
 
 def closing(request_id: str, charge_nano_usd: int = 0, **changes: Any) -> Closing:
-    return replace(
+    return structs.replace(
         Closing(
             request_id=request_id,
             outcome="completed",

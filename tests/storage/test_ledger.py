@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -162,7 +161,7 @@ async def test_test_calls_are_recorded_and_cost_nothing(
     ledger: LedgerStore, account: Account, key: KeyRecord, accounts: AccountStore
 ) -> None:
     await ledger.open_reservation(opening("req_1", account.id, hold_nano_usd=NanoUsd(0), is_live=False))
-    await ledger.close(replace(closing("req_1"), cost_nano_usd=NanoUsd(500)))
+    await ledger.close(closing("req_1", cost_nano_usd=NanoUsd(500)))
     row = await ledger.request("req_1")
     assert row is not None
     assert (row.is_live, row.cost_nano_usd, row.charge_nano_usd, row.state) == (False, 500, 0, "settled")
