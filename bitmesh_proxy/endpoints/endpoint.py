@@ -10,7 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from bitmesh_proxy.calls import Call, ChatCall, Event, ImageCall, JobState, JsonObject, MediaResult, Operation
+from bitmesh_proxy.calls import (
+    Call,
+    ChatCall,
+    Event,
+    ImageCall,
+    JobState,
+    JsonObject,
+    MediaResult,
+    Operation,
+    TranscriptionCall,
+)
 from bitmesh_proxy.context import Caller, RequestContext, Surface
 from bitmesh_proxy.money import NanoUsd
 
@@ -58,7 +68,8 @@ class Endpoint:
 
     ``drops_unasked_usage``: a streamed chat lacks the chunk with the usage unless the caller asked for it.
     ``render_pictures`` takes the place of ``render_media``; ``render_picture_events`` writes a finished answer as a
-    stream, for providers that do not stream pictures in the caller's format.
+    stream, for providers that do not stream pictures in the caller's format. ``render_transcript`` writes the text of
+    a transcript (bytes and content type) for providers of another format than ``transcription_format``.
     """
 
     name: str
@@ -73,3 +84,5 @@ class Endpoint:
     drops_unasked_usage: bool = False
     render_pictures: Callable[[MadePictures], JsonObject] | None = None
     render_picture_events: Callable[[MadePictures], bytes] | None = None
+    transcription_format: str = "openai_transcription"
+    render_transcript: Callable[[TranscriptionCall, str], tuple[bytes, str]] | None = None

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from bitmesh_proxy.billing.bill import Ending, bill_of
@@ -20,7 +21,7 @@ from bitmesh_proxy.catalogue.catalogue import Catalogue
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.endpoints.endpoint import JobView
-from bitmesh_proxy.errors import GatewayError, NotFound, ProviderRefused, RateLimited, Unavailable
+from bitmesh_proxy.errors import Conflict, GatewayError, NotFound, ProviderRefused, RateLimited, Unavailable
 from bitmesh_proxy.media.results import MediaResults
 from bitmesh_proxy.settings import Jobs as JobSettings
 from bitmesh_proxy.storage.jobs import Job, JobStore, NewJob
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 #: A job that its provider does not know, so many polls in a row, is lost.
 LOST_AFTER_REFUSALS = 5
+#: Whoever waits for a job looks at its row at least so often.
+LOOK_AGAIN_S = 1.0
 #: Between the attempts to write a new job's row while the database cannot be written.
 CREATE_PAUSES_S = (0.1, 0.5, 2.0, 5.0)
 #: Stands for each picture of a call whose job goes on: only their number counts for the price.
@@ -61,6 +64,7 @@ class JobService:
         self._settings = settings
         self._clock = clock
         self._polls: dict[str, asyncio.Task[Job]] = {}
+        self._ended = asyncio.Event()
         #: Set when a job was started or polled, so that the poller does not sleep over its next poll.
         self.changed = asyncio.Event()
 
@@ -127,6 +131,31 @@ class JobService:
             return job
         return await self.poll(job)
 
+    async def wait(self, job: Job, *, timeout_s: float) -> Job:
+        """The job when it has ended, or as it is after ``timeout_s``. The poller asks the provider; this only waits."""
+        deadline_s = self._clock() + timeout_s
+        while not job.status.is_final and (left_s := deadline_s - self._clock()) > 0:
+            with suppress(TimeoutError):
+                # Another process may take the job to its end: so the row is looked at now and then all the same.
+                await asyncio.wait_for(self._ended.wait(), min(left_s, LOOK_AGAIN_S))
+            job = await self.get(job.account_id, job.provider_job_id)
+        return job
+
+    async def page(self, account_id: str, *, after: str | None, limit: int, newest_first: bool) -> list[Job]:
+        """Up to ``limit`` jobs of the account beyond the job ``after``. Raises NotFound for an ``after`` unknown."""
+        if after is not None:
+            await self.get(account_id, after)
+        return await self._store.page(account_id, after=after, limit=limit, newest_first=newest_first)
+
+    async def delete(self, job: Job) -> None:
+        """Forget a job that has ended, and the links to what it made. Raises Conflict for one that has not."""
+        if not job.status.is_final:
+            raise Conflict("The video is still being made; it can be deleted when that has ended.", param="id")
+        _, paths = _load(job)
+        for path in paths:
+            await self._media.forget(path.rpartition("/")[2])
+        await self._store.delete(job.id)
+
     async def poll(self, job: Job) -> Job:
         """Ask the provider once, or join a question that is under way."""
         task = self._polls.get(job.id)
@@ -190,13 +219,16 @@ class JobService:
             await self._media.register(output, provider=job.provider, account_id=job.account_id, public_base_url="")
             for output in state.outputs
         ]
-        return await self._store.finish(
+        finished = await self._store.finish(
             job.id,
             status=state.status,
             state=_dump(state, paths),
             completed_at_s=self._clock(),
             closing=self._books.closing(job.request_id, await self._outcome(job, state)),
         )
+        self._ended.set()
+        self._ended = asyncio.Event()
+        return finished
 
     async def _outcome(self, job: Job, state: JobState) -> Outcome:
         offer = self._catalogue.offer(job.offer_id)

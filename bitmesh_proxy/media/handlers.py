@@ -46,9 +46,7 @@ def make_handler(results: MediaResults, *, stall_timeout_s: float = 60.0) -> Han
 
     async def imgrslt(request: web.Request) -> web.StreamResponse:
         try:
-            record = await results.lookup(request.match_info["id"])
-            async with results.open(record) as delivery:
-                return await _answer(request, delivery, results=results, stall_timeout_s=stall_timeout_s)
+            return await answer_result(request, results, request.match_info["id"], stall_timeout_s=stall_timeout_s)
         except NotFound:
             return web.Response(status=404, text="Resource not found", headers=_SAFETY_HEADERS)
         except (FetchError, GatewayError) as exc:
@@ -58,10 +56,22 @@ def make_handler(results: MediaResults, *, stall_timeout_s: float = 60.0) -> Han
     return imgrslt
 
 
-async def _answer(
-    request: web.Request, delivery: Delivery, *, results: MediaResults, stall_timeout_s: float
+async def answer_result(
+    request: web.Request, results: MediaResults, media_id: str, *, stall_timeout_s: float
 ) -> web.StreamResponse:
-    tag = _tag(request.match_info["id"], delivery)
+    """The bytes under an id, or the part that was asked for.
+
+    Raises NotFound when there is no such id or its bytes are gone, FetchError and GatewayError when they cannot be had.
+    """
+    record = await results.lookup(media_id)
+    async with results.open(record) as delivery:
+        return await _answer(request, delivery, media_id=media_id, results=results, stall_timeout_s=stall_timeout_s)
+
+
+async def _answer(
+    request: web.Request, delivery: Delivery, *, media_id: str, results: MediaResults, stall_timeout_s: float
+) -> web.StreamResponse:
+    tag = _tag(media_id, delivery)
     headers = _headers(delivery, tag, keep_s=results.keep_s)
     if is_unchanged(request.headers.get("If-None-Match"), tag):
         return web.Response(status=304, headers=headers)

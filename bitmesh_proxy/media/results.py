@@ -91,6 +91,12 @@ class MediaResults:
             raise NotFound("Resource not found")
         return record
 
+    async def forget(self, media_id: str) -> None:
+        """Serve nothing under an id any more. Its copy, if there is one, goes with the oldest."""
+        for key in [key for key, known in self._recent.items() if known == media_id]:
+            del self._recent[key]
+        await self._store.forget(media_id)
+
     def open(self, record: MediaRecord) -> AbstractAsyncContextManager[Delivery]:
         """The bytes. Entering raises NotFound when they are gone, FetchError when they cannot be had now."""
         return self._deliveries.open(record)

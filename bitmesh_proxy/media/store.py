@@ -8,13 +8,16 @@ from bitmesh_proxy.storage.media import MediaRecord
 
 
 class MediaStore(Protocol):
-    """Remembers ids; ``storage.media.SqliteMedia`` does. Both methods may raise GatewayError (a broken database)."""
+    """Remembers ids; ``storage.media.SqliteMedia`` does. All methods may raise GatewayError (a broken database)."""
 
     async def remember(self, record: MediaRecord) -> bool:
         """Keep ``record``. False, and nothing is changed, if its id was handed out before."""
 
     async def get(self, media_id: str) -> MediaRecord | None:
         """What was remembered under an id."""
+
+    async def forget(self, media_id: str) -> None:
+        """Take an id back."""
 
 
 class MemoryMediaStore:
@@ -30,3 +33,7 @@ class MemoryMediaStore:
     async def get(self, media_id: str) -> MediaRecord | None:
         """See MediaStore."""
         return self.records.get(media_id)
+
+    async def forget(self, media_id: str) -> None:
+        """See MediaStore."""
+        self.records.pop(media_id, None)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import aiohttp_cors
 from aiohttp import web
 
-from bitmesh_proxy.web import bitmesh, credits, models, openai, probes, public_media
+from bitmesh_proxy.web import bitmesh, credits, models, openai, openai_videos, probes, public_media
 from bitmesh_proxy.web.responses import routes as responses
 from bitmesh_proxy.web.route import ROUTES_KEY, Route
 
@@ -36,6 +36,7 @@ def all_routes() -> list[Route]:
         *credits.routes(),
         *openai.routes(),
         *responses.routes(),
+        *openai_videos.routes(),
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from bitmesh_proxy import keys
+from bitmesh_proxy.calls import JsonObject
 from bitmesh_proxy.context import Caller
 from bitmesh_proxy.endpoints.endpoint import Endpoint
 from bitmesh_proxy.endpoints.openai_fields import Fields
@@ -40,12 +41,22 @@ def call_handler(endpoint: Endpoint, *, fields: Fields | None = None, files: Fil
 
 
 async def serve_call(
-    request: web.Request, endpoint: Endpoint, reply: Reply, *, fields: Fields | None = None, files: FileKind = "image"
+    request: web.Request,
+    endpoint: Endpoint,
+    reply: Reply,
+    *,
+    fields: Fields | None = None,
+    files: FileKind = "image",
+    body: JsonObject | None = None,
 ) -> None:
-    """Read the request's body and take it through the pipeline to ``reply``. Raises as ``Pipeline.serve``."""
+    """Read the request's body, unless it was read already, and take it through the pipeline to ``reply``.
+
+    Raises as ``Pipeline.serve``.
+    """
     caller = caller_of(request)
     idempotency_key = check_key(request.headers.get("Idempotency-Key"))
-    body = await read_call_body(request, fields=fields, files=files)
+    if body is None:
+        body = await read_call_body(request, fields=fields, files=files)
     fingerprint = b""
     if idempotency_key is not None:
         fingerprint = fingerprint_of(request.method, request.path, await digest_of(request))

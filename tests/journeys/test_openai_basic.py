@@ -147,7 +147,7 @@ async def test_models_are_listed_for_everybody(gateway: Gateway) -> None:
     [
         ("GET", "/v1/nothing/here", 404, "not_found"),
         ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
-        ("POST", "/v1/images/variations", 404, "not_found"),
+        ("POST", "/v1/images/variations", 400, "unsupported_parameter"),
     ],
 )
 async def test_errors_under_v1_have_openais_shape(

@@ -1,0 +1,135 @@
+"""OpenAI's ``audio/speech`` and ``audio/transcriptions``: requests to calls, transcripts to answers. Pure.
+
+Speech passes through as it comes. A transcript passes through where the provider speaks this format; else its text is
+written as the caller asked for it. Source: OpenAI's published API description of 2026-08-21.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+
+from bitmesh_proxy.calls import JsonObject, Media, Operation, SpeechCall, TranscriptionCall
+from bitmesh_proxy.context import Caller, Surface
+from bitmesh_proxy.endpoints.endpoint import Endpoint
+from bitmesh_proxy.endpoints.openai_fields import (
+    Field,
+    Fields,
+    boolean,
+    check_fields,
+    list_of,
+    model_of,
+    number,
+    one_of,
+    others,
+    required,
+    text,
+)
+from bitmesh_proxy.errors import InvalidRequest, UnsupportedParameter, UnsupportedValue
+
+MAX_TEXT_CHARACTERS: Final = 100_000
+
+_SPEECH_FIELDS: Final[Fields] = {
+    "input": text(MAX_TEXT_CHARACTERS, min_characters=1),
+    "instructions": text(4096),
+    "response_format": one_of("mp3", "opus", "aac", "flac", "wav", "pcm"),
+    "speed": number(0.25, 4),
+    "stream_format": one_of("audio", "sse"),
+    "test": boolean(),
+}
+#: Also how a form's texts become values.
+TRANSCRIPTION_FIELDS: Final[Fields] = {
+    "language": text(16),
+    "prompt": text(10_000),
+    "response_format": one_of("json", "text", "srt", "verbose_json", "vtt", "diarized_json"),
+    "temperature": number(0, 1),
+    "timestamp_granularities": list_of(("word", "segment")),
+    "include": list_of(),
+    "chunking_strategy": Field(
+        expected="'auto' or an object",
+        is_valid=lambda value: value == "auto" or isinstance(value, dict),
+        read_text=lambda said: said if said == "auto" else _read_object(said),
+    ),
+    "stream": boolean(),
+    "test": boolean(),
+}
+
+
+def parse_speech(body: JsonObject, caller: Caller) -> SpeechCall:
+    """``POST audio/speech``. Raises InvalidRequest."""
+    model = model_of(body, caller)
+    spoken = required(body, "input")
+    check_fields(body, _SPEECH_FIELDS)
+    return SpeechCall(
+        model=model,
+        text=spoken,
+        voice=_voice_of(body.get("voice")),
+        output_format=body.get("response_format"),
+        speed=body.get("speed"),
+        instructions=body.get("instructions"),
+        options=others(body, ("model", "input", "voice", "response_format", "speed", "instructions", "test", "stream")),
+        test=bool(body.get("test")),
+    )
+
+
+def _voice_of(value: object) -> str | None:
+    """A name, or an object with the id of a voice of one's own."""
+    if isinstance(value, dict):
+        value = value.get("id")
+    if value is None or (isinstance(value, str) and value):
+        return value
+    raise InvalidRequest("Invalid 'voice': expected the name of a voice.", param="voice")
+
+
+def parse_transcription(body: JsonObject, caller: Caller) -> TranscriptionCall:
+    """``POST audio/transcriptions``. Raises InvalidRequest."""
+    model = model_of(body, caller)
+    audio = required(body, "file")
+    if not isinstance(audio, Media):
+        raise InvalidRequest("Invalid 'file': expected one sound file in a form.", param="file")
+    check_fields(body, TRANSCRIPTION_FIELDS)
+    if body.get("stream"):
+        raise UnsupportedParameter("stream: transcripts come whole here.", param="stream")
+    return TranscriptionCall(
+        model=model,
+        audio=audio,
+        language=body.get("language"),
+        prompt=body.get("prompt"),
+        response_format=body.get("response_format"),
+        options=others(body, ("model", "file", "language", "prompt", "response_format", "stream", "test")),
+        test=bool(body.get("test")),
+    )
+
+
+def render_transcript(call: TranscriptionCall, transcript: str) -> tuple[bytes, str]:
+    """The text of a transcript as the caller asked for it, and its content type. Raises UnsupportedValue."""
+    if call.response_format == "text":
+        return (transcript + "\n").encode(), "text/plain; charset=utf-8"
+    if call.response_format in (None, "json"):
+        return orjson.dumps({"text": transcript}), "application/json"
+    if call.response_format == "verbose_json":
+        whole: dict[str, Any] = {"task": "transcribe", "language": call.language, "text": transcript}
+        if call.duration_s is not None:
+            whole["duration"] = call.duration_s
+        return orjson.dumps(whole), "application/json"
+    raise UnsupportedValue(
+        f"response_format: no provider of this model answers {call.response_format}.", param="response_format"
+    )
+
+
+def _read_object(said: str) -> Any:
+    try:
+        return orjson.loads(said)
+    except orjson.JSONDecodeError:
+        return said
+
+
+SPEECH: Final = Endpoint(name="speech", surface=Surface.OPENAI, operation=Operation.SPEECH, parse=parse_speech)
+TRANSCRIPTIONS: Final = Endpoint(
+    name="transcription",
+    surface=Surface.OPENAI,
+    operation=Operation.TRANSCRIPTION,
+    parse=parse_transcription,
+    render_transcript=render_transcript,
+)

@@ -1,0 +1,107 @@
+"""Answers that take long: the connection is held open, and kept alive by spaces in front of the JSON.
+
+Until ``answers.keep_alive_after_s`` an answer is like any other, with its proper status. After that the head goes out
+as 200 with a space, and spaces follow, so that no proxy in between gives up; what then goes wrong can only be said in
+the body. JSON may begin with spaces, so that clients need not know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from bitmesh_proxy import keys
+from bitmesh_proxy.errors import CallerLeft, GatewayError, InternalError
+from bitmesh_proxy.settings import Answers
+from bitmesh_proxy.web.error_formats import render_error
+
+
+@dataclass(slots=True, kw_only=True)
+class WholeReply:
+    """A ``Reply`` that keeps a whole answer for whoever sends it later. Streams have no place in it."""
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+    @property
+    def is_started(self) -> bool:
+        """Nothing goes out from here."""
+        return False
+
+    async def send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """Keep it."""
+        self.status, self.headers, self.body = status, headers, body
+
+    async def start(self, status: int, headers: Mapping[str, str]) -> None:
+        """No stream is expected."""
+        raise InternalError("a stream where a whole answer was expected")
+
+    async def write(self, data: bytes) -> None:
+        """See ``start``."""
+        raise InternalError("a stream where a whole answer was expected")
+
+    def write_now(self, data: bytes) -> None:
+        """See ``start``."""
+        raise InternalError("a stream where a whole answer was expected")
+
+    async def finish(self) -> None:
+        """See ``start``."""
+
+    def abort(self) -> None:
+        """See ``start``."""
+
+
+async def answer_held_open(
+    request: web.Request, work: Coroutine[Any, Any, WholeReply], *, errors_as_ok: bool = False
+) -> web.StreamResponse:
+    """Answer with what ``work`` gives. A caller who leaves cancels it.
+
+    Raises the GatewayError of ``work`` as long as the head has not gone out. ``errors_as_ok``: failures that come after
+    the request was understood are answered with status 200 and the error in the body, the older gateway's habit.
+    """
+    settings = request.app[keys.SETTINGS].answers
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait({task}, timeout=settings.keep_alive_after_s)
+        if not task.done():
+            return await _keep_alive(request, task, settings)
+        try:
+            reply = task.result()
+        except GatewayError as error:
+            if not errors_as_ok or error.status < 402:  # what is wrong with the request itself keeps its status
+                raise
+            return web.Response(body=_error_body(request, error), content_type="application/json")
+        return web.Response(status=reply.status, headers=reply.headers, body=reply.body)
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+
+
+async def _keep_alive(request: web.Request, task: asyncio.Task[WholeReply], settings: Answers) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "application/json", "X-Accel-Buffering": "no"})
+    try:
+        await response.prepare(request)
+        while not task.done():
+            await response.write(b" ")
+            await asyncio.wait({task}, timeout=settings.keep_alive_interval_s)
+        try:
+            body = task.result().body
+        except GatewayError as error:
+            body = _error_body(request, error)
+        await response.write(body)
+        await response.write_eof()
+    except ConnectionError as exc:
+        raise CallerLeft from exc
+    return response
+
+
+def _error_body(request: web.Request, error: GatewayError) -> bytes:
+    state = request[keys.STATE]
+    state.error_code = error.code
+    return render_error(error, state.context.surface, state.context.request_id).body
