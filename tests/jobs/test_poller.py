@@ -1,0 +1,91 @@
+"""The clockwork: what is due is asked, nobody holds up anybody else, and nothing is slept over."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from bitmesh_proxy.calls import JobStatus
+from bitmesh_proxy.jobs.poller import MAX_SLEEP_S, Poller
+from tests.jobs.jobs import SETTINGS, Room, service_of
+from tests.journeys.gateway import eventually, until
+
+
+def poller_of(room: Room) -> Poller:
+    return Poller(room.service, room.store, SETTINGS, clock=room.clock)
+
+
+def polls(room: Room) -> int:
+    return len([each for each in room.gateway.upstream_calls() if each.method == "GET"])
+
+
+async def test_nothing_is_asked_before_it_is_due(room: Room) -> None:
+    await room.submit()
+    poller = poller_of(room)
+    assert 1.9 < await poller.step() <= 2.0
+    assert polls(room) == 0
+    room.clock.now_s += 2.5
+    assert await poller.step() == MAX_SLEEP_S
+    await eventually(lambda: polls(room) == 1, "the job is asked for")
+
+
+async def test_without_jobs_it_sleeps_as_long_as_it_may(room: Room) -> None:
+    assert await poller_of(room).step() == MAX_SLEEP_S
+
+
+async def test_a_job_is_not_asked_for_twice_at_once(room: Room) -> None:
+    await room.submit()
+    room.clock.now_s += 2.5
+    room.gateway.fault("stall=0.3", method="GET")
+    poller = poller_of(room)
+    for _ in range(5):
+        await poller.step()
+    await eventually(lambda: polls(room) == 1, "the job is asked for")
+    await asyncio.sleep(0.05)
+    assert polls(room) == 1
+
+
+async def test_a_provider_is_asked_so_many_things_at_once(room: Room) -> None:
+    for _ in range(4):
+        await room.submit()
+    room.clock.now_s += 2.5
+    room.gateway.fault("stall=0.2", method="GET", times=4)
+    await poller_of(room).step()
+    await eventually(lambda: polls(room) == SETTINGS.max_concurrent_polls_per_provider, "as many as may be")
+    await asyncio.sleep(0.05)
+    assert polls(room) == SETTINGS.max_concurrent_polls_per_provider
+    await eventually(lambda: polls(room) == 4, "the others have had their turn")
+
+
+async def test_it_runs_every_job_to_its_end_and_wakes_when_one_is_added(room: Room) -> None:
+    running = asyncio.create_task(poller_of(room).run())
+    try:
+        first = await room.submit("A cat [[sandbox: job_s=0]]")
+        room.clock.now_s += 2.5
+        room.service.changed.set()
+
+        async def is_done() -> bool:
+            job = await room.store.get(room.gateway.account_id, first.provider_job_id)
+            return job is not None and job.status is JobStatus.COMPLETED
+
+        await until(is_done, "the clip is done")
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+    await room.gateway.check_books()
+
+
+async def test_a_job_of_an_offer_that_is_gone_is_postponed_not_lost(room: Room) -> None:
+    job = await room.submit()
+    room.clock.now_s += 2.5
+    service = service_of(room.gateway, room.clock, access={})
+    await Poller(service, room.store, SETTINGS, clock=room.clock).step()
+
+    async def is_postponed() -> bool:
+        kept = await room.store.get(room.gateway.account_id, job.provider_job_id)
+        return kept is not None and kept.next_poll_at_s is not None and kept.next_poll_at_s > room.clock.now_s
+
+    await until(is_postponed, "it waits for its provider to come back")
+    assert polls(room) == 0
+    await room.gateway.check_books(open_requests=1)

@@ -1,0 +1,150 @@
+"""A job's way from its row to the last word, and what a question that fails says about it: nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from bitmesh_proxy.calls import Frame, JobStatus, Media, VideoCall
+from bitmesh_proxy.errors import NotFound, RateLimited
+from bitmesh_proxy.jobs.service import LOST_AFTER_REFUSALS, call_of, facts_of
+from tests.jobs.jobs import SETTINGS, Room
+
+PICTURE = Media(kind="image", url="https://example.org/x.png")
+
+
+async def test_polls_back_off_and_a_slow_job_is_looked_at_rarely(room: Room) -> None:
+    job = await room.submit()
+    begun_s, polls = room.clock.now_s, job.polls
+    pauses = []
+    for _ in range(6):
+        job = await room.service.poll(job)
+        assert job.next_poll_at_s is not None
+        pauses.append(round(job.next_poll_at_s - room.clock.now_s))
+    factors = [2.0 * 2.0 ** (polls + number) for number in range(6)]
+    assert pauses == [min(20, round(pause)) for pause in factors]
+    room.clock.now_s = begun_s + SETTINGS.slow_after_s + 60
+    job = await room.service.poll(job)
+    assert job.next_poll_at_s is not None
+    assert round(job.next_poll_at_s - room.clock.now_s) == 300
+    assert not job.status.is_final
+    await room.gateway.check_books(open_requests=1)
+
+
+async def test_the_last_word_closes_job_and_books_once(room: Room) -> None:
+    job = await room.submit("A cat [[sandbox: job_s=0]]")
+    done = await room.service.poll(job)
+    assert done.status is JobStatus.COMPLETED
+    assert done.next_poll_at_s is None
+    view = await room.service.view(done, public_base_url="https://ai.example.org")
+    assert view.urls[0].startswith("https://ai.example.org/imgrslt/")
+    assert view.completed_at_s is not None
+    row = await room.gateway.last_row()
+    assert (row.state, row.outcome) == ("settled", "completed")
+    again = await room.service.poll(job)  # by somebody who had not heard of it
+    assert again == done
+    assert (await room.gateway.last_row()).charge_nano_usd == row.charge_nano_usd
+    await room.gateway.check_books()
+
+
+async def test_a_question_that_fails_leaves_the_job_as_it_was(room: Room) -> None:
+    job = await room.submit()
+    for fault in ("status=500", "status=429", "hangup", "html=502", "garbage"):
+        room.gateway.fault(fault, method="GET")
+        asked = await room.service.poll(job)
+        assert (asked.status, asked.refusals) == (job.status, 0)
+        assert asked.next_poll_at_s is not None
+    await room.gateway.check_books(open_requests=1)
+
+
+async def test_a_job_that_its_provider_does_not_know_so_often_is_lost(room: Room) -> None:
+    job = await room.submit()
+    room.gateway.fault("status=404", method="GET", times=LOST_AFTER_REFUSALS - 1)
+    for number in range(1, LOST_AFTER_REFUSALS):
+        job = await room.service.poll(job)
+        assert (job.refusals, job.status.is_final) == (number, False)
+    job = await room.service.poll(job)
+    assert job.refusals == 0, "it is there after all: counted from the start"
+    room.gateway.fault("status=404", method="GET", times=LOST_AFTER_REFUSALS)
+    for _ in range(LOST_AFTER_REFUSALS):
+        job = await room.service.poll(job)
+    assert job.status is JobStatus.FAILED
+    row = await room.gateway.last_row()
+    assert (row.state, row.outcome, row.charge_nano_usd) == ("released", "job_failed", 0)
+    await room.gateway.check_books()
+
+
+async def test_who_asks_at_the_same_moment_shares_one_question(room: Room) -> None:
+    job = await room.submit()
+    before = len(room.gateway.upstream_calls())
+    room.gateway.fault("stall=0.1", method="GET")
+    answers = await asyncio.gather(*(room.service.poll(job) for _ in range(10)))
+    assert len(set(map(id, answers))) == 1
+    assert len(room.gateway.upstream_calls()) == before + 1
+
+
+async def test_who_leaves_while_asking_spoils_it_for_nobody(room: Room) -> None:
+    job = await room.submit("A cat [[sandbox: job_s=0]]")
+    room.gateway.fault("stall=0.2", method="GET")
+    leaving = asyncio.create_task(room.service.poll(job))
+    staying = asyncio.create_task(room.service.poll(job))
+    await asyncio.sleep(0.05)
+    leaving.cancel()
+    assert (await staying).status is JobStatus.COMPLETED
+    assert leaving.cancelled()
+
+
+async def test_a_key_has_room_for_so_many(room: Room) -> None:
+    for _ in range(SETTINGS.max_open_per_key - 1):
+        await room.submit()
+    await room.service.check_room(room.gateway.key.id)
+    job = await room.submit("A cat [[sandbox: job_s=0]]")
+    with pytest.raises(RateLimited) as refused:
+        await room.service.check_room(room.gateway.key.id)
+    assert refused.value.retry_after_s == SETTINGS.max_poll_s
+    await room.service.poll(job)
+    await room.service.check_room(room.gateway.key.id)
+
+
+async def test_a_job_belongs_to_its_account(room: Room) -> None:
+    job = await room.submit()
+    assert (await room.service.get(room.gateway.account_id, job.provider_job_id)).id == job.id
+    with pytest.raises(NotFound):
+        await room.service.get("acct_somebody", job.provider_job_id)
+
+
+def test_facts_hold_what_the_price_needs_and_nothing_that_was_said() -> None:
+    call = VideoCall(
+        model="m",
+        prompt="a secret plan",
+        width=640,
+        height=360,
+        seconds="5",
+        quality="high",
+        frames=(Frame(media=PICTURE),),
+        references=(PICTURE, PICTURE),
+        options={"resolution": "720p", "mood": "dark"},
+        test=True,
+    )
+    facts = facts_of(call)
+    assert facts == {
+        "width": 640,
+        "height": 360,
+        "seconds": "5",
+        "quality": "high",
+        "resolution": "720p",
+        "test": True,
+        "images_in": 3,
+    }
+
+
+async def test_what_is_priced_at_the_end_is_what_was_asked(room: Room) -> None:
+    job = await room.submit()
+    call = VideoCall(model=job.model_id, prompt="x", seconds="5", references=(PICTURE, PICTURE), test=True)
+    kept = await room.store.get(room.gateway.account_id, job.provider_job_id)
+    assert kept is not None
+    priced = call_of(replace(kept, facts=facts_of(call)))
+    assert (priced.seconds, priced.test, len(priced.references)) == ("5", True, 2)
+    assert priced.prompt == ""
