@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
@@ -44,8 +44,6 @@ T = TypeVar("T")
 MAX_ERROR_BYTES = 64 * 1024
 #: JSON above this size is parsed off the loop, which it would block for milliseconds.
 THREAD_PARSE_BYTES = 256 * 1024
-#: After so many chunks without a pause, other streams get their turn.
-CHUNKS_PER_TURN = 64
 
 STREAM_HEADERS = {
     "Content-Type": "text/event-stream",
@@ -57,7 +55,8 @@ STREAM_HEADERS = {
 class Reply(Protocol):
     """Where an answer goes: a whole one by ``send``, a stream by ``start``, ``write`` and ``finish``.
 
-    Every method raises CallerLeft when there is nobody left. ``write`` waits while the caller reads slowly.
+    Every method raises CallerLeft when there is nobody left. ``write`` waits while the caller reads slowly;
+    ``write_now`` writes at once, and gives something to wait for if the caller does.
     ``abort`` closes the connection so that the caller cannot take the answer for complete.
     """
 
@@ -69,6 +68,8 @@ class Reply(Protocol):
     async def start(self, status: int, headers: Mapping[str, str]) -> None: ...
 
     async def write(self, data: bytes) -> None: ...
+
+    def write_now(self, data: bytes) -> Awaitable[None] | None: ...
 
     async def finish(self) -> None: ...
 
@@ -224,8 +225,7 @@ class Attempts:
         progress.begin(offer)
         async with self._upstream.open(access, request, on_sent=progress.note_sent) as answer:
             await self._check_head(access, answer)
-            chunks = answer.chunks()
-            data = await self._first(chunks, progress)
+            data = await self._first(answer, progress)
             progress.usage = dialect.read_usage(call, answer.headers)
             media_type = dialect.media_type(call, answer.headers)
             stream_headers = STREAM_HEADERS if media_type == "text/event-stream" else {}
@@ -233,8 +233,7 @@ class Attempts:
             progress.delivered = True
             progress.is_event_stream = media_type == "text/event-stream"
             await reply.write(data)
-            async for data in chunks:
-                await reply.write(data)
+            await answer.pour(reply.write_now)
             return Streamed()
 
     async def transcription(
@@ -322,8 +321,8 @@ class Attempts:
             return access.provider.read_error(502, answer.headers, body)
         return UpstreamBroken("The provider did not answer with a stream.")
 
-    async def _first(self, chunks: AsyncIterator[bytes], progress: Progress) -> bytes:
-        data = await anext(chunks, b"")
+    async def _first(self, answer: UpstreamAnswer, progress: Progress) -> bytes:
+        data = await answer.piece()
         if not data:
             raise UpstreamBroken("The provider's stream ended before its first byte.")
         progress.first_byte_s = self._clock()
@@ -341,8 +340,7 @@ class Attempts:
         """Bytes to the caller as they came, but for a chunk that is filtered; the meter looks at them in passing."""
         shown: Callable[[bytes], bytes] = usage_filter.feed if usage_filter is not None else _unchanged
         progress.meter = meter
-        chunks = answer.chunks()
-        data = await self._first(chunks, progress)
+        data = await self._first(answer, progress)
         meter.feed(data)
         refusal = meter.error
         if refusal is not None:  # the first event is an error: nothing has begun, so say it with a status
@@ -351,15 +349,13 @@ class Attempts:
         progress.delivered = True
         if passed := shown(data):
             await reply.write(passed)
-        turn = 0
-        async for data in chunks:
+
+        def take(data: bytes) -> Awaitable[None] | None:
             meter.feed(data)
-            if passed := shown(data):
-                await reply.write(passed)
-            turn += 1
-            if turn == CHUNKS_PER_TURN:
-                turn = 0
-                await asyncio.sleep(0)
+            passed = shown(data)
+            return reply.write_now(passed) if passed else None
+
+        await answer.pour(take)
         if usage_filter is not None and (passed := usage_filter.close()):
             await reply.write(passed)
         if meter.error is not None:  # the caller has read it already, in the provider's words
@@ -377,24 +373,21 @@ class Attempts:
         reply: Reply,
     ) -> Streamed:
         """Events out of the provider's stream, the caller's stream out of the events; one write for each read."""
-        chunks = answer.chunks()
-        data = await self._first(chunks, progress)
+        data = await self._first(answer, progress)
         events = list(reader.feed(data))
         _note_events(events, progress)
         await reply.start(200, {**STREAM_HEADERS, **_marks(answer)})
         progress.delivered = True
         if rendered := renderer.render(events):
             await reply.write(rendered)
-        turn = 0
-        async for data in chunks:
+
+        def take(data: bytes) -> Awaitable[None] | None:
             events = list(reader.feed(data))
             _note_events(events, progress)
-            if rendered := renderer.render(events):
-                await reply.write(rendered)
-            turn += 1
-            if turn == CHUNKS_PER_TURN:
-                turn = 0
-                await asyncio.sleep(0)
+            rendered = renderer.render(events)
+            return reply.write_now(rendered) if rendered else None
+
+        await answer.pour(take)
         events = list(reader.close())
         _note_events(events, progress)
         return Streamed(tail=renderer.render(events) + renderer.finish())

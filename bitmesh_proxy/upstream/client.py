@@ -61,6 +61,10 @@ class UpstreamAnswer:
         while data := await self._connection.read():
             yield data
 
+    async def piece(self) -> bytes:
+        """What comes next, or has come meanwhile; empty at the end. Raises as ``chunks``."""
+        return await self._connection.read()
+
     async def pour(self, take: Take) -> None:
         """The body as it comes, given to ``take`` the moment it is read, without a turn of the event loop in between.
 

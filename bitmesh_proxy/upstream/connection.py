@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 from aiohttp.http import HttpProcessingError
 from aiohttp.http_parser import HttpResponseParser, RawResponseMessage
 
-from bitmesh_proxy.errors import UpstreamBroken, UpstreamError, UpstreamTimeout
+from bitmesh_proxy.errors import UpstreamBroken, UpstreamTimeout
 from bitmesh_proxy.upstream.framing import ChunkedBody, Framing, FramingError, NoBody, SizedBody, UntilClosed
 
 #: Heads above this size are refused before the parser sees them.
@@ -100,7 +100,7 @@ class ProviderConnection(asyncio.Protocol):
         self._head = b""
         self._interim = 0
         self._framing: Framing | None = None
-        self._error: UpstreamError | None = None
+        self._error: Exception | None = None
         self._ready_bytes = 0
         self._take: Take | None = None
         self._pending: Awaitable[None] | None = None
@@ -343,13 +343,9 @@ class ProviderConnection(asyncio.Protocol):
         assert self._take is not None
         try:
             self._pending = self._take(piece)
-        except UpstreamError as exc:
-            self._fail(exc, None)
-            return False
         except Exception as exc:  # noqa: BLE001 - it belongs to whoever pours, not to the event loop
-            failed = self._loop.create_future()
-            failed.set_exception(exc)
-            self._pending = failed
+            self._fail(exc)
+            return False
         if self._pending is None:
             return True
         self._pause()
@@ -400,8 +396,10 @@ class ProviderConnection(asyncio.Protocol):
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    def _fail(self, error: UpstreamError, cause: BaseException | None) -> None:
-        error.__cause__ = cause
+    def _fail(self, error: Exception, cause: Exception | None = None) -> None:
+        """End the exchange, and with it the connection. The first who waits or reads is told."""
+        if cause is not None:
+            error.__cause__ = cause
         self._error = error
         self.close()
         self._wake()
@@ -416,13 +414,13 @@ class ProviderConnection(asyncio.Protocol):
         self._timer = None
         now_s = self._loop.time()
         if self._framing is None:
-            self._fail(UpstreamTimeout("The provider did not answer in time."), None)
+            self._fail(UpstreamTimeout("The provider did not answer in time."))
             return
         # What has come and is not taken yet, or what was held back by us, is no silence of the provider's.
         is_ours = self._is_paused or bool(self._ready)
         limit_s = min((now_s if is_ours else self._last_s) + self._idle_s, self._deadline_s)
         if now_s >= limit_s:
-            self._fail(UpstreamTimeout("The provider fell silent."), None)
+            self._fail(UpstreamTimeout("The provider fell silent."))
         else:
             self._timer = self._loop.call_at(limit_s, self._on_timer)
 

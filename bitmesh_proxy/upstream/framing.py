@@ -7,6 +7,7 @@ one caller gets another one's answer. Trailers are read past. Source: RFC 9112, 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final, Protocol
 
 #: A chunk's size with its extensions. Nobody needs more.
@@ -121,6 +122,11 @@ class ChunkedBody:
         if self._line:
             data = self._line + data
             self._line = b""
+        elif self._state == _SIZE:
+            # What a stream mostly is: one chunk, whole, in one read.
+            start = data.find(b"\r\n", 0, MAX_SIZE_DIGITS + 2) + 2
+            if start > 2 and data.endswith(b"\r\n") and chunk_size(data[: start - 2]) == len(data) - start - 2 > 0:
+                return data[start:-2]
         pieces: list[bytes] = []
         at, size = 0, len(data)
         while at < size and not self.is_done:
@@ -165,7 +171,7 @@ class ChunkedBody:
     def _take_line(self, data: bytes, at: int, end: int) -> None:
         """A whole line, without its end: a chunk's size, or a trailer; the empty one ends it all."""
         if self._state == _SIZE:
-            size = _chunk_size(data[at:end])
+            size = chunk_size(data[at:end])
             self._left_bytes = size
             self._state = _DATA if size else _TRAILERS
         elif end == at:
@@ -177,11 +183,10 @@ class ChunkedBody:
                 raise FramingError("the trailers are too long")
 
 
-def _chunk_size(line: bytes) -> int:
+@lru_cache(maxsize=4096)
+def chunk_size(line: bytes) -> int:
     """``1a`` and ``1a;name=value``. Digits only: ``int`` alone would also take signs, spaces and underscores."""
-    if b";" in line:
-        line = line[: line.index(b";")]
-    line = line.rstrip(b" \t")
-    if not line or len(line) > MAX_SIZE_DIGITS or line.translate(None, _HEX_DIGITS):
+    digits = line.partition(b";")[0].rstrip(b" \t")
+    if not digits or len(digits) > MAX_SIZE_DIGITS or digits.translate(None, _HEX_DIGITS):
         raise FramingError("a chunk's size is no hexadecimal number")
-    return int(line, 16)
+    return int(digits, 16)
