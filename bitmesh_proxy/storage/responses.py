@@ -25,6 +25,8 @@ MAX_CHAIN = 2_000
 #: Compression above this size is done off the loop.
 THREAD_BYTES = 64 * 1024
 _UNDER_WAY = ("queued", "in_progress")
+#: Parts of the response object that stand elsewhere, or follow from what does.
+_DERIVED = frozenset(("output", "items"))
 
 _SELECT = """
 SELECT id, previous_id, status, background, instance, job_id, request_id, body, input, output, asked, created_at_ms
@@ -46,10 +48,11 @@ WHERE account_id = ? AND created_at_ms >= ? ORDER BY depth DESC
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredResponse:
-    """A response. ``body`` is the response object, whole; ``input_items`` are its own, not those of what it follows.
+    """A response. ``body`` is the response object, but for ``items``, which follow from it.
 
-    ``asked``: what is needed of the request to finish it later. ``job_id`` is the provider's, of a response that is a
-    job. ``instance`` is the process that works, or worked, on it.
+    ``input_items`` are its own, not those of what it follows. ``asked``: what is needed of the request to finish it
+    later. ``job_id`` is the provider's, of a response that is a job. ``instance`` is the process that works, or worked,
+    on it.
     """
 
     id: str
@@ -110,7 +113,7 @@ class ResponseStore:
                 " body, input, output, asked, size_bytes, created_at_ms)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (id) DO UPDATE SET status = excluded.status, instance = excluded.instance,"
-                " job_id = excluded.job_id, body = excluded.body, output = excluded.output,"
+                " job_id = excluded.job_id, asked = excluded.asked, body = excluded.body, output = excluded.output,"
                 " size_bytes = excluded.size_bytes WHERE status IN ('queued', 'in_progress')",
                 row,
             ).rowcount
@@ -221,7 +224,7 @@ class ResponseStore:
 
 
 async def _pack(response: StoredResponse) -> tuple[Any, ...]:
-    body = {**response.body, "output": [], "items": []}
+    body = {name: value for name, value in response.body.items() if name not in _DERIVED}
     blobs = [
         await _compressed(value)
         for value in (body, list(response.input_items), list(response.output), dict(response.asked))

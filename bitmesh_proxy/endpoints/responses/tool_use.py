@@ -31,13 +31,16 @@ class ToolUse:
         """What chat completions are to be sent; nothing at all where no call is allowed."""
         if not self.allowed:
             return {}
-        sent = [{"type": "function", "function": _without_nulls(tool)} for tool in self.tools]
+        # Chat completions do not know the list of allowed tools: a model that sees no others calls no others.
+        is_list = not isinstance(self.choice, str) and self.choice["type"] == "allowed_tools"
+        shown = [tool for tool in self.tools if not is_list or tool["name"] in self.allowed]
+        sent = [{"type": "function", "function": _without_nulls(tool)} for tool in shown]
         if isinstance(self.choice, str):
             choice: str | JsonObject = self.choice
         elif self.choice["type"] == "function":
             choice = {"type": "function", "function": {"name": self.choice["name"]}}
         else:
-            choice = self.choice["mode"]  # no provider's chat has the list; the model sees all tools, we hold the line
+            choice = self.choice["mode"]
         return {"tools": sent, "tool_choice": choice}
 
 

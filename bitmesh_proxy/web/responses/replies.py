@@ -7,6 +7,7 @@ or a space (before a whole answer), so that no proxy on the way gives up. From t
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
@@ -133,20 +134,26 @@ class HeldReply:
             raise CallerLeft from exc
 
     async def _tick(self) -> None:
-        if self._opens_after_s is not None:
-            await asyncio.sleep(self._opens_after_s)
-            async with self._lock:
-                if not self.is_open and not self._is_over:
-                    await self._open_by_clock()
+        loop = asyncio.get_running_loop()
+        opens_at_s = math.inf if self._opens_after_s is None else loop.time() + self._opens_after_s
         while not self._is_over:
+            pause_s = self._interval_s if self.is_open else min(self._interval_s, max(0.0, opens_at_s - loop.time()))
             self._wrote.clear()
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._interval_s):
+                async with asyncio.timeout(pause_s):
                     await self._wrote.wait()
                 continue
-            async with self._lock:
-                if self.is_open and not self._is_over:
-                    await self._write(KEEP_ALIVE if self._is_stream else b" ")
+            await self._beat(is_time=loop.time() >= opens_at_s)
+
+    async def _beat(self, *, is_time: bool) -> None:
+        """A sign of life, or the head if it is time for it; nothing when the end came while this waited."""
+        async with self._lock:
+            if self._is_over:
+                return
+            if self.is_open:
+                await self._write(KEEP_ALIVE if self._is_stream else b" ")
+            elif is_time:
+                await self._open_by_clock()
 
     async def _open_by_clock(self) -> None:
         if self._is_stream:

@@ -35,7 +35,7 @@ from bitmesh_proxy.endpoints.responses.compaction import kept_items, summary_cal
 from bitmesh_proxy.endpoints.responses.media_calls import call_for
 from bitmesh_proxy.endpoints.responses.media_parts import data_uri
 from bitmesh_proxy.endpoints.responses.request import ResponseRequest, parse_request
-from bitmesh_proxy.endpoints.responses.resource import Cost, render_usage
+from bitmesh_proxy.endpoints.responses.resource import Cost, render_items, render_usage
 from bitmesh_proxy.endpoints.responses.truncation import estimate_tokens, fit
 from bitmesh_proxy.errors import (
     GatewayError,
@@ -205,8 +205,10 @@ class Responses:
         await self._pipeline.serve(replace(incoming, finisher=session), session.endpoint(), captured)
         started = orjson.loads(captured.body)
         session.job_id = started["job_id"]
-        session.response_id = started["response_id"]
-        await session.keep()
+        if started["response_id"] == session.response_id:
+            await session.keep()
+        else:
+            session.adopt(started["response_id"], request_id=captured.headers["X-Bitmesh-First-Request-Id"])
         view = await self._job_done(session, reply)
         body = await self._end_of_job(session, view)
         await reply.send(200, captured.headers, body)
@@ -286,7 +288,8 @@ class Responses:
         except GatewayError as error:
             await events.send(200, {}, await session.fail(error))
         except asyncio.CancelledError:
-            if response_id not in self._cancelled:
+            # A job goes on, and is found by whoever asks for the response later.
+            if response_id not in self._cancelled and session.job_id is None:
                 stopped = Unavailable("The service was stopped while it worked on this response.")
                 await asyncio.shield(session.fail(stopped))
         except Exception:
@@ -309,11 +312,11 @@ class Responses:
         if stored is None:
             raise NotFound(f"No response with the id '{response_id[:64]}'.", param="response_id")
         if not stored.is_under_way or response_id in self._running:
-            return self._with_progress(stored)
+            return self._shown(stored)
         if stored.job_id is not None:
-            return await self._job_of(stored, caller, context)
+            return self._shown(await self._job_of(stored, caller, context))
         if stored.instance != self._instance and await self.store.is_alive(stored.instance):
-            return stored
+            return self._shown(stored)
         error = {"code": "interrupted", "message": "The service was stopped while it worked on this response."}
         return await self._ended(stored, {"status": "failed", "error": error})
 
@@ -338,11 +341,13 @@ class Responses:
         await self.store.finish(ended)
         return ended
 
-    def _with_progress(self, stored: StoredResponse) -> StoredResponse:
+    def _shown(self, stored: StoredResponse) -> StoredResponse:
+        """With all that callers see of it: its items, and its status as it is at this moment."""
+        body = {**stored.body, "items": render_items(stored.output)}
         running = self._running.get(stored.id)
-        if running is None or not stored.is_under_way:
-            return stored
-        return replace(stored, body={**stored.body, "status": running[1].response["status"]})
+        if running is not None and stored.is_under_way:
+            body["status"] = running[1].response["status"]
+        return replace(stored, body=body)
 
     async def _job_of(self, stored: StoredResponse, caller: Caller, context: RequestContext) -> StoredResponse:
         """A response that is a job, of which nobody waits for the end any more: ask the job."""

@@ -13,6 +13,7 @@ import secrets
 import string
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
@@ -204,6 +205,13 @@ class ResponseSession:
         """Go on with a response that is stored already, and waits for its job."""
         self.job_id = job_id
         self._is_kept = True
+
+    def adopt(self, response_id: str, *, request_id: str) -> None:
+        """Be the response that an earlier request with the same Idempotency-Key began."""
+        self.response_id = response_id
+        self.context = replace(self.context, request_id=request_id)
+        self._is_kept = True
+        self._writer = self._new_writer()
 
     def begin(self) -> list[JsonObject]:
         """The events that begin the response; nothing the second time."""

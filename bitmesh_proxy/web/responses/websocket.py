@@ -83,15 +83,14 @@ class _Connection:
                 if arrived is None:
                     return
                 turn = asyncio.create_task(self._turn(arrived))
-                # A client who goes away stops the meter: the turn under way is cancelled with the connection.
                 await asyncio.wait((turn, reader), return_when=asyncio.FIRST_COMPLETED)
-                if not turn.done() and self._socket.closed:
+                if reader.done() and not turn.done():
+                    # Who goes away, or asks for more than may wait, stops the meter.
                     turn.cancel()
+                    await asyncio.wait((turn,))
+                    return
                 with suppress(CallerLeft):
                     await turn
-        except asyncio.CancelledError:
-            if not self._socket.closed:
-                raise
         finally:
             reader.cancel()
             with suppress(asyncio.CancelledError):
