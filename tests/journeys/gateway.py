@@ -221,11 +221,16 @@ def settings_for(data_dir: Path, changes: Changes | None = None) -> Settings:
 
 @asynccontextmanager
 async def running_gateway(
-    data_dir: Path, changes: Changes | None = None, *, credit_usd: str = "10"
+    data_dir: Path,
+    changes: Changes | None = None,
+    *,
+    credit_usd: str = "10",
+    prepare: Callable[[web.Application], None] = lambda app: None,
 ) -> AsyncIterator[Gateway]:
-    """Start the application as ``serve`` does, with one account and key."""
+    """Start the application as ``serve`` does, with one account and key. ``prepare`` may add routes to it."""
     settings = settings_for(data_dir, changes)
     app = make_app(settings, environ={})
+    prepare(app)
     runner = make_runner(app)
     try:
         await runner.setup()

@@ -1,0 +1,53 @@
+"""``serve``: what it says when it cannot, and how it ends. What it serves, the journeys show."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.journeys.processes import run, serving
+
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(30)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "word"),
+    [
+        (["--port", "70000"], 2, "--port"),
+        (["--config", "nowhere.toml"], 2, "nowhere.toml"),
+        (["--host", "192.0.2.1", "--port", "0"], 1, "192.0.2.1"),
+        (["--help"], 0, "SIGTERM"),
+    ],
+)
+def test_what_cannot_be_is_said_in_a_line(tmp_path: Path, arguments: list[str], status: int, word: str) -> None:
+    done = run(tmp_path / "data", "serve", *arguments)
+    assert done.returncode == status, done.stderr
+    assert word in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_data_directory_that_cannot_be_is_a_fault_of_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = run(tmp_path / "file" / "data", "serve", "--port", "0")
+    assert done.returncode == 78, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_without_sandbox_and_accounts_it_says_what_to_do_next(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data", arguments=["--no-sandbox"]) as served:
+        assert "account create" in served.text()
+        assert "bearer token" not in served.text()
+        served.process.send_signal(signal.SIGINT)
+        assert await served.ended() == 0
+
+
+async def test_the_second_start_makes_no_second_account(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data") as served:
+        assert "bearer token" in served.text()
+        served.process.send_signal(signal.SIGTERM)
+        assert await served.ended() == 0
+    async with serving(tmp_path / "data", name="again.log") as served:
+        assert "bearer token" not in served.text()
+        assert "key create" in served.text()

@@ -1,0 +1,110 @@
+"""The application put together: what stops its start, and that whatever was opened is closed again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bitmesh_proxy import keys
+from bitmesh_proxy.app import StartError, make_app, make_runner
+from bitmesh_proxy.settings import load_settings
+from bitmesh_proxy.upstream.access import ProviderAccess
+from tests.journeys.gateway import chat, running_gateway, settings_for
+from tests.journeys.scripted import at, write_rows
+
+
+async def start(data_dir: Path, changes: dict[str, Any], environ: dict[str, str] | None = None) -> dict[str, object]:
+    """Start and stop; gives what is interesting of the application in between."""
+    app = make_app(settings_for(data_dir, changes), environ=environ or {})
+    runner = make_runner(app)
+    try:
+        await runner.setup()
+        access: Mapping[str, ProviderAccess] = app[keys.ACCESS]
+        return {"is_sandbox": app[keys.IS_SANDBOX], "providers": sorted(access)}
+    finally:
+        await runner.cleanup()
+
+
+def not_daemons() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if not thread.daemon and not thread.name.startswith("asyncio")}
+
+
+async def test_a_start_that_fails_closes_what_it_had_opened(tmp_path: Path) -> None:
+    """A thread left behind would keep the process from ending."""
+    before = not_daemons()
+    rows = write_rows(tmp_path / "rows", "nobody")
+    with pytest.raises(StartError, match=r"journey\.toml:"):
+        await start(tmp_path / "data", {"catalogue": {"dir": str(rows)}})
+    assert not_daemons() <= before
+
+
+async def test_a_data_directory_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+    with pytest.raises(StartError, match="data"):
+        await start(tmp_path / "data", {})
+
+
+async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bitmesh-proxy.db").write_text("x" * 4096)
+    with pytest.raises(StartError, match=r"bitmesh-proxy\.db"):
+        await start(tmp_path, {})
+
+
+async def test_a_provider_nobody_knows_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="nobody"):
+        await start(tmp_path, {"providers": [{"name": "nobody"}]})
+
+
+@pytest.mark.parametrize(
+    ("mode", "environ", "is_sandbox"),
+    [
+        ("auto", {}, True),
+        ("auto", {"TOGETHER_API_KEY": "sk-x"}, False),
+        ("on", {"TOGETHER_API_KEY": "sk-x"}, True),
+        ("off", {}, False),
+    ],
+)
+async def test_the_sandbox_is_there_when_no_real_credential_is(
+    tmp_path: Path, mode: str, environ: dict[str, str], is_sandbox: bool
+) -> None:
+    found = await start(tmp_path, {"sandbox": {"mode": mode}}, environ)
+    assert found["is_sandbox"] is is_sandbox
+    if not is_sandbox:
+        assert found["providers"] == (["together"] if environ else [])
+
+
+async def test_without_a_provider_a_call_is_told_so(tmp_path: Path) -> None:
+    settings = at(tmp_path / "rows")
+    write_rows(tmp_path / "rows", "together")
+    async with running_gateway(tmp_path / "data", settings) as gateway:
+        answer = await gateway.post("/chat", {**chat(), "model": "journey-model"})
+        assert answer.status == 503
+        assert answer.json["error"]
+        await gateway.check_books()
+
+
+async def test_two_processes_may_share_one_database(tmp_path: Path) -> None:
+    """The second neither closes what the first has open, nor misses what the first has written."""
+    async with running_gateway(tmp_path) as first, running_gateway(tmp_path) as second:
+        assert (await second.get("/test", headers=first.bearer)).status == 200
+        assert (await second.post("/chat", chat(), headers=first.bearer)).status == 200
+        assert (await first.last_row()).key_id == first.key.id
+        await first.check_books()
+
+
+async def test_data_are_for_nobody_elses_eyes(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path / "data") as gateway:
+        await gateway.post("/chat", chat())
+        assert (tmp_path / "data").stat().st_mode & 0o077 == 0
+        for path in (each for each in (tmp_path / "data").iterdir() if each.is_file()):
+            assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_making_it_opens_nothing(tmp_path: Path) -> None:
+    directory = tmp_path / "data"
+    make_app(load_settings(environ={}, overrides={"data": {"dir": str(directory)}}), environ={})
+    assert not directory.exists()

@@ -1,0 +1,44 @@
+"""Alive, and able to serve: two questions with two answers."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from bitmesh_proxy import __version__, keys
+from tests.journeys.gateway import Gateway, running_gateway
+
+NOBODY = {"Authorization": ""}
+
+
+async def test_alive(gateway: Gateway) -> None:
+    answer = await gateway.get("/health", headers=NOBODY)
+    assert (answer.status, answer.json) == (200, {"status": "ok", "version": __version__})
+
+
+async def test_who_drains_is_alive_and_not_ready(gateway: Gateway) -> None:
+    assert (await gateway.get("/ready", headers=NOBODY)).status == 200
+    gateway.app[keys.DRAINING].set()
+    answer = await gateway.get("/ready", headers=NOBODY)
+    assert (answer.status, answer.json["status"]) == (503, "not ready")
+    assert answer.json["checks"]["accepting"] == "draining"
+    assert (await gateway.get("/health", headers=NOBODY)).status == 200
+
+
+async def test_a_database_that_cannot_be_written_is_named_without_its_cause(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, {"data": {"dir": str(tmp_path), "busy_timeout_s": 0.05}}) as gateway:
+        intruder = sqlite3.connect(tmp_path / "bitmesh-proxy.db", isolation_level=None)
+        intruder.execute("BEGIN IMMEDIATE")
+        answer = await gateway.get("/ready", headers=NOBODY)
+        intruder.execute("ROLLBACK")
+        intruder.close()
+        assert answer.status == 503
+        assert answer.json["checks"]["database"] != "ok"
+        assert "locked" not in answer.json["checks"]["database"]
+
+
+async def test_counts_are_for_those_who_may_have_them(gateway: Gateway) -> None:
+    await gateway.get("/test")
+    assert (await gateway.get("/metrics", headers=NOBODY)).body.startswith(b"# HELP")
+    stranger = await gateway.get("/metrics", headers={**NOBODY, "X-Forwarded-For": "203.0.113.9"})
+    assert stranger.status == 404
