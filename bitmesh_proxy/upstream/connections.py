@@ -127,7 +127,7 @@ class Connections:
                     lambda: ProviderConnection(self._loop, pool=pool, on_lost=self._forget),
                     origin.host,
                     origin.port,
-                    ssl=self._tls_context() if origin.is_tls else None,
+                    ssl=await self._tls_context() if origin.is_tls else None,
                     server_hostname=origin.host if origin.is_tls else None,
                 )
         except TimeoutError as exc:
@@ -179,11 +179,16 @@ class Connections:
             wait_s = pool.idle[0].idle_since_s - oldest_s
             pool.reaper = self._loop.call_later(max(wait_s, 0.01), self._reap, pool)
 
-    def _tls_context(self) -> ssl.SSLContext:
+    async def _tls_context(self) -> ssl.SSLContext:
         if self._tls is None:
-            self._tls = ssl.create_default_context()
-            self._tls.set_alpn_protocols(["http/1.1"])
+            self._tls = await asyncio.to_thread(_make_tls_context)  # it reads a few hundred certificates from disk
         return self._tls
+
+
+def _make_tls_context() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 def _wake_next(pool: OriginPool) -> None:
