@@ -30,9 +30,17 @@ MAX_CONTENT_BYTES = 32 * 1024 * 1024
 class Sealer:
     """Seals and opens. ``purpose`` keeps one use apart from every other."""
 
-    def __init__(self, master_secret: bytes, purpose: str, *, random_bytes: RandomBytes = secrets.token_bytes) -> None:
+    def __init__(
+        self,
+        master_secret: bytes,
+        purpose: str,
+        *,
+        max_content_bytes: int = MAX_CONTENT_BYTES,
+        random_bytes: RandomBytes = secrets.token_bytes,
+    ) -> None:
         self._master_secret = master_secret
         self._purpose = purpose
+        self._max_content_bytes = max_content_bytes
         self._random_bytes = random_bytes
 
     def seal(self, content: bytes, account_id: str) -> str:
@@ -54,7 +62,7 @@ class Sealer:
             raise _refused()
         nonce, hidden = body[1 : 1 + NONCE_BYTES], body[1 + NONCE_BYTES :]
         unpacker = zlib.decompressobj()
-        content = unpacker.decompress(_xor(hidden, self._keystream(account_id, nonce)), MAX_CONTENT_BYTES)
+        content = unpacker.decompress(_xor(hidden, self._keystream(account_id, nonce)), self._max_content_bytes)
         if not unpacker.eof:
             raise _refused()
         return content

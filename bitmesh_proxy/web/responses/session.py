@@ -41,7 +41,6 @@ from bitmesh_proxy.endpoints.responses.request import ResponseRequest
 from bitmesh_proxy.endpoints.responses.resource import Cost
 from bitmesh_proxy.endpoints.responses.writer import EventWriter, Failure
 from bitmesh_proxy.errors import GatewayError, InvalidRequest, ProviderRefused, UpstreamBroken
-from bitmesh_proxy.media.results import MediaResults
 from bitmesh_proxy.money import NanoUsd
 from bitmesh_proxy.storage.responses import ResponseStore, StoredResponse
 from bitmesh_proxy.web.error_formats import render_error
@@ -90,7 +89,6 @@ class ResponseSession:
         context: RequestContext,
         caller: Caller,
         store: ResponseStore,
-        media: MediaResults,
         instance: int,
         transport: Transport,
         input_characters: int = 0,
@@ -108,7 +106,6 @@ class ResponseSession:
         self.response_id = response_id or new_id("resp_")
         self.job_id: str | None = None
         self._store = store
-        self._media = media
         self._instance = instance
         self._input_characters = input_characters
         self._asked = asked or {}

@@ -11,6 +11,7 @@ Source: the Open Responses specification, version 2026-04-24.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ from bitmesh_proxy.endpoints.responses.framing import websocket_error
 from bitmesh_proxy.errors import (
     CallerLeft,
     GatewayError,
+    InternalError,
     InvalidRequest,
     MethodNotAllowed,
     RateLimited,
@@ -40,6 +42,8 @@ from bitmesh_proxy.web.error_formats import render_error
 from bitmesh_proxy.web.responses.replies import VERSION_HEADERS, SocketReply
 from bitmesh_proxy.web.responses.session import Transport
 from bitmesh_proxy.web.serve_call import caller_of
+
+log = logging.getLogger(__name__)
 
 HEARTBEAT_S: Final = 30.0
 FORBIDDEN: Final = ("stream", "stream_options", "background")
@@ -93,7 +97,7 @@ class _Connection:
                     await turn
         finally:
             reader.cancel()
-            with suppress(asyncio.CancelledError):
+            with suppress(asyncio.CancelledError, CallerLeft):
                 await reader
             await self._socket.close()
 
@@ -130,6 +134,12 @@ class _Connection:
         except GatewayError as error:
             failed = True
             await self._send_error(error)
+        except (CallerLeft, asyncio.CancelledError):
+            raise
+        except Exception:
+            log.exception("a turn failed", extra={"request_id": self._request[keys.STATE].context.request_id})
+            failed = True
+            await self._send_error(InternalError("Internal server error"))
         if failed and previous is not None:
             self._remembered.pop(previous, None)
 

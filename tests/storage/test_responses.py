@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from bitmesh_proxy.storage import responses
+from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.responses import ContextTooLarge, ResponseStore, StoredResponse
+from tests.storage.examples import NOON_S
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = NOON_S
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(database: Database, clock: Clock) -> ResponseStore:
+    return ResponseStore(database, keep_s=1_000, max_total_bytes=1_000_000, clock=clock)
+
+
+def item(item_id: str, text: str = "hi") -> dict[str, Any]:
+    return {"id": item_id, "type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
+
+
+def response(number: int = 1, **more: Any) -> StoredResponse:
+    fields: dict[str, Any] = {
+        "id": f"resp_{number}",
+        "account_id": "acct_1",
+        "status": "completed",
+        "body": {"id": f"resp_{number}", "status": "completed", "output": [item(f"out_{number}")]},
+        "input_items": [item(f"in_{number}")],
+        "request_id": f"req_{number}",
+        "created_at_s": NOON_S + number,
+        "instance": 1,
+    }
+    return StoredResponse(**{**fields, **more})
+
+
+async def test_a_response_comes_back_as_it_was(store: ResponseStore) -> None:
+    kept = response(previous_id="resp_0", is_background=True, job_id="job", asked={"model": "m"})
+    await store.save(kept)
+    assert await store.get("acct_1", "resp_1") == kept
+
+
+async def test_large_ones_come_back_too(store: ResponseStore) -> None:
+    kept = response(input_items=[item("in_1", "".join(chr(97 + n * n % 23) for n in range(500_000)))])
+    await store.save(kept)
+    assert await store.get("acct_1", "resp_1") == kept
+
+
+async def test_items_that_follow_are_not_kept_twice(store: ResponseStore) -> None:
+    kept = response()
+    await store.save(replace(kept, body={**kept.body, "items": ["anything"]}))
+    assert await store.get("acct_1", "resp_1") == kept
+
+
+async def test_another_accounts_response_is_not_there(store: ResponseStore) -> None:
+    await store.save(response())
+    assert await store.get("acct_2", "resp_1") is None
+    assert await store.chain("acct_2", "resp_1", max_bytes=10_000) is None
+    assert await store.find_item("acct_2", "out_1") is None
+    assert not await store.delete("acct_2", "resp_1")
+    assert await store.get("acct_1", "resp_1") is not None
+
+
+async def test_a_chain_is_read_from_its_beginning(store: ResponseStore) -> None:
+    for number in range(1, 5):
+        await store.save(response(number, previous_id=f"resp_{number - 1}" if number > 1 else None))
+    chain = await store.chain("acct_1", "resp_3", max_bytes=100_000)
+    assert chain is not None
+    assert [each.id for each in chain] == ["resp_1", "resp_2", "resp_3"]
+    with pytest.raises(ContextTooLarge):
+        await store.chain("acct_1", "resp_3", max_bytes=100)
+
+
+async def test_a_chain_with_a_hole_is_none(store: ResponseStore) -> None:
+    await store.save(response(1))
+    await store.save(response(2, previous_id="resp_1"))
+    assert await store.delete("acct_1", "resp_1")
+    assert await store.chain("acct_1", "resp_2", max_bytes=100_000) is None
+    assert await store.chain("acct_1", "resp_9", max_bytes=100_000) is None
+
+
+async def test_items_are_found_by_their_id(store: ResponseStore) -> None:
+    await store.save(response())
+    assert await store.find_item("acct_1", "out_1") == item("out_1")
+    assert await store.find_item("acct_1", "in_1") == item("in_1")
+    assert await store.find_item("acct_1", "nowhere") is None
+    await store.delete("acct_1", "resp_1")
+    assert await store.find_item("acct_1", "in_1") is None
+
+
+async def test_what_is_over_stays_as_it_ended(store: ResponseStore) -> None:
+    queued = response(status="queued", body={"status": "queued", "output": []})
+    await store.save(queued)
+    assert await store.count_under_way("acct_1") == 1
+    cancelled = replace(queued, status="cancelled", body={"status": "cancelled", "output": []})
+    assert await store.finish(cancelled)
+    assert await store.count_under_way("acct_1") == 0
+    assert not await store.finish(response())
+    await store.save(response())
+    assert await store.get("acct_1", "resp_1") == cancelled
+
+
+async def test_what_was_deleted_does_not_come_back_at_its_end(store: ResponseStore) -> None:
+    queued = response(status="in_progress", body={"status": "in_progress", "output": []})
+    await store.save(queued)
+    assert await store.delete("acct_1", "resp_1")
+    assert not await store.finish(response())
+    assert await store.get("acct_1", "resp_1") is None
+
+
+async def test_old_ones_are_gone_and_swept(store: ResponseStore, database: Database, clock: Clock) -> None:
+    await store.save(response())
+    clock.now_s += 1_002
+    assert await store.get("acct_1", "resp_1") is None
+    assert await store.chain("acct_1", "resp_1", max_bytes=100_000) is None
+    await store.save(response(2_000))
+    assert [row[0] for row in await database.read("SELECT id FROM responses")] == ["resp_2000"]
+    assert {row[0] for row in await database.read("SELECT item_id FROM response_items")} == {"in_2000", "out_2000"}
+
+
+async def test_the_oldest_go_when_space_runs_out(database: Database, clock: Clock) -> None:
+    store = ResponseStore(database, keep_s=10_000, max_total_bytes=600, clock=clock)
+    for number in range(1, 6):
+        clock.now_s += responses.SWEEP_INTERVAL_S + 1
+        await store.save(response(number))
+    left = [row[0] for row in await database.read("SELECT id FROM responses ORDER BY created_at_ms")]
+    assert left == [f"resp_{number}" for number in range(6 - len(left), 6)]
+    assert 0 < len(left) < 5
+
+
+async def test_only_registered_processes_are_alive(store: ResponseStore, database: Database) -> None:
+    assert not await store.is_alive(77)
+    await database.write(
+        lambda connection: (
+            connection.execute(
+                "INSERT INTO instances (number, pid, lock_name, started_at_ms) VALUES (77, 1, 'x', 0)"
+            ).rowcount
+        )
+    )
+    assert await store.is_alive(77)
