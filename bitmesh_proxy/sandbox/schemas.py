@@ -49,18 +49,29 @@ def load_document(provider: str) -> dict[str, Any]:
 @cache
 def load_checker(provider: str, operation: str, is_strict: bool = False) -> Checker:
     """A function that finds the most telling violation of a body, or None. Raises KeyError for an unknown operation."""
+    if operation not in load_document(provider)["operations"]:
+        raise KeyError(f"{provider} has no request schema {operation!r}")
+    return _make_checker(provider, f"operations/{operation}", is_strict)
+
+
+@cache
+def load_part_checker(provider: str, component: str, is_strict: bool = False) -> Checker:
+    """The same for a part of a body that is checked by itself, by the name of its component schema."""
+    if component not in load_document(provider)["components"]["schemas"]:
+        raise KeyError(f"{provider} has no component {component!r}")
+    return _make_checker(provider, f"components/schemas/{component}", is_strict)
+
+
+def _make_checker(provider: str, place: str, is_strict: bool) -> Checker:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
     from referencing import Registry
     from referencing.jsonschema import DRAFT202012
 
-    document = load_document(provider)
-    if operation not in document["operations"]:
-        raise KeyError(f"{provider} has no request schema {operation!r}")
     name = f"urn:sandbox:{provider}"
-    resource = DRAFT202012.create_resource(document)
+    resource = DRAFT202012.create_resource(load_document(provider))
     registry: Registry[Any] = Registry().with_resource(name, resource)
-    schema: dict[str, Any] = {"$ref": f"{name}#/operations/{operation}"}
+    schema: dict[str, Any] = {"$ref": f"{name}#/{place}"}
     if is_strict:
         schema["unevaluatedProperties"] = False
     validator = Draft202012Validator(schema, registry=registry)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bitmesh_proxy.sandbox.schemas import Violation, coerce_form, load_checker, load_document
+from bitmesh_proxy.sandbox.schemas import Violation, coerce_form, load_checker, load_document, load_part_checker
 
 
 def found(operation: str, body: Any, *, is_strict: bool = False, provider: str = "openai") -> tuple[str, str] | None:
@@ -106,3 +106,13 @@ def test_a_forms_texts_get_their_types(
     provider: str, operation: str, form: dict[str, list[str]], values: dict[str, Any]
 ) -> None:
     assert coerce_form(provider, operation, form) == values
+
+
+def test_a_part_is_checked_by_the_name_of_its_component() -> None:
+    check = load_part_checker("runware", "GetResponseParams")
+    assert check({"taskType": "getResponse", "taskUUID": "x"}) is None
+    missing = check({"taskType": "getResponse"})
+    assert missing is not None
+    assert (missing.kind, missing.field) == ("missing", "taskUUID")
+    with pytest.raises(KeyError, match="no component"):
+        load_part_checker("runware", "NoSuchParams")
