@@ -204,7 +204,8 @@ async def media(app: web.Application) -> AsyncIterator[None]:
         access=app[keys.ACCESS],
         allow_private=app[keys.IS_SANDBOX],
     ) as results:
-        async with open_inputs(settings.uploads, results) as inputs:
+        example = app[keys.SANDBOX].example_picture if app[keys.IS_SANDBOX] else None
+        async with open_inputs(settings.uploads, results, example=example) as inputs:
             app[keys.MEDIA] = results
             app[keys.INPUTS] = inputs
             yield

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from bitmesh_proxy.calls import Call, ChatCall, ImageCall, JsonObject, Media, TranscriptionCall, VideoCall
 from bitmesh_proxy.dialects.media_inputs import bytes_of, is_remote
 from bitmesh_proxy.errors import BodyTooLarge, InvalidRequest, NotFound
+from bitmesh_proxy.media.examples import is_example
 from bitmesh_proxy.media.fetch_errors import FetchError, as_gateway_error
 from bitmesh_proxy.media.guarded_fetch import GuardedFetcher
 from bitmesh_proxy.media.results import MediaResults
@@ -26,16 +27,21 @@ from bitmesh_proxy.settings import Uploads
 
 #: A data URI above this size is decoded off the loop.
 _THREAD_CHARACTERS: Final = 256 * 1024
+ExamplePicture: TypeAlias = Callable[[], Awaitable[bytes]]
 _RESULT_PATHS: Final = ("/imgrslt/", "/v1/imgrslt/")
 
 
 class InputMedia:
     """See the module's docstring."""
 
-    def __init__(self, results: MediaResults, fetcher: GuardedFetcher, limits: Uploads) -> None:
+    def __init__(
+        self, results: MediaResults, fetcher: GuardedFetcher, limits: Uploads, *, example: ExamplePicture | None = None
+    ) -> None:
+        """``example`` makes the picture that documentation's links stand for; the sandbox has one."""
         self._results = results
         self._fetcher = fetcher
         self._limits = limits
+        self._example = example
 
     async def checked(self, call: Call, *, public_base_url: str) -> Call:
         """The call with every input that is here as bytes. Raises InvalidRequest or BodyTooLarge naming the field."""
@@ -81,6 +87,12 @@ class InputMedia:
             raise InvalidRequest(f"Invalid '{param}': its bytes are of no type that is taken ({known}).", param=param)
         return Media(kind=media.kind, data=data, media_type=found, name=media.name)
 
+    async def example_for(self, media: Media) -> Media | None:
+        """The picture that a link of an example stands for, where there is one."""
+        if self._example is None or media.url is None or not is_example(media.url):
+            return None
+        return self.check_bytes(media, await self._example(), param="image")
+
     async def load_own(self, media: Media, media_id: str, *, param: str) -> Media:
         """One of this service's results as an input. Raises InvalidRequest for an id that is none (any more)."""
         try:
@@ -119,6 +131,8 @@ class _Check:
     async def __call__(self, media: Media, *, param: str) -> Media:
         if media.data is not None:
             return self._inputs.check_bytes(media, media.data, param=param)
+        if (example := await self._inputs.example_for(media)) is not None:
+            return example
         if not is_remote(media):
             data = await _decoded(media, param=param)
             return self._inputs.check_bytes(media, data, param=param)
@@ -145,6 +159,8 @@ class _Fetch:
     async def in_chat(self, url: str) -> str:
         if url.startswith("data:"):
             return url
+        if (example := await self._inputs.example_for(Media(kind="image", url=url))) is not None:
+            return await _data_uri(example)
         return await _data_uri(await self._inputs.fetch(Media(kind="image", url=url), url, param="messages"))
 
 

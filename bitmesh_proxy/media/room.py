@@ -10,7 +10,7 @@ from pathlib import Path
 from bitmesh_proxy.media.copies import CopyStore
 from bitmesh_proxy.media.delivery import Deliveries, DeliveryLimits
 from bitmesh_proxy.media.guarded_fetch import FetchLimits, GuardedFetcher
-from bitmesh_proxy.media.inputs import InputMedia
+from bitmesh_proxy.media.inputs import ExamplePicture, InputMedia
 from bitmesh_proxy.media.origins import origin_of
 from bitmesh_proxy.media.results import MediaResults
 from bitmesh_proxy.media.sources import ResultSource, make_source
@@ -72,12 +72,14 @@ async def open_media(
 
 
 @asynccontextmanager
-async def open_inputs(settings: Uploads, results: MediaResults) -> AsyncIterator[InputMedia]:
+async def open_inputs(
+    settings: Uploads, results: MediaResults, *, example: ExamplePicture | None = None
+) -> AsyncIterator[InputMedia]:
     """Callers' pictures, with a fetcher of their own: what is trusted for providers is not trusted for callers."""
     limits = FetchLimits(max_bytes=settings.max_image_bytes, total_timeout_s=settings.fetch_timeout_s)
     trusted = [origin_of(origin) for origin in settings.trusted_origins]
     async with GuardedFetcher(limits, trusted_origins=trusted) as fetcher:
-        yield InputMedia(results, fetcher, settings)
+        yield InputMedia(results, fetcher, settings, example=example)
 
 
 def _source(access: ProviderAccess) -> ResultSource:

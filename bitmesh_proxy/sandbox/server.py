@@ -26,6 +26,7 @@ from aiohttp.typedefs import Handler
 from bitmesh_proxy.sandbox.control import control_routes
 from bitmesh_proxy.sandbox.faults import Faults
 from bitmesh_proxy.sandbox.performance import RECEIVED, STAGE, make_handler
+from bitmesh_proxy.sandbox.pictures import Picture
 from bitmesh_proxy.sandbox.plays import Play, Refused, Route
 from bitmesh_proxy.sandbox.registry import PLAYS
 from bitmesh_proxy.sandbox.schemas import load_checker
@@ -153,6 +154,11 @@ class Sandbox:
     def requests(self) -> deque[Received]:
         """What was received, oldest first, bounded by ``Options.keep_requests``."""
         return self.app[STAGE].requests
+
+    async def example_picture(self) -> bytes:
+        """The picture that links in documentation stand for: a PNG."""
+        recipe = Picture(prompt="A picture from an example", width=512, height=512)
+        return await self.app[STAGE].studio.render(recipe)
 
     async def start(self) -> None:
         runner = web.AppRunner(
