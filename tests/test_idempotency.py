@@ -118,10 +118,10 @@ async def test_a_first_call_of_another_process_is_waited_for_too(
 
 
 async def test_waiting_has_an_end(database: Database, settlements: Settlements) -> None:
-    gate = make_gate(database, settlements, wait_timeout_s=0.05)
-    await enter_first(gate)
+    await enter_first(make_gate(database, settlements))
+    impatient = make_gate(database, settlements, wait_timeout_s=0.05)
     with pytest.raises(Unavailable):
-        await enter(gate, request_id="req_2")
+        await enter(impatient, request_id="req_2")
 
 
 async def test_who_leaves_while_claiming_leaves_the_key_free(
