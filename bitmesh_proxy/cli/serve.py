@@ -24,6 +24,9 @@ from bitmesh_proxy.settings import Settings
 
 log = logging.getLogger(__name__)
 
+#: A request makes a few hundred objects and almost no circles, so that looking for them after every 700 is in vain.
+GC_THRESHOLDS = (20_000, 20, 20)
+
 
 @click.command()
 @common_options
@@ -84,6 +87,7 @@ async def _serve(settings: Settings) -> None:
         address = await _listen(runner, settings)
         gc.collect()
         gc.freeze()  # what is there now stays; the collector need not walk it again and again
+        gc.set_threshold(*GC_THRESHOLDS)
         await welcome(app, address)
         service.notify(b"READY=1")
         async with _watchdog():

@@ -256,12 +256,13 @@ class ProviderConnection(asyncio.Protocol):
                 self.close()
             return
         try:
-            if self._framing is None:
+            is_head_new = self._framing is None
+            if is_head_new:
                 found = self._read_head(data)
                 if found is None:
                     return
                 data = found
-            self._read_body(data)
+            self._read_body(data, is_first=is_head_new)
         except (FramingError, HttpProcessingError) as exc:
             self._fail(UpstreamBroken("The provider's answer was not valid HTTP."), exc)
 
@@ -318,11 +319,9 @@ class ProviderConnection(asyncio.Protocol):
         self._head = b""
         self._framing = framing_of(message, is_head_only=self._is_head_only)
         self.answer = message
-        if not self._framing.is_done:
-            self._watch_silence()
         return head
 
-    def _read_body(self, data: bytes) -> None:
+    def _read_body(self, data: bytes, *, is_first: bool) -> None:
         framing = self._framing
         assert framing is not None
         piece = framing.feed(data) if data else b""
@@ -330,6 +329,8 @@ class ProviderConnection(asyncio.Protocol):
         if framing.is_done:
             self.is_complete = True
             self._stop_timer()
+        elif is_first:
+            self._watch_silence()
         if piece:
             if self._take is not None and self._pending is None and not self._ready:
                 if self._hand_over(piece) and not self.is_complete:

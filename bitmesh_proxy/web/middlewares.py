@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 
 from aiohttp import web
@@ -31,6 +30,7 @@ from bitmesh_proxy.limits.headers import rate_limit_headers
 from bitmesh_proxy.logs import ACCESS
 from bitmesh_proxy.web.error_formats import render_error
 from bitmesh_proxy.web.forwarded import public_base_url
+from bitmesh_proxy.web.request_ids import make_request_id
 from bitmesh_proxy.web.route import Access, route_of
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ async def request_state(request: web.Request, handler: Handler) -> web.StreamRes
     public_url = request.app[keys.SETTINGS].http.public_url
     request[keys.STATE] = keys.RequestState(
         context=RequestContext(
-            request_id="req_" + secrets.token_hex(12),
+            request_id=make_request_id(),
             address=address,
             public_base_url=public_url or public_base_url(scheme, host),
             received_at_s=time.time(),
