@@ -1,5 +1,5 @@
 """The providers that the sandbox plays, in the order of their names. A test checks that the files agree."""
 
-from bitmesh_proxy.sandbox import anthropic, gemini, openai, runware, together
+from bitmesh_proxy.sandbox import anthropic, elevenlabs, gemini, openai, runware, together
 
-PLAYS = (anthropic.PLAY, gemini.PLAY, openai.PLAY, runware.PLAY, together.PLAY)
+PLAYS = (anthropic.PLAY, elevenlabs.PLAY, gemini.PLAY, openai.PLAY, runware.PLAY, together.PLAY)

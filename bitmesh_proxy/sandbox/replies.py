@@ -113,6 +113,20 @@ async def send_bytes(
     return await wire.end()
 
 
+async def send_stream(
+    ask: Ask, pieces: AsyncIterable[bytes], *, media_type: str, headers: Mapping[str, str] | None = None
+) -> web.StreamResponse:
+    """Bytes as they come, without a length: each piece is a chunk."""
+    said = {**ask.play.answer_headers(ask.stage), **(headers or {}), "Content-Type": media_type}
+    response = web.StreamResponse(headers=said)
+    response.enable_chunked_encoding()
+    await response.prepare(ask.request)
+    wire = Wire(ask.request, response, ask.directives)
+    async for piece in pieces:
+        await wire.send(piece)
+    return await wire.end()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """One server-sent event. ``is_end`` marks the protocol's own end, which ``no_done`` leaves out."""
