@@ -172,13 +172,13 @@ async def catalogue(app: web.Application) -> AsyncIterator[None]:
         yield
         return
     from bitmesh_proxy.sandbox.server import Sandbox  # a gateway with real providers need not load Pillow
-    from bitmesh_proxy.sandbox.stage import SHOWN_MOVIE_FRAMES, SHOWN_MOVIE_PIXELS, Options
+    from bitmesh_proxy.sandbox.stage import Options
 
     options = Options(
         token_interval_s=settings.sandbox.token_interval_ms / 1000,
         job_duration_s=settings.sandbox.job_duration_s,
-        max_movie_frames=SHOWN_MOVIE_FRAMES,
-        max_movie_pixels=SHOWN_MOVIE_PIXELS,
+        max_movie_frames=settings.sandbox.max_clip_frames,
+        max_movie_pixels=settings.sandbox.max_clip_pixels,
     )
     async with Sandbox(port=settings.sandbox.port, options=options) as sandbox:
         app[keys.SANDBOX] = sandbox

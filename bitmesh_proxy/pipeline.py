@@ -13,9 +13,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import orjson
 
@@ -186,7 +186,7 @@ class Pipeline:
         except BaseException:
             if ticket is not None:
                 # What has been read, and paid, in part is not made a second time under the same key.
-                await self._settlements.run(ticket.finish_stream() if reply.is_started else ticket.abandon())
+                await self._note(ticket.finish_stream if reply.is_started else ticket.abandon)
             raise
         await self._complete(delivery, reservation, progress=progress, ticket=ticket, reply=reply)
 
@@ -397,15 +397,22 @@ class Pipeline:
         """The last bytes, after the books are closed."""
         if isinstance(delivery, Streamed):
             if ticket is not None:
-                await self._settlements.run(ticket.finish_stream())
+                await self._note(ticket.finish_stream)
             if delivery.tail:
                 await reply.write(delivery.tail)
             await reply.finish()
             return
         headers = {**delivery.headers, **self._cost_headers(reservation, progress)}
         if ticket is not None:
-            await self._settlements.run(ticket.finish(delivery.status, headers, delivery.body))
+            await self._note(lambda: ticket.finish(delivery.status, headers, delivery.body))
         await reply.send(delivery.status, headers, delivery.body)
+
+    async def _note(self, end_ticket: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """End an idempotency ticket: at once, or as soon as the database takes it. The answer does not depend on it."""
+        try:
+            await self._settlements.run(end_ticket())
+        except Unavailable:
+            self._settlements.insist(end_ticket)
 
     def _route(self, call: Call, caller: Caller) -> tuple[Offer, ...]:
         offers = routing.route(

@@ -214,6 +214,9 @@ class Sandbox(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
     token_interval_ms: CountOrNone = 15
     job_duration_s: Seconds = 6.0
+    #: A clip has at most so many frames, and so many pixels in each, whatever is asked: drawing is work.
+    max_clip_frames: Count = 48
+    max_clip_pixels: Count = 640 * 360
 
 
 class Catalogue(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -35,9 +35,12 @@ PATIENCE_S = 8.0
 
 Changes = Mapping[str, Any]
 
+#: Drawing is what takes long.
+SMALL_CLIPS = {"max_clip_frames": 6, "max_clip_pixels": 160 * 90}
+
 #: What makes a journey quick: no pauses between tokens, short jobs, prompt polls. No limit but those under test.
 QUICK: Mapping[str, Mapping[str, Any]] = {
-    "sandbox": {"mode": "on", "token_interval_ms": 0, "job_duration_s": 0.2},
+    "sandbox": {"mode": "on", "token_interval_ms": 0, "job_duration_s": 0.2, **SMALL_CLIPS},
     "jobs": {"first_poll_s": 0.05, "max_poll_s": 0.2},
     "logging": {"access_log": False},
     "media": {"copy_at_once": False},  # drawing a clip that nobody looks at takes seconds
@@ -69,7 +72,7 @@ def chat(text: str = "What is a gateway?", **more: Any) -> dict[str, Any]:
 
 def image(prompt: str = "A lantern", **more: Any) -> dict[str, Any]:
     """The body of an image call."""
-    return {"model": IMAGE_MODEL, "prompt": prompt, "width": 64, "height": 64, **more}
+    return {"model": IMAGE_MODEL, "prompt": prompt, "width": 256, "height": 256, **more}
 
 
 def video(prompt: str = "A cat", **more: Any) -> dict[str, Any]:

@@ -29,6 +29,8 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         "BITMESH_SANDBOX__TOKEN_INTERVAL_MS": "0",
         "BITMESH_SANDBOX__JOB_DURATION_S": "0.2",
+        "BITMESH_SANDBOX__MAX_CLIP_FRAMES": "6",
+        "BITMESH_SANDBOX__MAX_CLIP_PIXELS": "14400",
         "BITMESH_MEDIA__COPY_AT_ONCE": "false",
         "BITMESH_JOBS__FIRST_POLL_S": "0.1",
         "BITMESH_JOBS__MAX_POLL_S": "0.3",

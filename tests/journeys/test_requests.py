@@ -260,7 +260,7 @@ async def test_what_a_proxy_says_is_believed_of_trusted_ones_only(
         "X-Forwarded-Host": "ai.example.org:443",
     }
     async with running_gateway(tmp_path, {"http": {"trusted_proxies": trusted}}) as gateway:
-        body = {"model": IMAGE_MODEL, "prompt": "A lantern", "width": 64, "height": 64}
+        body = {"model": IMAGE_MODEL, "prompt": "A lantern", "width": 256, "height": 256}
         answer = await gateway.post("/image", body, headers=forwarded)
         assert answer.json["data"][0]["url"].startswith((base or gateway.url) + "/imgrslt/")
         assert (await gateway.last_row()).address == address

@@ -14,7 +14,7 @@ import aiohttp
 import orjson
 import pytest
 
-from tests.journeys.gateway import IMAGE_MODEL, chat, eventually, open_books, raw_call, running_gateway, video
+from tests.journeys.gateway import IMAGE_MODEL, chat, eventually, open_books, raw_call, running_gateway, until, video
 from tests.journeys.processes import make_key, serving
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(30)]
@@ -56,6 +56,31 @@ async def test_a_settlement_waits_for_a_locked_database_and_is_not_lost(tmp_path
         intruder.close()
         row = await gateway.last_row()
         assert (row.state, row.outcome) == ("settled", "completed")
+        await gateway.check_books()
+
+
+@pytest.mark.parametrize(("fault", "status"), [("stall=0.3", 200), ("stall=0.3 status=500", 500)])
+async def test_an_answer_under_a_key_does_not_wait_for_the_database(tmp_path: Path, fault: str, status: int) -> None:
+    """It was made, and paid; its keeping, or the freeing of its key, follows when the books can be written again."""
+    async with running_gateway(tmp_path, {"data": {"dir": str(tmp_path), "busy_timeout_s": 0.1}}) as gateway:
+        gateway.fault(fault)
+        key = {"Idempotency-Key": "k"}
+        call = asyncio.create_task(gateway.post("/chat", chat(), headers=key))
+        await eventually(lambda: bool(gateway.upstream_calls()), "the upstream is called")
+        intruder = sqlite3.connect(tmp_path / "bitmesh-proxy.db", isolation_level=None)
+        intruder.execute("BEGIN IMMEDIATE")
+        first = await call
+        assert first.status == status
+        intruder.execute("ROLLBACK")
+        intruder.close()
+        again = await gateway.post("/chat", chat(), headers=key)
+        assert again.status == 200
+        assert (again.body == first.body) is (status == 200)
+
+        async def all_are_closed() -> bool:
+            return all(row.state != "open" for row in await gateway.books.rows())
+
+        await until(all_are_closed, "every row is closed")
         await gateway.check_books()
 
 
@@ -133,7 +158,7 @@ async def test_a_slow_reader_of_a_large_picture_costs_no_memory(tmp_path: Path) 
     key = make_key(data)
     headers = {"Authorization": f"Bearer {key['token']}"}
     async with aiohttp.ClientSession() as http, serving(data) as served:
-        body = {"model": IMAGE_MODEL, "prompt": f"x [[sandbox: huge={size}]]", "width": 64, "height": 64}
+        body = {"model": IMAGE_MODEL, "prompt": f"x [[sandbox: huge={size}]]", "width": 256, "height": 256}
         async with http.post(served.url + "/image", json=body, headers=headers) as answer:
             shown = await answer.json()
             assert answer.status == 200, shown
