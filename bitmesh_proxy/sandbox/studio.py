@@ -1,4 +1,6 @@
-"""Renders recipes to bytes in worker threads, two at a time, and keeps the newest results.
+"""Renders recipes to bytes in worker threads, and keeps the newest results.
+
+Two films at a time, and beside them two of everything else, so that a word need not wait for a film.
 
 A recipe is frozen and says everything: equal recipes give equal bytes, so a file is kept as its recipe and drawn when
 somebody fetches it.
@@ -35,12 +37,13 @@ class Studio:
         self._kept: OrderedDict[Recipe, bytes] = OrderedDict()
         self._kept_bytes = 0
         self._free = asyncio.Semaphore(MAX_CONCURRENT_RENDERS)
+        self._free_for_films = asyncio.Semaphore(MAX_CONCURRENT_RENDERS)
 
     async def render(self, recipe: Recipe) -> bytes:
         """The recipe's bytes. Raises what its ``render`` raises."""
         if (kept := self._find(recipe)) is not None:
             return kept
-        async with self._free:
+        async with self._free_for_films if recipe.media_type.startswith("video/") else self._free:
             if (kept := self._find(recipe)) is not None:
                 return kept
             data = await asyncio.to_thread(recipe.render)

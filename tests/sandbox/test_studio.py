@@ -90,3 +90,27 @@ async def test_a_failure_reaches_who_asked() -> None:
     with pytest.raises(ValueError, match="cannot"):
         await studio.render(Block("bad", -1, log))
     assert await studio.render(Block("good", 1, log)) == b"\0"
+
+
+@dataclass(frozen=True)
+class Film:
+    """Takes until it is let go."""
+
+    name: str
+    go: threading.Event = field(compare=False)
+    media_type: str = "video/mp4"
+    extension: str = "mp4"
+
+    def render(self) -> bytes:
+        assert self.go.wait(timeout=5)
+        return b"film"
+
+
+async def test_a_word_does_not_wait_for_films() -> None:
+    studio, go = Studio(keep_bytes=100), threading.Event()
+    films = [asyncio.create_task(studio.render(Film(str(number), go))) for number in range(MAX_CONCURRENT_RENDERS + 1)]
+    await asyncio.sleep(0)
+    assert await studio.render(Block("word", 4, Log())) == bytes(4)
+    assert not any(film.done() for film in films)
+    go.set()
+    assert await asyncio.gather(*films) == [b"film"] * len(films)
