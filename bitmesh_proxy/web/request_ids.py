@@ -1,23 +1,31 @@
-"""Ids of requests: ``req_`` and 24 hexadecimal digits from the system's random numbers, which are fetched in bulk.
+"""Ids of requests: ``req_`` and 24 hexadecimal digits, ten of the time and fourteen of the system's random numbers.
 
-Asking the kernel for each id by itself cost one part in twenty-five of a request's CPU time.
+The time comes first so that ids sort by it, and a new one belongs at the end of the ledger's index: anywhere else it
+would cost a page of its own, which at three million requests took four times as long as the rest of the writing.
+Random numbers are fetched in bulk: asking the kernel for each id cost one part in twenty-five of a request's CPU time.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import Final
 
-ID_BYTES: Final = 12
+RANDOM_BYTES: Final = 7
+#: Nanoseconds are counted in units of 2²⁴ (17 ms), whose number fits ten digits until the year 2555.
+_TIME_SHIFT: Final = 24
 _IDS_AT_ONCE: Final = 256
 
 
 class RequestIds:
-    """Makes ids. ``random_bytes`` gives so many random bytes."""
+    """Makes ids. ``random_bytes`` gives so many random bytes, ``clock_ns`` is Unix time in nanoseconds."""
 
-    def __init__(self, random_bytes: Callable[[int], bytes] = os.urandom) -> None:
+    def __init__(
+        self, random_bytes: Callable[[int], bytes] = os.urandom, clock_ns: Callable[[], int] = time.time_ns
+    ) -> None:
         self._random_bytes = random_bytes
+        self._clock_ns = clock_ns
         self._digits = ""
         self._at = 0
 
@@ -25,10 +33,10 @@ class RequestIds:
         """An id that nobody has had before, and nobody can guess."""
         at = self._at
         if at >= len(self._digits):
-            self._digits = self._random_bytes(ID_BYTES * _IDS_AT_ONCE).hex()
+            self._digits = self._random_bytes(RANDOM_BYTES * _IDS_AT_ONCE).hex()
             at = 0
-        self._at = end = at + 2 * ID_BYTES
-        return "req_" + self._digits[at:end]
+        self._at = end = at + 2 * RANDOM_BYTES
+        return f"req_{self._clock_ns() >> _TIME_SHIFT:010x}{self._digits[at:end]}"
 
 
 #: Of this process. A worker process has to begin with its own (``os.register_at_fork``), or two would make the same.

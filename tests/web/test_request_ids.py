@@ -22,11 +22,22 @@ def test_every_random_byte_is_used_once() -> None:
         return bytes(range(256)) * (size // 256)
 
     ids = RequestIds(counted)
-    first = "".join(ids.make().removeprefix("req_") for _ in range(256))
-    assert first == (bytes(range(256)) * 12).hex()
-    assert asked == [3072]
+    first = "".join(ids.make()[-14:] for _ in range(256))
+    assert first == (bytes(range(256)) * 7).hex()
+    assert asked == [1792]
     ids.make()
-    assert asked == [3072, 3072]
+    assert asked == [1792, 1792]
+
+
+def test_ids_sort_by_their_time() -> None:
+    now_ns = 1_700_000_000_000_000_000
+    ids = RequestIds(clock_ns=lambda: now_ns)
+    made = []
+    for _ in range(100):
+        made.append(ids.make())
+        now_ns += 20_000_000
+    assert made == sorted(made)
+    assert made[0].startswith("req_17979cfe36")  # 2023-11-14
 
 
 def test_a_forked_process_makes_ids_of_its_own() -> None:
