@@ -36,7 +36,6 @@ _SPEECH_FIELDS: Final[Fields] = {
     "response_format": one_of("mp3", "opus", "aac", "flac", "wav", "pcm"),
     "speed": number(0.25, 4),
     "stream_format": one_of("audio", "sse"),
-    "test": boolean(),
 }
 #: Also how a form's texts become values.
 TRANSCRIPTION_FIELDS: Final[Fields] = {
@@ -52,7 +51,6 @@ TRANSCRIPTION_FIELDS: Final[Fields] = {
         read_text=lambda said: said if said == "auto" else _read_object(said),
     ),
     "stream": boolean(),
-    "test": boolean(),
 }
 
 
@@ -69,7 +67,6 @@ def parse_speech(body: JsonObject, caller: Caller) -> SpeechCall:
         speed=body.get("speed"),
         instructions=body.get("instructions"),
         options=others(body, ("model", "input", "voice", "response_format", "speed", "instructions", "test", "stream")),
-        test=bool(body.get("test")),
     )
 
 
@@ -98,7 +95,6 @@ def parse_transcription(body: JsonObject, caller: Caller) -> TranscriptionCall:
         prompt=body.get("prompt"),
         response_format=body.get("response_format"),
         options=others(body, ("model", "file", "language", "prompt", "response_format", "stream", "test")),
-        test=bool(body.get("test")),
     )
 
 

@@ -53,7 +53,6 @@ FIELDS: Final[Fields] = {
     "guidance_scale": number(0),
     "negative_prompt": text(MAX_PROMPT_CHARACTERS),
     "user": text(512),
-    "test": boolean(),
 }
 #: Fields with a place of their own in a call.
 _PLACED: Final = frozenset(
@@ -106,7 +105,6 @@ def _parse(body: JsonObject, caller: Caller, *, needs_picture: bool) -> ImageCal
         output_format="jpeg" if output_format == "jpg" else output_format,
         options=others(body, _PLACED),
         stream=bool(body.get("stream")),
-        test=bool(body.get("test")),
     )
 
 

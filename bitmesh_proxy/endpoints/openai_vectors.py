@@ -13,7 +13,6 @@ from bitmesh_proxy.context import Caller, Surface
 from bitmesh_proxy.endpoints.endpoint import Endpoint
 from bitmesh_proxy.endpoints.openai_fields import (
     Fields,
-    boolean,
     check_fields,
     integer,
     is_integer,
@@ -33,7 +32,6 @@ _EMBEDDING_FIELDS: Final[Fields] = {
     "encoding_format": one_of("float", "base64"),
     "dimensions": integer(1),
     "user": text(512),
-    "test": boolean(),
 }
 
 
@@ -45,19 +43,16 @@ def parse_embedding(body: JsonObject, caller: Caller) -> EmbeddingCall:
         model=model,
         inputs=_embedding_inputs(required(body, "input")),
         options=others(body, ("model", "input", "test")),
-        test=bool(body.get("test")),
     )
 
 
 def parse_moderation(body: JsonObject, caller: Caller) -> ModerationCall:
     """``POST moderations``. Raises InvalidRequest."""
     model = model_of(body, caller, default=DEFAULT_MODERATION_MODEL)
-    check_fields(body, {"test": boolean()})
     return ModerationCall(
         model=model,
         inputs=_moderation_inputs(required(body, "input")),
         options=others(body, ("model", "input", "test")),
-        test=bool(body.get("test")),
     )
 
 

@@ -18,7 +18,6 @@ from bitmesh_proxy.endpoints.endpoint import Endpoint, JobView
 from bitmesh_proxy.endpoints.openai_fields import (
     Field,
     Fields,
-    boolean,
     check_fields,
     integer,
     is_number,
@@ -48,7 +47,6 @@ FIELDS: Final[Fields] = {
     "guidance_scale": number(0),
     "negative_prompt": text(32_000),
     "user": text(512),
-    "test": boolean(),
 }
 _INPUTS: Final = ("input_reference", "image", "images")
 _PLACED: Final = frozenset(
@@ -81,7 +79,6 @@ def parse(body: JsonObject, caller: Caller) -> VideoCall:
         quality=None if quality == "auto" else quality,
         frames=tuple(Frame(media=picture, position="first") for picture in _pictures(body)),
         options=others(body, _PLACED),
-        test=bool(body.get("test")),
     )
 
 

@@ -58,7 +58,7 @@ async def test_the_usage_chunk_reaches_only_those_who_asked(gateway: Gateway, is
 @pytest.mark.parametrize("prefix", PREFIXES)
 async def test_a_picture_comes_as_bytes_and_as_a_link(gateway: Gateway, prefix: str) -> None:
     answer = await gateway.post(
-        f"{prefix}/images/generations", {"model": IMAGE_MODEL, "prompt": "A lantern", "size": "64x64"}
+        f"{prefix}/images/generations", {"model": IMAGE_MODEL, "prompt": "A lantern", "size": "256x256"}
     )
     assert answer.status == 200, answer.json
     (item,) = answer.json["data"]
@@ -103,7 +103,7 @@ async def test_pictures_of_a_provider_that_streams_them_arrive_bit_by_bit(gatewa
 
 async def test_pictures_of_a_provider_that_does_not_stream_arrive_as_one_event(gateway: Gateway) -> None:
     answer = await gateway.post(
-        "/v1/images/generations", {"model": IMAGE_MODEL, "prompt": "A lantern", "size": "64x64", "stream": True}
+        "/v1/images/generations", {"model": IMAGE_MODEL, "prompt": "A lantern", "size": "256x256", "stream": True}
     )
     assert (answer.status, answer.headers["Content-Type"]) == (200, "text/event-stream")
     (event,) = events_of(answer.body)
@@ -178,7 +178,7 @@ async def test_errors_of_bitmeshs_twins_keep_bitmeshs_shape(gateway: Gateway, pa
         ({"model": IMAGE_MODEL, "prompt": "x", "mask": "data:image/png;base64,AA=="}, "mask", "invalid_value"),
         ({"model": IMAGE_MODEL, "prompt": "x", "image": "file:///etc/passwd"}, "image", "invalid_value"),
         ({"model": IMAGE_MODEL, "prompt": "x", "image": "data:image/png;base64,AAAA"}, "image", "invalid_value"),
-        ({"model": "openai/dall-e-3", "prompt": "x", "size": "64x64"}, "size", "unsupported_value"),
+        ({"model": "openai/dall-e-3", "prompt": "x", "size": "256x256"}, "size", "unsupported_value"),
     ],
 )
 async def test_a_bad_field_is_named_and_nothing_is_charged(
