@@ -43,7 +43,8 @@ class Caller:
 class RequestContext:
     """One HTTP request as the rest of the program sees it.
 
-    ``request_id`` is ours (``req_`` + 24 hexadecimal digits, the time first). ``address`` is the caller's, taken from trusted proxies only.
+    ``request_id`` is ours (``req_`` + 24 hexadecimal digits, the time first). ``address`` is the caller's, taken from
+    trusted proxies only.
     ``public_base_url`` is scheme and host as the caller saw them, without a slash at the end.
     ``received_at_s`` is Unix time; ``started_s`` is of the monotonic clock.
     """
