@@ -177,9 +177,11 @@ class ResponseStore:
         return next((item for item in (*response.output, *response.input_items) if item.get("id") == item_id), None)
 
     async def count_under_way(self, account_id: str) -> int:
-        """How many background responses the account has under way."""
+        """How many background responses the account has under way, in processes that live."""
         row = self._database.lookup(
-            "SELECT count(*) FROM responses WHERE account_id = ? AND status IN ('queued', 'in_progress')", (account_id,)
+            "SELECT count(*) FROM responses WHERE account_id = ? AND status IN ('queued', 'in_progress')"
+            " AND background = 1 AND instance IN (SELECT number FROM instances)",
+            (account_id,),
         )
         return 0 if row is None else int(row[0])
 

@@ -141,7 +141,7 @@ async def test_a_turn_that_breaks_ends_with_its_failed_response_alone(gateway: G
     await gateway.check_books()
 
 
-@pytest.mark.parametrize(("model", "more"), [(IMAGE_MODEL, {"size": "64x64"}), (VIDEO_MODEL, {})])
+@pytest.mark.parametrize(("model", "more"), [(IMAGE_MODEL, {"size": "256x256"}), (VIDEO_MODEL, {})])
 async def test_media_come_over_a_socket_too(gateway: Gateway, model: str, more: dict[str, Any]) -> None:
     async with opened(gateway) as socket:
         await socket.send_json(create("A cat", model=model, **more))

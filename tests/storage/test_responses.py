@@ -101,13 +101,34 @@ async def test_items_are_found_by_their_id(store: ResponseStore) -> None:
     assert await store.find_item("acct_1", "in_1") is None
 
 
+async def register(database: Database, number: int) -> None:
+    await database.write(
+        lambda connection: (
+            connection.execute(
+                "INSERT INTO instances (number, pid, lock_name, started_at_ms) VALUES (?, 1, 'x', 0)", (number,)
+            ).rowcount
+        )
+    )
+
+
+async def test_only_what_runs_in_the_background_of_a_living_process_counts(
+    store: ResponseStore, database: Database
+) -> None:
+    await register(database, 1)
+    under_way = {"status": "queued", "body": {"status": "queued", "output": []}}
+    await store.save(response(1, is_background=True, **under_way))
+    await store.save(response(2, **under_way))
+    await store.save(response(3, is_background=True, instance=2, **under_way))
+    await store.save(response(4, is_background=True))
+    assert await store.count_under_way("acct_1") == 1
+    assert await store.count_under_way("acct_2") == 0
+
+
 async def test_what_is_over_stays_as_it_ended(store: ResponseStore) -> None:
     queued = response(status="queued", body={"status": "queued", "output": []})
     await store.save(queued)
-    assert await store.count_under_way("acct_1") == 1
     cancelled = replace(queued, status="cancelled", body={"status": "cancelled", "output": []})
     assert await store.finish(cancelled)
-    assert await store.count_under_way("acct_1") == 0
     assert not await store.finish(response())
     await store.save(response())
     assert await store.get("acct_1", "resp_1") == cancelled
@@ -143,11 +164,5 @@ async def test_the_oldest_go_when_space_runs_out(database: Database, clock: Cloc
 
 async def test_only_registered_processes_are_alive(store: ResponseStore, database: Database) -> None:
     assert not await store.is_alive(77)
-    await database.write(
-        lambda connection: (
-            connection.execute(
-                "INSERT INTO instances (number, pid, lock_name, started_at_ms) VALUES (77, 1, 'x', 0)"
-            ).rowcount
-        )
-    )
+    await register(database, 77)
     assert await store.is_alive(77)

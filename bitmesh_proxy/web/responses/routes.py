@@ -36,7 +36,7 @@ async def handle_create(request: web.Request) -> web.StreamResponse:
     caller, responses = caller_of(request), request.app[keys.RESPONSES]
     body = await read_request_body(request)
     _speak(request, body)
-    prepared = await responses.prepare(body, caller)
+    prepared = await responses.prepare(body, caller, request[keys.STATE].context)
     incoming = await _incoming(request, caller, body)
     asked = prepared.request
     if asked.background:
@@ -160,7 +160,7 @@ async def handle_input_tokens(request: web.Request) -> web.StreamResponse:
     responses = request.app[keys.RESPONSES]
     body = await read_request_body(request)
     _speak(request, body)
-    prepared = await responses.prepare(body, caller_of(request))
+    prepared = await responses.prepare(body, caller_of(request), request[keys.STATE].context)
     return _json({"object": "response.input_tokens", "input_tokens": responses.estimate(prepared), "estimated": True})
 
 

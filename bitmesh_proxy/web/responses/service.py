@@ -48,9 +48,10 @@ from bitmesh_proxy.errors import (
 )
 from bitmesh_proxy.jobs.service import JobService
 from bitmesh_proxy.media.results import MediaResults
+from bitmesh_proxy.money import format_usd
 from bitmesh_proxy.pipeline import Incoming, Pipeline
 from bitmesh_proxy.settings import Responses as ResponseSettings
-from bitmesh_proxy.storage.ledger import LedgerStore
+from bitmesh_proxy.storage.ledger import LedgerRow, LedgerStore
 from bitmesh_proxy.storage.responses import ResponseStore, StoredResponse
 from bitmesh_proxy.upstream.attempts import Reply
 from bitmesh_proxy.web.responses.conversation import Conversation, Conversations
@@ -126,6 +127,9 @@ class Responses:
     async def close(self, timeout_s: float) -> None:
         """Let what runs in the background come to its end; what does not is ended as interrupted."""
         tasks = [task for task, _ in self._running.values()]
+        for task, session in self._running.values():
+            if session.job_id is not None:
+                task.cancel()  # a job goes on without us; there is nothing to wait for
         if tasks:
             await asyncio.wait(tasks, timeout=timeout_s)
         for task in tasks:
@@ -138,11 +142,15 @@ class Responses:
         self,
         body: Mapping[str, Any],
         caller: Caller,
+        context: RequestContext,
         remembered: Mapping[str, Sequence[JsonObject]] | None = None,
     ) -> Prepared:
         """Read a body. Raises InvalidRequest, PreviousResponseNotFound, ModelNotFound."""
         request = parse_request(body, new_id, bound_model=caller.bound_model)
         model = self._catalogue.get(request.model)
+        if request.previous_response_id is not None and request.previous_response_id not in (remembered or {}):
+            with suppress(NotFound):  # a job that nobody waited for may be over by now
+                await self.get(caller, request.previous_response_id, context)
         conversation = await self._conversations.of(request, caller.account_id, remembered)
         everything = [*conversation.shown_context, *conversation.shown_items]
         shown = fit(
@@ -195,7 +203,7 @@ class Responses:
                 await self._run_speech(session, incoming, reply)
             else:
                 await self._pipeline.serve(replace(incoming, finisher=session), session.endpoint(), reply)
-        except InvalidRequest as error:
+        except (InvalidRequest, ProviderRefused) as error:
             raise in_words_of(error, session.request) from error.__cause__
 
     async def _run_job(self, session: ResponseSession, incoming: Incoming, reply: Reply) -> None:
@@ -210,7 +218,8 @@ class Responses:
             session.adopt(started["response_id"], request_id=captured.headers["X-Bitmesh-First-Request-Id"])
         view = await self._job_done(session, reply)
         body = await self._end_of_job(session, view)
-        await reply.send(200, captured.headers, body)
+        row = await self._ledger.request(session.context.request_id)
+        await reply.send(200, {**captured.headers, **_cost_headers(row)}, body)
 
     async def _job_done(self, session: ResponseSession, sink: ProgressSink) -> JobView:
         assert session.job_id is not None
@@ -247,7 +256,8 @@ class Responses:
         row = await self._ledger.request(session.context.request_id)
         charge = row.charge_nano_usd if row is not None else None
         body = await session.finish_media([(url, "audio", shown_type)], charge_nano_usd=charge)
-        await reply.send(200, {"Content-Type": "application/json"}, body)
+        marks = {name: value for name, value in captured.headers.items() if name.startswith("X-Bitmesh-")}
+        await reply.send(200, {"Content-Type": "application/json", **marks, **_cost_headers(row)}, body)
 
     async def _keep_sound(self, session: ResponseSession, data: bytes, media_type: str) -> tuple[str, str]:
         if session.request.media.response_format in ("b64_json", "b64_ephemeral"):
@@ -272,9 +282,8 @@ class Responses:
             )
         await session.keep()
         events = EventLog()
-        self._logs[session.response_id] = events
-        while len(self._logs) > KEPT_LOGS and next(iter(self._logs.values())).is_over:
-            self._logs.popitem(last=False)
+        if session.request.stream:
+            self._remember_log(session.response_id, events)
         task = asyncio.create_task(self._run_in_background(session, incoming, events))
         self._running[session.response_id] = task, session
         return events
@@ -298,6 +307,12 @@ class Responses:
             self._running.pop(response_id, None)
             self._cancelled.discard(response_id)
             await events.finish()
+
+    def _remember_log(self, response_id: str, events: EventLog) -> None:
+        over = [each for each, log in self._logs.items() if log.is_over]
+        for each in over[: max(0, len(over) - KEPT_LOGS + 1)]:
+            del self._logs[each]
+        self._logs[response_id] = events
 
     def log_of(self, response_id: str) -> EventLog | None:
         """The events of a background response that runs, or ended a short while ago, in this process."""
@@ -409,3 +424,14 @@ class Responses:
             "output": [*kept, item],
             "usage": usage,
         }
+
+
+def _cost_headers(row: LedgerRow | None) -> dict[str, str]:
+    """What the pipeline says of a call whose books are closed before its answer is there."""
+    if row is None or row.basis is None:
+        return {}
+    return {
+        "X-Bitmesh-Cost": format_usd(row.charge_nano_usd),
+        "X-Bitmesh-Provider": row.provider or "",
+        "X-Bitmesh-Request-Cost-Basis": row.basis.value,
+    }

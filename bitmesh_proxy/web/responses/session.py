@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -40,7 +40,7 @@ from bitmesh_proxy.endpoints.responses.media_parts import output_link
 from bitmesh_proxy.endpoints.responses.request import ResponseRequest
 from bitmesh_proxy.endpoints.responses.resource import Cost
 from bitmesh_proxy.endpoints.responses.writer import EventWriter, Failure
-from bitmesh_proxy.errors import GatewayError, InvalidRequest, ProviderRefused, UpstreamBroken
+from bitmesh_proxy.errors import GatewayError, ProviderRefused, UpstreamBroken
 from bitmesh_proxy.money import NanoUsd
 from bitmesh_proxy.storage.responses import ResponseStore, StoredResponse
 from bitmesh_proxy.web.error_formats import render_error
@@ -334,13 +334,17 @@ def _transcript(body: bytes) -> str:
     return text
 
 
-def in_words_of(error: InvalidRequest, request: ResponseRequest) -> InvalidRequest:
-    """The middle's names of fields in the caller's: what it calls ``n`` is ``max_items`` here."""
-    names = {
-        "n": "max_items",
-        "image": request.input_name,
-        "messages": request.input_name,
-        "prompt": request.input_name,
-    }
-    error.param = names.get(error.param or "", error.param)
+E = TypeVar("E", bound=GatewayError)
+
+#: The middle's and the providers' names of what has one name here.
+_NAMES = {"n": "max_items", "width": "size", "height": "size"}
+_CONVERSATION_NAMES = frozenset(("image", "messages", "prompt"))
+
+
+def in_words_of(error: E, request: ResponseRequest) -> E:
+    """The error with the caller's own name of the field."""
+    if error.param in _CONVERSATION_NAMES:
+        error.param = request.input_name
+    elif error.param is not None:
+        error.param = _NAMES.get(error.param, error.param)
     return error

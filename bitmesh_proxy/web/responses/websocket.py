@@ -146,7 +146,7 @@ class _Connection:
     async def _serve(self, body: Mapping[str, Any], caller: Caller, context: RequestContext) -> bool:
         """Make one response; says whether it failed. Raises GatewayError as long as it has not begun."""
         responses = self._request.app[keys.RESPONSES]
-        prepared = await responses.prepare({**body, "stream": True}, caller, self._remembered)
+        prepared = await responses.prepare({**body, "stream": True}, caller, context, self._remembered)
         session = responses.session(prepared, caller=caller, context=context, transport=Transport.WEBSOCKET)
         reply = SocketReply(self._socket)
         try:

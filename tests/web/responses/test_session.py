@@ -113,7 +113,7 @@ def test_errors_become_failures_in_the_standards_words() -> None:
 
 
 def test_fields_have_the_callers_names() -> None:
-    renamed = {"n": "max_items", "image": "input", "messages": "input", "size": "size"}
+    renamed = {"n": "max_items", "image": "input", "messages": "input", "size": "size", "width": "size"}
     for ours, theirs in renamed.items():
         assert in_words_of(UnsupportedValue("x", param=ours), a_request()).param == theirs
 

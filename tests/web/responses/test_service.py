@@ -1,0 +1,87 @@
+"""What the service does beyond one answer: bounds of background work, its end, whose conversation is cut where."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from bitmesh_proxy import keys
+from bitmesh_proxy.calls import ChatCall, ImageCall
+from tests.journeys.gateway import CHAT_MODEL, IMAGE_MODEL, VIDEO_MODEL, Gateway, eventually, running_gateway
+from tests.web.responses.examples import CALLER, CONTEXT
+
+PATH = "/v1/responses"
+SLOW = "[[sandbox: stall=30]] Hello"
+
+
+async def background(gateway: Gateway, given: str, model: str = CHAT_MODEL, **more: Any) -> Any:
+    answer = await gateway.post(PATH, {"model": model, "input": given, "background": True, **more})
+    return answer.json
+
+
+async def test_a_call_fits_its_model(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path) as gateway:
+        responses = gateway.app[keys.RESPONSES]
+        chat = await responses.prepare({"model": CHAT_MODEL, "input": "x" * 40}, CALLER, CONTEXT)
+        picture = await responses.prepare({"model": IMAGE_MODEL, "input": "x"}, CALLER, CONTEXT)
+        assert isinstance(chat.call, ChatCall)
+        assert isinstance(picture.call, ImageCall)
+        assert responses.estimate(chat) == 10
+
+
+async def test_background_work_has_its_bound(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, {"responses": {"max_background": 1}}) as gateway:
+        first = await background(gateway, SLOW)
+        assert first["status"] == "queued"
+        assert (await background(gateway, "more"))["error"]["code"] == "rate_limit_exceeded"
+        await gateway.post(f"{PATH}/{first['id']}/cancel", {})
+        assert (await background(gateway, "more"))["status"] == "queued"
+
+
+async def test_a_background_response_takes_no_idempotency_key(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path) as gateway:
+        body = {"model": CHAT_MODEL, "input": "x", "background": True}
+        answer = await gateway.post(PATH, body, headers={"Idempotency-Key": "k"})
+        assert (answer.status, answer.json["error"]["param"]) == (400, "Idempotency-Key")
+
+
+async def test_stopping_ends_what_waits_for_a_model_and_leaves_jobs_alone(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path) as gateway:
+        responses = gateway.app[keys.RESPONSES]
+        chat = await background(gateway, SLOW)
+        clip = await background(gateway, "A cat [[sandbox: job_s=0.5]]", VIDEO_MODEL)
+        await eventually(lambda: len(gateway.upstream_calls()) >= 2, "both are under way")
+
+        async def status_of(response: Any) -> str:
+            return str((await gateway.get(f"{PATH}/{response['id']}")).json["status"])
+
+        async with asyncio.timeout(5):
+            for _ in range(200):
+                stored = await responses.store.get(gateway.account_id, clip["id"])
+                if stored is not None and stored.job_id is not None:
+                    break
+                await asyncio.sleep(0.02)
+            await responses.close(0.05)
+        assert await status_of(chat) == "failed"
+        async with asyncio.timeout(5):
+            while (now := await status_of(clip)) != "completed":
+                assert now == "in_progress"
+                await asyncio.sleep(0.05)
+
+
+async def test_a_deleted_background_response_stays_deleted(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path) as gateway:
+        response = await background(gateway, "[[sandbox: stall=0.2]] Hello")
+        path = f"{PATH}/{response['id']}"
+        assert (await gateway.call("DELETE", path)).status == 200
+        await gateway.last_row()
+        await asyncio.sleep(0.05)
+        assert (await gateway.get(path)).status == 404
+
+
+async def test_only_background_streams_can_be_followed(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path) as gateway:
+        whole = await background(gateway, "Hello")
+        answer = await gateway.get(f"{PATH}/{whole['id']}?stream=true")
+        assert (answer.status, answer.json["error"]["param"]) == (400, "stream")
