@@ -25,13 +25,15 @@ def sandbox(host: str, port: int, token_interval_ms: int, job_duration_s: float)
 async def _run(host: str, port: int, *, token_interval_ms: int, job_duration_s: float) -> None:
     from bitmesh_proxy.sandbox.registry import PLAYS
     from bitmesh_proxy.sandbox.server import Sandbox
-    from bitmesh_proxy.sandbox.stage import SHOWN_MOVIE_FRAMES, SHOWN_MOVIE_PIXELS, Options
+    from bitmesh_proxy.sandbox.stage import Options
+    from bitmesh_proxy.settings import Sandbox as SandboxSettings
 
+    defaults = SandboxSettings()
     options = Options(
         token_interval_s=token_interval_ms / 1000,
         job_duration_s=job_duration_s,
-        max_movie_frames=SHOWN_MOVIE_FRAMES,
-        max_movie_pixels=SHOWN_MOVIE_PIXELS,
+        max_movie_frames=defaults.max_clip_frames,
+        max_movie_pixels=defaults.max_clip_pixels,
     )
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -18,10 +18,6 @@ from bitmesh_proxy.sandbox.prompt_cache import PromptCache
 from bitmesh_proxy.sandbox.shelf import Shelf
 from bitmesh_proxy.sandbox.studio import Studio
 
-#: What people get to see who try the sandbox: clips of two seconds at a size that shows something.
-SHOWN_MOVIE_FRAMES = 48
-SHOWN_MOVIE_PIXELS = 640 * 360
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:

@@ -34,7 +34,8 @@ def routes() -> list[Route]:
         ("POST", "/chat", call_handler(bitmesh.CHAT), "chat"),
         ("POST", "/image", call_handler(bitmesh.IMAGE), "image"),
         ("POST", "/video", call_handler(bitmesh.VIDEO), "video"),
-        ("GET", "/video/{id}", handle_video_status, "video_status"),
+        # Google names its operations with slashes in them.
+        ("GET", "/video/{id:.+}", handle_video_status, "video_status"),
     ]
     return [
         Route(method=method, path=prefix + path, handler=handler, name=name, surface=Surface.BITMESH)

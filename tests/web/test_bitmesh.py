@@ -19,7 +19,7 @@ def test_they_are_those_of_the_contract() -> None:
         ("POST", "/chat"): "chat",
         ("POST", "/image"): "image",
         ("POST", "/video"): "video",
-        ("GET", "/video/{id}"): "video_status",
+        ("GET", "/video/{id:.+}"): "video_status",
     }.items():
         assert served[method, path] == served[method, f"/v1{path}"] == name
     assert {route.access for route in routes()} == {Access.KEY}
