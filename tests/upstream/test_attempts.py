@@ -1,0 +1,59 @@
+"""One attempt at one offer. What becomes of callers and books, the journeys show; here is what they do not reach."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from bitmesh_proxy.upstream.attempts import THREAD_PARSE_BYTES, in_thread_if_large
+from tests.journeys.gateway import Gateway, running_gateway
+
+SPEECH = {"model": "gpt-4o-mini-tts", "input": "Hello there. " * 40, "voice": "alloy", "response_format": "wav"}
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
+    async with running_gateway(tmp_path) as running:
+        yield running
+
+
+async def test_large_answers_are_looked_at_off_the_loop() -> None:
+    def where(data: bytes) -> threading.Thread:
+        return threading.current_thread()
+
+    assert await in_thread_if_large(where, b"x" * THREAD_PARSE_BYTES) is threading.main_thread()
+    assert await in_thread_if_large(where, b"x" * (THREAD_PARSE_BYTES + 1)) is not threading.main_thread()
+
+
+async def test_sound_that_breaks_off_is_cut_and_no_words_are_put_into_it(gateway: Gateway) -> None:
+    """An error event in the middle of a sound would be noise, and a clean end would be a lie."""
+    gateway.fault("break_after=3")
+    async with gateway.http.post(
+        gateway.url + "/v1/openai/audio/speech", json=SPEECH, headers=gateway.bearer
+    ) as answer:
+        assert answer.status == 200
+        assert answer.content_type.startswith("audio/")
+        received = b""
+        with pytest.raises(aiohttp.ClientPayloadError):
+            async for chunk in answer.content.iter_any():
+                received += chunk
+    assert received.startswith(b"RIFF")
+    assert b"upstream_broken" not in received
+    row = await gateway.last_row()
+    assert (row.state, row.outcome) == ("settled", "upstream_broken")
+    assert row.charge_nano_usd > 0
+    await gateway.check_books()
+
+
+async def test_an_error_body_that_never_ends_does_not_hide_the_status(gateway: Gateway) -> None:
+    """The status alone is enough: the provider's own, though its words break off."""
+    gateway.fault("status=429 retry_after=3 break_after=1")
+    body = {"model": "openai/gpt-oss-120b", "messages": [{"role": "user", "content": "Hello"}]}
+    answer = await gateway.post("/chat", body)
+    assert (answer.status, answer.headers["Retry-After"]) == (429, "3")
+    assert answer.json["error"]
+    await gateway.check_books()
