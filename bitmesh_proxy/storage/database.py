@@ -34,6 +34,8 @@ LOOKUP_BUSY_TIMEOUT_S = 0.1
 #: Pages that the writer may keep in memory. Filled only as they are read: the right edges of the ledger and its indexes
 #: in a small installation, the inner pages of an index of ten million rows in a large one.
 WRITER_CACHE_KIB = 32 * 1024
+#: The same for look-ups: the keys of those who call.
+LOOKUP_CACHE_KIB = 8 * 1024
 #: Statements kept prepared per connection; there are fewer than this in the whole room.
 CACHED_STATEMENTS = 256
 
@@ -185,7 +187,7 @@ def _prepare(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
         migrate(connection, path)
     finally:
         connection.close()
-    lookup = _connect(path, timeout_s=LOOKUP_BUSY_TIMEOUT_S)
+    lookup = _connect(path, timeout_s=LOOKUP_BUSY_TIMEOUT_S, cache_kib=LOOKUP_CACHE_KIB)
     lookup.execute("PRAGMA query_only = ON")
     return lookup
 

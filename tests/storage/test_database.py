@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import stat
+import sys
 import threading
 from pathlib import Path
 
@@ -137,6 +138,37 @@ async def test_reading_after_closing_is_refused(path: Path) -> None:
     await database.close()
     with pytest.raises(StorageError, match="closed"):
         await database.read("SELECT 1")
+
+
+LOCK_UNTIL_TOLD = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+sys.stdin.readline()
+connection.execute("UPDATE accounts SET name = 'theirs'")
+connection.execute("COMMIT")
+"""
+
+
+async def test_lock_of_another_process_stops_writes_and_no_reads(path: Path) -> None:
+    database = await open_database(path, busy_timeout_s=0.05)
+    account = await AccountStore(database).create("Ada")
+    other = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", LOCK_UNTIL_TOLD, str(path), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert other.stdin is not None
+    assert other.stdout is not None
+    await other.stdout.readline()
+    with pytest.raises(Unavailable):
+        await database.write(rename)
+    assert database.lookup("SELECT name FROM accounts WHERE id = ?", (account.id,)) == ("Ada",)
+    assert await database.read("SELECT name FROM accounts") == [("Ada",)]
+    await other.communicate(b"go on\n")
+    assert await database.read("SELECT name FROM accounts") == [("theirs",)]
+    await database.write(rename)
+    assert await database.read("SELECT name FROM accounts") == [("renamed",)]
+    await database.close()
 
 
 async def test_two_processes_may_open_it_at_once(path: Path) -> None:
