@@ -22,7 +22,7 @@ SWEEP_INTERVAL_S = 60.0
 SWEEP_ROWS = 200
 #: Conversations of more turns are no conversations.
 MAX_CHAIN = 2_000
-#: Compression above this size is done off the loop.
+#: Larger ones are packed and unpacked off the loop.
 THREAD_BYTES = 64 * 1024
 _UNDER_WAY = ("queued", "in_progress")
 #: Parts of the response object that stand elsewhere, or follow from what does.
@@ -226,9 +226,24 @@ class ResponseStore:
 
 
 async def _pack(response: StoredResponse) -> tuple[Any, ...]:
+    size_bytes = sum(map(_about_bytes, response.input_items)) + sum(map(_about_bytes, response.output))
+    if size_bytes > THREAD_BYTES:
+        return await asyncio.to_thread(_packed, response)
+    return _packed(response)
+
+
+def _about_bytes(item: JsonObject) -> int:
+    """About how large an item is: its long texts are what counts."""
+    parts = item.get("content") or item.get("output") or ()
+    if isinstance(parts, str):
+        return len(parts)
+    return sum(len(value) for part in parts for value in part.values() if isinstance(value, str))
+
+
+def _packed(response: StoredResponse) -> tuple[Any, ...]:
     body = {name: value for name, value in response.body.items() if name not in _DERIVED}
     blobs = [
-        await _compressed(value)
+        zlib.compress(orjson.dumps(value))
         for value in (body, list(response.input_items), list(response.output), dict(response.asked))
     ]
     return (
@@ -244,13 +259,6 @@ async def _pack(response: StoredResponse) -> tuple[Any, ...]:
         sum(map(len, blobs)),
         int(response.created_at_s * 1000),
     )
-
-
-async def _compressed(value: Any) -> bytes:
-    text = orjson.dumps(value)
-    if len(text) > THREAD_BYTES:
-        return await asyncio.to_thread(zlib.compress, text)
-    return zlib.compress(text)
 
 
 async def _unpack(row: Row, account_id: str) -> StoredResponse:

@@ -19,7 +19,7 @@ from bitmesh_proxy.errors import InvalidRequest, UnsupportedParameter, Unsupport
 
 MAX_CALL_ID_CHARACTERS: Final = 64
 #: Fields of chat completions that would change what this endpoint promises: one answer, its own tools, text.
-_REFUSED: Final = ("n", "functions", "function_call", "web_search_options", "modalities", "audio", "prediction")
+_REFUSED: Final = ("functions", "function_call", "web_search_options", "modalities", "audio", "prediction")
 _INPUT_AUDIO_FORMATS: Final = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mpeg": "mp3", "audio/mp3": "mp3"}
 
 

@@ -30,9 +30,16 @@ _INCLUDES: Final = ("reasoning.encrypted_content", "message.output_text.logprobs
 #: ``minimal`` is OpenAI's word for what the standard calls ``low``; it is sent on and echoed as that.
 _EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh")
 _MEDIA_FORMATS: Final = ("url", "b64_json", "b64_ephemeral")
+#: Fields of other interfaces, and what says the same here.
+_INSTEAD: Final = {
+    "conversation": "'previous_response_id'",
+    "prompt": "'input' or 'messages'",
+    "frame_images": "pictures in the conversation",
+    "reference_images": "pictures in the conversation",
+}
 _TIERS: Final = ("auto", "default", "flex", "priority")
 
-#: Every field that is read below. ``user`` and ``n`` and the like are a model's own, see ``extras``.
+#: Every field that is read below. ``seed``, ``user`` and the like are a model's own, see ``extras``.
 # fmt: off
 _NAMES: Final = frozenset((
     "model", "messages", "input", "instructions", "previous_response_id", "tools", "tool_choice",
@@ -40,7 +47,7 @@ _NAMES: Final = frozenset((
     "frequency_penalty", "top_logprobs", "max_output_tokens", "max_completion_tokens", "max_tokens",
     "max_tool_calls", "stream", "stream_options", "background", "store", "truncation", "service_tier", "metadata",
     "safety_identifier", "prompt_cache_key", "max_items", "size", "quality", "seconds", "response_format", "mask",
-    "image", "images", "conversation", "prompt",
+    "image", "images", "conversation", "prompt", "n", "width", "height", "frame_images", "reference_images",
 ))
 # fmt: on
 
@@ -127,9 +134,9 @@ def parse_request(body: JsonObject, new_id: NewId, *, bound_model: str | None = 
         fields.fail("background", "A background response has to be stored: 'background' needs 'store'.")
     vocabulary, items = _read_conversation(fields, new_id)
     items = with_media(items, _read_images(fields), new_id)
-    for name in ("conversation", "prompt"):
+    for name, instead in _INSTEAD.items():
         if fields.has(name):
-            fields.fail(name, f"'{name}' is not supported; send 'input' or 'previous_response_id'.")
+            fields.fail(name, f"'{name}' is not supported; send {instead}.")
     fields.choice("service_tier", _TIERS)
     return ResponseRequest(
         vocabulary=vocabulary,
@@ -295,8 +302,10 @@ def _read_metadata(fields: Fields) -> JsonObject:
 
 def _read_media(fields: Fields) -> MediaWishes:
     wanted = fields.values.get("response_format")
+    count = fields.integer("max_items", low=1, high=MAX_COUNT)
     return MediaWishes(
-        count=fields.integer("max_items", low=1, high=MAX_COUNT),
+        # Other interfaces call it n.
+        count=fields.integer("n", low=1, high=MAX_COUNT) if count is None else count,
         size=_read_size(fields),
         quality=fields.string("quality", min_characters=1, max_characters=32),
         seconds=_read_seconds(fields),
@@ -316,12 +325,24 @@ def _read_mask(fields: Fields) -> str | None:
 
 def _read_size(fields: Fields) -> tuple[int, int] | None:
     size = fields.string("size", max_characters=32)
-    if size is None or size == "auto":
+    if size is None:
+        return _read_sides(fields)
+    if size == "auto":
         return None
     match = _SIZE.fullmatch(size)
     if match is None:
         fields.fail("size", "'size' must be WIDTHxHEIGHT in pixels, such as 1024x1024, or auto.")
     return int(match[1]), int(match[2])
+
+
+def _read_sides(fields: Fields) -> tuple[int, int] | None:
+    """``width`` and ``height``, as other interfaces have them: both or neither."""
+    width, height = fields.integer("width", low=1, high=99_999), fields.integer("height", low=1, high=99_999)
+    if width is None or height is None:
+        if width is not None or height is not None:
+            raise fields.missing("height" if height is None else "width")
+        return None
+    return width, height
 
 
 def _read_seconds(fields: Fields) -> str | None:

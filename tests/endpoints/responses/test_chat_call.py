@@ -139,7 +139,7 @@ def test_json_objects_are_asked_for() -> None:
         ({"seconds": 5}, "seconds"),
         ({"response_format": "b64_json"}, "response_format"),
         ({"mask": PNG}, "mask"),
-        ({"n": 2}, "n"),
+        ({"n": 2}, "max_items"),
         ({"functions": []}, "functions"),
     ],
 )
