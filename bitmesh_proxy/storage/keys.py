@@ -9,6 +9,7 @@ SQLite whether anyone has committed, and if so, whether ``keys_version`` moved.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 import time
@@ -158,17 +159,19 @@ class KeyStore:
 class KeyDirectory:
     """Who a token or consumer key belongs to. Synchronous, for the request's way; use it on the event loop's thread.
 
-    Keys in use stay in memory, ``max_cached`` at most. Unknown ones are not remembered, so guessing fills nothing.
+    Keys in use stay in memory, ``max_cached`` at most (under 1 KB each). Unknown ones are not remembered, so guessing
+    fills nothing.
     Raises Unavailable when the database cannot be read.
     """
 
-    def __init__(self, database: Database, *, max_cached: int = 10_000) -> None:
+    def __init__(self, database: Database, *, max_cached: int = 25_000) -> None:
         self._database = database
         self._max_cached = max_cached
         self._data_version = -1
         self._keys_version = -1
         self._by_digest: OrderedDict[bytes, KeyRecord] = OrderedDict()
         self._by_consumer_key: OrderedDict[str, KeyRecord] = OrderedDict()
+        self._is_looked_up = False
 
     def by_token_digest(self, digest: bytes) -> KeyRecord | None:
         """The key with this token, switched off and expired ones included."""
@@ -193,16 +196,27 @@ class KeyDirectory:
         return record
 
     def _forget_if_changed(self) -> None:
-        data_version = self._database.data_version()
-        if data_version == self._data_version:
+        """Once for all requests that are looked at in one turn of the event loop.
+
+        A request that comes in after the look is handled in a later turn, so that it is looked for again: what was
+        committed before a request was sent counts for it.
+        """
+        if self._is_looked_up:
             return
-        row = self._database.lookup("SELECT keys_version FROM versions WHERE one = 1")
-        keys_version = -1 if row is None else row[0]
-        if keys_version != self._keys_version:
-            self._by_digest.clear()
-            self._by_consumer_key.clear()
-            self._keys_version = keys_version
-        self._data_version = data_version
+        data_version = self._database.data_version()
+        if data_version != self._data_version:
+            row = self._database.lookup("SELECT keys_version FROM versions WHERE one = 1")
+            keys_version = -1 if row is None else row[0]
+            if keys_version != self._keys_version:
+                self._by_digest.clear()
+                self._by_consumer_key.clear()
+                self._keys_version = keys_version
+            self._data_version = data_version
+        self._is_looked_up = True
+        asyncio.get_running_loop().call_soon(self._look_again)
+
+    def _look_again(self) -> None:
+        self._is_looked_up = False
 
 
 _INSERT = """

@@ -42,7 +42,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         prog="scripts/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="Three short rounds, at most two minutes in all.")
-    parser.add_argument("--rounds", type=int, help="Rounds of each work (default 7, with --quick 3).")
+    parser.add_argument("--rounds", type=int, help="Rounds of each work (default 5, with --quick 3).")
     parser.add_argument("--only", help=f"Some works only, by name with commas between: {','.join(NAMES)}.")
     parser.add_argument("--json", type=Path, metavar="FILE", help="Write all figures of all rounds to FILE.")
     parser.add_argument(
@@ -144,14 +144,14 @@ def planned(given: argparse.Namespace, bench: Bench, directory: Path, stack: Exi
     """What to do, in order; each is made when its turn comes, because some works start servers."""
     quick: bool = given.quick
     asked = set((given.only or ",".join(NAMES)).split(","))
-    seconds = 1.0 if quick else 3.0
+    seconds = 1.0 if quick else 2.0
     if "json" in asked:
         yield lambda: works.whole_answers(bench, seconds=seconds)
     for count in (1, 100, 1000):
         if f"sse{count}" in asked:
-            yield lambda count=count: works.streams(bench, count, seconds=0.5 if quick else 4.0)  # type: ignore[misc]
+            yield lambda count=count: works.streams(bench, count, seconds=0.5 if quick else 3.0)  # type: ignore[misc]
     if "memory" in asked:
-        yield lambda: works.stream_memory(bench, 1000 if quick else 3000)
+        yield lambda: works.stream_memory(bench, _installation(bench, directory / "memory"), 1000 if quick else 3000)
     if "oauth" in asked:
         yield lambda: works.signed_answers(bench, seconds=seconds, directory=directory)
     if "media" in asked:
@@ -179,7 +179,7 @@ def _installation(bench: Bench, directory: Path) -> Installation:
 
 def run_all(given: argparse.Namespace, bench: Bench, directory: Path, stack: ExitStack, faults: list[str]) -> list[Row]:
     """Every work, all its rounds. A work that fails is a fault, and the others go on."""
-    rounds: int = given.rounds or (3 if given.quick else 7)
+    rounds: int = given.rounds or (3 if given.quick else 5)
     rows: list[Row] = []
     began_s = time.monotonic()
     for make in planned(given, bench, directory, stack):
