@@ -156,7 +156,8 @@ async def test_half_a_size_is_none(caller: Caller) -> None:
 
 async def test_unknown_fields_are_refused_when_the_sandbox_is_strict() -> None:
     async with calling(Options(is_strict=True)) as caller:
-        assert error_code(await run(caller, picture(size="256x128"))) == "unsupportedParameter"
+        assert error_code(await run(caller, picture(model="runware:100@1", size="256x128"))) == "unsupportedParameter"
+        assert (await run(caller, picture(model="runware:400@1", acceleration="high"))).status == 200
 
 
 async def test_a_clip_is_acknowledged_and_asked_for_until_it_is_there(caller: Caller) -> None:
