@@ -51,12 +51,14 @@ from bitmesh_proxy.storage.responses import ResponseStore
 from bitmesh_proxy.upstream.access import configured_access, provider_names, sandbox_access
 from bitmesh_proxy.upstream.attempts import Attempts
 from bitmesh_proxy.upstream.client import Upstream
+from bitmesh_proxy.upstream.outcomes import Outcomes
 from bitmesh_proxy.web.authenticate import Authenticator
 from bitmesh_proxy.web.error_formats import render_stream_error
 from bitmesh_proxy.web.forwarded import ForwardedTrust
 from bitmesh_proxy.web.middlewares import MIDDLEWARES, add_common_headers
 from bitmesh_proxy.web.responses.service import Responses
 from bitmesh_proxy.web.routes import add_routes
+from bitmesh_proxy.work import OfferWork
 
 log = logging.getLogger(__name__)
 
@@ -238,6 +240,15 @@ async def pipeline(app: web.Application) -> AsyncIterator[None]:
     app[keys.MODELS] = ModelList.build(
         app[keys.CATALOGUE], available=app[keys.ACCESS].keys(), markup_nano=app[keys.BOOKS].markup_nano
     )
+    outcomes = Outcomes(settings.billing, markup_nano=app[keys.BOOKS].markup_nano)
+    work = OfferWork(
+        access=app[keys.ACCESS],
+        attempts=app[keys.ATTEMPTS],
+        media=app[keys.MEDIA],
+        jobs=app[keys.JOBS],
+        outcomes=outcomes,
+        max_answer_bytes=settings.upstream.max_answer_bytes,
+    )
     app[keys.PIPELINE] = Pipeline(
         settings=settings,
         catalogue=app[keys.CATALOGUE],
@@ -245,8 +256,8 @@ async def pipeline(app: web.Application) -> AsyncIterator[None]:
         health=OfferHealth(clock=time.monotonic, unhealthy_s=settings.upstream.unhealthy_s),
         metrics=app[keys.METRICS],
         books=app[keys.BOOKS],
-        attempts=app[keys.ATTEMPTS],
-        media=app[keys.MEDIA],
+        work=work,
+        outcomes=outcomes,
         inputs=app[keys.INPUTS],
         jobs=app[keys.JOBS],
         idempotency=IdempotencyGate(app[keys.IDEMPOTENCY], settings.idempotency, settlements=app[keys.SETTLEMENTS]),

@@ -1,0 +1,88 @@
+"""How a call ended, as the books see it: what it may cost at most, what it has come to, what it came to in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bitmesh_proxy.billing.bill import Ending, bill_of, hold_of
+from bitmesh_proxy.billing.reservation import Outcome, Reservation
+from bitmesh_proxy.calls import Call, ChatCall
+from bitmesh_proxy.catalogue.offer import Offer
+from bitmesh_proxy.errors import GatewayError, ProviderRefused
+from bitmesh_proxy.money import NanoUsd
+from bitmesh_proxy.settings import Billing
+from bitmesh_proxy.storage.ledger import Accrued
+from bitmesh_proxy.upstream.progress import Progress
+
+
+class Outcomes:
+    """Turns progress into outcomes. ``markup_nano`` is the general ratio (10⁹ is one)."""
+
+    def __init__(self, settings: Billing, *, markup_nano: int) -> None:
+        self._settings = settings
+        self._markup_nano = markup_nano
+
+    def hold_of(self, call: Call, offers: Sequence[Offer]) -> NanoUsd:
+        """The upper bound over every offer that may be tried, as the account would be charged."""
+        return max(
+            hold_of(
+                call,
+                offer,
+                markup_nano=self._markup_nano,
+                default_max_output_tokens=self._settings.default_max_output_tokens,
+            )
+            for offer in offers
+        )
+
+    def of(
+        self,
+        call: Call,
+        reservation: Reservation,
+        progress: Progress,
+        *,
+        status: int,
+        outcome: str,
+        error: GatewayError | None = None,
+    ) -> Outcome:
+        """The outcome of a call that ended with ``status`` for the caller; ``outcome`` is its word in the ledger."""
+        bill = bill_of(
+            call,
+            progress.offer,
+            usage=progress.reported_usage,
+            output_characters=progress.characters,
+            ending=ending_of(call, progress, outcome=outcome, error=error, settings=self._settings),
+            markup_nano=self._markup_nano,
+            hold_nano_usd=reservation.hold_nano_usd,
+        )
+        return Outcome(
+            status=status,
+            outcome=outcome,
+            bill=bill,
+            offer=progress.offer,
+            provider_request_id=progress.request_id,
+            first_byte_s=progress.first_byte_s,
+        )
+
+    def accrued(self, call: Call, reservation: Reservation, progress: Progress) -> Accrued | None:
+        """What would be charged if everything stopped now: noted now and then, for the case of a crash."""
+        if not progress.delivered:
+            return None
+        bill = self.of(call, reservation, progress, status=200, outcome="caller_left").bill
+        return Accrued(cost_nano_usd=bill.cost_nano_usd, charge_nano_usd=bill.charge_nano_usd)
+
+
+def ending_of(call: Call, progress: Progress, *, outcome: str, error: GatewayError | None, settings: Billing) -> Ending:
+    """How a call ended, as far as the bill depends on it.
+
+    Of a chat whose caller left before its first byte nothing was delivered, so nothing is charged; pictures and clips
+    are made to their end by their provider, whoever leaves.
+    """
+    if outcome == "completed":
+        return Ending.COMPLETE
+    if not progress.sent or isinstance(error, ProviderRefused):
+        return Ending.NOTHING
+    if progress.delivered:
+        return Ending.CUT
+    if outcome == "caller_left" and not isinstance(call, ChatCall) and settings.charge_abandoned_media:
+        return Ending.CUT
+    return Ending.UNDELIVERED

@@ -1,0 +1,53 @@
+"""A command's database is opened, closed on every path, and its faults are said in a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bitmesh_proxy.cli.books import with_database
+from bitmesh_proxy.errors import NotFound
+from bitmesh_proxy.settings import Settings, load_settings
+from bitmesh_proxy.storage.database import Database
+
+
+def settings(directory: Path) -> Settings:
+    return load_settings(environ={}, overrides={"data": {"dir": str(directory)}})
+
+
+async def count_accounts(database: Database) -> int:
+    return int((await database.read("SELECT count(*) FROM accounts"))[0][0])
+
+
+def test_the_work_gets_a_database_that_is_made_and_closed(tmp_path: Path) -> None:
+    seen: list[Database] = []
+
+    async def work(database: Database) -> int:
+        seen.append(database)
+        return await count_accounts(database)
+
+    assert with_database(settings(tmp_path / "new"), work) == 0
+    assert (tmp_path / "new" / "bitmesh-proxy.db").stat().st_mode & 0o077 == 0
+    with pytest.raises(Exception, match="closed"):
+        seen[0].data_version()
+
+
+@pytest.mark.parametrize("fault", [NotFound("No such thing"), ValueError("No such thing")])
+def test_an_error_of_the_work_ends_the_program_with_its_message(
+    fault: Exception, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def work(database: Database) -> int:
+        raise fault
+
+    with pytest.raises(SystemExit) as end:
+        with_database(settings(tmp_path), work)
+    assert end.value.code == 1
+    assert "No such thing" in capsys.readouterr().err
+
+
+def test_a_directory_that_cannot_be_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit):
+        with_database(settings(tmp_path / "file" / "data"), count_accounts)
+    assert str(tmp_path / "file" / "data") in capsys.readouterr().err

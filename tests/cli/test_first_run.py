@@ -1,0 +1,71 @@
+"""The first start's words: an account and a key once, secrets never in a journal, examples that are commands."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from bitmesh_proxy import keys
+from bitmesh_proxy.app import make_app, make_runner
+from bitmesh_proxy.cli.first_run import chat_example, image_example, video_example, welcome
+from bitmesh_proxy.settings import load_settings
+from bitmesh_proxy.storage.accounts import AccountStore
+
+ADDRESS = "http://127.0.0.1:3000"
+
+
+async def started(tmp_path: Path, *, environ: dict[str, str] | None = None, mode: str = "on") -> web.AppRunner:
+    overrides = {"data": {"dir": str(tmp_path)}, "sandbox": {"mode": mode}}
+    runner = make_runner(make_app(load_settings(environ={}, overrides=overrides), environ=environ or {}))
+    await runner.setup()
+    return runner
+
+
+async def test_the_first_start_makes_a_key_and_the_second_does_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runner = await started(tmp_path)
+    try:
+        assert isinstance(runner.app, web.Application)
+        await welcome(runner.app, ADDRESS)
+        first = capsys.readouterr().out
+        await welcome(runner.app, ADDRESS)
+        second = capsys.readouterr().out
+        (account,) = await AccountStore(runner.app[keys.DATABASE]).list()
+    finally:
+        await runner.cleanup()
+    assert "bearer token     bm_" in first
+    assert account.balance_nano_usd == 10_000_000_000
+    assert "bm_" not in second
+    assert "key create" in second
+
+
+@pytest.mark.parametrize(("environ", "mode"), [({"JOURNAL_STREAM": "8:1"}, "on"), ({}, "off")])
+async def test_no_secret_is_made_for_a_journal_or_without_the_sandbox(
+    environ: dict[str, str], mode: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runner = await started(tmp_path, environ=environ, mode=mode)
+    try:
+        assert isinstance(runner.app, web.Application)
+        await welcome(runner.app, ADDRESS)
+        assert await AccountStore(runner.app[keys.DATABASE]).list() == ()
+    finally:
+        await runner.cleanup()
+    assert "bm_" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("example", [chat_example, image_example])
+def test_examples_are_commands_that_a_shell_reads(example: object) -> None:
+    assert callable(example)
+    words = shlex.split(example(ADDRESS, "bm_token").replace("\\\n", " "))
+    assert words[0] == "curl"
+    assert "Authorization: Bearer bm_token" in words
+
+
+def test_the_clip_is_handed_in_and_asked_for() -> None:
+    text = video_example(ADDRESS, "bm_token")
+    assert text.startswith("ID=$(curl")
+    assert f"{ADDRESS}/video/$ID" in text
