@@ -76,6 +76,8 @@ def transcription_dialect() -> TranscriptionDialect:
 def _speech_request(call: SpeechCall, offer: Offer) -> UpstreamRequest:
     if call.instructions:
         raise UnsupportedParameter("This model takes no instructions.", param="instructions")
+    if call.options.get("stream_format") == "sse":
+        raise UnsupportedValue("This model's speech comes as bytes, not as events.", param="stream_format")
     voice = call.voice or offer.options.get("default_voice")
     if not voice:
         raise MissingParameter("This model needs a voice.", param="voice")

@@ -18,7 +18,7 @@ from bitmesh_proxy.dialects.base import FormPart, SpeechDialect, TranscriptionDi
 from bitmesh_proxy.dialects.json_answers import child, read_success, string
 from bitmesh_proxy.dialects.media_inputs import file_part, text_part
 from bitmesh_proxy.dialects.openai_usage import parse_usage
-from bitmesh_proxy.errors import MissingParameter
+from bitmesh_proxy.errors import MissingParameter, UnsupportedValue
 
 SPEECH_WIRE_FORMAT: Final = "openai_speech"
 TRANSCRIPTION_WIRE_FORMAT: Final = "openai_transcription"
@@ -51,6 +51,8 @@ def speech_dialect(
         voice = call.voice or offer.options.get("default_voice")
         if not voice:
             raise MissingParameter("This model needs a voice.", param="voice")
+        if call.options.get("stream_format") == "sse" and "stream_format" not in options:
+            raise UnsupportedValue("This model's speech comes as bytes, not as events.", param="stream_format")
         said: dict[str, Any] = {
             "model": offer.upstream_model,
             "input": call.text,

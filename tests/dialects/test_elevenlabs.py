@@ -83,6 +83,7 @@ def test_the_body() -> None:
         ({"instructions": "Whisper"}, "instructions"),
         ({"output_format": "flac"}, "response_format"),
         ({"output_format": "mp3_x&a=b"}, "response_format"),
+        ({"options": {"stream_format": "sse"}}, "stream_format"),
     ],
 )
 def test_what_cannot_be_spoken_is_refused_by_name(fields: dict[str, Any], param: str) -> None:

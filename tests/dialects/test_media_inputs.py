@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 
 from bitmesh_proxy.calls import Media
@@ -58,3 +60,17 @@ def test_plain_fields_are_written_as_json_has_them() -> None:
         b"0.5",
         "é".encode(),
     ]
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 2, 3, 786_431, 786_432, 786_433, 2_000_000])
+def test_large_pictures_are_decoded_whole(size_bytes: int) -> None:
+    """A slice of text is 786,432 bytes of a picture."""
+    data = bytes(range(256)) * (size_bytes // 256 + 1)
+    uri = "data:image/png;base64," + base64.b64encode(data[:size_bytes]).decode()
+    assert bytes_of(Media(kind="image", url=uri), param="image") == data[:size_bytes]
+
+
+def test_padding_in_the_middle_is_no_base64() -> None:
+    payload = "A" * (1024 * 1024 - 4) + "AA==" + "AAAA"
+    with pytest.raises(InvalidRequest):
+        bytes_of(Media(kind="image", url="data:image/png;base64," + payload), param="image")

@@ -15,7 +15,7 @@ from bitmesh_proxy.calls import (
     Usage,
 )
 from bitmesh_proxy.dialects.openai_audio import speech_dialect, transcription_dialect
-from bitmesh_proxy.errors import MissingParameter
+from bitmesh_proxy.errors import MissingParameter, UnsupportedValue
 from tests.dialects.offers import make_offer
 from tests.providers.contracts import sent_json
 
@@ -63,3 +63,12 @@ def transcription(**fields: Any) -> TranscriptionCall:
 def test_a_transcription_is_metered(call: TranscriptionCall, body: bytes, usage: Usage) -> None:
     assert TRANSCRIPTION.read_usage(call, body) == usage
     assert "Hi" in TRANSCRIPTION.read_text(call, body)
+
+
+def test_events_are_refused_by_who_sends_bytes() -> None:
+    call = SpeechCall(model="m", text="hi", voice="v", options={"stream_format": "sse"})
+    offer = make_offer(Operation.SPEECH, "tts-1")
+    assert sent_json(SPEECH.request(call, offer))["stream_format"] == "sse"
+    with pytest.raises(UnsupportedValue) as caught:
+        speech_dialect(options=frozenset()).request(call, offer)
+    assert caught.value.param == "stream_format"
