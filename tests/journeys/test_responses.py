@@ -690,6 +690,34 @@ async def test_the_version_stands_in_every_answer(gateway: Gateway) -> None:
     answer = await gateway.post(PATH, {"model": CHAT_MODEL, "input": "x"}, headers={"OpenResponses-Version": "latest"})
     assert answer.headers["OpenResponses-Version"] == "2026-04-24"
     assert answer.headers["X-Bitmesh-Cost"]
+    for path, body in ((PATH, {}), (f"{PATH}/compact", {"model": "no/such", "input": "x"})):
+        refused = await gateway.post(path, body)
+        assert refused.status >= 400
+        assert refused.headers["OpenResponses-Version"] == "2026-04-24"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_picture_asked_for_twice_is_made_once(gateway: Gateway, stream: bool) -> None:
+    body = {"model": IMAGE_MODEL, "input": "A cat", "size": "256x256", "stream": stream}
+    first, second = [await gateway.post(PATH, body, headers={"Idempotency-Key": "k"}) for _ in range(2)]
+    assert first.body == second.body
+    assert first.headers["Content-Type"] == second.headers["Content-Type"]
+    if stream:
+        checked_events(second)
+    assert len(await gateway.books.rows()) == 1
+    await gateway.check_books()
+
+
+async def test_who_leaves_a_held_answer_still_pays_for_the_picture(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path / "data", HELD) as gateway:
+        gateway.fault("stall=3")
+        body = {"model": IMAGE_MODEL, "input": "A cat", "size": "256x256"}
+        async with gateway.http.post(gateway.url + PATH, json=body, headers=gateway.bearer) as answer:
+            assert await answer.content.readexactly(2) == b"  "
+        row = await gateway.last_row()
+        assert row.outcome == "caller_left"
+        assert row.charge_nano_usd > 0
+        await gateway.check_books()
 
 
 async def test_without_an_upgrade_there_is_nothing_to_get(gateway: Gateway) -> None:

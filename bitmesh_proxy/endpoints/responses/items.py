@@ -147,6 +147,7 @@ def _read_compaction(item: Fields, new_id: NewId) -> JsonObject:
     return {
         "id": _id_of(item, "cmp_", new_id),
         "type": "compaction",
+        "status": "completed",
         "encrypted_content": item.required_string(
             "encrypted_content", min_characters=1, max_characters=MAX_TEXT_CHARACTERS
         ),

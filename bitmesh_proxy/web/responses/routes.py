@@ -187,9 +187,23 @@ def routes() -> list[Route]:
     ]
     return [
         Route(method=method, path=f"{prefix}{path}", handler=handler, name=name, surface=Surface.OPEN_RESPONSES)
-        for method, path, handler, name in table
+        for method, path, handler, name in [(*row[:2], _versioned(row[2]), row[3]) for row in table]
         for prefix in ("/v1/responses", "/v1/openai/responses")
     ]
+
+
+def _versioned(handler: HttpHandler) -> HttpHandler:
+    """Errors say the version too."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except GatewayError as error:
+            error.headers = {**error.headers, **VERSION_HEADERS}
+            raise
+
+    handle.__name__ = getattr(handler, "__name__", "handle")
+    return handle
 
 
 def _speak(request: web.Request, body: JsonObject) -> None:

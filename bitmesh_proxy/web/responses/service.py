@@ -416,7 +416,7 @@ class Responses:
             summary, usage = transcript_of(shown), render_usage(Usage(), Cost())
         sealed = await asyncio.to_thread(self._sealer.seal, summary.encode(), caller.account_id)
         kept = kept_items([*conversation.context, *conversation.request.items])
-        item = {"id": new_id("cmp_"), "type": "compaction", "encrypted_content": sealed}
+        item = {"id": new_id("cmp_"), "type": "compaction", "status": "completed", "encrypted_content": sealed}
         return {
             "id": new_id("resp_"),
             "object": "response.compaction",
