@@ -129,10 +129,7 @@ class ResponseStore:
 
     async def finish(self, response: StoredResponse) -> bool:
         """Keep the end of one that is there and under way. False when it is not: deleted, or ended otherwise."""
-        row = self._database.lookup(
-            "SELECT status FROM responses WHERE id = ? AND account_id = ?", (response.id, response.account_id)
-        )
-        if row is None or row[0] not in _UNDER_WAY:
+        if self.status_of(response.account_id, response.id) not in _UNDER_WAY:
             return False
         await self.save(response)
         return True
@@ -144,6 +141,13 @@ class ResponseStore:
             (response_id, account_id, self._oldest_ms()),
         )
         return None if row is None else await _unpack(row, account_id)
+
+    def status_of(self, account_id: str, response_id: str) -> str | None:
+        """The status alone, at once; None where there is no such response."""
+        row = self._database.lookup(
+            "SELECT status FROM responses WHERE id = ? AND account_id = ?", (response_id, account_id)
+        )
+        return None if row is None else str(row[0])
 
     async def chain(self, account_id: str, response_id: str, *, max_bytes: int) -> list[StoredResponse] | None:
         """A response and all that it follows, the oldest first; None if one of them is not there (any more).

@@ -63,6 +63,8 @@ log = logging.getLogger(__name__)
 
 #: A job's row is looked at so often by whoever waits for it (the poller asks the provider at its own pace).
 JOB_LOOK_S = 0.1
+#: How soon a process hears that another one was asked to cancel what it works on.
+CANCEL_LOOK_S = 1.0
 #: Streams of finished background responses that can still be followed.
 KEPT_LOGS = 64
 MAX_RETRY_AFTER_S = 60.0
@@ -123,6 +125,7 @@ class Responses:
         self._running: dict[str, tuple[asyncio.Task[None], ResponseSession]] = {}
         self._logs: OrderedDict[str, EventLog] = OrderedDict()
         self._cancelled: set[str] = set()
+        self._watcher: asyncio.Task[None] | None = None
 
     async def close(self, timeout_s: float) -> None:
         """Let what runs in the background come to its end; what does not is ended as interrupted."""
@@ -132,6 +135,8 @@ class Responses:
                 task.cancel()  # a job goes on without us; there is nothing to wait for
         if tasks:
             await asyncio.wait(tasks, timeout=timeout_s)
+        if self._watcher is not None:
+            tasks.append(self._watcher)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -286,7 +291,18 @@ class Responses:
             self._remember_log(session.response_id, events)
         task = asyncio.create_task(self._run_in_background(session, incoming, events))
         self._running[session.response_id] = task, session
+        if self._watcher is None or self._watcher.done():
+            self._watcher = asyncio.create_task(self._watch_for_cancels())
         return events
+
+    async def _watch_for_cancels(self) -> None:
+        """Another process on the same database may be the one that is asked to cancel."""
+        while self._running:
+            await asyncio.sleep(CANCEL_LOOK_S)
+            for response_id, (task, session) in list(self._running.items()):
+                if self.store.status_of(session.caller.account_id, response_id) == "cancelled":
+                    self._cancelled.add(response_id)
+                    task.cancel()
 
     async def _run_in_background(self, session: ResponseSession, incoming: Incoming, events: EventLog) -> None:
         response_id = session.response_id

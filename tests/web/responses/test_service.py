@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,19 @@ async def test_stopping_ends_what_waits_for_a_model_and_leaves_jobs_alone(tmp_pa
             while (now := await status_of(clip)) != "completed":
                 assert now == "in_progress"
                 await asyncio.sleep(0.05)
+
+
+async def test_what_another_process_cancels_stops_here(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path) as gateway:
+        queued = await background(gateway, SLOW)
+        await eventually(lambda: bool(gateway.upstream_calls()), "it is under way")
+        store = gateway.app[keys.RESPONSES].store
+        stored = await store.get(gateway.account_id, queued["id"])
+        assert stored is not None
+        assert await store.finish(replace(stored, status="cancelled", body={**stored.body, "status": "cancelled"}))
+        assert (await gateway.last_row()).outcome == "caller_left"
+        assert (await gateway.get(f"{PATH}/{queued['id']}")).json["status"] == "cancelled"
+        await gateway.check_books()
 
 
 async def test_a_deleted_background_response_stays_deleted(tmp_path: Path) -> None:
