@@ -11,7 +11,7 @@ from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.keys import KeyRecord, KeyStore
 from bitmesh_proxy.storage.ledger import LedgerStore
-from tests.storage.examples import NOON_S, opening, usd
+from tests.storage.examples import NOON_S, closing, opening, usd
 
 
 async def test_new_account_has_nothing(accounts: AccountStore) -> None:
@@ -107,3 +107,15 @@ async def test_switching_an_account_switches_its_keys(
     switched = await keys.get(key.caller.key_id)
     assert switched is not None
     assert not switched.is_disabled
+
+
+async def test_what_was_paid_in_counts_corrections_and_no_charges(
+    accounts: AccountStore, account: Account, ledger: LedgerStore, key: KeyRecord
+) -> None:
+    before = await accounts.paid_in(account.id)
+    await accounts.credit(account.id, usd(3))
+    await accounts.correct(account.id, NanoUsd(-usd(1)), "too much")
+    await ledger.open_reservation(opening("req_1", account.id, hold_nano_usd=usd(1)))
+    await ledger.close(closing("req_1", usd(1)))
+    assert await accounts.paid_in(account.id) == before + usd(2)
+    assert await accounts.paid_in("acct_unknown") == 0

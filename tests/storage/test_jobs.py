@@ -168,3 +168,34 @@ async def test_large_answers_are_not_kept(jobs: JobStore, account: Account, key:
     state = {"progress_percent": 50, "raw": {"preview": "x" * MAX_STATE_BYTES}}
     job = await jobs.create(new_job(account, state=state))
     assert job.state == {"progress_percent": 50, "raw": None}
+
+
+async def test_pages_go_both_ways_and_stay_with_their_owner(
+    jobs: JobStore, account: Account, key: KeyRecord, accounts: AccountStore
+) -> None:
+    for number in range(4):
+        await jobs.create(new_job(account, f"req_{number}", provider_job_id=f"v{number}"))
+    stranger = await accounts.create("stranger")
+
+    async def names(after: str | None, limit: int, newest_first: bool, account_id: str = account.id) -> list[str]:
+        found = await jobs.page(account_id, after=after, limit=limit, newest_first=newest_first)
+        return [job.provider_job_id for job in found]
+
+    assert await names(None, 3, True) == ["v3", "v2", "v1"]
+    assert await names("v1", 3, True) == ["v0"]
+    assert await names("v1", 1, False) == ["v2"]
+    assert await names("unknown", 3, True) == []
+    assert await names(None, 3, True, stranger.id) == []
+
+
+async def test_only_a_job_that_has_ended_is_deleted(
+    jobs: JobStore, ledger: LedgerStore, account: Account, key: KeyRecord
+) -> None:
+    await ledger.open_reservation(opening("req_1", account.id))
+    job = await jobs.create(new_job(account))
+    await jobs.delete(job.id)
+    assert await jobs.get(account.id, job.provider_job_id) == job
+    await jobs.finish(job.id, status=JobStatus.FAILED, state={}, completed_at_s=NOON_S, closing=released("req_1"))
+    await jobs.delete(job.id)
+    assert await jobs.get(account.id, job.provider_job_id) is None
+    assert await ledger.request("req_1") is not None

@@ -48,3 +48,11 @@ async def test_old_ones_go_some_at_a_time(store: SqliteMedia, monkeypatch: pytes
     assert [await store.prune(before_s=NOON_S + 3) for _ in range(3)] == [2, 1, 0]
     assert await store.get("2") is None
     assert await store.get("3") is not None
+
+
+async def test_an_id_can_be_taken_back(store: SqliteMedia) -> None:
+    await store.remember(RECORD)
+    await store.forget("unknown")
+    assert await store.get("abc") == RECORD
+    await store.forget("abc")
+    assert await store.get("abc") is None
