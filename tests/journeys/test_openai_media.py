@@ -173,7 +173,9 @@ async def test_an_edit_takes_json(gateway: Gateway) -> None:
 
 
 async def test_a_result_of_ours_is_an_input_like_any_other(gateway: Gateway) -> None:
-    made = await gateway.post("/v1/images/generations", {"model": IMAGE_MODEL, "prompt": "A lantern", "size": "256x256"})
+    made = await gateway.post(
+        "/v1/images/generations", {"model": IMAGE_MODEL, "prompt": "A lantern", "size": "256x256"}
+    )
     url = made.json["data"][0]["url"]
     answer = await gateway.post("/v1/images/edits", {"model": EDIT_MODEL, "prompt": "In blue", "image": url})
     assert answer.status == 200, answer.json
