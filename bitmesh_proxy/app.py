@@ -284,4 +284,4 @@ async def responses(app: web.Application) -> AsyncIterator[None]:
         instance=app[keys.INSTANCE],
     )
     yield
-    await service.close(settings.http.shutdown_timeout_s)
+    await service.background.close(settings.http.shutdown_timeout_s)

@@ -84,7 +84,7 @@ async def _in_background(
         raise InvalidRequest("A background response takes no Idempotency-Key.", param="Idempotency-Key")
     session = responses.session(prepared, caller=incoming.caller, context=incoming.context, transport=Transport.SSE)
     queued = session.response
-    events = await responses.start(session, incoming)
+    events = await responses.background.start(session, incoming)
     return await _followed(request, events) if prepared.request.stream else _json(queued)
 
 
@@ -108,7 +108,7 @@ async def handle_get(request: web.Request) -> web.StreamResponse:
     stored = await _stored(request)
     if request.query.get("stream") != "true":
         return _json(stored.body)
-    events = request.app[keys.RESPONSES].log_of(stored.id)
+    events = request.app[keys.RESPONSES].background.log_of(stored.id)
     if events is None or not stored.is_background:
         raise InvalidRequest("Only a background response that runs can be streamed.", param="stream")
     return await _followed(request, events, after=_integer(request.query, "starting_after", -1, low=-1, high=2**31))
@@ -170,7 +170,7 @@ async def handle_compact(request: web.Request) -> web.StreamResponse:
     body = await read_request_body(request)
     _speak(request, body)
     incoming = await _incoming(request, caller, body)
-    return _json(await request.app[keys.RESPONSES].compact(body, incoming))
+    return _json(await request.app[keys.RESPONSES].compactor.compact(body, incoming))
 
 
 def routes() -> list[Route]:

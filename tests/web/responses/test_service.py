@@ -1,24 +1,20 @@
-"""What the service does beyond one answer: bounds of background work, its end, whose conversation is cut where."""
+"""What comes before the pipeline, and what is found afterwards."""
 
 from __future__ import annotations
 
-import asyncio
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from bitmesh_proxy import keys
 from bitmesh_proxy.calls import ChatCall, ImageCall
-from tests.journeys.gateway import CHAT_MODEL, IMAGE_MODEL, VIDEO_MODEL, Gateway, eventually, running_gateway
-from tests.web.responses.examples import CALLER, CONTEXT
-
-PATH = "/v1/responses"
-SLOW = "[[sandbox: stall=30]] Hello"
-
-
-async def background(gateway: Gateway, given: str, model: str = CHAT_MODEL, **more: Any) -> Any:
-    answer = await gateway.post(PATH, {"model": model, "input": given, "background": True, **more})
-    return answer.json
+from bitmesh_proxy.errors import InvalidRequest, ModelNotFound, NotFound
+from bitmesh_proxy.storage.responses import StoredResponse
+from tests.journeys.gateway import CHAT_MODEL, IMAGE_MODEL, running_gateway
+from tests.web.responses.examples import CALLER, CONTEXT, NOON_S
 
 
 async def test_a_call_fits_its_model(tmp_path: Path) -> None:
@@ -29,73 +25,68 @@ async def test_a_call_fits_its_model(tmp_path: Path) -> None:
         assert isinstance(chat.call, ChatCall)
         assert isinstance(picture.call, ImageCall)
         assert responses.estimate(chat) == 10
+        assert [item["content"][0]["text"] for item in chat.items] == ["x" * 40]
+        with pytest.raises(ModelNotFound):
+            await responses.prepare({"model": "no/such", "input": "x"}, CALLER, CONTEXT)
 
 
-async def test_background_work_has_its_bound(tmp_path: Path) -> None:
-    async with running_gateway(tmp_path, {"responses": {"max_background": 1}}) as gateway:
-        first = await background(gateway, SLOW)
-        assert first["status"] == "queued"
-        assert (await background(gateway, "more"))["error"]["code"] == "rate_limit_exceeded"
-        await gateway.post(f"{PATH}/{first['id']}/cancel", {})
-        assert (await background(gateway, "more"))["status"] == "queued"
-
-
-async def test_a_background_response_takes_no_idempotency_key(tmp_path: Path) -> None:
+async def test_a_bound_key_names_no_model(tmp_path: Path) -> None:
     async with running_gateway(tmp_path) as gateway:
-        body = {"model": CHAT_MODEL, "input": "x", "background": True}
-        answer = await gateway.post(PATH, body, headers={"Idempotency-Key": "k"})
-        assert (answer.status, answer.json["error"]["param"]) == (400, "Idempotency-Key")
+        bound = replace(CALLER, bound_model=CHAT_MODEL)
+        prepared = await gateway.app[keys.RESPONSES].prepare({"input": "x"}, bound, CONTEXT)
+        assert prepared.call.model == CHAT_MODEL
+        assert prepared.asked == {"model": CHAT_MODEL}  # enough to finish it later
 
 
-async def test_stopping_ends_what_waits_for_a_model_and_leaves_jobs_alone(tmp_path: Path) -> None:
+def stored(**more: Any) -> StoredResponse:
+    fields: dict[str, Any] = {
+        "id": "resp_1",
+        "account_id": CALLER.account_id,
+        "status": "in_progress",
+        "body": {"id": "resp_1", "status": "in_progress", "output": [], "error": None},
+        "input_items": [],
+        "request_id": "req_1",
+        "created_at_s": NOON_S,
+        "instance": 77,
+    }
+    return StoredResponse(**{**fields, **more})
+
+
+async def test_what_a_dead_process_worked_on_was_interrupted(tmp_path: Path) -> None:
     async with running_gateway(tmp_path) as gateway:
         responses = gateway.app[keys.RESPONSES]
-        chat = await background(gateway, SLOW)
-        clip = await background(gateway, "A cat [[sandbox: job_s=0.5]]", VIDEO_MODEL)
-        await eventually(lambda: len(gateway.upstream_calls()) >= 2, "both are under way")
-
-        async def status_of(response: Any) -> str:
-            return str((await gateway.get(f"{PATH}/{response['id']}")).json["status"])
-
-        async with asyncio.timeout(5):
-            for _ in range(200):
-                stored = await responses.store.get(gateway.account_id, clip["id"])
-                if stored is not None and stored.job_id is not None:
-                    break
-                await asyncio.sleep(0.02)
-            await responses.close(0.05)
-        assert await status_of(chat) == "failed"
-        async with asyncio.timeout(5):
-            while (now := await status_of(clip)) != "completed":
-                assert now == "in_progress"
-                await asyncio.sleep(0.05)
+        await responses.store.save(stored(created_at_s=now_s()))
+        found = await responses.get(CALLER, "resp_1", CONTEXT)
+        assert (found.status, found.body["error"]["code"]) == ("failed", "interrupted")
+        assert (await responses.get(CALLER, "resp_1", CONTEXT)).status == "failed"
 
 
-async def test_what_another_process_cancels_stops_here(tmp_path: Path) -> None:
+async def test_what_another_process_works_on_is_under_way(tmp_path: Path) -> None:
     async with running_gateway(tmp_path) as gateway:
-        queued = await background(gateway, SLOW)
-        await eventually(lambda: bool(gateway.upstream_calls()), "it is under way")
-        store = gateway.app[keys.RESPONSES].store
-        stored = await store.get(gateway.account_id, queued["id"])
-        assert stored is not None
-        assert await store.finish(replace(stored, status="cancelled", body={**stored.body, "status": "cancelled"}))
-        assert (await gateway.last_row()).outcome == "caller_left"
-        assert (await gateway.get(f"{PATH}/{queued['id']}")).json["status"] == "cancelled"
-        await gateway.check_books()
+        responses = gateway.app[keys.RESPONSES]
+        await gateway.app[keys.DATABASE].write(
+            lambda connection: (
+                connection.execute(
+                    "INSERT INTO instances (number, pid, lock_name, started_at_ms) VALUES (77, 1, 'x', 0)"
+                ).rowcount
+            )
+        )
+        await responses.store.save(stored(created_at_s=now_s(), is_background=True))
+        assert (await responses.get(CALLER, "resp_1", CONTEXT)).body["status"] == "in_progress"
+        assert (await responses.cancel(CALLER, "resp_1", CONTEXT)).status == "cancelled"
 
 
-async def test_a_deleted_background_response_stays_deleted(tmp_path: Path) -> None:
+async def test_only_what_is_there_and_in_the_background_is_cancelled(tmp_path: Path) -> None:
     async with running_gateway(tmp_path) as gateway:
-        response = await background(gateway, "[[sandbox: stall=0.2]] Hello")
-        path = f"{PATH}/{response['id']}"
-        assert (await gateway.call("DELETE", path)).status == 200
-        await gateway.last_row()
-        await asyncio.sleep(0.05)
-        assert (await gateway.get(path)).status == 404
+        responses = gateway.app[keys.RESPONSES]
+        with pytest.raises(NotFound):
+            await responses.cancel(CALLER, "resp_9", CONTEXT)
+        body = {"id": "resp_1", "status": "completed", "output": []}
+        await responses.store.save(stored(created_at_s=now_s(), status="completed", body=body))
+        with pytest.raises(InvalidRequest):
+            await responses.cancel(CALLER, "resp_1", CONTEXT)
 
 
-async def test_only_background_streams_can_be_followed(tmp_path: Path) -> None:
-    async with running_gateway(tmp_path) as gateway:
-        whole = await background(gateway, "Hello")
-        answer = await gateway.get(f"{PATH}/{whole['id']}?stream=true")
-        assert (answer.status, answer.json["error"]["param"]) == (400, "stream")
+def now_s() -> float:
+    """A moment that the store does not take for long ago."""
+    return time.time()

@@ -1,0 +1,124 @@
+"""Responses that are made while nobody waits: bounded in number, cancelled on request, ended honestly at a stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from bitmesh_proxy.errors import GatewayError, InternalError, RateLimited, Unavailable
+from bitmesh_proxy.pipeline import Incoming
+from bitmesh_proxy.storage.responses import ResponseStore
+from bitmesh_proxy.upstream.attempts import Reply
+from bitmesh_proxy.web.responses.replies import EventLog
+from bitmesh_proxy.web.responses.session import ResponseSession
+
+log = logging.getLogger(__name__)
+
+#: How soon a process hears that another one was asked to cancel what it works on.
+CANCEL_LOOK_S = 1.0
+#: Streams of finished background responses that can still be followed.
+KEPT_LOGS = 64
+MAX_RETRY_AFTER_S = 60.0
+
+#: Makes a response, to its last byte.
+Run = Callable[[ResponseSession, Incoming, Reply], Awaitable[None]]
+
+
+class Background:
+    """The background responses of this process."""
+
+    def __init__(self, store: ResponseStore, run: Run, *, max_under_way: int) -> None:
+        self._store = store
+        self._run = run
+        self._max_under_way = max_under_way
+        self._running: dict[str, tuple[asyncio.Task[None], ResponseSession]] = {}
+        self._logs: OrderedDict[str, EventLog] = OrderedDict()
+        self._cancelled: set[str] = set()
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def start(self, session: ResponseSession, incoming: Incoming) -> EventLog:
+        """Begin; gives the log of its events. Raises RateLimited when too many run."""
+        if await self._store.count_under_way(session.caller.account_id) >= self._max_under_way:
+            raise RateLimited(
+                f"Too many background responses under way: {self._max_under_way} are allowed.",
+                retry_after_s=MAX_RETRY_AFTER_S,
+            )
+        await session.keep()
+        events = EventLog()
+        if session.request.stream:
+            self._remember_log(session.response_id, events)
+        task = asyncio.create_task(self._run_to_its_end(session, incoming, events))
+        self._running[session.response_id] = task, session
+        if self._watcher is None or self._watcher.done():
+            self._watcher = asyncio.create_task(self._watch_for_cancels())
+        return events
+
+    async def cancel(self, response_id: str) -> None:
+        """Stop it, if it runs here, and wait until its books are closed."""
+        running = self._running.get(response_id)
+        if running is not None:
+            self._cancelled.add(response_id)
+            running[0].cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([running[0]])
+
+    def session_of(self, response_id: str) -> ResponseSession | None:
+        """The response that runs here under that id."""
+        running = self._running.get(response_id)
+        return None if running is None else running[1]
+
+    def log_of(self, response_id: str) -> EventLog | None:
+        """The events of a background response that runs, or ended a short while ago, in this process."""
+        return self._logs.get(response_id)
+
+    async def close(self, timeout_s: float) -> None:
+        """Let what runs come to its end; what does not is ended as interrupted."""
+        tasks = [task for task, _ in self._running.values()]
+        for task, session in self._running.values():
+            if session.job_id is not None:
+                task.cancel()  # a job goes on without us; there is nothing to wait for
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout_s)
+        if self._watcher is not None:
+            tasks.append(self._watcher)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run_to_its_end(self, session: ResponseSession, incoming: Incoming, events: EventLog) -> None:
+        response_id = session.response_id
+        try:
+            await events.write(session.begin_frames())
+            await self._run(session, incoming, events)
+        except GatewayError as error:
+            await events.send(200, {}, await session.fail(error))
+        except asyncio.CancelledError:
+            # A job goes on, and is found by whoever asks for the response later.
+            if response_id not in self._cancelled and session.job_id is None:
+                stopped = Unavailable("The service was stopped while it worked on this response.")
+                await asyncio.shield(session.fail(stopped))
+        except Exception:
+            log.exception("a background response failed", extra={"response_id": response_id})
+            await events.send(200, {}, await session.fail(InternalError("Internal server error")))
+        finally:
+            self._running.pop(response_id, None)
+            self._cancelled.discard(response_id)
+            await events.finish()
+
+    async def _watch_for_cancels(self) -> None:
+        """Another process on the same database may be the one that is asked to cancel."""
+        while self._running:
+            await asyncio.sleep(CANCEL_LOOK_S)
+            for response_id, (task, session) in list(self._running.items()):
+                if self._store.status_of(session.caller.account_id, response_id) == "cancelled":
+                    self._cancelled.add(response_id)
+                    task.cancel()
+
+    def _remember_log(self, response_id: str, events: EventLog) -> None:
+        over = [each for each, log in self._logs.items() if log.is_over]
+        for each in over[: max(0, len(over) - KEPT_LOGS + 1)]:
+            del self._logs[each]
+        self._logs[response_id] = events

@@ -1,0 +1,64 @@
+"""Makes conversations shorter, by a summary of the model's own: through the pipeline, like every call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from bitmesh_proxy.auth.sealing import Sealer
+from bitmesh_proxy.calls import Operation, Usage
+from bitmesh_proxy.catalogue.catalogue import Catalogue
+from bitmesh_proxy.endpoints.responses.compaction import kept_items, summary_call, transcript_of
+from bitmesh_proxy.endpoints.responses.request import ResponseRequest, parse_request
+from bitmesh_proxy.endpoints.responses.resource import Cost, render_usage
+from bitmesh_proxy.pipeline import Incoming, Pipeline
+from bitmesh_proxy.web.responses.conversation import Conversation, Conversations
+from bitmesh_proxy.web.responses.replies import CapturedReply
+from bitmesh_proxy.web.responses.session import new_id
+from bitmesh_proxy.web.responses.summary import SummaryTaker
+
+
+class Compactor:
+    """See the module's docstring."""
+
+    def __init__(
+        self, *, pipeline: Pipeline, catalogue: Catalogue, conversations: Conversations, sealer: Sealer
+    ) -> None:
+        self._pipeline = pipeline
+        self._catalogue = catalogue
+        self._conversations = conversations
+        self._sealer = sealer
+
+    async def compact(self, body: Mapping[str, Any], incoming: Incoming) -> dict[str, Any]:
+        """The shorter conversation. Raises InvalidRequest, PreviousResponseNotFound, and as ``Pipeline.serve`` does."""
+        caller = incoming.caller
+        request = parse_request(body, new_id, bound_model=caller.bound_model)
+        conversation = await self._conversations.of(request, caller.account_id)
+        summary, usage = await self._summary(request, conversation, incoming)
+        sealed = await asyncio.to_thread(self._sealer.seal, summary.encode(), caller.account_id)
+        kept = kept_items([*conversation.context, *conversation.request.items])
+        item = {"id": new_id("cmp_"), "type": "compaction", "status": "completed", "encrypted_content": sealed}
+        return {
+            "id": new_id("resp_"),
+            "object": "response.compaction",
+            "created_at": int(incoming.context.received_at_s),
+            "output": [*kept, item],
+            "usage": usage,
+        }
+
+    async def _summary(
+        self, request: ResponseRequest, conversation: Conversation, incoming: Incoming
+    ) -> tuple[str, dict[str, Any]]:
+        """The summary and its usage; of a model that does not speak, the transcript, which costs nothing."""
+        shown, context = conversation.shown_items, conversation.shown_context
+        if self._catalogue.get(request.model).operation is not Operation.CHAT:
+            return transcript_of([*context, *shown]), render_usage(Usage(), Cost())
+        taker = SummaryTaker(summary_call(replace(request, items=shown), context), incoming.context)
+        reply = CapturedReply()
+        await self._pipeline.serve(replace(incoming, finisher=taker), taker.endpoint(), reply)
+        taken = orjson.loads(reply.body)
+        return taken["summary"], taken["usage"]

@@ -1,0 +1,89 @@
+"""Bounds of background work, its end, and who may end it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bitmesh_proxy import keys
+from tests.journeys.gateway import CHAT_MODEL, VIDEO_MODEL, Gateway, eventually, running_gateway
+
+PATH = "/v1/responses"
+SLOW = "[[sandbox: stall=30]] Hello"
+
+
+async def background(gateway: Gateway, given: str, model: str = CHAT_MODEL, **more: Any) -> Any:
+    answer = await gateway.post(PATH, {"model": model, "input": given, "background": True, **more})
+    return answer.json
+
+
+async def test_background_work_has_its_bound(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, {"responses": {"max_background": 1}}) as gateway:
+        first = await background(gateway, SLOW)
+        assert first["status"] == "queued"
+        assert (await background(gateway, "more"))["error"]["code"] == "rate_limit_exceeded"
+        await gateway.post(f"{PATH}/{first['id']}/cancel", {})
+        assert (await background(gateway, "more"))["status"] == "queued"
+
+
+async def test_a_background_response_takes_no_idempotency_key(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path) as gateway:
+        body = {"model": CHAT_MODEL, "input": "x", "background": True}
+        answer = await gateway.post(PATH, body, headers={"Idempotency-Key": "k"})
+        assert (answer.status, answer.json["error"]["param"]) == (400, "Idempotency-Key")
+
+
+async def test_stopping_ends_what_waits_for_a_model_and_leaves_jobs_alone(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path) as gateway:
+        responses = gateway.app[keys.RESPONSES]
+        chat = await background(gateway, SLOW)
+        clip = await background(gateway, "A cat [[sandbox: job_s=0.5]]", VIDEO_MODEL)
+        await eventually(lambda: len(gateway.upstream_calls()) >= 2, "both are under way")
+
+        async def status_of(response: Any) -> str:
+            return str((await gateway.get(f"{PATH}/{response['id']}")).json["status"])
+
+        async with asyncio.timeout(5):
+            for _ in range(200):
+                stored = await responses.store.get(gateway.account_id, clip["id"])
+                if stored is not None and stored.job_id is not None:
+                    break
+                await asyncio.sleep(0.02)
+            await responses.background.close(0.05)
+        assert await status_of(chat) == "failed"
+        async with asyncio.timeout(5):
+            while (now := await status_of(clip)) != "completed":
+                assert now == "in_progress"
+                await asyncio.sleep(0.05)
+
+
+async def test_what_another_process_cancels_stops_here(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path) as gateway:
+        queued = await background(gateway, SLOW)
+        await eventually(lambda: bool(gateway.upstream_calls()), "it is under way")
+        store = gateway.app[keys.RESPONSES].store
+        stored = await store.get(gateway.account_id, queued["id"])
+        assert stored is not None
+        assert await store.finish(replace(stored, status="cancelled", body={**stored.body, "status": "cancelled"}))
+        assert (await gateway.last_row()).outcome == "caller_left"
+        assert (await gateway.get(f"{PATH}/{queued['id']}")).json["status"] == "cancelled"
+        await gateway.check_books()
+
+
+async def test_a_deleted_background_response_stays_deleted(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path) as gateway:
+        response = await background(gateway, "[[sandbox: stall=0.2]] Hello")
+        path = f"{PATH}/{response['id']}"
+        assert (await gateway.call("DELETE", path)).status == 200
+        await gateway.last_row()
+        await asyncio.sleep(0.05)
+        assert (await gateway.get(path)).status == 404
+
+
+async def test_only_background_streams_can_be_followed(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path) as gateway:
+        whole = await background(gateway, "Hello")
+        answer = await gateway.get(f"{PATH}/{whole['id']}?stream=true")
+        assert (answer.status, answer.json["error"]["param"]) == (400, "stream")
