@@ -24,6 +24,8 @@ from bitmesh_proxy.calls import (
     MediaResult,
     ModerationCall,
     SpeechCall,
+    Started,
+    StreamFailed,
     TextDelta,
     TranscriptionCall,
     UsageReport,
@@ -375,6 +377,11 @@ class Attempts:
         """Events out of the provider's stream, the caller's stream out of the events; one write for each read."""
         data = await self._first(answer, progress)
         events = list(reader.feed(data))
+        failure = _failure_in(events)
+        if failure is not None and all(isinstance(event, Started | StreamFailed | UsageReport) for event in events):
+            # Nothing has begun, so say it with a status.
+            raise ProviderRefused(failure.message, status=502, provider_status=502, provider_code=failure.code)
+        is_broken = failure is not None
         _note_events(events, progress)
         await reply.start(200, {**STREAM_HEADERS, **_marks(answer)})
         progress.delivered = True
@@ -382,15 +389,18 @@ class Attempts:
             await reply.write(rendered)
 
         def take(data: bytes) -> Awaitable[None] | None:
+            nonlocal is_broken
             events = list(reader.feed(data))
+            is_broken = is_broken or _failure_in(events) is not None
             _note_events(events, progress)
             rendered = renderer.render(events)
             return reply.write_now(rendered) if rendered else None
 
         await answer.pour(take)
         events = list(reader.close())
+        is_broken = is_broken or _failure_in(events) is not None
         _note_events(events, progress)
-        return Streamed(tail=renderer.render(events) + renderer.finish())
+        return Streamed(tail=renderer.render(events) + renderer.finish(), is_broken=is_broken)
 
 
 async def _built(build: Callable[[], UpstreamRequest], call: ImageCall | VideoCall) -> UpstreamRequest:
@@ -407,6 +417,10 @@ def _unchanged(data: bytes) -> bytes:
 def _asks_for_usage(call: ChatCall) -> bool:
     options = call.options.get("stream_options")
     return isinstance(options, Mapping) and options.get("include_usage") is True
+
+
+def _failure_in(events: list[Event]) -> StreamFailed | None:
+    return next((event for event in events if isinstance(event, StreamFailed)), None)
 
 
 def _note_events(events: list[Event], progress: Progress) -> None:

@@ -415,7 +415,18 @@ async def test_a_stream_that_breaks_says_so_and_ends(gateway: Gateway, directive
     assert response["error"]["code"]
     assert response["status"] == "failed"
     assert (await gateway.get(f"{PATH}/{response['id']}")).json["status"] == "failed"
-    await gateway.last_row()
+    row = await gateway.last_row()
+    assert row.outcome in ("provider_error", "upstream_broken")
+    await gateway.check_books()
+
+
+async def test_a_stream_that_begins_with_an_error_is_a_status_or_another_offers(gateway: Gateway) -> None:
+    gateway.fault("error_in_stream=0", times=3)
+    answer = await gateway.post(PATH, {"model": CHAT_MODEL, "input": "Hello", "stream": True})
+    assert answer.status == 502
+    assert answer.json["error"]["type"] == "model_error"
+    row = await gateway.last_row()
+    assert (row.charge_nano_usd, row.outcome) == (0, "provider_error")
     await gateway.check_books()
 
 

@@ -36,7 +36,7 @@ from bitmesh_proxy.endpoints.responses.chat_call import short_call_id
 from bitmesh_proxy.endpoints.responses.items import NewId
 from bitmesh_proxy.endpoints.responses.media_parts import caption, logprob, output_link, output_part
 from bitmesh_proxy.endpoints.responses.open_item import ItemKind, OpenItem, PartKind, no_obfuscation
-from bitmesh_proxy.endpoints.responses.request import ResponseRequest
+from bitmesh_proxy.endpoints.responses.request import ResponseRequest, Vocabulary
 from bitmesh_proxy.endpoints.responses.resource import Cost, ResponseState, render_response, render_usage
 
 #: About four characters of English are a token (OpenAI's rule of thumb), for answers whose usage nobody named.
@@ -47,17 +47,12 @@ OBFUSCATION_BLOCK: Final = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why a response failed. ``type`` is the standard's word for the kind of error."""
+    """Why a response failed. ``type`` is the vocabulary's word for the kind of error."""
 
     message: str
     code: str
     type: str = "server_error"
     param: str | None = None
-
-    @property
-    def is_upstreams(self) -> bool:
-        """Was it the model's side?"""
-        return self.type == "model_error"
 
 
 @dataclass(slots=True)
@@ -93,6 +88,7 @@ class EventWriter:
         self._clock = clock
         self._input_characters = input_characters
         self._random_text = random_text
+        self._models_fault = "internal_error" if request.vocabulary is Vocabulary.UNIFIED else "model_error"
         self._sequence_number = 0
         self._status = "in_progress"
         self._output: list[JsonObject] = []
@@ -142,7 +138,7 @@ class EventWriter:
         """The terminal event. An answer that broke off, or lacks the call that was required, has failed."""
         if self._failure is None and self._reason is None:
             self._failure = Failure(
-                message="The provider broke off its answer.", code="upstream_broken", type="model_error"
+                message="The provider broke off its answer.", code="upstream_broken", type=self._models_fault
             )
         if self._failure is not None:
             return self.fail(self._failure, cost)
@@ -183,7 +179,7 @@ class EventWriter:
         if isinstance(event, UsageReport):
             self._usage = event.usage
         elif isinstance(event, StreamFailed):
-            self._failure = Failure(message=event.message, code=event.code or "upstream_error", type="model_error")
+            self._failure = Failure(message=event.message, code=event.code or "upstream_error", type=self._models_fault)
         elif self._reason is not None or isinstance(event, Started):
             return
         elif isinstance(event, Finished):
@@ -332,13 +328,13 @@ class EventWriter:
             return Failure(
                 message="The model did not call a tool although 'tool_choice' requires it.",
                 code="tool_call_missing",
-                type="model_error",
+                type=self._models_fault,
             )
         if self._refused_calls and not self._output:
             return Failure(
                 message="The model only called tools that 'tool_choice' does not allow.",
                 code="tool_call_not_allowed",
-                type="model_error",
+                type=self._models_fault,
             )
         return None
 

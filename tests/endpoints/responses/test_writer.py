@@ -224,6 +224,15 @@ def test_an_error_in_the_stream_ends_it(after: bool) -> None:
     assert events[-2]["code"] == events[-2]["error"]["code"] == "busy"
 
 
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [({"input": "x"}, "model_error"), ({"messages": [{"role": "user", "content": "x"}]}, "internal_error")],
+)
+def test_errors_have_the_vocabularys_names(fields: dict[str, Any], word: str) -> None:
+    events = written(a_request(**fields), [StreamFailed(message="overloaded")])
+    assert events[-2]["error"]["type"] == word
+
+
 def test_a_stream_that_just_ends_has_failed() -> None:
     response = checked(written(a_request(), said("a")))
     assert response["error"]["code"] == "upstream_broken"
