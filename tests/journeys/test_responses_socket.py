@@ -201,3 +201,29 @@ async def test_too_many_waiting_turns_end_the_connection(tmp_path: Path) -> None
                 assert (await socket.receive()).type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
         await gateway.last_row()
         await gateway.check_books()
+
+
+async def test_a_stop_lets_the_turn_under_way_end_and_no_other_begin(gateway: Gateway) -> None:
+    async with opened(gateway) as busy, opened(gateway) as idle:
+        await busy.send_json(create("[[sandbox: tokens=10 interval_ms=30]]"))
+        await busy.send_json(create("Too late"))
+        await eventually(lambda: bool(gateway.upstream_calls("/chat/completions")), "the turn is under way")
+        gateway.app[keys.DRAINING].set()
+        assert (await response_of(busy))["status"] == "completed"
+        for socket in (idle, busy):
+            async with asyncio.timeout(5):
+                assert (await socket.receive()).type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
+            assert socket.close_code == aiohttp.WSCloseCode.GOING_AWAY
+    assert len(await gateway.books.rows()) == 1
+    await gateway.check_books()
+
+
+async def test_a_stop_that_waits_no_longer_ends_the_turn(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path / "data", {"http": {"shutdown_timeout_s": 0.1}}) as gateway:
+        socket = await opened(gateway)
+        await socket.send_json(create("[[sandbox: stall=30]]"))
+        await eventually(lambda: bool(gateway.upstream_calls("/chat/completions")), "the turn is under way")
+        async with asyncio.timeout(8):
+            await gateway.runner.cleanup()
+    async with running_gateway(tmp_path / "data") as again:
+        await again.check_books()

@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 import orjson
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 
 from bitmesh_proxy import keys
 from bitmesh_proxy.auth.bearer import BearerCredential, credentials_of
@@ -72,34 +72,42 @@ class _Connection:
         self._settings = request.app[keys.SETTINGS].responses
         self._arrived: asyncio.Queue[Arrived | None] = asyncio.Queue()
         self._remembered: dict[str, Sequence[JsonObject]] = {}
+        self._close_code: int = WSCloseCode.OK
 
     async def run(self) -> None:
+        """Take turns. A turn under way comes to its end, unless its client does not wait for it."""
         reader = asyncio.create_task(self._read())
+        turn: asyncio.Task[None] | None = None
         deadline_s = asyncio.get_running_loop().time() + self._settings.websocket_max_s
         try:
-            while True:
-                try:
-                    async with asyncio.timeout_at(deadline_s):
-                        arrived = await self._arrived.get()
-                except TimeoutError:
-                    await self._end_of_time()
-                    return
-                if arrived is None:
-                    return
+            while (arrived := await self._next(deadline_s)) is not None:
                 turn = asyncio.create_task(self._turn(arrived))
                 await asyncio.wait((turn, reader), return_when=asyncio.FIRST_COMPLETED)
                 if reader.done() and not turn.done():
-                    # Who goes away, or asks for more than may wait, stops the meter.
-                    turn.cancel()
-                    await asyncio.wait((turn,))
-                    return
+                    return  # who goes away, or asks for more than may wait, stops the meter
                 with suppress(CallerLeft):
                     await turn
         finally:
-            reader.cancel()
-            with suppress(asyncio.CancelledError, CallerLeft):
-                await reader
-            await self._socket.close()
+            await _cancelled(reader, *([] if turn is None else [turn]))
+            await self._socket.close(code=self._close_code)
+
+    async def _next(self, deadline_s: float) -> Arrived | None:
+        """What has arrived next; None when nothing more is to be taken."""
+        loop, draining = asyncio.get_running_loop(), self._request.app[keys.DRAINING]
+        arrived, drained = asyncio.create_task(self._arrived.get()), asyncio.create_task(draining.wait())
+        try:
+            await asyncio.wait(
+                (arrived, drained), timeout=max(0.0, deadline_s - loop.time()), return_when=asyncio.FIRST_COMPLETED
+            )
+            if draining.is_set():
+                self._close_code = WSCloseCode.GOING_AWAY
+                return None
+            if arrived.done():
+                return arrived.result()
+            await self._end_of_time()
+            return None
+        finally:
+            await _cancelled(arrived, drained)
 
     async def _read(self) -> None:
         """Take messages in while a turn is under way, so that a client who goes is noticed."""
@@ -197,3 +205,10 @@ class _Connection:
             await self._socket.send_str(text)
         except (ConnectionError, RuntimeError) as exc:
             raise CallerLeft from exc
+
+
+async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
+    """End tasks, and wait until they have ended. What they raise has been said, or has nobody to hear it."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
