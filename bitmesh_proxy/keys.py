@@ -49,7 +49,8 @@ class RequestState:
     snapshots: list[Snapshot | None] = field(default_factory=list)
     received: Received | None = None
     error_code: str | None = None
-    is_started: bool = False
+    #: The answer, once its head has gone out.
+    response: web.StreamResponse | None = None
 
 
 STATE = web.RequestKey("state", RequestState)

@@ -7,7 +7,7 @@ each caller has a fetch of their own. The number of fetches is bounded; whoever 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -61,7 +61,7 @@ class Delivery:
     age_s: float
     source: ByteSource
 
-    async def chunks(self, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+    async def chunks(self, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """The bytes from ``start`` up to ``end`` (not included). Raises FetchError or OSError when they break off."""
         while end is None or start < end:
             piece = await self.source.read(start, READ_BYTES if end is None else min(READ_BYTES, end - start))

@@ -111,10 +111,16 @@ async def _send(
 ) -> None:
     """The bytes. Whatever goes wrong from here on ends in a connection that the caller sees broken."""
     chunks = delivery.chunks() if part is None else delivery.chunks(part.start, part.end)
+    left_bytes = response.content_length
     try:
-        async for chunk in chunks:
-            async with asyncio.timeout(stall_timeout_s):
-                await response.write(chunk)
+        async with contextlib.aclosing(chunks):
+            async for chunk in chunks:
+                async with asyncio.timeout(stall_timeout_s):
+                    await response.write(chunk)
+                if left_bytes is not None:
+                    left_bytes -= len(chunk)
+                    if not left_bytes:
+                        break  # the caller has all of it, and need not wait until its copy is put away
         await response.write_eof()
     except ConnectionError:
         logger.info("the caller of a result has left")

@@ -66,6 +66,11 @@ async def access_line(request: web.Request, handler: Handler) -> web.StreamRespo
         response = await handler(request)
         status = response.status
         return response
+    except asyncio.CancelledError:
+        begun = request[keys.STATE].response
+        if begun is not None and begun.body_length:  # all of it had been sent; only what comes after was cut short
+            status = begun.status
+        raise
     finally:
         metrics.under_way -= 1
         duration_ms = round((time.monotonic() - request[keys.STATE].context.started_s) * 1000)
@@ -92,7 +97,9 @@ async def render_errors(request: web.Request, handler: Handler) -> web.StreamRes
     state.error_code = error.code
     if error.__cause__ is not None:
         log.info("%s: %r", error.code, error.__cause__, extra={"request_id": state.context.request_id})
-    if state.is_started:  # another head now would be written into the open body: cut, so that nobody takes it for whole
+    if (
+        state.response is not None
+    ):  # another head now would be written into the open body: cut, so that nobody takes it for whole
         if request.transport is not None:
             request.transport.abort()
         raise asyncio.CancelledError
@@ -147,7 +154,7 @@ async def add_common_headers(request: web.Request, response: web.StreamResponse)
     state = request.get(keys.STATE)
     if state is None:
         return
-    state.is_started = True
+    state.response = response
     response.headers["X-Request-Id"] = state.context.request_id
     for name, value in rate_limit_headers(state.snapshots).items():
         response.headers.setdefault(name, value)  # a refusal brings the headers of the limit that refused

@@ -7,7 +7,7 @@ import pytest
 from tests.journeys.gateway import Gateway
 
 
-@pytest.mark.parametrize("path", ["/nowhere", "/", "/v1/video/a/b", "/v1/test/"])
+@pytest.mark.parametrize("path", ["/nowhere", "/", "/v1/imgrslt/a/b", "/v1/test/"])
 async def test_outside_of_other_vocabularies_errors_are_bitmeshs(gateway: Gateway, path: str) -> None:
     answer = await gateway.get(path)
     assert (answer.status, answer.json) == (404, {"error": "Not found"})
