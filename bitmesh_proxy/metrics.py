@@ -9,19 +9,17 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 #: Upper bounds of the classes of a request's duration, in milliseconds.
 DURATION_BOUNDS_MS: Final = (5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000)
 
 
-class Metrics(Collector):
+class Metrics:
     """One per application."""
 
     def __init__(self) -> None:
@@ -30,8 +28,6 @@ class Metrics(Collector):
         self._durations: dict[str, list[int]] = {}
         self._duration_sums_ms: Counter[str] = Counter()
         self._attempts: Counter[tuple[str, str]] = Counter()
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
 
     def note_request(self, endpoint: str, status: int, *, duration_ms: int) -> None:
         """A request is over; 499 is a caller who left."""
@@ -48,10 +44,17 @@ class Metrics(Collector):
 
     def render(self) -> bytes:
         """Everything, as text."""
-        return generate_latest(self._registry)
+        # Here, because loading it takes a tenth of the program's start, and most programs are never asked.
+        from prometheus_client import CollectorRegistry, generate_latest
+
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
+        return generate_latest(registry)
 
     def collect(self) -> Iterable[Metric]:
         """The families, made from the numbers."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
         yield GaugeMetricFamily("bitmesh_requests_under_way", "Requests being answered now.", value=self.under_way)
         requests = CounterMetricFamily(
             "bitmesh_requests", "Requests that are over, by endpoint and status.", labels=("endpoint", "status")
