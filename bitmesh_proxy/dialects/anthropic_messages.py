@@ -20,6 +20,7 @@ from bitmesh_proxy.dialects.anthropic_reader import AnthropicReader, read_whole,
 from bitmesh_proxy.dialects.base import ChatDialect, UpstreamRequest
 from bitmesh_proxy.dialects.json_answers import child, objects, string
 from bitmesh_proxy.dialects.reading_meter import ReadingMeter
+from bitmesh_proxy.dialects.unsupported import refuse_logprobs
 from bitmesh_proxy.errors import InvalidRequest, UnsupportedValue
 
 WIRE_FORMAT: Final = "anthropic_messages"
@@ -56,6 +57,7 @@ def _request(call: ChatCall, offer: Offer) -> UpstreamRequest:
     options = {name: value for name, value in call.options.items() if value is not None}
     if options.get("n", 1) != 1:
         raise UnsupportedValue("This model gives one answer at a time.", param="n")
+    refuse_logprobs(options)
     system, messages = _conversation(call.messages)
     wanted = child(options, "response_format")
     if wanted.get("type") == "json_object":

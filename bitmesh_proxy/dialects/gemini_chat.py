@@ -18,6 +18,7 @@ from bitmesh_proxy.dialects.base import ChatDialect, UpstreamRequest
 from bitmesh_proxy.dialects.gemini_reader import GeminiReader, read_whole, read_whole_usage
 from bitmesh_proxy.dialects.json_answers import child, objects, string
 from bitmesh_proxy.dialects.reading_meter import ReadingMeter
+from bitmesh_proxy.dialects.unsupported import refuse_logprobs
 from bitmesh_proxy.errors import InvalidRequest, UnsupportedValue
 
 WIRE_FORMAT: Final = "gemini"
@@ -67,6 +68,7 @@ def _request(call: ChatCall, offer: Offer) -> UpstreamRequest:
     options = {name: value for name, value in call.options.items() if value is not None}
     if options.get("n", 1) != 1:
         raise UnsupportedValue("This model gives one answer at a time.", param="n")
+    refuse_logprobs(options)
     system, contents = _conversation(call, signs=bool(offer.options.get("signs_thoughts")))
     body: dict[str, Any] = {"contents": contents}
     if system:

@@ -159,7 +159,7 @@ def test_a_limit_is_always_sent(options: dict[str, Any], most: int | None, sent:
         ({"stop": "END"}, {"stop_sequences": ["END"]}),
         ({"stop": ["a", "\n"]}, {"stop_sequences": ["a"]}),
         ({"user": "u"}, {"metadata": {"user_id": "u"}}),
-        ({"seed": 1, "logprobs": True, "frequency_penalty": 1, "unknown": 1}, {}),
+        ({"seed": 1, "logprobs": False, "frequency_penalty": 1, "unknown": 1}, {}),
         ({"response_format": {"type": "text"}}, {}),
         (
             {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}},

@@ -13,7 +13,14 @@ from tests.dialects.offers import make_offer
 from tests.providers.chat_options import CONVERSATIONS, OPTIONS
 from tests.providers.contracts import violations
 
-ANSWERABLE = {**OPTIONS, "n": [1], "thinking": [{"type": "enabled", "budget_tokens": 1024}], "temperature": [0, 1.9]}
+ANSWERABLE = {
+    **OPTIONS,
+    "n": [1],
+    "logprobs": [False],
+    "top_logprobs": [0],
+    "thinking": [{"type": "enabled", "budget_tokens": 1024}],
+    "temperature": [0, 1.9],
+}
 
 
 @settings(max_examples=80, deadline=None)

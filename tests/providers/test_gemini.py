@@ -15,7 +15,7 @@ from tests.providers.chat_options import CONVERSATIONS, OPTIONS
 from tests.providers.contracts import violations
 
 PNG = Media(kind="image", data=b"\x89PNG", media_type="image/png")
-ANSWERABLE = {**OPTIONS, "n": [1]}
+ANSWERABLE = {**OPTIONS, "n": [1], "logprobs": [False], "top_logprobs": [0]}
 WITH_DATA = [
     conversation
     for conversation in CONVERSATIONS
