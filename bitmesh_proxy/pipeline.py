@@ -173,6 +173,8 @@ class Pipeline:
                 # What has been read, and paid, in part is not made a second time under the same key.
                 await self._note(ticket.finish_stream if reply.is_started else ticket.abandon)
             raise
+        if isinstance(delivery, Streamed) and endpoint.comments_cost and progress.is_event_stream:
+            delivery = replace(delivery, tail=delivery.tail + _cost_comment(self._cost_headers(reservation, progress)))
         await self._complete(delivery, reservation, progress=progress, ticket=ticket, reply=reply)
 
     async def _deliver(
@@ -303,6 +305,11 @@ class Pipeline:
             headers["X-Bitmesh-Cost"] = format_usd(bill.charge_nano_usd)
             headers["X-Bitmesh-Request-Cost-Basis"] = bill.basis.value
         return headers
+
+
+def _cost_comment(headers: Mapping[str, str]) -> bytes:
+    """The cost headers of whole answers as comments of an event stream, which are known only at its end."""
+    return b"".join(f": {name}: {value}\n".encode() for name, value in sorted(headers.items())) + b"\n"
 
 
 async def _finished(delivery: Whole | Streamed, finisher: Finisher, bill: Bill | None) -> Whole | Streamed:

@@ -67,6 +67,7 @@ class Endpoint:
     """``name`` stands in the ledger, in limits and in metrics.
 
     ``drops_unasked_usage``: a streamed chat lacks the chunk with the usage unless the caller asked for it.
+    ``comments_cost``: a stream of events ends with a comment that says what it cost; clients pass over comments.
     ``render_pictures`` takes the place of ``render_media``; ``render_picture_events`` writes a finished answer as a
     stream, for providers that do not stream pictures in the caller's format. ``render_transcript`` writes the text of
     a transcript (bytes and content type) for providers of another format than ``transcription_format``.
@@ -82,6 +83,7 @@ class Endpoint:
     render_media: Callable[[ImageCall, MediaResult, Sequence[str]], JsonObject] | None = None
     render_job: Callable[[JobView], JsonObject] | None = None
     drops_unasked_usage: bool = False
+    comments_cost: bool = False
     render_pictures: Callable[[MadePictures], JsonObject] | None = None
     render_picture_events: Callable[[MadePictures], bytes] | None = None
     transcription_format: str = "openai_transcription"

@@ -116,4 +116,5 @@ COMPLETIONS: Final = Endpoint(
     render_chat=render_chat,
     chunk_renderer=ChunkRenderer,
     drops_unasked_usage=True,
+    comments_cost=True,
 )

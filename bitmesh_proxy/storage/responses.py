@@ -24,7 +24,7 @@ SWEEP_ROWS = 200
 MAX_CHAIN = 2_000
 #: Larger ones are packed and unpacked off the loop.
 THREAD_BYTES = 64 * 1024
-_UNDER_WAY = ("queued", "in_progress")
+UNDER_WAY = ("queued", "in_progress")
 #: Parts of the response object that stand elsewhere, or follow from what does.
 _DERIVED = frozenset(("output", "items"))
 
@@ -77,7 +77,7 @@ class StoredResponse:
     @property
     def is_under_way(self) -> bool:
         """Is there more to come?"""
-        return self.status in _UNDER_WAY
+        return self.status in UNDER_WAY
 
 
 class ContextTooLarge(Exception):
@@ -129,7 +129,7 @@ class ResponseStore:
 
     async def finish(self, response: StoredResponse) -> bool:
         """Keep the end of one that is there and under way. False when it is not: deleted, or ended otherwise."""
-        if self.status_of(response.account_id, response.id) not in _UNDER_WAY:
+        if self.status_of(response.account_id, response.id) not in UNDER_WAY:
             return False
         await self.save(response)
         return True

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bitmesh_proxy.calls import Basis
+from bitmesh_proxy.money import format_usd
 from tests.journeys.gateway import CHAT_MODEL, IMAGE_MODEL, Gateway, chat
 
 pytestmark = pytest.mark.journey
@@ -49,9 +50,16 @@ async def test_the_usage_chunk_reaches_only_those_who_asked(gateway: Gateway, is
     events = events_of(answer.body.replace(b"\r\n", b"\n"))
     assert [event for event in events if not event["choices"]] == ([events[-1]] if is_asked else [])
     assert events[0]["choices"][0]["delta"]["role"] == "assistant"
-    assert answer.body.rstrip().endswith(b"data: [DONE]")
+    stream, _, comments = answer.body.replace(b"\r\n", b"\n").partition(b"data: [DONE]\n\n")
+    assert stream
     row = await gateway.last_row()
     assert (row.basis, row.output_tokens > 0) == (Basis.MEASURED, True)
+    assert comments.decode().splitlines() == [
+        f": X-Bitmesh-Cost: {format_usd(row.charge_nano_usd)}",
+        f": X-Bitmesh-Provider: {row.provider}",
+        ": X-Bitmesh-Request-Cost-Basis: measured",
+        "",
+    ]
     await gateway.check_books()
 
 

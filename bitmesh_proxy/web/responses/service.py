@@ -26,7 +26,7 @@ from bitmesh_proxy.media.results import MediaResults
 from bitmesh_proxy.pipeline import Incoming, Pipeline
 from bitmesh_proxy.settings import Responses as ResponseSettings
 from bitmesh_proxy.storage.ledger import LedgerStore
-from bitmesh_proxy.storage.responses import ResponseStore, StoredResponse
+from bitmesh_proxy.storage.responses import UNDER_WAY, ResponseStore, StoredResponse
 from bitmesh_proxy.upstream.attempts import Reply
 from bitmesh_proxy.web.responses.background import Background
 from bitmesh_proxy.web.responses.compactor import Compactor
@@ -190,7 +190,8 @@ class Responses:
         """With all that callers see of it: its items, and its status as it is at this moment."""
         body = {**stored.body, "items": render_items(stored.output)}
         running = self.background.session_of(stored.id)
-        if running is not None and stored.is_under_way:
+        if running is not None and stored.is_under_way and running.response["status"] in UNDER_WAY:
+            # Once it has ended, what was read before lacks its output: it counts as running until the row says so too.
             body["status"] = running.response["status"]
         return replace(stored, body=body)
 
