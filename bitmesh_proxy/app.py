@@ -38,7 +38,7 @@ from bitmesh_proxy.metrics import Metrics
 from bitmesh_proxy.money import parse_usd
 from bitmesh_proxy.pipeline import Pipeline
 from bitmesh_proxy.settings import Settings, SettingsError, resolve_data_dir, resolve_media_dir
-from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.database import DATABASE_NAME, Database
 from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.idempotency import IdempotencyStore
 from bitmesh_proxy.storage.instances import register_instance
@@ -61,8 +61,6 @@ from bitmesh_proxy.web.routes import add_routes
 from bitmesh_proxy.work import OfferWork
 
 log = logging.getLogger(__name__)
-
-DATABASE_NAME = "bitmesh-proxy.db"
 
 
 class StartError(Exception):

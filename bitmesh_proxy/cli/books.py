@@ -11,12 +11,10 @@ from bitmesh_proxy.auth.secrets import MasterSecretError
 from bitmesh_proxy.cli.options import EXIT_CONFIG, fail
 from bitmesh_proxy.errors import GatewayError
 from bitmesh_proxy.settings import Settings, resolve_data_dir
-from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.database import DATABASE_NAME, Database
 from bitmesh_proxy.storage.failures import StorageError
 
 T = TypeVar("T")
-
-DATABASE_NAME = "bitmesh-proxy.db"
 
 
 @asynccontextmanager

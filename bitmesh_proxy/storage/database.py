@@ -29,6 +29,8 @@ from bitmesh_proxy.storage.writer import Bulk, Operation, T, Writer
 Parameters = Sequence[Any] | Mapping[str, Any]
 Row = tuple[Any, ...]
 
+#: The file's name in the data directory, for the service and the command line alike.
+DATABASE_NAME = "bitmesh-proxy.db"
 #: A look-up on the event loop must not stand still; in WAL mode a reader meets a lock only while a log is recovered.
 LOOKUP_BUSY_TIMEOUT_S = 0.1
 #: Pages that the writer may keep in memory. Filled only as they are read: the right edges of the ledger and its indexes
