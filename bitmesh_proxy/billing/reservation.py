@@ -6,6 +6,9 @@ next start resolves by what was noted as delivered.
 
 A closing is queued before anything is awaited, and insisted on while the database cannot be written: whoever is
 cancelled, or tired of waiting, loses the news of it and not the write. To close a row twice does nothing.
+
+Everything is there twice: for coroutines, and for code that must not wait (``…_now``), which is told by a function that
+is called on the event loop, once and after the call that gave it has returned.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 
 from msgspec import Struct
@@ -26,12 +30,17 @@ from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.errors import Unavailable
 from bitmesh_proxy.money import ZERO, NanoUsd
 from bitmesh_proxy.storage.ledger import Accrued, Closing, LedgerStore, Opening
+from bitmesh_proxy.storage.writer import Failed
 
 log = logging.getLogger(__name__)
 
 #: An answer's end waits this long beyond the first attempt for its settlement while the database cannot be written;
 #: then it goes out, and the settlement follows.
 SETTLE_PATIENCE_S = 1.0
+
+
+#: Hears how a write went: None when it is durable, ``Failed`` with the error when it never will be.
+OnWritten = Callable[[Failed | None], None]
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -62,6 +71,7 @@ class Reservation:
         self._opening = opening
         self._context = context
         self._offer: Offer | None = None
+        self._is_left = False
 
     async def __aenter__(self) -> Reservation:
         await self._books.open_row(self._opening)
@@ -73,7 +83,32 @@ class Reservation:
     ) -> None:
         accrued = self._books.forget(self)
         if self.is_open:
-            await self._end_unexpected(accrued)
+            await self.settle(self._unexpected(accrued))
+
+    def enter_now(self, on_done: OnWritten) -> None:
+        """What entering does: ``on_done`` gets None when the row is open, or ``Failed`` with an error of entering.
+
+        Raises AuthenticationFailed and Unavailable as entering does; then ``on_done`` is not called. From here to the
+        settlement every way out goes through ``leave_now``.
+        """
+        self._books.open_now(self._opening, partial(self._entered, on_done))
+
+    def _entered(self, on_done: OnWritten, result: Failed | None) -> None:
+        if self._is_left:  # nobody waits any more, and nothing was sent
+            if result is None:
+                self._books.close_now(caller_left(self.request_id), _nobody_waits)
+            return
+        self.is_open = result is None
+        on_done(result)
+
+    def leave_now(self) -> None:
+        """What leaving does, at any moment: while the row is being opened (``on_done`` of ``enter_now`` is not called
+        any more, and the row is released as soon as it is there), while it is open (a fault of ours: it is charged what
+        had been noted), or after it was settled or handed over."""
+        self._is_left = True
+        accrued = self._books.forget(self)
+        if self.is_open:
+            self.settle_now(self._unexpected(accrued), _nobody_waits)
 
     def note_offer(self, offer: Offer) -> None:
         """The offer that is being tried, for the row of a call that ends unexpectedly."""
@@ -92,7 +127,18 @@ class Reservation:
         self.bill = outcome.bill
         await self._books.close_row(self._books.closing(self.request_id, outcome, self._context))
 
-    async def _end_unexpected(self, accrued: Accrued | None) -> None:
+    def settle_now(self, outcome: Outcome, on_done: OnWritten) -> None:
+        """``settle``: ``on_done`` is called when that would return; ``Failed`` is what it would raise. Never raises.
+
+        If the row is not open (any more), nothing is written and ``on_done`` is not called.
+        """
+        if not self.is_open:
+            return
+        self.is_open = False
+        self.bill = outcome.bill
+        self._books.close_now(self._books.closing(self.request_id, outcome, self._context), on_done)
+
+    def _unexpected(self, accrued: Accrued | None) -> Outcome:
         """A way out that settled nothing, by a fault of ours: what was noted as delivered is charged, else nothing."""
         log.error("a request ended without being settled", extra={"request_id": self.request_id})
         bill = Bill()
@@ -103,7 +149,7 @@ class Reservation:
                 basis=Basis.ESTIMATED,
                 usage=Usage(is_estimated=True),
             )
-        await self.settle(Outcome(status=500, outcome="internal_error", bill=bill, offer=self._offer))
+        return Outcome(status=500, outcome="internal_error", bill=bill, offer=self._offer)
 
 
 class Books:
@@ -216,17 +262,17 @@ class Books:
             await self._ledger.open_reservation(opening)
         except asyncio.CancelledError:
             # The row may come to be although nobody waits for it any more.
-            left = Closing(
-                request_id=opening.request_id,
-                outcome="caller_left",
-                http_status=499,
-                cost_nano_usd=ZERO,
-                charge_nano_usd=ZERO,
-                basis=None,
-                usage=Usage(),
-            )
+            left = caller_left(opening.request_id)
             self._settlements.insist(lambda: self._ledger.close_after_all(left))
             raise
+
+    def open_now(self, opening: Opening, on_done: OnWritten) -> None:
+        """As ``open_row``: ``on_done`` gets None when the row and its hold are durable, else ``Failed``, and nothing is
+        held. Raises AuthenticationFailed and Unavailable where the row cannot even be queued.
+
+        Whoever leaves meanwhile still closes the row once ``on_done`` has said that it is there.
+        """
+        self._ledger.open_now(opening, on_done)
 
     async def close_row(self, closing: Closing) -> None:
         """Close a row for good: at once where the database can be written, else as soon as it can."""
@@ -240,3 +286,55 @@ class Books:
             # The write goes on, but whether it succeeds nobody would hear: so once more, which does nothing if it did.
             self._settlements.insist(lambda: self._ledger.close(closing))
             raise
+
+    def close_now(self, closing: Closing, on_done: OnWritten) -> None:
+        """As ``close_row``: ``on_done`` is called once the row is closed durably, or when waiting for it has taken too
+        long while the database cannot be written (the write is insisted on, and will come). Never raises.
+
+        ``Failed`` is a fault of ours that no repetition mends.
+        """
+        try:
+            self._ledger.close_now(closing, partial(self._closed, closing, on_done))
+        except Unavailable:
+            self._insist_on(closing, on_done)
+
+    def _closed(self, closing: Closing, on_done: OnWritten, result: Failed | bool) -> None:
+        if not isinstance(result, Failed):
+            on_done(None)
+        elif isinstance(result.error, Unavailable):
+            self._insist_on(closing, on_done)
+        else:
+            on_done(result)
+
+    def _insist_on(self, closing: Closing, on_done: OnWritten) -> None:
+        log.warning("a request cannot be settled now; trying again", extra={"request_id": closing.request_id})
+        waiting = True
+
+        def stop_waiting(_: object = None) -> None:
+            nonlocal waiting
+            if waiting:
+                waiting = False
+                timer.cancel()
+                on_done(None)
+
+        timer = asyncio.get_running_loop().call_later(SETTLE_PATIENCE_S, stop_waiting)
+        self._settlements.insist(lambda: self._ledger.close(closing)).add_done_callback(stop_waiting)
+
+
+def caller_left(request_id: str) -> Closing:
+    """The end of a row whose caller left before anything was sent."""
+    return Closing(
+        request_id=request_id,
+        outcome="caller_left",
+        http_status=499,
+        cost_nano_usd=ZERO,
+        charge_nano_usd=ZERO,
+        basis=None,
+        usage=Usage(),
+    )
+
+
+def _nobody_waits(result: Failed | None) -> None:
+    """Hears of a write whose outcome nobody can do anything about."""
+    if result is not None:
+        log.error("a request could not be settled", exc_info=result.error)

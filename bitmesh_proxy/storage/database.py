@@ -24,7 +24,7 @@ import aiosqlite
 
 from bitmesh_proxy.storage.failures import StorageError, as_unavailable, is_trouble
 from bitmesh_proxy.storage.migrations import migrate
-from bitmesh_proxy.storage.writer import Bulk, Operation, T, Writer
+from bitmesh_proxy.storage.writer import Bulk, Done, Operation, T, Writer
 
 Parameters = Sequence[Any] | Mapping[str, Any]
 Row = tuple[Any, ...]
@@ -115,6 +115,14 @@ class Database:
     def submit_item(self, bulk: Bulk, item: Any, *, is_new_work: bool = False) -> asyncio.Future[Any]:
         """Queue an item of what happens with every request; see ``writer.Bulk``."""
         return self._writer.submit_item(bulk, item, is_new_work=is_new_work)
+
+    def submit_now(self, operation: Operation[Any], on_done: Done, *, is_new_work: bool = False) -> None:
+        """Queue a write and have ``on_done`` called with its result or ``Failed``; see ``Writer.submit_item_now``."""
+        self._writer.submit_now(operation, on_done, is_new_work=is_new_work)
+
+    def submit_item_now(self, bulk: Bulk, item: Any, on_done: Done, *, is_new_work: bool = False) -> None:
+        """Queue an item and have ``on_done`` called with its result or ``Failed``; see ``Writer.submit_item_now``."""
+        self._writer.submit_item_now(bulk, item, on_done, is_new_work=is_new_work)
 
     async def write(self, operation: Operation[T], *, is_new_work: bool = False) -> T:
         """Run ``operation`` in the next group commit and wait until it is durable.

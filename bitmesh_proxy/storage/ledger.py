@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -21,6 +22,7 @@ from bitmesh_proxy.money import NanoUsd
 from bitmesh_proxy.storage.bulk import Item, close_requests, open_requests
 from bitmesh_proxy.storage.database import Database, Row
 from bitmesh_proxy.storage.names import MAX_REMEMBERED, Names, make_number
+from bitmesh_proxy.storage.writer import Failed, end_future
 
 State = Literal["open", "settled", "released"]
 
@@ -124,33 +126,30 @@ class LedgerStore:
         The future raises InsufficientBalance, BudgetExceeded, Conflict (the id is in use) or Unavailable; then nothing
         is held. Raises AuthenticationFailed when the key is not in the books, Unavailable when the queue is full.
         """
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.open_now(opening, partial(end_future, future))
+        return future
+
+    def open_now(self, opening: Opening, on_done: Callable[[Failed | None], None]) -> None:
+        """As ``open_reservation``, without a future: ``on_done`` is called once, on the event loop, after this returns.
+
+        It gets None when the row and its hold are durable, or ``Failed`` with one of the future's errors; then nothing
+        is held. Raises what ``open_reservation`` raises; then ``on_done`` is not called.
+        """
         account, key = self._numbers_of(opening.account_id, opening.key_id)
-
-        def item(endpoint: int, model: int) -> Item:
-            return (
-                opening.request_id,
-                account,
-                key,
-                opening.instance,
-                endpoint,
-                model,
-                opening.hold_nano_usd,
-                int(opening.is_live),
-                opening.address,
-                int(opening.started_at_s * 1000),
-            )
-
         endpoint, model = self._names.find(opening.endpoint), self._names.find(opening.model)
         if endpoint is not None and model is not None:
-            return self._database.submit_item(open_requests, item(endpoint, model), is_new_work=True)
+            item = _opening_item(opening, account, key, endpoint, model)
+            self._database.submit_item_now(open_requests, item, on_done, is_new_work=True)
+            return
 
         def insert(connection: sqlite3.Connection) -> None:
-            numbers = make_number(connection, opening.endpoint), make_number(connection, opening.model)
-            failed = open_requests(connection, (item(*numbers),))[0]
+            endpoint, model = make_number(connection, opening.endpoint), make_number(connection, opening.model)
+            failed = open_requests(connection, (_opening_item(opening, account, key, endpoint, model),))[0]
             if failed is not None:
                 raise failed.error
 
-        return self._database.submit(insert, is_new_work=True)
+        self._database.submit_now(insert, on_done, is_new_work=True)
 
     def close(self, closing: Closing) -> asyncio.Future[bool]:
         """Settle or release a request; what is not charged of its hold is free again. Queued at once, and written even
@@ -159,12 +158,23 @@ class LedgerStore:
         The future says whether this closed it (False: it was closed before, or never opened), or raises Unavailable.
         May be repeated.
         """
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.close_now(closing, partial(end_future, future))
+        return future
+
+    def close_now(self, closing: Closing, on_done: Callable[[Failed | bool], None]) -> None:
+        """As ``close``, without a future: ``on_done`` is called once, on the event loop, after this returns.
+
+        It gets what the future would: whether this closed the row, or ``Failed``. Raises Unavailable when the queue is
+        full; then ``on_done`` is not called.
+        """
         provider = upstream_model = None
         if closing.provider is not None and closing.upstream_model is not None:
             provider, upstream_model = self._names.find(closing.provider), self._names.find(closing.upstream_model)
             if provider is None or upstream_model is None:
-                return self._database.submit(lambda connection: close_request(connection, closing))
-        return self._database.submit_item(close_requests, _closing_item(closing, provider, upstream_model))
+                self._database.submit_now(lambda connection: close_request(connection, closing), on_done)
+                return
+        self._database.submit_item_now(close_requests, _closing_item(closing, provider, upstream_model), on_done)
 
     async def close_after_all(self, closing: Closing) -> bool:
         """As ``close``, but surely after every opening that was queued before: within one batch there is no order."""
@@ -229,6 +239,21 @@ def close_request(connection: sqlite3.Connection, closing: Closing) -> bool:
     upstream_model = None if closing.upstream_model is None else make_number(connection, closing.upstream_model)
     result = close_requests(connection, (_closing_item(closing, provider, upstream_model),))[0]
     return result is True
+
+
+def _opening_item(opening: Opening, account: int, key: int, endpoint: int, model: int) -> Item:
+    return (
+        opening.request_id,
+        account,
+        key,
+        opening.instance,
+        endpoint,
+        model,
+        opening.hold_nano_usd,
+        int(opening.is_live),
+        opening.address,
+        int(opening.started_at_s * 1000),
+    )
 
 
 # Items hold plain int, str and None: for a subclass (bool, an enumeration) the driver looks for an adapter each time.

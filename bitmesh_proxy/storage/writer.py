@@ -25,7 +25,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
@@ -62,15 +63,26 @@ class Bulk(Protocol):
     def __call__(self, connection: sqlite3.Connection, items: Sequence[Any]) -> Sequence[Any]: ...
 
 
-@dataclass(slots=True, eq=False)
-class _Pending:
-    """``operation`` for itself, or ``item`` for ``bulk``."""
+#: Hears once, on the event loop, what became of an operation or an item: its result, or ``Failed``.
+Done = Callable[[Any], None]
 
-    future: asyncio.Future[Any]
-    is_new_work: bool
-    operation: Operation[Any] | None = None
-    bulk: Bulk | None = None
-    item: Any = None
+
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """What shares a transaction. Items lie together as their bulk will get them, beside who waits for each."""
+
+    operations: list[tuple[Operation[Any], Done, bool]] = field(default_factory=list)
+    items: dict[Bulk, tuple[list[Any], list[Done]]] = field(default_factory=dict)
+    new_items: dict[Bulk, tuple[list[Any], list[Done]]] = field(default_factory=dict)
+    size: int = 0
+
+    def waiters(self) -> list[Done]:
+        """All who wait, in the order in which ``Writer._attempt`` gives results."""
+        waiters = [on_done for _, on_done, _ in self.operations]
+        for group in (self.new_items, self.items):
+            for _, on_done in group.values():
+                waiters += on_done
+        return waiters
 
 
 class Writer:
@@ -89,13 +101,14 @@ class Writer:
         self._max_pending = max_pending
         self._min_free_bytes = min_free_bytes
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[_Pending] = deque()
+        self._waiting: deque[_Batch] = deque()
+        self._waiting_size = 0
         self._is_busy = False
         self._is_scheduled = False
         self._idle = asyncio.Event()
         self._idle.set()
         self._is_closed = False
-        self._batches: SimpleQueue[Sequence[_Pending] | None] = SimpleQueue()
+        self._batches: SimpleQueue[_Batch | None] = SimpleQueue()
         self._in_trouble = False
         self._space_checked_s = float("-inf")
         self._space_is_short = False
@@ -112,27 +125,53 @@ class Writer:
         still be settled. Raises Unavailable when the queue is full or the writer closed.
         """
         future: asyncio.Future[T] = self._loop.create_future()
-        self._enqueue(_Pending(future, is_new_work, operation))
+        self.submit_now(operation, partial(end_future, future), is_new_work=is_new_work)
         return future
 
     def submit_item(self, bulk: Bulk, item: Any, *, is_new_work: bool = False) -> asyncio.Future[Any]:
         """Queue an item for a bulk operation. Otherwise as ``submit``."""
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._enqueue(_Pending(future, is_new_work, None, bulk, item))
+        self.submit_item_now(bulk, item, partial(end_future, future), is_new_work=is_new_work)
         return future
 
-    def _enqueue(self, pending: _Pending) -> None:
+    def submit_now(self, operation: Operation[Any], on_done: Done, *, is_new_work: bool = False) -> None:
+        """As ``submit``, with a function for a future; see ``submit_item_now``."""
+        self._batch_with_room(is_new_work).operations.append((operation, on_done, is_new_work))
+
+    def submit_item_now(self, bulk: Bulk, item: Any, on_done: Done, *, is_new_work: bool = False) -> None:
+        """As ``submit_item``, with a function for a future: the hot path's form.
+
+        ``on_done(result)`` is called once, on the event loop and never before this returns: with the item's result when
+        it is committed, or with ``Failed``. It may submit again. What it raises is logged and goes no further. Raises
+        Unavailable as ``submit`` does; then ``on_done`` is not called.
+        """
+        batch = self._batch_with_room(is_new_work)
+        group = batch.new_items if is_new_work else batch.items
+        lists = group.get(bulk)
+        if lists is None:
+            group[bulk] = lists = [], []
+        lists[0].append(item)
+        lists[1].append(on_done)
+
+    def _batch_with_room(self, is_new_work: bool) -> _Batch:
+        """The batch that one more may join; it is counted already."""
         if self._is_closed:
             raise Unavailable("The service is stopping.")
         # What has begun may still be ended when no new work is taken any more, but not without a bound either.
-        bound = self._max_pending if pending.is_new_work else self._max_pending * LENIENCE
-        if len(self._waiting) >= bound:
+        bound = self._max_pending if is_new_work else self._max_pending * LENIENCE
+        if self._waiting_size >= bound:
             raise Unavailable("Too many requests are waiting for the books. Please try again.")
-        self._waiting.append(pending)
+        waiting = self._waiting
+        if not waiting or waiting[-1].size >= MAX_BATCH:
+            waiting.append(_Batch())
+        batch = waiting[-1]
+        batch.size += 1
+        self._waiting_size += 1
         if not (self._is_busy or self._is_scheduled):
             self._is_scheduled = True
             self._idle.clear()
             self._loop.call_soon(self._hand_over)
+        return batch
 
     async def close(self) -> None:
         """Write what is waiting, then end the thread. May be called twice."""
@@ -143,28 +182,22 @@ class Writer:
 
     def _hand_over(self) -> None:
         self._is_scheduled = False
-        waiting = self._waiting
-        if not waiting:
+        if not self._waiting:
+            self._is_busy = False
             self._idle.set()
             return
-        if len(waiting) <= MAX_BATCH:
-            batch = list(waiting)
-            waiting.clear()
-        else:
-            batch = [waiting.popleft() for _ in range(MAX_BATCH)]
+        batch = self._waiting.popleft()
+        self._waiting_size -= batch.size
         self._is_busy = True
         self._batches.put(batch)
 
-    def _deliver(self, batch: Sequence[_Pending], results: Sequence[Any]) -> None:
-        self._is_busy = False
-        for pending, result in zip(batch, results, strict=True):
-            future = pending.future
-            if future.done():  # its waiter was cancelled
-                continue
-            if result.__class__ is Failed:
-                future.set_exception(result.error)
-            else:
-                future.set_result(result)
+    def _deliver(self, batch: _Batch, results: Sequence[Any]) -> None:
+        # Still busy meanwhile: what the waiters submit joins what has been waiting, and goes with it.
+        for on_done, result in zip(batch.waiters(), results, strict=True):
+            try:
+                on_done(result)
+            except Exception:
+                logger.exception("who waited for a write failed to hear of it")
         self._hand_over()
 
     # ------------------------------------------------------------ in the thread
@@ -180,7 +213,7 @@ class Writer:
                 self._note_recovery()
             except Exception as exc:  # noqa: BLE001 - top of a thread: whatever it is, the waiters must hear of it
                 self._note_trouble(exc)
-                results = [Failed(_foreign_to_ours(exc)) for _ in batch]
+                results = [Failed(_foreign_to_ours(exc)) for _ in range(batch.size)]
                 if connection is not None and not is_busy(exc):
                     # After an I/O error the connection's own view may be wrong; a fresh one starts from the file.
                     connection.close()
@@ -192,7 +225,7 @@ class Writer:
         if connection is not None:
             connection.close()
 
-    def _run_batch(self, connection: sqlite3.Connection, batch: Sequence[_Pending]) -> Sequence[Any]:
+    def _run_batch(self, connection: sqlite3.Connection, batch: _Batch) -> Sequence[Any]:
         """One transaction. Savepoints cost two statements per operation, so they are used only once needed: when an
         operation failed after it had changed something, all is rolled back and run again with savepoints."""
         connection.execute("BEGIN IMMEDIATE")
@@ -210,26 +243,24 @@ class Writer:
             raise
         return results
 
-    def _attempt(
-        self, connection: sqlite3.Connection, batch: Sequence[_Pending], *, with_savepoints: bool
-    ) -> Sequence[Any] | None:
+    def _attempt(self, connection: sqlite3.Connection, batch: _Batch, *, with_savepoints: bool) -> Sequence[Any] | None:
         """The results, or None when an operation has to be undone and there is no savepoint to go back to."""
-        results: list[Any] = [None] * len(batch)
-        bulks: dict[Bulk, list[int]] = {}
-        for index, pending in enumerate(batch):
-            if pending.is_new_work and self._space_is_short:
-                results[index] = Failed(Unavailable("The service is out of disk space."))
-            elif pending.operation is None:
-                assert pending.bulk is not None
-                bulks.setdefault(pending.bulk, []).append(index)
-            else:
-                run = _run_with_savepoint if with_savepoints else _run_plainly
-                results[index] = run(connection, pending.operation)
-                if results[index] is _UNDO:
-                    return None
-        for bulk, indexes in bulks.items():
-            for index, result in zip(indexes, bulk(connection, [batch[i].item for i in indexes]), strict=True):
-                results[index] = result
+        results: list[Any] = []
+        run = _run_with_savepoint if with_savepoints else _run_plainly
+        for operation, _, is_new_work in batch.operations:
+            if is_new_work and self._space_is_short:
+                results.append(_no_space())
+                continue
+            result = run(connection, operation)
+            if result is _UNDO:
+                return None
+            results.append(result)
+        for bulk, (items, _) in batch.new_items.items():
+            results += [_no_space() for _ in items] if self._space_is_short else bulk(connection, items)
+        for bulk, (items, _) in batch.items.items():
+            results += bulk(connection, items)
+        if len(results) != batch.size:
+            raise StorageError(f"{batch.size} writes gave {len(results)} results")
         return results
 
     def _check_space(self) -> None:
@@ -254,6 +285,20 @@ class Writer:
         if self._in_trouble:
             logger.info("the database can be written again")
             self._in_trouble = False
+
+
+def end_future(future: asyncio.Future[Any], result: Any) -> None:
+    """Give a future what ``on_done`` got."""
+    if future.done():  # its waiter was cancelled
+        return
+    if result.__class__ is Failed:
+        future.set_exception(result.error)
+    else:
+        future.set_result(result)
+
+
+def _no_space() -> Failed:
+    return Failed(Unavailable("The service is out of disk space."))
 
 
 #: What ``_run_plainly`` answers when an operation failed and has left something behind.
