@@ -16,17 +16,16 @@ was lost before any answer, and either not a byte of it had gone out or repeatin
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
 
-from bitmesh_proxy.errors import InternalError, UpstreamBroken
-from bitmesh_proxy.providers.base import FRESH_UUID, UpstreamRequest
+from bitmesh_proxy.errors import UpstreamBroken
+from bitmesh_proxy.providers.base import UpstreamRequest
 from bitmesh_proxy.settings import Upstream as UpstreamSettings
 from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.connection import ProviderConnection, Take
 from bitmesh_proxy.upstream.connections import Connections
-from bitmesh_proxy.upstream.requests import Target, form_bytes, head_bytes, target_of
+from bitmesh_proxy.upstream.requests import request_bytes
 
 #: May be sent again without asking: RFC 9110, section 9.2.2. (PUT and DELETE are not used.)
 _REPEATABLE = frozenset({"GET", "HEAD"})
@@ -167,7 +166,7 @@ class Exchange:
             self._slot = None
 
     async def _send(self) -> UpstreamAnswer:
-        target, head, body = self._as_bytes()
+        target, head, body = request_bytes(self._access, self._request)
         settings = self._settings
         now_s = asyncio.get_running_loop().time()
         first_byte_s, deadline_s = now_s + settings.first_byte_timeout_s, now_s + settings.total_timeout_s
@@ -200,29 +199,3 @@ class Exchange:
                 is_repeated = True
                 continue
             return UpstreamAnswer(connection, status=message.code, headers=message.headers)
-
-    def _as_bytes(self) -> tuple[Target, bytes, bytes]:
-        request = self._request
-        body, content_type = b"", None
-        if request.form is not None:
-            body, content_type = form_bytes(request.form)
-        elif request.body is not None:
-            body, content_type = _finished_body(request.body, request), request.content_type
-        has_body = content_type is not None or request.method not in ("GET", "HEAD", "DELETE")
-        try:
-            target = target_of(self._access.url(request), tuple(request.query))
-            head = head_bytes(
-                request.method,
-                target,
-                (request.headers, self._access.auth_headers),
-                content_type=content_type,
-                length_bytes=len(body) if has_body else None,
-            )
-        except ValueError as exc:
-            raise InternalError("A request to the provider cannot be written.") from exc
-        return target, head, body
-
-
-def _finished_body(body: bytes, request: UpstreamRequest) -> bytes:
-    """The body with its new id in place, where the protocol wants one of our making."""
-    return body.replace(FRESH_UUID, str(uuid.uuid4()).encode(), 1) if request.needs_fresh_uuid else body

@@ -1,4 +1,4 @@
-"""A request to a provider as bytes: request line, headers, body. Pure, but for the boundary of a form.
+"""A request to a provider as bytes: request line, headers, body. Pure, but for a form's boundary and a fresh id.
 
 Header values with line ends are refused, so that nothing can smuggle a second request into the first.
 """
@@ -6,6 +6,7 @@ Header values with line ends are refused, so that nothing can smuggle a second r
 from __future__ import annotations
 
 import secrets
+import uuid
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -13,7 +14,9 @@ from typing import Final, NamedTuple
 from yarl import URL
 
 from bitmesh_proxy import __version__
-from bitmesh_proxy.providers.base import FormPart
+from bitmesh_proxy.errors import InternalError
+from bitmesh_proxy.providers.base import FRESH_UUID, FormPart, UpstreamRequest
+from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.connections import Origin
 
 USER_AGENT: Final = f"bitmesh-proxy/{__version__}"
@@ -27,6 +30,36 @@ class Target(NamedTuple):
     origin: Origin
     host: str
     path: str
+
+
+class RequestBytes(NamedTuple):
+    """A request that is ready to be written, and where to."""
+
+    target: Target
+    head: bytes
+    body: bytes
+
+
+def request_bytes(access: ProviderAccess, request: UpstreamRequest) -> RequestBytes:
+    """The whole request. Raises InternalError when it cannot be written."""
+    body, content_type = b"", None
+    if request.form is not None:
+        body, content_type = form_bytes(request.form)
+    elif request.body is not None:
+        body, content_type = _finished_body(request.body, request), request.content_type
+    has_body = content_type is not None or request.method not in ("GET", "HEAD", "DELETE")
+    try:
+        target = target_of(access.url(request), tuple(request.query))
+        head = head_bytes(
+            request.method,
+            target,
+            (request.headers, access.auth_headers),
+            content_type=content_type,
+            length_bytes=len(body) if has_body else None,
+        )
+    except ValueError as exc:
+        raise InternalError("A request to the provider cannot be written.") from exc
+    return RequestBytes(target, head, body)
 
 
 @lru_cache(maxsize=1024)
@@ -84,3 +117,8 @@ def form_bytes(parts: Sequence[FormPart]) -> tuple[bytes, str]:
 def _quoted(text: str) -> str:
     """A name inside quotes, as browsers write it (WHATWG HTML, "Multipart form data")."""
     return text.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _finished_body(body: bytes, request: UpstreamRequest) -> bytes:
+    """The body with its new id in place, where the protocol wants one of our making."""
+    return body.replace(FRESH_UUID, str(uuid.uuid4()).encode(), 1) if request.needs_fresh_uuid else body

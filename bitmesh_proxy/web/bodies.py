@@ -1,8 +1,7 @@
 """JSON bodies in: bounded in size, time, depth and number of values; everything else is refused before it costs much.
 
 ``read_body`` takes the bytes (a payload signature is made over them), ``parse_json_object`` makes an object of them,
-``read_json`` does both. What JSON leaves open: of a name that stands twice in an object the last value counts; NaN and
-infinities are no JSON; an integer beyond 64 bits becomes a float; a byte order mark in front is overlooked.
+``read_json`` does both. What an object is: ``endpoints/json_bodies.py``.
 """
 
 from __future__ import annotations
@@ -10,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-import orjson
 from aiohttp import ClientPayloadError, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from bitmesh_proxy.endpoints.json_bodies import parse_object
 from bitmesh_proxy.errors import (
     BodyTimeout,
     BodyTooLarge,
@@ -24,12 +23,8 @@ from bitmesh_proxy.errors import (
 
 #: Bodies above this size are parsed in a thread: the loop then waits for the parser alone, not for the walk after it.
 THREAD_PARSE_BYTES: Final = 256 * 1024
-#: Commas and opening brackets, those inside strings included. Thirty megabytes of prose stay below it; a body made of
-#: empty lists, which takes a hundred times its size in memory and a second to parse, does not.
-MAX_VALUES: Final = 2_000_000
 
 _UTF8: Final = frozenset(("", "utf-8", "utf8", "us-ascii", "ascii"))
-_BOM: Final = b"\xef\xbb\xbf"
 
 
 async def read_json(
@@ -119,46 +114,5 @@ def too_slow(timeout_s: float) -> BodyTimeout:
 async def parse_json_object(raw: bytes, *, max_depth: int) -> dict[str, Any]:
     """The JSON object that ``raw`` is. Raises InvalidRequest, with the position where there is one."""
     if len(raw) > THREAD_PARSE_BYTES:
-        return await asyncio.to_thread(_parse, raw, max_depth)
-    return _parse(raw, max_depth)
-
-
-def _parse(raw: bytes, max_depth: int) -> dict[str, Any]:
-    raw = raw.removeprefix(_BOM)
-    if not raw.strip():
-        raise InvalidRequest("The request body is empty; a JSON object was expected.")
-    brackets = raw.count(b"{") + raw.count(b"[")
-    if brackets + raw.count(b",") > MAX_VALUES:
-        raise InvalidRequest(f"The request body holds more than {MAX_VALUES} values.")
-    try:
-        value = orjson.loads(raw)
-    except orjson.JSONDecodeError as exc:
-        raise _malformed(raw, exc) from None  # the exception holds the body, which must not reach a log
-    if not isinstance(value, dict):
-        raise InvalidRequest("The request body must be a JSON object.")
-    if brackets > max_depth and _is_deeper(value, max_depth):
-        raise InvalidRequest(f"The request body is nested more than {max_depth} levels deep.")
-    return value
-
-
-def _malformed(raw: bytes, exc: orjson.JSONDecodeError) -> InvalidRequest:
-    try:
-        raw.decode()
-    except UnicodeDecodeError as bad:
-        return InvalidRequest(f"The request body is not valid UTF-8: byte {bad.start}.")
-    return InvalidRequest(f"The request body is not valid JSON: {exc.msg} (line {exc.lineno}, column {exc.colno}).")
-
-
-def _is_deeper(value: dict[str, Any], max_depth: int) -> bool:
-    """Level by level instead of by recursion: no depth can exhaust the stack."""
-    level: list[Any] = [value]
-    for _ in range(max_depth):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if type(outer) is dict else outer)
-            if type(inner) is dict or type(inner) is list
-        ]
-        if not level:
-            return False
-    return True
+        return await asyncio.to_thread(parse_object, raw, max_depth=max_depth)
+    return parse_object(raw, max_depth=max_depth)

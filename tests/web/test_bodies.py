@@ -17,9 +17,9 @@ from aiohttp.test_utils import TestServer
 from pytest_aiohttp.plugin import AiohttpServer
 
 from bitmesh_proxy.context import Surface
+from bitmesh_proxy.endpoints.json_bodies import MAX_VALUES
 from bitmesh_proxy.errors import CallerLeft, GatewayError, InvalidRequest
-from bitmesh_proxy.web import bodies
-from bitmesh_proxy.web.bodies import parse_json_object, read_json
+from bitmesh_proxy.web.bodies import THREAD_PARSE_BYTES, parse_json_object, read_json
 from bitmesh_proxy.web.error_formats import render_error
 
 MAX_BYTES = 512 * 1024
@@ -165,21 +165,21 @@ async def test_depth_is_counted_exactly_and_brackets_in_strings_are_not() -> Non
 
 async def test_a_body_of_too_many_values_is_not_parsed() -> None:
     with pytest.raises(InvalidRequest, match="more than 2000000 values"):
-        await parse_json_object(b'{"a":[' + b"[]," * bodies.MAX_VALUES + b"[]]}", max_depth=8)
+        await parse_json_object(b'{"a":[' + b"[]," * MAX_VALUES + b"[]]}", max_depth=8)
 
 
 async def test_large_bodies_are_read_whole(post: Post) -> None:
-    data = orjson.dumps({"prompt": "x" * (bodies.THREAD_PARSE_BYTES + 1), "deep": [[[]]]})
+    data = orjson.dumps({"prompt": "x" * (THREAD_PARSE_BYTES + 1), "deep": [[[]]]})
     status, body = await post(data)
     assert status == 200
     assert body["bytes"] == len(data)
-    assert len(body["body"]["prompt"]) == bodies.THREAD_PARSE_BYTES + 1
+    assert len(body["body"]["prompt"]) == THREAD_PARSE_BYTES + 1
 
 
 async def test_a_large_malformed_body_is_400(post: Post) -> None:
-    status, body = await post(b'{"prompt": "' + b"x" * bodies.THREAD_PARSE_BYTES + b'\xff"}')
+    status, body = await post(b'{"prompt": "' + b"x" * THREAD_PARSE_BYTES + b'\xff"}')
     assert status == 400
-    assert body["error"] == f"The request body is not valid UTF-8: byte {12 + bodies.THREAD_PARSE_BYTES}."
+    assert body["error"] == f"The request body is not valid UTF-8: byte {12 + THREAD_PARSE_BYTES}."
 
 
 async def test_exactly_the_limit_is_taken(post: Post) -> None:
