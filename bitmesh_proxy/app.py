@@ -55,6 +55,7 @@ from bitmesh_proxy.upstream.outcomes import Outcomes
 from bitmesh_proxy.web.authenticate import Authenticator
 from bitmesh_proxy.web.error_formats import render_stream_error
 from bitmesh_proxy.web.forwarded import ForwardedTrust
+from bitmesh_proxy.web.lane.protocol import LaneRunner
 from bitmesh_proxy.web.middlewares import MIDDLEWARES, add_common_headers
 from bitmesh_proxy.web.responses.service import Responses
 from bitmesh_proxy.web.routes import add_routes
@@ -88,7 +89,7 @@ def make_app(settings: Settings, environ: Mapping[str, str] | None = None) -> we
 def make_runner(app: web.Application) -> web.AppRunner:
     """What runs the application. ``setup`` raises StartError; ``cleanup`` ends it, also after a failed ``setup``."""
     http = app[keys.SETTINGS].http
-    return web.AppRunner(
+    return LaneRunner(
         app,
         handler_cancellation=True,  # a caller who leaves ends the call, also before the first byte
         access_log=None,

@@ -48,6 +48,8 @@ class Http(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     #: How long running answers may go on after SIGTERM.
     shutdown_timeout_s: Seconds = 20.0
     cors_origins: tuple[str, ...] = ("*",)
+    #: Serve plain chat calls on the fast lane (``web/lane``); everything else goes through aiohttp's handlers anyway.
+    lane: bool = True
 
 
 class Data(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -30,16 +30,16 @@ async def handle_video_status(request: web.Request) -> web.StreamResponse:
 def routes() -> list[Route]:
     """Everything in ``bitmesh-api.md`` but the public media."""
     table = [
-        ("GET", "/test", handle_test, "test"),
-        ("POST", "/chat", call_handler(bitmesh.CHAT), "chat"),
-        ("POST", "/image", call_handler(bitmesh.IMAGE), "image"),
-        ("POST", "/video", call_handler(bitmesh.VIDEO), "video"),
+        ("GET", "/test", handle_test, "test", None),
+        ("POST", "/chat", call_handler(bitmesh.CHAT), "chat", bitmesh.CHAT),
+        ("POST", "/image", call_handler(bitmesh.IMAGE), "image", None),
+        ("POST", "/video", call_handler(bitmesh.VIDEO), "video", None),
         # Google names its operations with slashes in them.
-        ("GET", "/video/{id:.+}", handle_video_status, "video_status"),
+        ("GET", "/video/{id:.+}", handle_video_status, "video_status", None),
     ]
     return [
-        Route(method=method, path=prefix + path, handler=handler, name=name, surface=Surface.BITMESH)
-        for method, path, handler, name in table
+        Route(method=method, path=prefix + path, handler=handler, name=name, surface=Surface.BITMESH, plain_call=plain)
+        for method, path, handler, name, plain in table
         for prefix in ("", "/v1")
     ]
 

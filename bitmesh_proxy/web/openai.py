@@ -69,7 +69,14 @@ def routes() -> list[Route]:
         ("/images/variations", handle_variations, "image"),
     ]
     return [
-        Route(method="POST", path=prefix + path, handler=handler, name=name, surface=Surface.OPENAI)
+        Route(
+            method="POST",
+            path=prefix + path,
+            handler=handler,
+            name=name,
+            surface=Surface.OPENAI,
+            plain_call=openai_chat.COMPLETIONS if path == "/chat/completions" else None,
+        )
         for path, handler, name in table
         for prefix in PREFIXES
     ]

@@ -10,6 +10,7 @@ from enum import StrEnum
 from aiohttp import web
 
 from bitmesh_proxy.context import Surface
+from bitmesh_proxy.endpoints.endpoint import Endpoint
 
 HttpHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -27,7 +28,11 @@ class Access(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """``name`` is what the endpoint is called in limits, metrics and the ledger."""
+    """``name`` is what the endpoint is called in limits, metrics and the ledger.
+
+    ``plain_call``: the handler does nothing but take a JSON body through the pipeline, for this endpoint; then the lane
+    may do it in its place (``web/lane``).
+    """
 
     method: str
     path: str
@@ -35,6 +40,7 @@ class Route:
     name: str
     surface: Surface
     access: Access = Access.KEY
+    plain_call: Endpoint | None = None
 
 
 async def _nowhere(request: web.Request) -> web.StreamResponse:

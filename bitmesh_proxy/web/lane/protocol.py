@@ -1,0 +1,158 @@
+"""A connection of the server: aiohttp's own, which takes plain chat calls out of its queue and into the lane.
+
+Every byte that a caller sends is read by aiohttp's parser, whichever way its request goes. A request that is complete
+and plain (see ``Lane.takes``) is answered by the lane, without a handler's task, a ``Request`` or a ``Response``; any
+other wakes aiohttp's handler, which serves it as if there were no lane. One request of a connection is served at a
+time, in their order, so that pipelined ones may go either way.
+
+While the lane is at work aiohttp's handler sleeps, and its sleep is hidden from aiohttp (``_sleeper``), so that neither
+a further request nor the clock of idle connections wakes it. This leans on private names of ``RequestHandler``, as
+there is no public way: ``tests/web/lane/test_protocol.py`` lists them, and ``pyproject.toml`` bounds the version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiohttp import web
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.web_protocol import RequestHandler
+
+from bitmesh_proxy import keys
+from bitmesh_proxy.web.lane.call import LaneCall
+from bitmesh_proxy.web.lane.lane import Lane
+
+
+class LaneProtocol(RequestHandler):
+    """See the module's docstring."""
+
+    __slots__ = ("_call", "_lane", "_sleeper")
+
+    def __init__(self, manager: web.Server, lane: Lane, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._lane = lane
+        #: What the lane is at work on.
+        self._call: LaneCall | None = None
+        #: Where aiohttp's handler sleeps meanwhile.
+        self._sleeper: asyncio.Future[None] | None = None
+
+    # ------------------------------------------------------------ the connection's side
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio. Called by aiohttp too, without data, when it reads again after a pause."""
+        waiter = self._waiter
+        if waiter is None or waiter.done():  # aiohttp's handler is at work, or the lane is: this waits its turn
+            super().data_received(data)
+            return
+        self._waiter = None
+        super().data_received(data)
+        self._waiter = waiter
+        if self._messages:
+            self._next()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """See asyncio. A caller who leaves ends the call at once."""
+        super().connection_lost(exc)
+        if self._call is not None:
+            self._call.caller_left()
+
+    def pause_writing(self) -> None:
+        """See asyncio. The caller reads slowly."""
+        super().pause_writing()
+        if self._call is not None:
+            self._call.pause_writing()
+
+    def resume_writing(self) -> None:
+        """See asyncio."""
+        super().resume_writing()
+        if self._call is not None:
+            self._call.resume_writing()
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's own signature
+        """As aiohttp's: running answers get ``timeout`` seconds."""
+        await super().shutdown(timeout)
+        if self._call is not None:
+            self._call.caller_left()
+
+    # ------------------------------------------------------------ the lane's side
+
+    @property
+    def peer(self) -> str | None:
+        """The address of the other end; ``""`` for a unix socket, None when it has gone."""
+        peername = self.peername
+        if isinstance(peername, tuple):
+            return peername[0]
+        return None if self.transport is None else ""
+
+    async def drained(self) -> None:
+        """Wait until the caller has read what was written. Raises ConnectionError."""
+        await self._drain_helper()
+
+    def _next(self) -> None:
+        """Whoever is to serve the next request gets it. Nobody is at work."""
+        waiter = self._waiter
+        if waiter is None or waiter.done() or not self._messages:
+            return
+        message, payload = self._messages[0]
+        if isinstance(message, RawRequestMessage) and self.transport is not None:
+            route = self._lane.takes(message, payload)
+            if route is not None:
+                self._messages.popleft()
+                # First of all: what follows may read on, and must find that somebody is at work.
+                self._sleeper, self._waiter = waiter, None
+                self._request_in_progress = True
+                assert self._parser is not None, "the connection is open"
+                assert self._manager is not None, "the connection is open"
+                self._parser.message_consumed()
+                if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+                    self._resume_reading_if_drained()
+                self._manager.requests_count += 1
+                self._call = call = LaneCall(self._lane, self, route, message)
+                call.begin(payload.read_nowait())
+                return
+        waiter.set_result(None)
+
+    def call_ended(self, *, is_reusable: bool) -> None:
+        """The lane's answer is out, or will never be. Called once for each call, by the call."""
+        self._call = None
+        self._request_in_progress = False
+        if self._handler_waiter is not None and not self._handler_waiter.done():
+            self._handler_waiter.set_result(None)
+        waiter, self._sleeper = self._sleeper, None
+        if waiter is None or waiter.done():
+            return
+        self._waiter = waiter
+        if self._close or self._force_close or not is_reusable:
+            if self.transport is not None:
+                self.transport.close()
+            waiter.cancel()
+            return
+        close_time_s = self._loop.time() + self._keepalive_timeout
+        self._next_keepalive_close_time = close_time_s
+        if self._keepalive_handle is None:
+            self._keepalive_handle = self._loop.call_at(close_time_s, self._process_keepalive)
+        if self._messages:
+            self._loop.call_soon(self._next)  # not at once: a long pipeline of refusals would nest
+
+
+class LaneServer(web.Server):
+    """Makes the connections. Everything else is the server that it stands in for."""
+
+    def __init__(self, server: web.Server, lane: Lane) -> None:
+        self.__dict__.update(server.__dict__)
+        self._lane = lane
+
+    def __call__(self) -> RequestHandler:
+        """A new connection."""
+        return LaneProtocol(self, self._lane, loop=self._loop, **self._kwargs)
+
+
+class LaneRunner(web.AppRunner):
+    """Runs an application, with a lane if its settings want one."""
+
+    __slots__ = ()
+
+    async def _make_server(self) -> web.Server:
+        server = await super()._make_server()
+        return LaneServer(server, Lane(self.app)) if self.app[keys.SETTINGS].http.lane else server
