@@ -13,8 +13,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
-import orjson
-
 from bitmesh_proxy.calls import (
     ChatCall,
     EmbeddingCall,
@@ -35,10 +33,11 @@ from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.dialects.openai_chat_usage_filter import UsageChunkFilter
 from bitmesh_proxy.endpoints.endpoint import ChunkRenderer
 from bitmesh_proxy.errors import GatewayError, ProviderRefused, UpstreamBroken, UpstreamError
-from bitmesh_proxy.providers.base import ChatDialect, StreamMeter, StreamReader, UpstreamRequest
+from bitmesh_proxy.providers.base import StreamMeter, StreamReader, UpstreamRequest
 from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.client import Upstream, UpstreamAnswer
 from bitmesh_proxy.upstream.progress import Progress
+from bitmesh_proxy.upstream.straight_chat import check_looks_like_json, count_characters, drops_usage
 
 T = TypeVar("T")
 
@@ -144,13 +143,13 @@ class Attempts:
                 if answer.media_type != "text/event-stream":
                     raise await self._not_a_stream(access, answer)
                 if straight:
-                    drops_usage = drops_unasked_usage and dialect.adds_usage_chunk and not _asks_for_usage(call)
+                    drops = drops_unasked_usage and drops_usage(call, dialect)
                     return await self._relay(
                         answer,
                         dialect.meter(),
                         progress=progress,
                         reply=reply,
-                        usage_filter=UsageChunkFilter() if drops_usage else None,
+                        usage_filter=UsageChunkFilter() if drops else None,
                     )
                 assert translation is not None
                 return await self._translate(answer, dialect.reader(), translation.renderer(), progress, reply)
@@ -158,7 +157,7 @@ class Attempts:
             if straight:
                 progress.usage, progress.provider_request_id = await in_thread_if_large(dialect.read_usage, body)
                 if progress.usage is None:
-                    progress.output_characters = _count_characters(dialect, body)
+                    progress.output_characters = count_characters(dialect, body)
                 return Whole(body=body, headers=_whole_headers(answer))
             assert translation is not None
             events = list(await in_thread_if_large(dialect.read_whole, body))
@@ -312,9 +311,7 @@ class Attempts:
         body = await answer.read(self._max_answer_bytes)
         if progress is not None:
             progress.first_byte_s = self._clock()
-        stripped = body[:64].lstrip()[:1] + body[-64:].rstrip()[-1:]
-        if stripped not in (b"{}", b"[]"):
-            raise UpstreamBroken("The provider's answer is not JSON.")
+        check_looks_like_json(body)
         return body
 
     async def _not_a_stream(self, access: ProviderAccess, answer: UpstreamAnswer) -> Exception:
@@ -414,11 +411,6 @@ def _unchanged(data: bytes) -> bytes:
     return data
 
 
-def _asks_for_usage(call: ChatCall) -> bool:
-    options = call.options.get("stream_options")
-    return isinstance(options, Mapping) and options.get("include_usage") is True
-
-
 def _failure_in(events: list[Event]) -> StreamFailed | None:
     return next((event for event in events if isinstance(event, StreamFailed)), None)
 
@@ -431,13 +423,6 @@ def _note_events(events: list[Event], progress: Progress) -> None:
             progress.usage = event.usage
         elif progress.provider_request_id is None and hasattr(event, "provider_request_id"):
             progress.provider_request_id = event.provider_request_id
-
-
-def _count_characters(dialect: ChatDialect, body: bytes) -> int:
-    try:
-        return sum(len(event.text) for event in dialect.read_whole(body) if isinstance(event, TextDelta))
-    except (orjson.JSONDecodeError, UpstreamBroken):
-        return len(body)
 
 
 def _marks(answer: UpstreamAnswer) -> dict[str, str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from bitmesh_proxy.billing.bill import Ending, bill_of, hold_of
-from bitmesh_proxy.billing.reservation import Outcome, Reservation
+from bitmesh_proxy.billing.reservation import Outcome
 from bitmesh_proxy.calls import Call, ChatCall
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.errors import GatewayError, ProviderRefused
@@ -13,6 +14,13 @@ from bitmesh_proxy.money import NanoUsd
 from bitmesh_proxy.settings import Billing
 from bitmesh_proxy.storage.ledger import Accrued
 from bitmesh_proxy.upstream.progress import Progress
+
+
+class Held(Protocol):
+    """What is reserved for a call: a ``Reservation``, or a plan for one."""
+
+    @property
+    def hold_nano_usd(self) -> NanoUsd: ...
 
 
 class Outcomes:
@@ -37,7 +45,7 @@ class Outcomes:
     def of(
         self,
         call: Call,
-        reservation: Reservation,
+        reservation: Held,
         progress: Progress,
         *,
         status: int,
@@ -63,7 +71,7 @@ class Outcomes:
             first_byte_s=progress.first_byte_s,
         )
 
-    def accrued(self, call: Call, reservation: Reservation, progress: Progress) -> Accrued | None:
+    def accrued(self, call: Call, reservation: Held, progress: Progress) -> Accrued | None:
         """What would be charged if everything stopped now: noted now and then, for the case of a crash."""
         if not progress.delivered:
             return None

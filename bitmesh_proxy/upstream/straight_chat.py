@@ -1,0 +1,166 @@
+"""A chat call whose answer passes straight through, without a turn of the event loop: bytes in, a plan out, and at the
+end the outcome of the provider's bytes.
+
+Straight is a call whose provider speaks the caller's format and whose conversation holds no links to pictures (those
+may have to be fetched). Everything here is synchronous and looks into memory only. The functions are those of the way
+that every call can take (``pipeline.py``, ``work.py``, ``attempts.py``), in its order, with its errors; what is not
+straight is told by None and takes that way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import orjson
+from msgspec import Struct
+
+from bitmesh_proxy.billing.reservation import Outcome
+from bitmesh_proxy.calls import Call, ChatCall, TextDelta
+from bitmesh_proxy.catalogue import routing
+from bitmesh_proxy.catalogue.catalogue import Catalogue
+from bitmesh_proxy.catalogue.offer import Offer
+from bitmesh_proxy.context import Caller
+from bitmesh_proxy.endpoints.endpoint import Endpoint
+from bitmesh_proxy.endpoints.json_bodies import parse_object
+from bitmesh_proxy.errors import UpstreamBroken
+from bitmesh_proxy.money import NanoUsd
+from bitmesh_proxy.providers.base import ChatDialect
+from bitmesh_proxy.upstream.access import ProviderAccess
+from bitmesh_proxy.upstream.outcomes import Outcomes
+from bitmesh_proxy.upstream.progress import Progress
+from bitmesh_proxy.upstream.requests import RequestBytes, request_bytes
+
+
+class StraightAttempt(Struct, frozen=True, kw_only=True):
+    """One offer, and the request to it as bytes.
+
+    ``drops_usage``: the chunk with the usage was asked for by us alone and does not reach the caller of the stream.
+    """
+
+    offer: Offer
+    access: ProviderAccess
+    dialect: ChatDialect
+    request: RequestBytes
+    drops_usage: bool
+
+
+class StraightPlan(Struct, frozen=True, kw_only=True):
+    """A call that is ready to be reserved and sent. ``offers`` in the order of trying; ``first`` is for the first."""
+
+    call: ChatCall
+    offers: tuple[Offer, ...]
+    hold_nano_usd: NanoUsd
+    first: StraightAttempt
+
+
+class StraightChats:
+    """Makes plans and outcomes. One per application; holds no state of a call."""
+
+    def __init__(
+        self,
+        *,
+        catalogue: Catalogue,
+        access: Mapping[str, ProviderAccess],
+        health: routing.Health,
+        outcomes: Outcomes,
+        max_attempts: int,
+        max_json_depth: int,
+    ) -> None:
+        self._catalogue = catalogue
+        self._access = access
+        self._health = health
+        self._outcomes = outcomes
+        self._max_attempts = max_attempts
+        self._max_json_depth = max_json_depth
+
+    def parse(self, raw: bytes, endpoint: Endpoint, caller: Caller) -> Call:
+        """The call that a body is. Raises InvalidRequest (ValidationFailed). A large body keeps the loop waiting."""
+        return endpoint.parse(parse_object(raw, max_depth=self._max_json_depth), caller)
+
+    def plan(self, call: Call, endpoint: Endpoint, caller: Caller) -> StraightPlan | None:
+        """Where to send a call, what to reserve for it, and the first request; None where it is not straight.
+
+        Raises what routing and pricing raise: ModelNotFound, InvalidRequest, Unavailable, InternalError.
+        """
+        if not isinstance(call, ChatCall) or _has_links(call):
+            return None
+        offers = self.route(call, caller)
+        first = self.attempt(call, offers[0], endpoint)
+        if first is None:
+            return None
+        return StraightPlan(call=call, offers=offers, hold_nano_usd=self._outcomes.hold_of(call, offers), first=first)
+
+    def route(self, call: Call, caller: Caller) -> tuple[Offer, ...]:
+        """The offers that may be tried, best first. Raises as ``routing.route``."""
+        offers = routing.route(
+            self._catalogue,
+            call,
+            available=self._access.keys(),
+            health=self._health,
+            allowed_models=caller.allowed_models,
+        )
+        return offers[: self._max_attempts]
+
+    def attempt(self, call: ChatCall, offer: Offer, endpoint: Endpoint) -> StraightAttempt | None:
+        """The request to one offer; None where its provider speaks another format. Raises InternalError."""
+        access = self._access[offer.provider]
+        dialect = access.provider.chat
+        assert dialect is not None, "routing gives only offers whose provider can"
+        if dialect.wire_format != endpoint.chat_format:
+            return None
+        return StraightAttempt(
+            offer=offer,
+            access=access,
+            dialect=dialect,
+            request=request_bytes(access, dialect.request(call, offer)),
+            drops_usage=drops_usage(call, dialect) if endpoint.drops_unasked_usage else False,
+        )
+
+    def outcome_of_whole(
+        self, plan: StraightPlan, attempt: StraightAttempt, body: bytes, progress: Progress
+    ) -> Outcome:
+        """What a whole answer with a good status came to, its figures noted in ``progress``.
+
+        ``progress`` has begun with the attempt's offer. Raises UpstreamBroken for what is no JSON.
+        """
+        check_looks_like_json(body)
+        progress.usage, progress.provider_request_id = attempt.dialect.read_usage(body)
+        if progress.usage is None:
+            progress.output_characters = count_characters(attempt.dialect, body)
+        return self._outcomes.of(plan.call, plan, progress, status=200, outcome="completed")
+
+
+def drops_usage(call: ChatCall, dialect: ChatDialect) -> bool:
+    """Will the stream hold a chunk with usage that the caller has not asked for?"""
+    if not call.stream or not dialect.adds_usage_chunk:
+        return False
+    options = call.options.get("stream_options")
+    return not (isinstance(options, Mapping) and options.get("include_usage") is True)
+
+
+def check_looks_like_json(body: bytes) -> None:
+    """A whole body must look like one JSON object or list: an HTML page under a 200 is no answer.
+
+    Raises UpstreamBroken.
+    """
+    stripped = body[:64].lstrip()[:1] + body[-64:].rstrip()[-1:]
+    if stripped not in (b"{}", b"[]"):
+        raise UpstreamBroken("The provider's answer is not JSON.")
+
+
+def count_characters(dialect: ChatDialect, body: bytes) -> int:
+    """Characters of text in a whole answer that names no usage; its bytes where it cannot be read."""
+    try:
+        return sum(len(event.text) for event in dialect.read_whole(body) if isinstance(event, TextDelta))
+    except (orjson.JSONDecodeError, UpstreamBroken):
+        return len(body)
+
+
+def _has_links(call: ChatCall) -> bool:
+    """Are there pictures in the conversation, which may have to be fetched or are results of ours?"""
+    return any(
+        isinstance(part, Mapping) and part.get("type") == "image_url"
+        for message in call.messages
+        if isinstance(content := message.get("content"), list)
+        for part in content
+    )
