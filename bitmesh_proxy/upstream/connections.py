@@ -10,6 +10,7 @@ import asyncio
 import select
 import ssl
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from bitmesh_proxy.errors import UpstreamTimeout, UpstreamUnreachable
@@ -22,6 +23,10 @@ class Origin(NamedTuple):
     host: str
     port: int
     is_tls: bool
+
+
+#: Opens a connection to an origin, with what the second argument makes as its protocol, within a bounded time.
+Connect = Callable[[Origin, Callable[[], ProviderConnection]], Awaitable[ProviderConnection]]
 
 
 class OriginPool:
@@ -38,9 +43,15 @@ class OriginPool:
 
 
 class Connections:
-    """All pools. Belongs to one event loop; ``close`` ends it."""
+    """All pools. Belongs to one event loop; ``close`` ends it.
 
-    def __init__(self, *, connect_timeout_s: float, keepalive_s: float, max_per_origin: int) -> None:
+    ``connect`` opens connections in another way than by the origin's name; what it raises, ``take`` raises.
+    """
+
+    def __init__(
+        self, *, connect_timeout_s: float, keepalive_s: float, max_per_origin: int, connect: Connect | None = None
+    ) -> None:
+        self._open = connect or self._open_by_name
         self._connect_timeout_s = connect_timeout_s
         self._keepalive_s = keepalive_s
         self._max_per_origin = max_per_origin
@@ -49,6 +60,11 @@ class Connections:
         self._in_use: set[ProviderConnection] = set()
         self._tls: ssl.SSLContext | None = None
         self._is_closed = False
+
+    @property
+    def origins(self) -> int:
+        """To how many origins there are connections, or some being opened."""
+        return len(self._pools)
 
     def take_idle(self, origin: Origin) -> ProviderConnection | None:
         """One that waits, alive; None if there is none."""
@@ -77,10 +93,10 @@ class Connections:
     async def _take(self, origin: Origin, is_fresh: bool) -> ProviderConnection:
         if self._is_closed:
             raise RuntimeError("the connections have been closed")
-        pool = self._pools.get(origin)
-        if pool is None:
-            pool = self._pools[origin] = OriginPool(origin)
         while True:
+            pool = self._pools.get(origin)  # anew each time: an empty one goes while one waits
+            if pool is None:
+                pool = self._pools[origin] = OriginPool(origin)
             connection = None if is_fresh else self.take_idle(origin)
             if connection is not None:
                 return connection
@@ -119,12 +135,25 @@ class Connections:
 
     async def _connect(self, pool: OriginPool) -> ProviderConnection:
         pool.count += 1
-        origin = pool.origin
         connection: ProviderConnection | None = None
+        try:
+            connection = await self._open(
+                pool.origin, lambda: ProviderConnection(self._loop, pool=pool, on_lost=self._forget)
+            )
+        finally:
+            if connection is None:
+                self._count_down(pool)
+        connection.is_counted = True
+        self._in_use.add(connection)
+        if connection.is_lost:  # meanwhile
+            self._forget(connection)
+        return connection
+
+    async def _open_by_name(self, origin: Origin, make: Callable[[], ProviderConnection]) -> ProviderConnection:
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 _, connection = await self._loop.create_connection(
-                    lambda: ProviderConnection(self._loop, pool=pool, on_lost=self._forget),
+                    make,
                     origin.host,
                     origin.port,
                     ssl=await self._tls_context() if origin.is_tls else None,
@@ -134,14 +163,6 @@ class Connections:
             raise UpstreamUnreachable("The provider cannot be reached: the connection timed out.") from exc
         except (OSError, UnicodeError) as exc:  # a name that no resolver takes is a UnicodeError
             raise UpstreamUnreachable("The provider cannot be reached.") from exc
-        finally:
-            if connection is None:
-                pool.count -= 1
-                _wake_next(pool)
-        connection.is_counted = True
-        self._in_use.add(connection)
-        if connection.is_lost:  # meanwhile
-            self._forget(connection)
         return connection
 
     async def _wait_for_turn(self, pool: OriginPool) -> None:
@@ -163,11 +184,19 @@ class Connections:
         if not connection.is_counted:
             return
         connection.is_counted = False
-        pool.count -= 1
         self._in_use.discard(connection)
         if not connection.is_busy and connection in pool.idle:
             pool.idle.remove(connection)
+        self._count_down(pool)
+
+    def _count_down(self, pool: OriginPool) -> None:
+        """One less. A pool without any is forgotten: where links lead to any host, pools must not pile up."""
+        pool.count -= 1
         _wake_next(pool)
+        if not pool.count and not pool.waiters:
+            if pool.reaper is not None:
+                pool.reaper.cancel()
+            self._pools.pop(pool.origin, None)
 
     def _reap(self, pool: OriginPool) -> None:
         """Close what has waited too long. The oldest stand first."""
@@ -181,11 +210,12 @@ class Connections:
 
     async def _tls_context(self) -> ssl.SSLContext:
         if self._tls is None:
-            self._tls = await asyncio.to_thread(_make_tls_context)  # it reads a few hundred certificates from disk
+            self._tls = await asyncio.to_thread(make_tls_context)  # it reads a few hundred certificates from disk
         return self._tls
 
 
-def _make_tls_context() -> ssl.SSLContext:
+def make_tls_context() -> ssl.SSLContext:
+    """For connections outwards: certificates and names are checked, HTTP/1.1 is what we speak. Reads from the disk."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     return context

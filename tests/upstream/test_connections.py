@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -182,3 +182,46 @@ async def test_closing_ends_those_in_use_too() -> None:
         await asyncio.wait_for(running.is_left.wait(), 2)
         with pytest.raises(RuntimeError):
             await taken(connections, running.port)
+
+
+async def test_connections_may_be_opened_in_another_way() -> None:
+    """By whoever knows better than the origin's name where it leads; what stands in its way is passed on as it is."""
+    asked: list[Origin] = []
+
+    async def elsewhere(wanted: Origin, make: Callable[[], ProviderConnection]) -> ProviderConnection:
+        asked.append(wanted)
+        if wanted.host != "name.test":
+            raise PermissionError(wanted.host)
+        _, connection = await asyncio.get_running_loop().create_connection(make, "127.0.0.1", wanted.port)
+        return connection
+
+    async with provider(answering(ANSWER)) as running:
+        connections = Connections(connect_timeout_s=2.0, keepalive_s=30.0, max_per_origin=1, connect=elsewhere)
+        try:
+            named = Origin("name.test", running.port, False)
+            first = await connections.take(named, is_fresh=False, until_s=1e12)
+            assert await ask(first) == b"ok"
+            connections.give_back(first)
+            assert connections.take_idle(named) is first
+            with pytest.raises(PermissionError, match="inside.test"):
+                await connections.take(named._replace(host="inside.test"), is_fresh=False, until_s=1e12)
+            assert [found.host for found in asked] == ["name.test", "inside.test"]
+        finally:
+            await connections.close()
+
+
+async def test_an_origin_without_connections_is_forgotten() -> None:
+    """Otherwise callers who name ever new hosts would fill the memory."""
+    async with provider(answering(ANSWER)) as running, pool() as connections:
+        assert connections.origins == 0
+        first = await exchange(connections, running.port)
+        assert connections.origins == 1
+        first.close()
+        while connections.origins:  # noqa: ASYNC110  # the transport ends with the loop's next turn
+            await asyncio.sleep(0)
+        async with provider(answering(ANSWER)) as gone:
+            pass
+        with pytest.raises(UpstreamUnreachable):
+            await taken(connections, gone.port)
+        assert connections.origins == 0
+        assert await exchange(connections, running.port) is not first
