@@ -58,6 +58,8 @@ NOWHERE_IN_V1 = _nowhere_of(Surface.OPENAI)
 _BITMESH_TWINS = re.compile(r"/v1/(?:test|chat|image|video(?:/.*)?|imgrslt(?:/.*)?|tools-result(?:/.*)?)/?")
 
 ROUTES_KEY = web.AppKey("routes", dict[HttpHandler, Route])
+#: Routes with a ``plain_call``, by their path; each takes POST.
+PLAIN_CALLS_KEY = web.AppKey("plain_calls", dict[str, Route])
 
 
 def route_of(request: web.Request) -> Route:

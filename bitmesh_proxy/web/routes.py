@@ -9,7 +9,7 @@ from aiohttp import web
 
 from bitmesh_proxy.web import bitmesh, credits, models, openai, openai_videos, probes, public_media
 from bitmesh_proxy.web.responses import routes as responses
-from bitmesh_proxy.web.route import ROUTES_KEY, Route
+from bitmesh_proxy.web.route import PLAIN_CALLS_KEY, ROUTES_KEY, Route
 
 #: Preflight answers may be kept for so long.
 CORS_MAX_AGE_S = 600
@@ -55,8 +55,11 @@ def add_routes(app: web.Application, *, cors_origins: Sequence[str]) -> None:
         },
     )
     table = app[ROUTES_KEY] = {}
+    plain_calls = app[PLAIN_CALLS_KEY] = {}
     for route in all_routes():
         table[route.handler] = route
+        if route.plain_call is not None:
+            plain_calls[route.path] = route
         added = app.router.add_route(route.method, route.path, route.handler)
         if cors_origins:
             cors.add(added)

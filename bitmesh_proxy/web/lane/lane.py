@@ -19,7 +19,7 @@ from bitmesh_proxy.context import RequestContext
 from bitmesh_proxy.limits.concurrency import Slot
 from bitmesh_proxy.web.forwarded import public_base_url
 from bitmesh_proxy.web.request_ids import make_request_id
-from bitmesh_proxy.web.route import ROUTES_KEY, Route
+from bitmesh_proxy.web.route import PLAIN_CALLS_KEY, Route
 
 #: Bodies above this size go the plain way, where large ones are parsed in a thread.
 MAX_BODY_BYTES: Final = 128 * 1024
@@ -34,11 +34,7 @@ class Lane:
 
     def __init__(self, app: web.Application) -> None:
         settings = app[keys.SETTINGS]
-        self._routes = {
-            route.path: route
-            for route in app[ROUTES_KEY].values()
-            if route.plain_call is not None and route.method == "POST"
-        }
+        self._routes = app[PLAIN_CALLS_KEY]
         self._forwarded = app[keys.FORWARDED]
         self._public_url = settings.http.public_url
         self._authenticator = app[keys.AUTHENTICATOR]
