@@ -117,6 +117,7 @@ async def database(app: web.Application) -> AsyncIterator[None]:
     except (OSError, StorageError, MasterSecretError) as exc:
         raise StartError(str(exc)) from exc
     app[keys.DATABASE] = db
+    app[keys.METRICS].write_waits = db.write_waits
     app[keys.SEALER] = Sealer(master_secret, "compaction")
     app[keys.AUTHENTICATOR] = Authenticator(
         KeyDirectory(db),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -18,12 +18,34 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 #: Upper bounds of the classes of a request's duration, in milliseconds.
 DURATION_BOUNDS_MS: Final = (5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000)
 
+#: The same for a write of the books, which is to take under five.
+WRITE_BOUNDS_MS: Final = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 2.5, 3, 4, 5, 7.5, 10, 25, 50, 100, 250, 500, 1_000, 5_000)
+
+
+class WriteWaits:
+    """How long writes of the books took, from being queued until the event loop heard that they are committed.
+
+    The clock is looked at once for each group commit, and every write counts with the wait of its batch's first, the
+    longest: what is shown is never less than what was waited.
+    """
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(WRITE_BOUNDS_MS) + 1)
+        self.sum_s = 0.0
+
+    def note(self, wait_s: float, *, writes: int) -> None:
+        """A batch of so many writes is over."""
+        self.counts[bisect_left(WRITE_BOUNDS_MS, wait_s * 1000)] += writes
+        self.sum_s += wait_s * writes
+
 
 class Metrics:
     """One per application."""
 
     def __init__(self) -> None:
         self.under_way = 0
+        #: The database's own, once it is open.
+        self.write_waits: WriteWaits | None = None
         self._requests: Counter[tuple[str, int]] = Counter()
         self._durations: dict[str, list[int]] = {}
         self._duration_sums_ms: Counter[str] = Counter()
@@ -74,11 +96,18 @@ class Metrics:
         for (provider, outcome), count in sorted(self._attempts.items()):
             attempts.add_metric((provider, outcome), count)
         yield attempts
+        waits = self.write_waits or WriteWaits()
+        yield HistogramMetricFamily(
+            "bitmesh_ledger_write_seconds",
+            "From a write's queueing to its commit; each counts with the longest wait of its group commit.",
+            buckets=_cumulated(waits.counts, WRITE_BOUNDS_MS),
+            sum_value=waits.sum_s,
+        )
 
 
-def _cumulated(counts: list[int]) -> list[tuple[str, float]]:
+def _cumulated(counts: Sequence[int], bounds_ms: Sequence[float] = DURATION_BOUNDS_MS) -> list[tuple[str, float]]:
     buckets, total = [], 0
-    for bound_ms, count in zip((*DURATION_BOUNDS_MS, None), counts, strict=True):
+    for bound_ms, count in zip((*bounds_ms, None), counts, strict=True):
         total += count
         buckets.append(("+Inf" if bound_ms is None else str(bound_ms / 1000), float(total)))
     return buckets

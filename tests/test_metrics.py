@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bitmesh_proxy.metrics import DURATION_BOUNDS_MS, Metrics
+from bitmesh_proxy.metrics import DURATION_BOUNDS_MS, Metrics, WriteWaits
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -41,6 +42,24 @@ def test_durations_are_cumulated_and_every_bound_belongs_to_its_own_class() -> N
     assert found["bitmesh_request_duration_seconds_count", (("endpoint", "chat"),)] == len(DURATION_BOUNDS_MS) + 1
     total_s = sum((*DURATION_BOUNDS_MS, DURATION_BOUNDS_MS[-1] + 1)) / 1000
     assert found["bitmesh_request_duration_seconds_sum", (("endpoint", "chat"),)] == total_s
+
+
+def test_writes_count_with_the_wait_of_their_batch() -> None:
+    metrics = Metrics()
+    metrics.write_waits = WriteWaits()
+    metrics.write_waits.note(0.0004, writes=3)
+    metrics.write_waits.note(0.005, writes=1)
+    metrics.write_waits.note(60.0, writes=2)
+    found = samples(metrics)
+    within = {le: found["bitmesh_ledger_write_seconds_bucket", (("le", le),)] for le in ("0.0001", "0.0005", "0.005")}
+    assert within == {"0.0001": 0, "0.0005": 3, "0.005": 4}
+    assert found["bitmesh_ledger_write_seconds_bucket", (("le", "+Inf"),)] == 6
+    assert found["bitmesh_ledger_write_seconds_count", ()] == 6
+    assert found["bitmesh_ledger_write_seconds_sum", ()] == pytest.approx(120.0062)
+
+
+def test_without_a_database_nothing_was_written() -> None:
+    assert samples(Metrics())["bitmesh_ledger_write_seconds_count", ()] == 0
 
 
 def test_one_application_does_not_see_another() -> None:

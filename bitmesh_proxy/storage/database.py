@@ -22,6 +22,7 @@ from typing import Any
 
 import aiosqlite
 
+from bitmesh_proxy.metrics import WriteWaits
 from bitmesh_proxy.storage.failures import StorageError, as_unavailable, is_trouble
 from bitmesh_proxy.storage.migrations import migrate
 from bitmesh_proxy.storage.writer import Bulk, Done, Operation, T, Writer
@@ -123,6 +124,11 @@ class Database:
     def submit_item_now(self, bulk: Bulk, item: Any, on_done: Done, *, is_new_work: bool = False) -> None:
         """Queue an item and have ``on_done`` called with its result or ``Failed``; see ``Writer.submit_item_now``."""
         self._writer.submit_item_now(bulk, item, on_done, is_new_work=is_new_work)
+
+    @property
+    def write_waits(self) -> WriteWaits:
+        """How long writes took, for whoever shows it."""
+        return self._writer.waits
 
     async def write(self, operation: Operation[T], *, is_new_work: bool = False) -> T:
         """Run ``operation`` in the next group commit and wait until it is durable.

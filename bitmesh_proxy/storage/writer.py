@@ -32,6 +32,7 @@ from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 from bitmesh_proxy.errors import Unavailable
+from bitmesh_proxy.metrics import WriteWaits
 from bitmesh_proxy.storage.failures import StorageError, as_unavailable, is_busy, is_trouble
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,8 @@ class _Batch:
     items: dict[Bulk, tuple[list[Any], list[Done]]] = field(default_factory=dict)
     new_items: dict[Bulk, tuple[list[Any], list[Done]]] = field(default_factory=dict)
     size: int = 0
+    #: When its first write was queued.
+    began_s: float = field(default_factory=time.monotonic)
 
     def waiters(self) -> list[Done]:
         """All who wait, in the order in which ``Writer._attempt`` gives results."""
@@ -109,6 +112,7 @@ class Writer:
         self._idle.set()
         self._is_closed = False
         self._batches: SimpleQueue[_Batch | None] = SimpleQueue()
+        self.waits = WriteWaits()
         self._in_trouble = False
         self._space_checked_s = float("-inf")
         self._space_is_short = False
@@ -192,6 +196,7 @@ class Writer:
         self._batches.put(batch)
 
     def _deliver(self, batch: _Batch, results: Sequence[Any]) -> None:
+        self.waits.note(time.monotonic() - batch.began_s, writes=batch.size)
         # Still busy meanwhile: what the waiters submit joins what has been waiting, and goes with it.
         for on_done, result in zip(batch.waiters(), results, strict=True):
             try:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from bitmesh_proxy.errors import InsufficientBalance, NotFound, Unavailable
+from bitmesh_proxy.metrics import WRITE_BOUNDS_MS
 from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.writer import LENIENCE, MAX_BATCH, Failed, Writer
 
@@ -98,6 +100,24 @@ async def test_batches_are_bounded(make_writer: MakeWriter) -> None:
     names = [f"n{number}" for number in range(count)]
     assert list(await asyncio.gather(*(writer.submit_item(bulk, name) for name in names))) == names
     assert bulk.sizes == [MAX_BATCH, 10]
+
+
+async def test_waits_are_counted_for_every_write_and_never_too_short(make_writer: MakeWriter) -> None:
+    writer = make_writer()
+
+    def hold_up(connection: sqlite3.Connection) -> None:
+        time.sleep(0.03)
+
+    bulk = AddMany()
+    await asyncio.gather(
+        writer.submit(hold_up),
+        *(writer.submit_item(bulk, name) for name in ("a", "b", "refused")),
+        return_exceptions=True,
+    )
+    assert sum(writer.waits.counts) == 4
+    quick = sum(n for bound_ms, n in zip(WRITE_BOUNDS_MS, writer.waits.counts, strict=False) if bound_ms < 30)
+    assert quick == 0
+    assert writer.waits.sum_s >= 4 * 0.03
 
 
 async def test_error_reaches_its_caller_alone(make_writer: MakeWriter, path: Path) -> None:
