@@ -1,0 +1,105 @@
+"""Memory that several processes see, with a lock that no dead process can hold.
+
+The memory is a file without a name (memfd_create(2), Linux): children inherit it, nobody else can open it, and nothing
+is left of it when the last process ends. It is a row of *words*, eight bytes each and aligned, so that a word is always
+stored whole. Whoever is killed in the middle of several stores leaves the first of them done and the rest not: what is
+built on this has to be right, or harmlessly strict, after any part of its stores.
+
+The lock is flock(2) on the file, opened anew by each process: the kernel gives it up when its holder ends, in whatever
+way, ``kill -9`` included. It costs 1.0 us. (A semaphore of ``multiprocessing`` costs 0.1 us and stays taken for ever
+when its holder is killed; a robust mutex of pthreads costs 0.8 us by way of ctypes; fcntl(2) costs 1.6 us.)
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fcntl import LOCK_EX, LOCK_UN, flock
+
+WORD_BYTES = 8
+_PAGE_BYTES = mmap.PAGESIZE
+
+#: All that this process has, for its children.
+_alive: weakref.WeakSet[SharedMemory] = weakref.WeakSet()
+
+
+class SharedMemory:
+    """So many words, all 0 at the beginning. Unsigned: a word holds 0 to 2⁶⁴ − 1.
+
+    Made by ``create`` and inherited by fork; a process that was not forked is given the ``descriptor`` and makes its
+    own object of it. ``close`` it at the end.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._map = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
+        self.words = memoryview(self._map).cast("Q")
+        # flock is between processes; this is between threads of one.
+        self._threads = threading.Lock()
+        self._lock_descriptor = _opened_anew(descriptor)
+        _alive.add(self)
+
+    @classmethod
+    def create(cls, words: int, *, name: str) -> SharedMemory:
+        """New memory. ``name`` is for people who look at a process's files. Raises OSError."""
+        descriptor = os.memfd_create(f"bitmesh-proxy {name}", os.MFD_CLOEXEC)
+        size_bytes = -(-words * WORD_BYTES // _PAGE_BYTES) * _PAGE_BYTES
+        try:
+            os.ftruncate(descriptor, size_bytes)  # pages are there only once they are written to
+            return cls(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def lock(self) -> None:
+        """Keep everybody else out. Waits; a holder takes a few microseconds, and is never dead."""
+        self._threads.acquire()
+        flock(self._lock_descriptor, LOCK_EX)
+
+    def unlock(self) -> None:
+        """Let the next one in."""
+        flock(self._lock_descriptor, LOCK_UN)
+        self._threads.release()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """``lock`` and ``unlock`` where a microsecond does not matter."""
+        self.lock()
+        try:
+            yield
+        finally:
+            self.unlock()
+
+    def close(self) -> None:
+        """Let go of it; others keep theirs. May be called twice."""
+        if self.descriptor < 0:
+            return
+        _alive.discard(self)
+        self.words.release()
+        self._map.close()
+        os.close(self._lock_descriptor)
+        os.close(self.descriptor)
+        self.descriptor = self._lock_descriptor = -1
+
+    def _begin_anew(self) -> None:
+        """In a child: what was inherited is the parent's lock, held whenever the parent holds it."""
+        os.close(self._lock_descriptor)
+        self._lock_descriptor = _opened_anew(self.descriptor)
+        self._threads = threading.Lock()
+
+
+def _opened_anew(descriptor: int) -> int:
+    # Through /proc, because a duplicate of a descriptor would share its lock.
+    return os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
+
+
+def _after_fork() -> None:
+    for memory in list(_alive):
+        memory._begin_anew()
+
+
+os.register_at_fork(after_in_child=_after_fork)

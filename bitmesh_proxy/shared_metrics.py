@@ -1,0 +1,159 @@
+"""Counts of all worker processes together: whichever is asked, ``/metrics`` says the sum, exact to the last one.
+
+A table in shared memory, append-only: for each count its name, and one number for each *seat* (a worker's number, which
+its replacement takes over). A worker adds to its own numbers only, which needs no lock. What a worker that died had
+counted stays, so that no counter ever goes back; only its ``under_way`` is taken back.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from bitmesh_proxy.metrics import DURATION_BOUNDS_MS, WRITE_BOUNDS_MS, Metrics, WriteWaits
+from bitmesh_proxy.shared_memory import WORD_BYTES, SharedMemory
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
+#: Names are endpoints with statuses and classes of duration, and providers with outcomes: some hundreds.
+MAX_COUNTS: Final = 4096
+NAME_WORDS: Final = 16
+_NAME_BYTES: Final = NAME_WORDS * WORD_BYTES
+#: The first count of the table, which has no name: requests under way. The first word says how many names there are.
+_UNDER_WAY: Final = 0
+_SEPARATOR: Final = "\t"
+
+
+class SharedMetrics(Metrics):
+    """``Metrics`` over ``seats`` workers, for the one in ``seat``."""
+
+    def __init__(self, memory: SharedMemory, *, seat: int, seats: int) -> None:
+        self._memory = memory
+        self._words = memory.words
+        self._seats = seats
+        self._names_at = 1
+        self._counts_at = self._names_at + MAX_COUNTS * NAME_WORDS
+        self._own_at = self._counts_at + seat
+        #: Number of each name that is known here, and the word where this worker counts it.
+        self._numbers: dict[str, int] = {}
+        self._known: dict[tuple[str, str | int], int] = {}
+        super().__init__()
+
+    @staticmethod
+    def words_for(seats: int) -> int:
+        """How much memory a table takes."""
+        return 1 + MAX_COUNTS * (NAME_WORDS + seats)
+
+    # What ``Metrics`` keeps in an attribute. The setter's ``self`` is the only writer of its word.
+    @property
+    def under_way(self) -> int:
+        """Requests being answered by this worker."""
+        return self._words[self._own_at + _UNDER_WAY]
+
+    @under_way.setter
+    def under_way(self, value: int) -> None:
+        self._words[self._own_at + _UNDER_WAY] = value
+
+    def note_request(self, endpoint: str, status: int, *, duration_ms: int) -> None:
+        """See Metrics."""
+        words = self._words
+        words[self._word("requests", endpoint, status)] += 1
+        words[self._word("durations", endpoint, bisect_left(DURATION_BOUNDS_MS, duration_ms))] += 1
+        words[self._word("duration_sums_ms", endpoint, 0)] += duration_ms
+
+    def note_attempt(self, provider: str, outcome: str) -> None:
+        """See Metrics."""
+        self._words[self._word("attempts", provider, outcome)] += 1
+
+    def note_write(self, wait_s: float, *, writes: int) -> None:
+        """See WriteWaits."""
+        self._words[self._word("writes", "", bisect_left(WRITE_BOUNDS_MS, wait_s * 1000))] += writes
+        self._words[self._word("write_sums_us", "", 0)] += round(wait_s * 1_000_000) * writes
+
+    def forget_seat(self, seat: int) -> None:
+        """A worker has died: it answers nothing any more."""
+        self._words[self._counts_at + seat + _UNDER_WAY] = 0
+
+    def collect(self) -> Iterable[Metric]:
+        """The families, made from the sums."""
+        return self._summed().collect()
+
+    def _summed(self) -> Metrics:
+        with self._memory.locked():
+            self._learn_names()
+        summed = Metrics()
+        summed.under_way = self._sum(_UNDER_WAY)
+        summed.write_waits = WriteWaits()
+        for name, number in self._numbers.items():
+            _add(summed, summed.write_waits, name.split(_SEPARATOR), self._sum(number))
+        return summed
+
+    def _sum(self, number: int) -> int:
+        first = self._counts_at + number * self._seats
+        return sum(self._words[first : first + self._seats])
+
+    def _word(self, kind: str, first: str, second: str | int) -> int:
+        """Where this worker counts that."""
+        word = self._known.get((kind + first, second))
+        if word is None:
+            number = self._number(f"{kind}{_SEPARATOR}{first}{_SEPARATOR}{second}")
+            word = self._known[kind + first, second] = self._own_at + number * self._seats
+        return word
+
+    def _number(self, name: str) -> int:
+        """The number of a name, which is made if need be."""
+        with self._memory.locked():
+            self._learn_names()
+            number = self._numbers.get(name)
+            if number is None:
+                number = len(self._numbers) + 1
+                written = name.encode().ljust(_NAME_BYTES)
+                if number >= MAX_COUNTS or len(written) > _NAME_BYTES:
+                    raise ValueError(f"no room to count {name!r}")
+                at = self._names_at + number * NAME_WORDS
+                for place in range(NAME_WORDS):
+                    self._words[at + place] = int.from_bytes(
+                        written[place * WORD_BYTES : (place + 1) * WORD_BYTES], "little"
+                    )
+                self._words[0] = number  # last: a name is there whole or not at all
+                self._numbers[name] = number
+        return number
+
+    def _learn_names(self) -> None:
+        """Take up what others have named. Under the lock."""
+        for number in range(len(self._numbers) + 1, self._words[0] + 1):
+            at = self._names_at + number * NAME_WORDS
+            name = b"".join(word.to_bytes(WORD_BYTES, "little") for word in self._words[at : at + NAME_WORDS])
+            self._numbers[name.decode().rstrip()] = number
+
+
+class SharedWriteWaits(WriteWaits):
+    """A database's waits, counted in ``metrics``."""
+
+    def __init__(self, metrics: SharedMetrics) -> None:
+        super().__init__()
+        self._metrics = metrics
+
+    def note(self, wait_s: float, *, writes: int) -> None:
+        """See WriteWaits."""
+        self._metrics.note_write(wait_s, writes=writes)
+
+
+def _add(summed: Metrics, waits: WriteWaits, name: Sequence[str], count: int) -> None:
+    kind, first, second = name
+    match kind:
+        case "requests":
+            summed._requests[first, int(second)] += count
+        case "durations":
+            classes = summed._durations.setdefault(first, [0] * (len(DURATION_BOUNDS_MS) + 1))
+            classes[int(second)] += count
+        case "duration_sums_ms":
+            summed._duration_sums_ms[first] += count
+        case "attempts":
+            summed._attempts[first, second] += count
+        case "writes":
+            waits.counts[int(second)] += count
+        case "write_sums_us":
+            waits.sum_s += count / 1_000_000

@@ -1,0 +1,213 @@
+"""Buckets in shared memory: the same decisions as in one process, exact between processes, bounded, and kill-proof."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from limits import RateLimitItemPerDay, RateLimitItemPerMinute
+from limits.strategies import FixedWindowRateLimiter
+
+from bitmesh_proxy.limits.shared_buckets import MAX_REMEMBERED, WAYS, BucketSharedStorage
+from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage, TokenBucketRateLimiter
+from bitmesh_proxy.shared_memory import SharedMemory
+from tests.limits.hand_clock import HandClock
+
+ROOT = Path(__file__).parent.parent.parent
+SIXTY = RateLimitItemPerMinute(60)
+#: A clock that stands: whatever is admitted, no token comes back.
+STILL_S = 1000.0
+
+HAMMER = """
+import sys
+from bitmesh_proxy.limits.shared_buckets import BucketSharedStorage
+from bitmesh_proxy.shared_memory import SharedMemory
+storage = BucketSharedStorage(SharedMemory(int(sys.argv[1])), clock=lambda: 1000.0, rows=64)
+print("ready", flush=True)
+sys.stdin.readline()
+print(sum(storage.acquire_tokens("a", 60, 60, burst=5000).admitted for _ in range(int(sys.argv[2]))), flush=True)
+"""
+
+
+@pytest.fixture
+def memory() -> Iterator[SharedMemory]:
+    made = SharedMemory.create(BucketSharedStorage.words_for(64), name="test")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def storage(memory: SharedMemory, clock: HandClock) -> BucketSharedStorage:
+    return BucketSharedStorage(memory, clock=clock, rows=64)
+
+
+def start(memory: SharedMemory, hits: int) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HAMMER, str(memory.descriptor), str(hits)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=[memory.descriptor],
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+class TestProcesses:
+    def test_they_share_one_bucket_exactly(self, memory: SharedMemory) -> None:
+        processes = [start(memory, 4000) for _ in range(3)]
+        for process in processes:  # all are there before the first begins
+            assert process.stdin is not None
+            process.stdin.write(b"go\n")
+            process.stdin.flush()
+        admitted = [int(process.communicate()[0]) for process in processes]
+        assert sum(admitted) == 5000
+        assert all(count < 5000 for count in admitted), "or they did not run at the same time"
+
+    def test_one_that_is_killed_at_any_moment_costs_nobody_anything(self, memory: SharedMemory) -> None:
+        process = start(memory, 10**9)
+        storage = BucketSharedStorage(memory, clock=lambda: STILL_S, rows=64)
+        assert process.stdin is not None
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
+        while storage.get_bucket("a", 60, 60, burst=5000).remaining > 2500:
+            pass
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        before = storage.get_bucket("a", 60, 60, burst=5000).remaining
+        assert [storage.acquire_tokens("a", 60, 60, burst=5000).admitted for _ in range(before + 1)] == [
+            True
+        ] * before + [False]
+
+
+_hits = st.lists(
+    st.tuples(
+        st.integers(0, 3) | st.integers(0, 20_000_000),  # microseconds forward
+        st.sampled_from("abc"),
+        st.integers(0, 12),
+        st.sampled_from(["take", "look", "return", "clear"]),
+    ),
+    max_size=60,
+)
+
+
+@settings(deadline=None)
+@given(steps=_hits, limit=st.integers(1, 100), burst=st.integers(1, 20), window_s=st.sampled_from([1, 60, 86_400]))
+def test_every_decision_is_that_of_one_process(
+    steps: list[tuple[int, str, int, str]], limit: int, burst: int, window_s: int
+) -> None:
+    clock = HandClock()
+    memory = SharedMemory.create(BucketSharedStorage.words_for(1), name="test")
+    # Two objects on one memory, as in two processes.
+    shared = [BucketSharedStorage(memory, clock=clock, rows=1) for _ in range(2)]
+    alone = BucketMemoryStorage(clock=clock)
+    try:
+        for number, (forward_us, key, amount, what) in enumerate(steps):
+            clock.now_us += forward_us
+            one = shared[number % 2]
+            match what:
+                case "take":
+                    assert one.acquire_tokens(key, limit, window_s, burst=burst, amount=amount) == alone.acquire_tokens(
+                        key, limit, window_s, burst=burst, amount=amount
+                    )
+                case "look":
+                    assert one.get_bucket(key, limit, window_s, burst=burst, amount=amount) == alone.get_bucket(
+                        key, limit, window_s, burst=burst, amount=amount
+                    )
+                case "return":
+                    one.return_tokens(key, limit, window_s, amount=amount)
+                    alone.return_tokens(key, limit, window_s, amount=amount)
+                case "clear":
+                    one.clear(key)
+                    alone.clear(key)
+    finally:
+        memory.close()
+
+
+class TestRoom:
+    def test_one_that_restrains_is_never_forgotten(self, clock: HandClock) -> None:
+        """A hundred times as many callers as there are places come by; the one who used all up stays refused."""
+        memory = SharedMemory.create(BucketSharedStorage.words_for(1), name="test")
+        storage = BucketSharedStorage(memory, clock=clock, rows=1)
+        limiter = TokenBucketRateLimiter(storage)
+        slow = RateLimitItemPerDay(10)
+        assert limiter.hit(slow, "a", cost=10)
+        for number in range(100 * WAYS):
+            clock.move(1)
+            assert limiter.hit(SIXTY, f"caller-{number}")  # full again after a second
+        assert not limiter.hit(slow, "a")
+        assert storage.bucket_count() == 2
+        memory.close()
+
+    def test_who_finds_no_place_is_refused_until_one_is_full(self, clock: HandClock) -> None:
+        memory = SharedMemory.create(BucketSharedStorage.words_for(1), name="test")
+        storage = BucketSharedStorage(memory, clock=clock, rows=1)
+        limiter = TokenBucketRateLimiter(storage)
+        for number in range(WAYS):
+            assert limiter.hit(SIXTY, f"caller-{number}", cost=number + 2)
+        state = limiter.acquire(SIXTY, "late")
+        assert state == (False, 0, 2.0, 2.0)
+        clock.move(1.999999)
+        assert not limiter.hit(SIXTY, "late")
+        clock.move(0.000001)
+        assert limiter.hit(SIXTY, "late")
+        assert not limiter.hit(SIXTY, "later")
+        assert limiter.hit(SIXTY, "caller-5"), "who has a place keeps it"
+        memory.close()
+
+    def test_what_is_remembered_of_places_is_bounded_and_may_be_wrong(
+        self, storage: BucketSharedStorage, clock: HandClock
+    ) -> None:
+        limiter = TokenBucketRateLimiter(storage)
+        slow = RateLimitItemPerDay(10)
+        assert limiter.hit(slow, "a", cost=9)
+        for number in range(MAX_REMEMBERED + 10):
+            clock.move(0.002)
+            assert limiter.hit(SIXTY, f"caller-{number}")
+        assert [limiter.hit(slow, "a") for _ in range(2)] == [True, False]
+
+    def test_many_at_once_each_have_their_own(self, storage: BucketSharedStorage) -> None:
+        limiter = TokenBucketRateLimiter(storage)
+        taken = {f"caller-{number}": random.Random(number).randint(1, 59) for number in range(500)}
+        for name, cost in taken.items():
+            assert limiter.hit(SIXTY, name, cost=cost)
+        for name, cost in taken.items():
+            assert limiter.peek(SIXTY, name).remaining == 60 - cost
+        assert storage.bucket_count() == 500
+
+
+class TestThePackagesTerms:
+    def test_it_has_buckets_and_no_windows(self, storage: BucketSharedStorage) -> None:
+        assert storage.check()
+        windows = FixedWindowRateLimiter(storage)
+        with pytest.raises(NotImplementedError, match="only token buckets"):
+            windows.hit(SIXTY, "a")
+        with pytest.raises(NotImplementedError, match="only token buckets"):
+            windows.test(SIXTY, "a")
+        with pytest.raises(NotImplementedError, match="only token buckets"):
+            storage.get_expiry("a")
+        assert issubclass(OSError, storage.base_exceptions)
+
+    def test_reset_says_how_many_there_were(self, storage: BucketSharedStorage) -> None:
+        limiter = TokenBucketRateLimiter(storage)
+        for name in "abc":
+            assert limiter.hit(SIXTY, name, cost=60)
+        assert storage.reset() == 3
+        assert limiter.hit(SIXTY, "a", cost=60)
+
+    def test_a_rate_of_nothing_admits_nobody(self, storage: BucketSharedStorage) -> None:
+        assert not TokenBucketRateLimiter(storage).hit(RateLimitItemPerMinute(0), "a")
+        assert storage.bucket_count() == 0
