@@ -5,6 +5,9 @@ is taken as it comes (nothing is collected, nothing decompressed); leaving the c
 connection at once, which is how a provider learns that nobody listens any more. Connections are our own
 (``connection.py``, ``connections.py``), because a client session costs several times what the rest of a call does.
 
+``Upstream.begin`` is the same for a request that is bytes already, without anything to wait for: what becomes of it is
+told to a ``Listener``. Where there is something to wait for, ``begin_when_free`` waits for it, and then does the same.
+
 Errors of the transport are ``UpstreamUnreachable`` (nothing was sent), ``UpstreamBroken`` or ``UpstreamTimeout``.
 Whoever is cancelled while waiting for the head of an answer has to know whether the provider may be at work already, so
 ``on_sent`` is called when a request begins to go out.
@@ -15,7 +18,6 @@ was lost before any answer, and either not a byte of it had gone out or repeatin
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
 
@@ -23,9 +25,12 @@ from bitmesh_proxy.errors import UpstreamBroken
 from bitmesh_proxy.providers.base import UpstreamRequest
 from bitmesh_proxy.settings import Upstream as UpstreamSettings
 from bitmesh_proxy.upstream.access import ProviderAccess
-from bitmesh_proxy.upstream.connection import ProviderConnection, Take
-from bitmesh_proxy.upstream.connections import Connections
+from bitmesh_proxy.upstream.connection import ProviderConnection
+from bitmesh_proxy.upstream.connections import Connections, Origin
+from bitmesh_proxy.upstream.inbox import Take
+from bitmesh_proxy.upstream.listener import Listener
 from bitmesh_proxy.upstream.requests import request_bytes
+from bitmesh_proxy.upstream.slots import Slots
 
 #: May be sent again without asking: RFC 9110, section 9.2.2. (PUT and DELETE are not used.)
 _REPEATABLE = frozenset({"GET", "HEAD"})
@@ -88,8 +93,10 @@ class Upstream:
 
     def __init__(self, settings: UpstreamSettings) -> None:
         self._settings = settings
+        #: The head has to come before all is over.
+        self._first_byte_timeout_s = min(settings.first_byte_timeout_s, settings.total_timeout_s)
         self._connections: Connections | None = None
-        self._slots: dict[str, asyncio.Semaphore] = {}
+        self._slots: dict[str, Slots] = {}
 
     async def __aenter__(self) -> Upstream:
         self._connections = Connections(
@@ -112,12 +119,106 @@ class Upstream:
         Entering raises UpstreamUnreachable, UpstreamTimeout or UpstreamBroken. Error *statuses* are the caller's
         business.
         """
+        return Exchange(self._opened(), self._settings, access, request, on_sent=on_sent, slot=self._slots_of(access))
+
+    def begin(
+        self,
+        access: ProviderAccess,
+        origin: Origin,
+        *,
+        head: bytes,
+        body: bytes,
+        listener: Listener,
+        is_head_only: bool = False,
+    ) -> ProviderConnection | None:
+        """Send ``head`` and ``body`` at once, if a connection waits for them and a place at the provider is free.
+
+        ``listener`` is told what becomes of it, never before this has returned, and has to ``finish`` the connection.
+        None: it is certain that nothing has gone out, and nothing will be told; ``begin_when_free`` is the way then.
+        ``is_head_only``: the answer will have no body whatever it says (HEAD).
+        """
+        connections = self._opened()
+        slot = self._slots_of(access)
+        if slot is not None and not slot.take_now():
+            return None
+        connection = connections.take_idle(origin)
+        if connection is None:
+            if slot is not None:
+                slot.release()
+            return None
+        connection.slot = slot
+        now_s = connections.loop.time()
+        settings = self._settings
+        if connection.begin(
+            head,
+            body,
+            listener=listener,
+            first_byte_s=now_s + self._first_byte_timeout_s,
+            idle_s=settings.idle_timeout_s,
+            deadline_s=now_s + settings.total_timeout_s,
+            is_head_only=is_head_only,
+        ):
+            return connection
+        connection.finish()
+        return None
+
+    async def begin_when_free(
+        self,
+        access: ProviderAccess,
+        origin: Origin,
+        *,
+        head: bytes,
+        body: bytes,
+        listener: Listener,
+        is_head_only: bool = False,
+    ) -> ProviderConnection:
+        """As ``begin``, after waiting for a place at the provider and for a connection: a new one, so that nothing is
+        sent a third time.
+
+        ``listener`` is not told anything before this has returned, if it is awaited where it is called. Raises
+        UpstreamUnreachable, UpstreamTimeout or UpstreamBroken, and nothing will be told then.
+        """
+        connections = self._opened()
+        slot = self._slots_of(access)
+        if slot is not None:
+            await slot.take()
+        connection: ProviderConnection | None = None
+        try:
+            now_s = connections.loop.time()
+            settings = self._settings
+            first_byte_s = now_s + self._first_byte_timeout_s
+            connection = await connections.take(origin, is_fresh=True, until_s=first_byte_s)
+            if not connection.begin(
+                head,
+                body,
+                listener=listener,
+                first_byte_s=first_byte_s,
+                idle_s=settings.idle_timeout_s,
+                deadline_s=now_s + settings.total_timeout_s,
+                is_head_only=is_head_only,
+            ):
+                raise UpstreamBroken("The provider closed the connection without an answer.")
+        except BaseException:
+            if connection is not None:
+                connection.finish()
+            if slot is not None:
+                slot.release()
+            raise
+        connection.slot = slot
+        return connection
+
+    def _opened(self) -> Connections:
         if self._connections is None:
             raise RuntimeError("Upstream is used outside of its context")
-        slot = None
-        if access.max_concurrent:
-            slot = self._slots.setdefault(access.name, asyncio.Semaphore(access.max_concurrent))
-        return Exchange(self._connections, self._settings, access, request, on_sent=on_sent, slot=slot)
+        return self._connections
+
+    def _slots_of(self, access: ProviderAccess) -> Slots | None:
+        if not access.max_concurrent:
+            return None
+        slots = self._slots.get(access.name)
+        if slots is None:
+            slots = self._slots[access.name] = Slots(access.max_concurrent)
+        return slots
 
 
 class Exchange:
@@ -133,7 +234,7 @@ class Exchange:
         request: UpstreamRequest,
         *,
         on_sent: Callable[[], None] | None,
-        slot: asyncio.Semaphore | None,
+        slot: Slots | None,
     ) -> None:
         self._connections = connections
         self._settings = settings
@@ -145,7 +246,7 @@ class Exchange:
 
     async def __aenter__(self) -> UpstreamAnswer:
         if self._slot is not None:
-            await self._slot.acquire()
+            await self._slot.take()
         try:
             return await self._send()
         except BaseException:
@@ -168,8 +269,9 @@ class Exchange:
     async def _send(self) -> UpstreamAnswer:
         target, head, body = request_bytes(self._access, self._request)
         settings = self._settings
-        now_s = asyncio.get_running_loop().time()
-        first_byte_s, deadline_s = now_s + settings.first_byte_timeout_s, now_s + settings.total_timeout_s
+        now_s = self._connections.loop.time()
+        deadline_s = now_s + settings.total_timeout_s
+        first_byte_s = min(now_s + settings.first_byte_timeout_s, deadline_s)
         is_repeated = False
         while True:
             connection = None if is_repeated else self._connections.take_idle(target.origin)
@@ -178,7 +280,7 @@ class Exchange:
             self._connection = connection
             if self._on_sent is not None:
                 self._on_sent()
-            is_sent = connection.send(
+            connection.send(
                 head,
                 body,
                 is_head_only=self._request.method == "HEAD",
@@ -187,15 +289,12 @@ class Exchange:
                 deadline_s=deadline_s,
             )
             try:
-                if not is_sent:
-                    await connection.send_rest(body)
-                message = await connection.head()
+                answer = await connection.head()
             except UpstreamBroken:
-                may_repeat = connection.was_refused or (self._request.method in _REPEATABLE and connection.is_silent)
-                if is_repeated or not connection.is_reused or not may_repeat:
+                if is_repeated or not connection.may_repeat(is_repeatable=self._request.method in _REPEATABLE):
                     raise
                 self._connections.give_back(connection)
                 self._connection = None
                 is_repeated = True
                 continue
-            return UpstreamAnswer(connection, status=message.code, headers=message.headers)
+            return UpstreamAnswer(connection, status=answer.code, headers=answer.headers)

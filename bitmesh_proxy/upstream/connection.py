@@ -1,117 +1,114 @@
-"""One connection to a provider: a request out, the head of an answer in, and its body piece by piece as it is read.
+"""One connection to a provider, and the exchange that is under way on it: a request out, an answer in.
 
-Heads are parsed by aiohttp's own parser (llhttp) and then looked at once more, strictly; bodies are only framed
-(``framing.py``). Nothing is collected: a piece is what one read of the socket returned. Whoever is slower than the
-provider makes it wait (reading is paused), and whoever leaves before the end closes the connection at once.
+All that happens is told to a ``Listener`` the moment it is read, with plain calls; ``send``, ``head``, ``read`` and
+``pour`` are the same for those who would rather wait (``inbox.py``). Heads are read by ``heads.py``; bodies are only
+framed (``framing.py``). Nothing is collected here: a piece is what one read of the socket returned. Whoever is slower
+than the provider makes it wait (reading is paused), and whoever leaves before the end closes the connection at once.
 
-One timer serves a whole exchange. It is not moved with every piece; when it fires it looks how long ago the last one
-came, and waits for the rest.
+No piece moves a timer (``watch.py``): when it is time to look, it is seen how long ago the last one came.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, cast
-
-from aiohttp.http import HttpProcessingError
-from aiohttp.http_parser import HttpResponseParser, RawResponseMessage
+import select
+from math import inf
+from typing import Final, Protocol, cast
 
 from bitmesh_proxy.errors import UpstreamBroken, UpstreamTimeout
-from bitmesh_proxy.upstream.framing import ChunkedBody, Framing, FramingError, NoBody, SizedBody, UntilClosed
+from bitmesh_proxy.upstream.framing import Framing, FramingError
+from bitmesh_proxy.upstream.heads import MAX_HEAD_BYTES, MAX_INTERIM_ANSWERS, AnswerHead, HeadReader
+from bitmesh_proxy.upstream.inbox import Inbox, Take
+from bitmesh_proxy.upstream.listener import Listener
+from bitmesh_proxy.upstream.slots import Slots
+from bitmesh_proxy.upstream.watch import Watch
 
-#: Heads above this size are refused before the parser sees them.
-MAX_HEAD_BYTES: Final = 64 * 1024
-#: Interim answers (100, 103) before the real one.
-MAX_INTERIM_ANSWERS: Final = 16
-#: Body that nobody has asked for yet; above it the provider has to wait.
-HIGH_WATER_BYTES: Final = 128 * 1024
-
-#: A request's body above this size goes out in pieces of it, so that other streams get their turn in between.
+#: A request's body above this size goes out in pieces of it, no faster than they are taken.
 WRITE_BYTES: Final = 256 * 1024
 
-#: Takes a piece of the body at once. What it returns, if anything, is awaited before more is read.
-Take = Callable[[bytes], Awaitable[None] | None]
+# Where an exchange stands. FAILED and COMPLETE wait for their listener to finish it.
+_IDLE, _HEAD, _BODY, _COMPLETE, _FAILED = range(5)
+
+
+class Home(Protocol):
+    """The pool that a connection belongs to."""
+
+    heads: HeadReader
+    watch: Watch
+
+    def give_back(self, connection: ProviderConnection) -> None:
+        """The exchange is over."""
+
+    def forget(self, connection: ProviderConnection) -> None:
+        """The connection is lost."""
 
 
 class ProviderConnection(asyncio.Protocol):
-    """A connection, and the exchange that is under way on it. Made by the pool."""
+    """Made by the pool, which hands it out to one exchange after the other."""
 
     __slots__ = (
         "_deadline_s",
-        "_error",
+        "_due_s",
         "_framing",
         "_head",
         "_idle_s",
+        "_inbox",
         "_interim",
         "_is_head_only",
         "_is_paused",
-        "_is_sending",
         "_is_write_paused",
         "_last_s",
+        "_listener",
         "_loop",
-        "_on_lost",
-        "_parser",
-        "_pending",
-        "_ready",
-        "_ready_bytes",
-        "_take",
-        "_timer",
+        "_may_follow",
+        "_phase",
+        "_poll",
         "_transport",
-        "_waiter",
-        "answer",
+        "_unsent",
+        "home",
         "idle_since_s",
-        "is_busy",
-        "is_complete",
         "is_counted",
+        "is_held",
         "is_lost",
         "is_reused",
-        "pool",
+        "is_silent",
+        "slot",
         "was_refused",
+        "watched_s",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, pool: object, on_lost: Callable[..., None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, home: Home) -> None:
         self._loop = loop
-        self.pool = pool
-        self._on_lost = on_lost
+        self.home = home
         self._transport: asyncio.Transport | None = None
-        # It sees heads only, so that it never has a body to keep.
-        self._parser: Any = HttpResponseParser(
-            None,  # only a body would need the protocol
-            loop,
-            2**16,
-            response_with_body=False,
-            auto_decompress=False,
-        )
-        self._waiter: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._ready: deque[bytes] = deque()
-        self.is_busy = False
-        self.is_lost = False
-        self.is_counted = False
-        self.is_reused = False
-        self.was_refused = False
-        self.idle_since_s = 0.0
-        self._is_write_paused = False
-        self._reset()
-
-    def _reset(self) -> None:
+        self._poll: select.poll | None = None
+        self._phase = _IDLE
+        self._listener: Listener | None = None
+        self._inbox: Inbox | None = None
+        self._framing: Framing | None = None
         self._head = b""
         self._interim = 0
-        self._framing: Framing | None = None
-        self._error: Exception | None = None
-        self._ready_bytes = 0
-        self._take: Take | None = None
-        self._pending: Awaitable[None] | None = None
-        self._is_paused = False
+        self._unsent: memoryview | None = None
         self._is_head_only = False
-        self._is_sending = False
-        self._last_s = 0.0
-        self._idle_s = 0.0
-        self._deadline_s = 0.0
-        self.answer: RawResponseMessage | None = None
-        self.is_complete = False
+        self._is_paused = False
+        self._is_write_paused = False
+        self._may_follow = False
+        self._due_s = self._idle_s = self._deadline_s = self._last_s = 0.0
+        #: Pieces lie with the listener that nobody has taken yet, so that silence is not the provider's.
+        self.is_held = False
+        self.is_lost = False
+        #: It stands in its pool's count.
+        self.is_counted = False
+        #: An exchange has been made on it before.
+        self.is_reused = False
+        #: The provider has not said a single byte in this exchange.
+        self.is_silent = True
+        #: It is certain that not a byte of this exchange's request has gone out.
+        self.was_refused = False
+        self.idle_since_s = 0.0
+        #: The place at the provider that goes with this exchange.
+        self.slot: Slots | None = None
+        self.watched_s = inf
 
     # ------------------------------------------------------------ an exchange
 
@@ -121,124 +118,159 @@ class ProviderConnection(asyncio.Protocol):
         return self._transport is not None and not self.is_lost and not self._transport.is_closing()
 
     @property
-    def is_silent(self) -> bool:
-        """Has the provider not said a single byte in this exchange?"""
-        return self._framing is None and not self._head and not self._interim
+    def is_busy(self) -> bool:
+        """Is there an exchange that has not been finished?"""
+        return self._phase != _IDLE
 
     @property
-    def fileno(self) -> int:
-        """Of the socket; -1 when there is none."""
-        if self._transport is None:
-            return -1
-        sock = self._transport.get_extra_info("socket")
-        return int(sock.fileno()) if sock is not None else -1
+    def is_complete(self) -> bool:
+        """Has the exchange's answer come to its end?"""
+        return self._phase == _COMPLETE
+
+    def begin(
+        self,
+        head: bytes,
+        body: bytes,
+        *,
+        listener: Listener,
+        first_byte_s: float,
+        idle_s: float,
+        deadline_s: float,
+        is_head_only: bool = False,
+    ) -> bool:
+        """Send a request; ``listener`` is told the rest, never before this has returned.
+
+        ``first_byte_s`` and ``deadline_s`` (not the earlier one) are moments of the loop's clock, ``idle_s`` a span.
+        ``is_head_only``: the answer will have no body whatever it says (HEAD).
+
+        False: it is certain that nothing has gone out (``was_refused``); nothing will be told, and the connection is to
+        be finished.
+        """
+        transport = self._transport
+        assert self._phase == _IDLE, "one exchange at a time"
+        self._phase = _HEAD
+        self._listener = listener
+        self._is_head_only = is_head_only
+        self._due_s = first_byte_s
+        self._idle_s = idle_s
+        self._deadline_s = deadline_s
+        self.is_silent = True
+        if transport is None or self.is_lost:
+            return self._refuse()
+        if len(body) <= WRITE_BYTES:
+            transport.write(head + body)
+        else:
+            transport.write(head)
+            self._unsent = memoryview(body)
+        # The one case where it is certain that not a byte has gone out: the socket refused the very first one.
+        if transport.is_closing():
+            return self._refuse()
+        if self._due_s < self.watched_s:
+            self.home.watch.add(self, self._due_s)
+        if self._unsent is not None:
+            self._send_more()
+        return True
+
+    def finish(self) -> None:
+        """The exchange is over, however far it has come; nothing more is told. Does nothing when there is none."""
+        if self._phase != _IDLE:
+            self.home.give_back(self)
+
+    def may_repeat(self, *, is_repeatable: bool) -> bool:
+        """After a failure: may the request be sent again, on a new connection? Once, and only if it can do no harm.
+
+        ``is_repeatable``: it would do none even if the provider had got it (GET, HEAD; RFC 9110, section 9.2.2).
+        """
+        return self.is_reused and (self.was_refused or (is_repeatable and self.is_silent))
+
+    def pause(self) -> None:
+        """Make the provider wait. Silence is not counted against it meanwhile."""
+        if not self._is_paused and self._phase in (_HEAD, _BODY) and self.is_usable:
+            assert self._transport is not None
+            self._is_paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Let it go on; what was held is taken."""
+        if self.is_held or self._is_paused:
+            self.is_held = False
+            self._last_s = self._loop.time()  # the silence was ours
+        if self._is_paused:
+            self._is_paused = False
+            if self.is_usable:
+                assert self._transport is not None
+                self._transport.resume_reading()
+
+    def end(self) -> bool:
+        """Finish, as the pool does it. Gives whether another exchange may follow; if not, the connection is closed."""
+        may_follow = self._phase == _COMPLETE and self._may_follow and self._unsent is None and self.is_usable
+        self._phase = _IDLE
+        self._listener = self._inbox = self._framing = None
+        self.is_held = False
+        if self._head or self._interim:
+            self._head, self._interim = b"", 0
+        if may_follow:
+            self.is_reused = True
+            self.resume()
+        else:
+            self._unsent = None
+            self.close()
+        return may_follow
+
+    def close(self) -> None:
+        """At once: what is still to be written is dropped. A provider learns so that nobody listens any more."""
+        if self._transport is not None and not self.is_lost:
+            self._transport.abort()
+
+    def has_something_to_say(self) -> bool:
+        """Is there anything to be read where nothing was asked: an end that the event loop has not seen yet?"""
+        if self._poll is None:  # making one costs as much again as asking it
+            assert self._transport is not None
+            sock = self._transport.get_extra_info("socket")
+            if sock is None or sock.fileno() < 0:
+                return True
+            self._poll = select.poll()
+            self._poll.register(sock.fileno(), select.POLLIN)
+        return bool(self._poll.poll(0))
+
+    # ------------------------------------------------------------ the same for those who wait
 
     def send(
         self, head: bytes, body: bytes, *, is_head_only: bool, first_byte_s: float, idle_s: float, deadline_s: float
-    ) -> bool:
-        """Send a request. ``first_byte_s`` and ``deadline_s`` are moments of the loop's clock, ``idle_s`` a span.
+    ) -> None:
+        """As ``begin``, without a listener: the answer waits for ``head``, and then ``read`` or ``pour``."""
+        inbox = Inbox(self, self._loop)
+        has_begun = self.begin(
+            head,
+            body,
+            listener=inbox,
+            first_byte_s=first_byte_s,
+            idle_s=idle_s,
+            deadline_s=deadline_s,
+            is_head_only=is_head_only,
+        )
+        self._inbox = inbox
+        if not has_begun:
+            inbox.on_error(_broken_before())
 
-        ``is_head_only``: the answer will have no body whatever it says (HEAD). Gives whether all is on its way; a large
-        body is not, and ``send_rest`` has to follow.
-        """
-        assert self._transport is not None, "the pool hands out connected ones"
-        self._reset()
-        self.is_busy = True
-        self._is_head_only = is_head_only
-        self._idle_s = idle_s
-        self._deadline_s = deadline_s
-        self.was_refused = self.is_lost
-        if self.is_lost:
-            self._error = UpstreamBroken("The provider closed the connection without an answer.")
-            return True
-        self._timer = self._loop.call_at(min(first_byte_s, deadline_s), self._on_timer)
-        is_whole = len(body) <= WRITE_BYTES
-        self._transport.write(head + body if is_whole else head)
-        # The one case where it is certain that not a byte has gone out: the socket refused the very first one.
-        self.was_refused = self._transport.is_closing()
-        self._is_sending = not is_whole
-        return is_whole
-
-    async def send_rest(self, body: bytes) -> None:
-        """A large body, in pieces and no faster than it goes out, until all is sent or the provider has answered."""
-        assert self._transport is not None
-        view = memoryview(body)
-        for start in range(0, len(body), WRITE_BYTES):
-            while self._is_write_paused and self.answer is None and self._error is None:
-                await self._wait()
-            if self.answer is not None or self._error is not None:
-                return  # answered early, or lost: the rest interests nobody
-            self._transport.write(view[start : start + WRITE_BYTES])
-        self._is_sending = False
-
-    async def head(self) -> RawResponseMessage:
+    async def head(self) -> AnswerHead:
         """The answer's head. Raises UpstreamBroken or UpstreamTimeout."""
-        while self.answer is None:
-            if self._error is not None:
-                raise self._error
-            await self._wait()
-        return self.answer
+        return await self._waiting_inbox().head()
 
     async def read(self) -> bytes:
         """The next piece of the body, or all that has come meanwhile; empty at the end.
 
         Raises UpstreamBroken when it breaks off, UpstreamTimeout when nothing comes for too long or all takes too long.
         """
-        while not self._ready:
-            if self._error is not None:
-                raise self._error
-            if self.is_complete:
-                return b""
-            await self._wait()
-        return self._take_ready()
+        return await self._waiting_inbox().read()
 
     async def pour(self, take: Take) -> None:
         """Give each piece to ``take`` the moment it is read, until the end. Raises as ``read``, and what it raises."""
-        while True:
-            if self._pending is not None:
-                pending, self._pending = self._pending, None
-                await pending
-                self._resume()
-            elif self._ready:
-                self._pending = take(self._take_ready())
-            elif self._error is not None:
-                raise self._error
-            elif self.is_complete:
-                return
-            else:
-                self._take = take
-                try:
-                    await self._wait()
-                finally:
-                    self._take = None
+        await self._waiting_inbox().pour(take)
 
-    def end(self) -> bool:
-        """The exchange is over, in whichever way. Gives whether another one may follow; if not, it is closed."""
-        self._stop_timer()
-        framing, answer = self._framing, self.answer
-        may_follow = (
-            self.is_complete
-            and self.is_usable
-            and answer is not None
-            and not answer.should_close
-            and not self._is_sending
-            and framing is not None
-            and not framing.rest
-        )
-        self._ready.clear()
-        self._reset()
-        if may_follow:
-            self.is_busy = False
-            self.is_reused = True
-        else:
-            self.close()
-        return may_follow
-
-    def close(self) -> None:
-        """At once: what is still to be written is dropped. A provider learns so that nobody listens any more."""
-        self._stop_timer()
-        if self._transport is not None and not self.is_lost:
-            self._transport.abort()
+    def _waiting_inbox(self) -> Inbox:
+        assert self._inbox is not None, "send comes first"
+        return self._inbox
 
     # ------------------------------------------------------------ the transport's side
 
@@ -248,23 +280,11 @@ class ProviderConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
-        if not self.is_busy or self.is_complete or self._error is not None:
-            # Nobody asked: whatever it is, it must not be taken for the next answer.
-            if self._framing is not None:
-                self._framing.rest += data
-            if not self.is_busy:
-                self.close()
-            return
-        try:
-            is_head_new = self._framing is None
-            if is_head_new:
-                found = self._read_head(data)
-                if found is None:
-                    return
-                data = found
-            self._read_body(data, is_first=is_head_new)
-        except (FramingError, HttpProcessingError) as exc:
-            self._fail(UpstreamBroken("The provider's answer was not valid HTTP."), exc)
+        framing = self._framing
+        if framing is None:
+            self._read_head(data)
+        else:
+            self._read_body(framing, data)
 
     def pause_writing(self) -> None:
         """See asyncio."""
@@ -273,7 +293,8 @@ class ProviderConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """See asyncio."""
         self._is_write_paused = False
-        self._wake()
+        if self._unsent is not None:
+            self._send_more()
 
     def eof_received(self) -> bool:
         """See asyncio. The connection is closed then."""
@@ -282,171 +303,164 @@ class ProviderConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
         self.is_lost = True
-        self._stop_timer()
-        self._on_lost(self)
-        if not self.is_busy or self.is_complete or self._error is not None:
-            return
-        if self._framing is None:
-            self._fail(UpstreamBroken("The provider closed the connection without an answer."), exc)
-        elif exc is None and self._framing.ends_here():
-            self.is_complete = True
-            self._wake()
-        else:
-            self._fail(UpstreamBroken("The provider's answer broke off."), exc)
-
-    def _read_head(self, data: bytes) -> bytes | None:
-        """Add to the head; when it is whole, what came behind it. Raises HttpProcessingError, FramingError."""
-        head = self._head + data if self._head else data
-        start = max(0, len(self._head) - 3)
-        while True:
-            end = head.find(b"\r\n\r\n", start)
-            if end < 0 or end > MAX_HEAD_BYTES:
-                if len(head) > MAX_HEAD_BYTES:
-                    raise FramingError("the head is too long")
-                self._head = head
-                return None
-            messages, _, _ = self._parser.feed_data(head[: end + 4])
-            if not messages:
-                raise FramingError("the head is incomplete")
-            message: RawResponseMessage = messages[0][0]
-            head = head[end + 4 :]
-            if message.code >= 200:
-                break
-            self._interim += 1
-            if message.code == 101 or self._interim > MAX_INTERIM_ANSWERS:
-                raise FramingError("an interim answer that nobody asked for")
-            start = 0
-        self._head = b""
-        self._framing = framing_of(message, is_head_only=self._is_head_only)
-        self.answer = message
-        return head
-
-    def _read_body(self, data: bytes, *, is_first: bool) -> None:
-        framing = self._framing
-        assert framing is not None
-        piece = framing.feed(data) if data else b""
-        self._last_s = self._loop.time()
-        if framing.is_done:
-            self.is_complete = True
-            self._stop_timer()
-        elif is_first:
-            self._watch_silence()
-        if piece:
-            if self._take is not None and self._pending is None and not self._ready:
-                if self._hand_over(piece) and not self.is_complete:
-                    return  # nobody need be woken for it
+        self._transport = self._poll = None
+        self.home.forget(self)
+        if self._phase == _HEAD:
+            self._fail(_broken_before(), exc)
+        elif self._phase == _BODY:
+            framing = self._framing
+            assert framing is not None
+            if exc is None and framing.ends_here():
+                self._complete(framing, b"")
             else:
-                self._keep(piece)
-        self._wake()
+                self._fail(UpstreamBroken("The provider's answer broke off."), exc)
 
-    def _hand_over(self, piece: bytes) -> bool:
-        """Give it to whoever pours. False when there is something to wait for, or to be said."""
-        assert self._take is not None
-        try:
-            self._pending = self._take(piece)
-        except Exception as exc:  # noqa: BLE001 - it belongs to whoever pours, not to the event loop
-            self._fail(exc)
-            return False
-        if self._pending is None:
-            return True
-        self._pause()
+    def _refuse(self) -> bool:
+        self._phase = _FAILED
+        self.was_refused = True
         return False
 
-    def _keep(self, piece: bytes) -> None:
-        self._ready.append(piece)
-        self._ready_bytes += len(piece)
-        if self._ready_bytes > HIGH_WATER_BYTES:
-            self._pause()
+    def _send_more(self) -> None:
+        """A large body, in pieces, until the transport has enough. Once there is an answer nobody wants the rest."""
+        unsent, transport = self._unsent, self._transport
+        assert unsent is not None
+        while unsent and self._phase == _HEAD and not self._is_write_paused:
+            if transport is None or transport.is_closing():
+                return
+            transport.write(unsent[:WRITE_BYTES])
+            self._unsent = unsent = unsent[WRITE_BYTES:]
+        if not unsent:
+            self._unsent = None
 
-    def _take_ready(self) -> bytes:
-        if len(self._ready) == 1:
-            data = self._ready.popleft()
-        else:
-            data = b"".join(self._ready)
-            self._ready.clear()
-        self._ready_bytes = 0
-        if self._pending is None:
-            self._resume()
-        return data
-
-    def _pause(self) -> None:
-        if not self._is_paused and self.is_usable and not self.is_complete:
-            assert self._transport is not None
-            self._is_paused = True
-            self._transport.pause_reading()
-
-    def _resume(self) -> None:
-        if self._is_paused:
-            self._is_paused = False
-            self._last_s = self._loop.time()  # the silence was ours
-            if self.is_usable:
-                assert self._transport is not None
-                self._transport.resume_reading()
-
-    # ------------------------------------------------------------ waiting
-
-    async def _wait(self) -> None:
-        waiter = self._waiter = self._loop.create_future()
+    def _read_head(self, data: bytes) -> None:
+        """Add to the head; when it is whole, say so, and what came behind it."""
+        if self._phase != _HEAD:
+            # Nobody asked: whatever it is, it must not be taken for the next answer.
+            self._may_follow = False
+            if self._phase == _IDLE:
+                self.close()
+            return
+        self.is_silent = False
         try:
-            await waiter
-        finally:
-            self._waiter = None
+            found = self._find_head(data)
+        except FramingError as exc:
+            self._fail(_not_http(), exc)
+            return
+        if found is None:
+            return
+        head, framing, rest = found
+        self._phase = _BODY
+        self._framing = framing
+        self._may_follow = not head.should_close
+        listener = self._listener
+        assert listener is not None
+        try:
+            listener.on_head(head)
+        except Exception as exc:  # noqa: BLE001 - it belongs to the listener, not to the event loop
+            self._fail_for(listener, exc)
+            return
+        if self._framing is not framing:
+            return  # finished
+        if rest or framing.is_done:
+            self._read_body(framing, rest)
+        if self._framing is framing:  # from now on it is silence that is timed
+            self._last_s = now_s = self._loop.time()
+            self.home.watch.add(self, min(now_s + self._idle_s, self._deadline_s))
 
-    def _wake(self) -> None:
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+    def _find_head(self, data: bytes) -> tuple[AnswerHead, Framing, bytes] | None:
+        """The head, the framing behind it, and what came there already. Raises FramingError."""
+        searched = len(self._head)
+        data = self._head + data if searched else data
+        start = max(0, searched - 3)
+        while True:
+            end = data.find(b"\r\n\r\n", start) + 4
+            if end < 4 or end - 4 > MAX_HEAD_BYTES:
+                if len(data) > MAX_HEAD_BYTES:
+                    raise FramingError("the head is too long")
+                self._head = data
+                return None
+            head, framing = self.home.heads.read(data[:end], is_head_only=self._is_head_only)
+            data = data[end:]
+            if framing is not None:
+                self._head = b""
+                return head, framing, data
+            self._interim += 1
+            if head.code == 101 or self._interim > MAX_INTERIM_ANSWERS:
+                raise FramingError("an interim answer that nobody asked for")
+            start = 0
 
-    def _fail(self, error: Exception, cause: Exception | None = None) -> None:
-        """End the exchange, and with it the connection. The first who waits or reads is told."""
+    def _read_body(self, framing: Framing, data: bytes) -> None:
+        try:
+            piece, framed = framing.feed(data)
+        except FramingError as exc:
+            self._fail(_not_http(), exc)
+            return
+        if framing.is_done:
+            self._complete(framing, piece)
+            return
+        self._last_s = self._loop.time()
+        if piece:
+            listener = self._listener
+            assert listener is not None
+            try:
+                listener.on_piece(piece, framed)
+            except Exception as exc:  # noqa: BLE001 - it belongs to the listener, not to the event loop
+                self._fail_for(listener, exc)
+
+    def _complete(self, framing: Framing, piece: bytes) -> None:
+        self._phase = _COMPLETE
+        self._framing = None
+        if framing.rest:
+            self._may_follow = False
+        listener = self._listener
+        assert listener is not None
+        try:
+            if piece:
+                listener.on_piece(piece, None)
+                if self._phase != _COMPLETE or self._listener is not listener:
+                    return  # finished
+            listener.on_end()
+        except Exception as exc:  # noqa: BLE001 - it belongs to the listener, not to the event loop
+            self._fail_for(listener, exc)
+
+    def _fail_for(self, listener: Listener, error: Exception) -> None:
+        """The listener itself has failed. Raises when it has already finished, for then nobody is left to be told."""
+        if self._listener is not listener:
+            raise error
+        self._fail(error)
+
+    def _fail(self, error: Exception, cause: BaseException | None = None) -> None:
+        """End the exchange, and with it the connection."""
         if cause is not None:
             error.__cause__ = cause
-        self._error = error
+        self._phase = _FAILED
+        self._framing = None
         self.close()
-        self._wake()
+        listener = self._listener
+        assert listener is not None
+        listener.on_error(error)
 
-    def _watch_silence(self) -> None:
-        """From the head on it is silence that is timed."""
-        self._stop_timer()
-        self._last_s = self._loop.time()
-        self._timer = self._loop.call_at(min(self._last_s + self._idle_s, self._deadline_s), self._on_timer)
+    # ------------------------------------------------------------ time
 
-    def _on_timer(self) -> None:
-        self._timer = None
-        now_s = self._loop.time()
-        if self._framing is None:
+    def look(self, now_s: float) -> float:
+        """See Watched."""
+        if self._phase == _HEAD:
+            if now_s < self._due_s:
+                return self._due_s
             self._fail(UpstreamTimeout("The provider did not answer in time."))
-            return
-        # What has come and is not taken yet, or what was held back by us, is no silence of the provider's.
-        is_ours = self._is_paused or bool(self._ready)
-        limit_s = min((now_s if is_ours else self._last_s) + self._idle_s, self._deadline_s)
-        if now_s >= limit_s:
+        elif self._phase == _BODY:
+            # What was held back by us, or has not been taken yet, is no silence of the provider's.
+            is_ours = self._is_paused or self.is_held
+            limit_s = min((now_s if is_ours else self._last_s) + self._idle_s, self._deadline_s)
+            if now_s < limit_s:
+                return limit_s
             self._fail(UpstreamTimeout("The provider fell silent."))
-        else:
-            self._timer = self._loop.call_at(limit_s, self._on_timer)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        return inf
 
 
-def framing_of(message: RawResponseMessage, *, is_head_only: bool) -> Framing:
-    """How the body behind a head is framed. Raises FramingError where two readers might disagree."""
-    headers: Mapping[str, str] = message.headers
-    lengths = message.headers.getall("Content-Length", ())
-    codings = message.headers.getall("Transfer-Encoding", ())
-    if codings and (lengths or len(codings) > 1 or codings[0].strip().lower() != "chunked"):
-        raise FramingError("the head names two framings, or one that nobody knows")
-    if len(lengths) > 1:
-        raise FramingError("the head names two lengths")
-    if is_head_only or message.code in (204, 304):
-        return NoBody()
-    if codings:
-        return ChunkedBody()
-    if lengths:
-        length = headers["Content-Length"].strip()
-        if not (length.isascii() and length.isdecimal()):
-            raise FramingError("the length is no number")
-        return SizedBody(int(length))
-    return UntilClosed()
+def _broken_before() -> UpstreamBroken:
+    return UpstreamBroken("The provider closed the connection without an answer.")
+
+
+def _not_http() -> UpstreamBroken:
+    return UpstreamBroken("The provider's answer was not valid HTTP.")

@@ -7,7 +7,6 @@ used: if the provider has closed it, or has said something unasked, it is droppe
 from __future__ import annotations
 
 import asyncio
-import select
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -15,6 +14,8 @@ from typing import NamedTuple
 
 from bitmesh_proxy.errors import UpstreamTimeout, UpstreamUnreachable
 from bitmesh_proxy.upstream.connection import ProviderConnection
+from bitmesh_proxy.upstream.heads import HeadReader
+from bitmesh_proxy.upstream.watch import Watch
 
 
 class Origin(NamedTuple):
@@ -32,14 +33,105 @@ Connect = Callable[[Origin, Callable[[], ProviderConnection]], Awaitable[Provide
 class OriginPool:
     """Of one origin. ``count`` are all of them: waiting, in use and being opened."""
 
-    __slots__ = ("count", "idle", "origin", "reaper", "waiters")
+    __slots__ = ("_connections", "count", "heads", "idle", "in_use", "origin", "reaper", "waiters", "watch")
 
-    def __init__(self, origin: Origin) -> None:
+    def __init__(self, origin: Origin, connections: Connections) -> None:
         self.origin = origin
+        self._connections = connections
+        self.heads = connections.heads
+        self.watch = connections.watch
         self.count = 0
         self.idle: list[ProviderConnection] = []
+        self.in_use: set[ProviderConnection] = set()
         self.waiters: deque[asyncio.Future[None]] = deque()
         self.reaper: asyncio.TimerHandle | None = None
+
+    def take_idle(self) -> ProviderConnection | None:
+        """One that waits, alive; None if there is none."""
+        while self.idle:
+            connection = self.idle.pop()
+            if connection.is_usable and not connection.has_something_to_say():
+                self.in_use.add(connection)
+                return connection
+            connection.close()
+        return None
+
+    def give_back(self, connection: ProviderConnection) -> None:
+        """After an exchange, however it ended. Another one may follow, or it is closed."""
+        self.in_use.discard(connection)
+        may_follow = connection.end()
+        slot, connection.slot = connection.slot, None
+        if slot is not None:
+            slot.release()
+        if not may_follow:
+            return
+        loop = self._connections.loop
+        connection.idle_since_s = loop.time()
+        self.idle.append(connection)
+        if self.waiters:
+            self.wake_next()
+        if self.reaper is None:
+            self.reaper = loop.call_later(self._connections.keepalive_s, self._reap)
+
+    def forget(self, connection: ProviderConnection) -> None:
+        """It is lost. One that was never handed out is counted down by whoever opened it."""
+        self.watch.forget(connection)
+        if not connection.is_counted:
+            return
+        connection.is_counted = False
+        self.in_use.discard(connection)
+        if not connection.is_busy and connection in self.idle:
+            self.idle.remove(connection)
+        self.count_down()
+
+    def count_down(self) -> None:
+        """One less. A pool without any is forgotten: where links lead to any host, pools must not pile up."""
+        self.count -= 1
+        self.wake_next()
+        if not self.count and not self.waiters:
+            if self.reaper is not None:
+                self.reaper.cancel()
+            self._connections.pools.pop(self.origin, None)
+
+    def wake_next(self) -> None:
+        """It is the turn of whoever has waited longest."""
+        while self.waiters:
+            waiter = self.waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    async def wait_for_turn(self) -> None:
+        """Wait until one is idle, or there is room for a new one. Whether it still is has to be looked at."""
+        waiter: asyncio.Future[None] = self._connections.loop.create_future()
+        self.waiters.append(waiter)
+        try:
+            await waiter
+        except BaseException:
+            if waiter.done() and not waiter.cancelled():  # it was our turn, and we do not take it
+                self.wake_next()
+            else:
+                self.waiters.remove(waiter)
+            raise
+
+    def close(self) -> None:
+        """End all of them at once."""
+        if self.reaper is not None:
+            self.reaper.cancel()
+        for connection in (*self.idle, *self.in_use):
+            connection.close()
+        self.idle.clear()
+
+    def _reap(self) -> None:
+        """Close what has waited too long. The oldest stand first."""
+        self.reaper = None
+        loop = self._connections.loop
+        oldest_s = loop.time() - self._connections.keepalive_s
+        while self.idle and self.idle[0].idle_since_s <= oldest_s:
+            self.idle.pop(0).close()
+        if self.idle:
+            wait_s = self.idle[0].idle_since_s - oldest_s
+            self.reaper = loop.call_later(max(wait_s, 0.01), self._reap)
 
 
 class Connections:
@@ -53,31 +145,24 @@ class Connections:
     ) -> None:
         self._open = connect or self._open_by_name
         self._connect_timeout_s = connect_timeout_s
-        self._keepalive_s = keepalive_s
+        self.keepalive_s = keepalive_s
         self._max_per_origin = max_per_origin
-        self._loop = asyncio.get_running_loop()
-        self._pools: dict[Origin, OriginPool] = {}
-        self._in_use: set[ProviderConnection] = set()
+        self.loop = asyncio.get_running_loop()
+        self.heads = HeadReader(self.loop)
+        self.watch = Watch(self.loop)
+        self.pools: dict[Origin, OriginPool] = {}
         self._tls: ssl.SSLContext | None = None
         self._is_closed = False
 
     @property
     def origins(self) -> int:
         """To how many origins there are connections, or some being opened."""
-        return len(self._pools)
+        return len(self.pools)
 
     def take_idle(self, origin: Origin) -> ProviderConnection | None:
         """One that waits, alive; None if there is none."""
-        pool = self._pools.get(origin)
-        if pool is None:
-            return None
-        while pool.idle:
-            connection = pool.idle.pop()
-            if connection.is_usable and not _has_something_to_say(connection):
-                self._in_use.add(connection)
-                return connection
-            connection.close()
-        return None
+        pool = self.pools.get(origin)
+        return pool.take_idle() if pool is not None else None
 
     async def take(self, origin: Origin, *, is_fresh: bool, until_s: float) -> ProviderConnection:
         """One that waits, or a new one (``is_fresh``: only that); waits while there are as many as may be.
@@ -94,65 +179,48 @@ class Connections:
         if self._is_closed:
             raise RuntimeError("the connections have been closed")
         while True:
-            pool = self._pools.get(origin)  # anew each time: an empty one goes while one waits
+            pool = self.pools.get(origin)  # anew each time: an empty one goes while one waits
             if pool is None:
-                pool = self._pools[origin] = OriginPool(origin)
-            connection = None if is_fresh else self.take_idle(origin)
+                pool = self.pools[origin] = OriginPool(origin, self)
+            connection = None if is_fresh else pool.take_idle()
             if connection is not None:
                 return connection
             if pool.count < self._max_per_origin:
                 return await self._connect(pool)
             if pool.idle:  # a fresh one is wanted, so an old one has to go
                 pool.idle.pop(0).close()
-            await self._wait_for_turn(pool)
+            await pool.wait_for_turn()
 
     def give_back(self, connection: ProviderConnection) -> None:
         """After an exchange, however it ended. Another one may follow, or it is closed."""
-        self._in_use.discard(connection)
-        pool = connection.pool
-        assert isinstance(pool, OriginPool)
-        if not connection.end() or self._is_closed:
-            connection.close()
-            return
-        connection.idle_since_s = self._loop.time()
-        pool.idle.append(connection)
-        _wake_next(pool)
-        if pool.reaper is None:
-            pool.reaper = self._loop.call_later(self._keepalive_s, self._reap, pool)
+        connection.home.give_back(connection)
 
     async def close(self) -> None:
         """End all of them at once."""
         self._is_closed = True
-        for pool in self._pools.values():
-            if pool.reaper is not None:
-                pool.reaper.cancel()
-            for connection in pool.idle:
-                connection.close()
-            pool.idle.clear()
-        for connection in list(self._in_use):
-            connection.close()
+        for pool in self.pools.values():
+            pool.close()
+        self.watch.close()
         await asyncio.sleep(0)  # the transports end with the loop's next turn
 
     async def _connect(self, pool: OriginPool) -> ProviderConnection:
         pool.count += 1
         connection: ProviderConnection | None = None
         try:
-            connection = await self._open(
-                pool.origin, lambda: ProviderConnection(self._loop, pool=pool, on_lost=self._forget)
-            )
+            connection = await self._open(pool.origin, lambda: ProviderConnection(self.loop, pool))
         finally:
             if connection is None:
-                self._count_down(pool)
+                pool.count_down()
         connection.is_counted = True
-        self._in_use.add(connection)
+        pool.in_use.add(connection)
         if connection.is_lost:  # meanwhile
-            self._forget(connection)
+            pool.forget(connection)
         return connection
 
     async def _open_by_name(self, origin: Origin, make: Callable[[], ProviderConnection]) -> ProviderConnection:
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                _, connection = await self._loop.create_connection(
+                _, connection = await self.loop.create_connection(
                     make,
                     origin.host,
                     origin.port,
@@ -165,49 +233,6 @@ class Connections:
             raise UpstreamUnreachable("The provider cannot be reached.") from exc
         return connection
 
-    async def _wait_for_turn(self, pool: OriginPool) -> None:
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        pool.waiters.append(waiter)
-        try:
-            await waiter
-        except BaseException:
-            if waiter.done() and not waiter.cancelled():  # it was our turn, and we do not take it
-                _wake_next(pool)
-            else:
-                pool.waiters.remove(waiter)
-            raise
-
-    def _forget(self, connection: ProviderConnection) -> None:
-        """It is lost. One that was never handed out is counted down by whoever opened it."""
-        pool = connection.pool
-        assert isinstance(pool, OriginPool)
-        if not connection.is_counted:
-            return
-        connection.is_counted = False
-        self._in_use.discard(connection)
-        if not connection.is_busy and connection in pool.idle:
-            pool.idle.remove(connection)
-        self._count_down(pool)
-
-    def _count_down(self, pool: OriginPool) -> None:
-        """One less. A pool without any is forgotten: where links lead to any host, pools must not pile up."""
-        pool.count -= 1
-        _wake_next(pool)
-        if not pool.count and not pool.waiters:
-            if pool.reaper is not None:
-                pool.reaper.cancel()
-            self._pools.pop(pool.origin, None)
-
-    def _reap(self, pool: OriginPool) -> None:
-        """Close what has waited too long. The oldest stand first."""
-        pool.reaper = None
-        oldest_s = self._loop.time() - self._keepalive_s
-        while pool.idle and pool.idle[0].idle_since_s <= oldest_s:
-            pool.idle.pop(0).close()
-        if pool.idle:
-            wait_s = pool.idle[0].idle_since_s - oldest_s
-            pool.reaper = self._loop.call_later(max(wait_s, 0.01), self._reap, pool)
-
     async def _tls_context(self) -> ssl.SSLContext:
         if self._tls is None:
             self._tls = await asyncio.to_thread(make_tls_context)  # it reads a few hundred certificates from disk
@@ -219,21 +244,3 @@ def make_tls_context() -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
     return context
-
-
-def _wake_next(pool: OriginPool) -> None:
-    while pool.waiters:
-        waiter = pool.waiters.popleft()
-        if not waiter.done():
-            waiter.set_result(None)
-            return
-
-
-def _has_something_to_say(connection: ProviderConnection) -> bool:
-    """Is there anything to be read where nothing was asked: an end that the event loop has not seen yet?"""
-    fileno = connection.fileno
-    if fileno < 0:
-        return True
-    poll = select.poll()
-    poll.register(fileno, select.POLLIN)
-    return bool(poll.poll(0))

@@ -1,8 +1,9 @@
 """Where the body of a provider's answer ends: its declared length, its chunks, or the end of the connection. Pure.
 
 Each framing takes what was read and gives what of it is body, at once and without keeping it; bytes after the end go
-into ``rest``. Everything that RFC 9112 calls malformed is refused, because two readers that disagree on an end are how
-one caller gets another one's answer. Trailers are read past. Source: RFC 9112, sections 6 and 7.
+into ``rest``. A read that is nothing but whole chunks is given back as it is too, so that whoever writes chunks need
+not frame it again. Everything that RFC 9112 calls malformed is refused, because two readers that disagree on an end are
+how one caller gets another one's answer. Trailers are read past. Source: RFC 9112, sections 6 and 7.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ MAX_SIZE_LINE_BYTES: Final = 256
 MAX_TRAILER_BYTES: Final = 8192
 #: 2⁶⁰ bytes: more hexadecimal digits stand for nothing real.
 MAX_SIZE_DIGITS: Final = 15
+
+#: Of chunks up to this length the beginning is remembered.
+_MAX_KEPT_LENGTH: Final = 4096
+_BEGINNINGS: Final[dict[int, bytes]] = {}
 
 _HEX_DIGITS: Final = b"0123456789abcdefABCDEF"
 
@@ -29,8 +34,11 @@ class Framing(Protocol):
     is_done: bool
     rest: bytes
 
-    def feed(self, data: bytes) -> bytes:
-        """The body in ``data``. Raises FramingError. Not to be called after the end."""
+    def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
+        """The body in ``data``; and ``data`` itself, if it is whole chunks without extensions and not the last one.
+
+        Raises FramingError. Not to be called after the end.
+        """
 
     def ends_here(self) -> bool:
         """The connection has ended. Was that the end of the body?"""
@@ -45,10 +53,10 @@ class NoBody:
         self.is_done = True
         self.rest = b""
 
-    def feed(self, data: bytes) -> bytes:
+    def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
         """Whatever comes is not ours."""
         self.rest += data
-        return b""
+        return b"", None
 
     def ends_here(self) -> bool:
         """It ended before it began."""
@@ -65,17 +73,17 @@ class SizedBody:
         self.is_done = length_bytes == 0
         self.rest = b""
 
-    def feed(self, data: bytes) -> bytes:
+    def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
         """See Framing."""
         size = len(data)
         if size < self._left_bytes:
             self._left_bytes -= size
-            return data
+            return data, None
         self.is_done = True
         if size == self._left_bytes:
-            return data
+            return data, None
         self.rest = data[self._left_bytes :]
-        return data[: self._left_bytes]
+        return data[: self._left_bytes], None
 
     def ends_here(self) -> bool:
         """Only if it was whole."""
@@ -91,9 +99,9 @@ class UntilClosed:
         self.is_done = False
         self.rest = b""
 
-    def feed(self, data: bytes) -> bytes:
+    def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
         """Everything is body."""
-        return data
+        return data, None
 
     def ends_here(self) -> bool:
         """Yes: there is no other way to tell."""
@@ -101,7 +109,7 @@ class UntilClosed:
         return True
 
 
-_SIZE, _DATA, _DATA_END, _TRAILERS = range(4)
+_SIZE, _SIZE_CUT, _DATA, _DATA_END, _TRAILERS = range(5)
 
 
 class ChunkedBody:
@@ -117,16 +125,20 @@ class ChunkedBody:
         self.is_done = False
         self.rest = b""
 
-    def feed(self, data: bytes) -> bytes:
+    def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
         """See Framing."""
-        if self._line:
+        if self._state == _SIZE:
+            # What a stream mostly is: one chunk, whole, in one read. If it is, its length says how it begins.
+            beginning = _BEGINNINGS.get(len(data)) or _beginning_of(len(data))
+            if data.startswith(beginning) and data.endswith(b"\r\n"):
+                return data[len(beginning) : -2], data
+        elif self._line:
             data = self._line + data
             self._line = b""
-        elif self._state == _SIZE:
-            # What a stream mostly is: one chunk, whole, in one read.
-            start = data.find(b"\r\n", 0, MAX_SIZE_DIGITS + 2) + 2
-            if start > 2 and data.endswith(b"\r\n") and chunk_size(data[: start - 2]) == len(data) - start - 2 > 0:
-                return data[start:-2]
+        return self._walk(data)
+
+    def _walk(self, data: bytes) -> tuple[bytes, bytes | None]:
+        is_framed = self._state == _SIZE
         pieces: list[bytes] = []
         at, size = 0, len(data)
         while at < size and not self.is_done:
@@ -154,33 +166,41 @@ class ChunkedBody:
                 if end < 0:
                     self._keep_line(data[at:])
                     break
-                self._take_line(data, at, end)
+                is_framed = self._take_line(data, at, end) and is_framed
                 at = end + 2
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return body, data if is_framed and self._state == _SIZE else None
 
     def ends_here(self) -> bool:
         """Only after the last chunk and the trailers."""
         return self.is_done
 
     def _keep_line(self, line: bytes) -> None:
-        bound = MAX_SIZE_LINE_BYTES if self._state == _SIZE else MAX_TRAILER_BYTES - self._trailer_bytes
+        bound = MAX_TRAILER_BYTES - self._trailer_bytes if self._state == _TRAILERS else MAX_SIZE_LINE_BYTES
         if len(line) > bound:
             raise FramingError("a chunk's size, or the trailers, are too long")
         self._line = line
-
-    def _take_line(self, data: bytes, at: int, end: int) -> None:
-        """A whole line, without its end: a chunk's size, or a trailer; the empty one ends it all."""
         if self._state == _SIZE:
-            size = chunk_size(data[at:end])
-            self._left_bytes = size
-            self._state = _DATA if size else _TRAILERS
-        elif end == at:
-            self.is_done = True
-            self.rest = data[end + 2 :]
-        else:
-            self._trailer_bytes += end - at
-            if self._trailer_bytes > MAX_TRAILER_BYTES:
-                raise FramingError("the trailers are too long")
+            self._state = _SIZE_CUT
+
+    def _take_line(self, data: bytes, at: int, end: int) -> bool:
+        """A whole line, without its end: a chunk's size, or a trailer; the empty one ends it all.
+
+        Gives whether it was a size and nothing else.
+        """
+        if self._state == _TRAILERS:
+            if end == at:
+                self.is_done = True
+                self.rest = data[end + 2 :]
+            else:
+                self._trailer_bytes += end - at
+                if self._trailer_bytes > MAX_TRAILER_BYTES:
+                    raise FramingError("the trailers are too long")
+            return False
+        line = data[at:end]
+        self._left_bytes = chunk_size(line)
+        self._state = _DATA if self._left_bytes else _TRAILERS
+        return line.isalnum()
 
 
 @lru_cache(maxsize=4096)
@@ -190,3 +210,20 @@ def chunk_size(line: bytes) -> int:
     if not digits or len(digits) > MAX_SIZE_DIGITS or digits.translate(None, _HEX_DIGITS):
         raise FramingError("a chunk's size is no hexadecimal number")
     return int(digits, 16)
+
+
+def _beginning_of(length: int) -> bytes:
+    """How ``length`` bytes begin that are one chunk: with its body's size, in as few lower-case digits as it takes.
+
+    Kept for the lengths that events have. No body is empty: that would be the last chunk.
+    """
+    for digits in range(1, MAX_SIZE_DIGITS):
+        size = length - digits - 4
+        if size > 0 and len(b"%x" % size) == digits:
+            break
+    else:
+        return bytes(length + 1)  # which nothing of that length begins with
+    beginning = b"%x\r\n" % size
+    if length <= _MAX_KEPT_LENGTH:
+        _BEGINNINGS[length] = beginning
+    return beginning

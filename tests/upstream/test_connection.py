@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 
 from bitmesh_proxy.errors import CallerLeft, UpstreamBroken, UpstreamTimeout
-from bitmesh_proxy.upstream.connection import HIGH_WATER_BYTES, MAX_HEAD_BYTES, WRITE_BYTES, ProviderConnection
+from bitmesh_proxy.upstream.connection import WRITE_BYTES, ProviderConnection
+from bitmesh_proxy.upstream.heads import MAX_HEAD_BYTES, HeadReader
+from bitmesh_proxy.upstream.inbox import HIGH_WATER_BYTES
+from bitmesh_proxy.upstream.watch import Watch
+from tests.upstream.answers import ANSWERS, HEAD, SIZED
 
 
 class Wire(asyncio.Transport):
@@ -37,10 +41,25 @@ class Wire(asyncio.Transport):
         self.is_aborted = True
 
 
+class Alone:
+    """The home of a connection without a pool."""
+
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.heads = HeadReader(loop)
+        self.watch = Watch(loop)
+
+    def give_back(self, connection: ProviderConnection) -> None:
+        connection.end()
+
+    def forget(self, connection: ProviderConnection) -> None:
+        self.watch.forget(connection)
+
+
 def connected() -> tuple[ProviderConnection, Wire]:
     """A connection that is up, with nothing asked yet."""
     wire = Wire()
-    connection = ProviderConnection(asyncio.get_running_loop(), pool=None, on_lost=lambda _: None)
+    connection = ProviderConnection(asyncio.get_running_loop(), Alone())
     connection.connection_made(wire)
     return connection, wire
 
@@ -67,21 +86,6 @@ async def body_of(connection: ProviderConnection) -> bytes:
     while piece := await connection.read():
         body += piece
     return body
-
-
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
-SIZED = HEAD + b"Content-Length: 5\r\n\r\nhello"
-CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\nX-T: 1\r\n\r\n"
-#: The bytes, the body in them, and whether another answer may follow.
-ANSWERS = {
-    "sized": (SIZED, b"hello", True),
-    "empty": (HEAD + b"Content-Length: 0\r\n\r\n", b"", True),
-    "chunked": (CHUNKED, b"hello", True),
-    "last": (HEAD + b"Content-Length: 5\r\nConnection: close\r\n\r\nhello", b"hello", False),
-    "interim": (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\n" + SIZED, b"hello", True),
-    "no content": (b"HTTP/1.1 204 No Content\r\n\r\n", b"", True),
-    "old": (b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello", b"hello", False),
-}
 
 
 @pytest.mark.parametrize("kind", ANSWERS)
@@ -308,31 +312,27 @@ async def test_the_callers_slowness_is_no_silence_of_the_providers() -> None:
 async def test_a_large_body_goes_out_no_faster_than_it_is_taken() -> None:
     connection, wire = connected()
     body = bytes(range(256)) * (WRITE_BYTES // 256 * 2 + 1)
-    sent = connection.send(b"HEAD", body, is_head_only=False, first_byte_s=1e12, idle_s=1.0, deadline_s=1e12)
-    assert not sent
     connection.pause_writing()
-    sending = asyncio.create_task(connection.send_rest(body))
-    await asyncio.sleep(0)
+    connection.send(b"HEAD", body, is_head_only=False, first_byte_s=1e12, idle_s=1.0, deadline_s=1e12)
     assert wire.written == b"HEAD"
     connection.resume_writing()
-    await sending
     assert wire.written == b"HEAD" + body
-    connection.close()
+    connection.data_received(SIZED)
+    assert await body_of(connection) == b"hello"
+    assert connection.end()
 
 
 @pytest.mark.parametrize("how", ["answered", "lost"])
 async def test_the_rest_of_a_body_is_kept_back_when_it_interests_nobody(how: str) -> None:
     connection, wire = connected()
     body = b"x" * (WRITE_BYTES * 3)
-    connection.send(b"", body, is_head_only=False, first_byte_s=1e12, idle_s=1.0, deadline_s=1e12)
     connection.pause_writing()
-    sending = asyncio.create_task(connection.send_rest(body))
-    await asyncio.sleep(0)
+    connection.send(b"", body, is_head_only=False, first_byte_s=1e12, idle_s=1.0, deadline_s=1e12)
     end: dict[str, Callable[[], None]] = {
         "answered": lambda: connection.data_received(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n"),
         "lost": lambda: connection.connection_lost(None),
     }
     end[how]()
-    await sending
+    connection.resume_writing()
     assert wire.written == b""
     assert not connection.end()

@@ -26,7 +26,7 @@ def fed(framing: Framing, data: bytes, cuts: list[int]) -> bytes:
     pieces = [data[a:b] for a, b in pairwise(edges) if a < b]
     body = b""
     while pieces and not framing.is_done:
-        body += framing.feed(pieces.pop(0))
+        body += framing.feed(pieces.pop(0))[0]
     framing.rest += b"".join(pieces)
     return body
 
@@ -85,9 +85,9 @@ def test_malformed_chunks_are_refused(data: bytes, is_dripped: bool) -> None:
 
 def test_an_end_within_a_chunk_is_none() -> None:
     framing = ChunkedBody()
-    assert framing.feed(b"5\r\nabc") == b"abc"
+    assert framing.feed(b"5\r\nabc") == (b"abc", None)
     assert not framing.ends_here()
-    assert framing.feed(b"de\r\n") == b"de"
+    assert framing.feed(b"de\r\n") == (b"de", None)
     assert not framing.ends_here()
 
 
@@ -108,7 +108,7 @@ def test_a_sized_body_that_breaks_off_is_not_whole() -> None:
 
 def test_a_body_without_a_length_ends_with_the_connection() -> None:
     framing = UntilClosed()
-    assert framing.feed(b"ab") == b"ab"
+    assert framing.feed(b"ab") == (b"ab", None)
     assert not framing.is_done
     assert framing.ends_here()
     assert framing.is_done
@@ -118,5 +118,5 @@ def test_where_there_is_no_body_everything_is_rest() -> None:
     framing = NoBody()
     assert framing.is_done
     assert framing.ends_here()
-    assert framing.feed(b"x") == b""
+    assert framing.feed(b"x") == (b"", None)
     assert framing.rest == b"x"
