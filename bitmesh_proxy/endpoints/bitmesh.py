@@ -21,6 +21,7 @@ from bitmesh_proxy.endpoints.endpoint import Endpoint
 from bitmesh_proxy.endpoints.laravel import Rules, compile_rules
 from bitmesh_proxy.endpoints.laravel_rules import Rule, is_filled, is_integer
 from bitmesh_proxy.endpoints.openai_chat_answers import ChunkRenderer, render_chat
+from bitmesh_proxy.endpoints.plain_chat import plain_chat
 
 #: A side that an image request leaves out while it names the other: Together's default for both.
 DEFAULT_SIDE_PIXELS: Final = 1024
@@ -137,13 +138,18 @@ _CHAT_OPTIONS: Final = (
     "presence_penalty",
 )
 # What does not go to the options: fields with a place of their own, and those that have no say.
-_CHAT_NAMES: Final = {"model", *_CHAT}
+_CHAT_NAMES: Final = frozenset(("model", *_CHAT))
 _IMAGE_NAMES: Final = {"model", *_IMAGE, "quality", "output_format", "response_format", "stream"}
 _VIDEO_NAMES: Final = {"model", *_VIDEO, "quality", "stream"}
 
 
 def parse_chat(body: JsonObject, caller: Caller) -> ChatCall:
     """``POST /chat``. Raises ValidationFailed."""
+    return plain_chat(body, caller.bound_model, without=_CHAT_NAMES) or parse_chat_by_rules(body, caller)
+
+
+def parse_chat_by_rules(body: JsonObject, caller: Caller) -> ChatCall:
+    """What ``parse_chat`` makes of a body that is not plainly good, and would make of one that is."""
     values, model = _check(body, caller, _CHAT_RULES)
     return ChatCall(
         model=model,

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
+
 # Str::trim: PHP's \s with /u, the byte order mark, the zero-width space, the left-to-right mark, and trim()'s own set.
-_TRIMMED: Final = (
+BLANKS: Final = (
     " \t\n\v\f\r\0\x85\xa0\u1680\u180e\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000\ufeff\u200b\u200e"
 )
@@ -24,8 +25,7 @@ _NUMERIC: Final = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?
 _INT64: Final = range(-(2**63), 2**63)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """One rule of one field.
 
     ``passes`` gets the value (trimmed; ``None`` where missing), the object or list that holds it, and the whole body.
@@ -99,7 +99,7 @@ def _size_rule(name: str, parameter: str, kind: str) -> Rule:
 
 def trim(text: str) -> str:
     """The text as TrimStrings leaves it."""
-    return text.strip(_TRIMMED)
+    return text.strip(BLANKS)
 
 
 def is_filled(value: Any) -> bool:
