@@ -48,10 +48,12 @@ from bitmesh_proxy.storage.ledger import LedgerStore
 from bitmesh_proxy.storage.media import SqliteMedia
 from bitmesh_proxy.storage.nonces import SqliteNonces
 from bitmesh_proxy.storage.responses import ResponseStore
+from bitmesh_proxy.straight import StraightLine
 from bitmesh_proxy.upstream.access import configured_access, provider_names, sandbox_access
 from bitmesh_proxy.upstream.attempts import Attempts
 from bitmesh_proxy.upstream.client import Upstream
 from bitmesh_proxy.upstream.outcomes import Outcomes
+from bitmesh_proxy.upstream.straight_chat import StraightChats
 from bitmesh_proxy.web.authenticate import Authenticator
 from bitmesh_proxy.web.error_formats import render_stream_error
 from bitmesh_proxy.web.forwarded import ForwardedTrust
@@ -192,6 +194,7 @@ async def upstream(app: web.Application) -> AsyncIterator[None]:
     """The one client session for calls to providers."""
     settings = app[keys.SETTINGS].upstream
     async with Upstream(settings) as client:
+        app[keys.UPSTREAM] = client
         app[keys.ATTEMPTS] = Attempts(client, max_answer_bytes=settings.max_answer_bytes)
         yield
 
@@ -249,11 +252,12 @@ async def pipeline(app: web.Application) -> AsyncIterator[None]:
         outcomes=outcomes,
         max_answer_bytes=settings.upstream.max_answer_bytes,
     )
+    health = OfferHealth(clock=time.monotonic, unhealthy_s=settings.upstream.unhealthy_s)
     app[keys.PIPELINE] = Pipeline(
         settings=settings,
         catalogue=app[keys.CATALOGUE],
         access=app[keys.ACCESS],
-        health=OfferHealth(clock=time.monotonic, unhealthy_s=settings.upstream.unhealthy_s),
+        health=health,
         metrics=app[keys.METRICS],
         books=app[keys.BOOKS],
         work=work,
@@ -263,6 +267,24 @@ async def pipeline(app: web.Application) -> AsyncIterator[None]:
         idempotency=IdempotencyGate(app[keys.IDEMPOTENCY], settings.idempotency, settlements=app[keys.SETTLEMENTS]),
         settlements=app[keys.SETTLEMENTS],
         render_stream_error=render_stream_error,
+    )
+    app[keys.STRAIGHT] = StraightLine(
+        chats=StraightChats(
+            catalogue=app[keys.CATALOGUE],
+            access=app[keys.ACCESS],
+            health=health,
+            outcomes=outcomes,
+            max_attempts=settings.upstream.max_attempts,
+            max_json_depth=settings.http.max_json_depth,
+        ),
+        books=app[keys.BOOKS],
+        upstream=app[keys.UPSTREAM],
+        outcomes=outcomes,
+        health=health,
+        metrics=app[keys.METRICS],
+        pipeline=app[keys.PIPELINE],
+        render_stream_error=render_stream_error,
+        max_answer_bytes=settings.upstream.max_answer_bytes,
     )
     yield
     # Calls that go on without their caller need all that is closed after this.

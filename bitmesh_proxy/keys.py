@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
 from aiohttp import web
 
 from bitmesh_proxy.billing.reservation import Books
@@ -27,8 +27,10 @@ from bitmesh_proxy.pipeline import Pipeline
 from bitmesh_proxy.settings import Settings
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.idempotency import IdempotencyStore
+from bitmesh_proxy.straight import StraightLine
 from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.attempts import Attempts
+from bitmesh_proxy.upstream.client import Upstream
 from bitmesh_proxy.web.authenticate import Authenticator
 from bitmesh_proxy.web.forwarded import ForwardedTrust
 from bitmesh_proxy.web.received import Received
@@ -37,16 +39,16 @@ if TYPE_CHECKING:
     from bitmesh_proxy.auth.sealing import Sealer
     from bitmesh_proxy.sandbox.server import Sandbox
     from bitmesh_proxy.web.responses.service import Responses
+    from bitmesh_proxy.worker import Worker
 
 
-@dataclass(slots=True)
-class RequestState:
+class RequestState(msgspec.Struct):
     """What the middlewares learn about one request on its way in. Set by them, read below and by the access line."""
 
     context: RequestContext
     caller: Caller | None = None
     #: One for each limit passed; None for a limit that is switched off.
-    snapshots: list[Snapshot | None] = field(default_factory=list)
+    snapshots: list[Snapshot | None] = msgspec.field(default_factory=list)
     received: Received | None = None
     error_code: str | None = None
     #: The answer, once its head has gone out.
@@ -70,6 +72,7 @@ SETTLEMENTS = web.AppKey("settlements", Settlements)
 BOOKS = web.AppKey("books", Books)
 IDEMPOTENCY = web.AppKey("idempotency", IdempotencyStore)
 ACCESS = web.AppKey("access", Mapping[str, ProviderAccess])
+UPSTREAM = web.AppKey("upstream", Upstream)
 ATTEMPTS = web.AppKey("attempts", Attempts)
 MEDIA = web.AppKey("media", MediaResults)
 INPUTS = web.AppKey("inputs", InputMedia)
@@ -77,6 +80,9 @@ INPUTS = web.AppKey("inputs", InputMedia)
 SANDBOX: web.AppKey[Sandbox] = web.AppKey("sandbox")
 METRICS = web.AppKey("metrics", Metrics)
 PIPELINE = web.AppKey("pipeline", Pipeline)
+STRAIGHT = web.AppKey("straight", StraightLine)
+#: What this process has in common with its siblings; absent where one process serves alone.
+WORKER: web.AppKey[Worker] = web.AppKey("worker")
 #: Number of this process among those that share the database.
 INSTANCE = web.AppKey("instance", int)
 #: For what callers carry from one request to another.

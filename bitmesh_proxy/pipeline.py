@@ -13,8 +13,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Protocol
+
+import msgspec
+from msgspec.structs import replace
 
 from bitmesh_proxy.billing.bill import Bill
 from bitmesh_proxy.billing.reservation import Books, Reservation
@@ -66,8 +68,7 @@ class Finisher(Protocol):
     async def fail_stream(self, error: GatewayError, bill: Bill | None) -> bytes: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Incoming:
+class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     """A request that has been authenticated, limited and read."""
 
     context: RequestContext
@@ -117,7 +118,10 @@ class Pipeline:
 
         Raises GatewayError as long as nothing of the answer has gone out, CallerLeft when nobody listens any more.
         """
-        call = endpoint.parse(incoming.body, incoming.caller)
+        await self.serve_parsed(endpoint.parse(incoming.body, incoming.caller), incoming, endpoint, reply)
+
+    async def serve_parsed(self, call: Call, incoming: Incoming, endpoint: Endpoint, reply: Reply) -> None:
+        """As ``serve``, for a body that has been parsed."""
         ticket: Ticket | None = None
         if incoming.idempotency_key is not None:
             entered = await self._idempotency.enter(
@@ -173,9 +177,30 @@ class Pipeline:
                 # What has been read, and paid, in part is not made a second time under the same key.
                 await self._note(ticket.finish_stream if reply.is_started else ticket.abandon)
             raise
-        if isinstance(delivery, Streamed) and endpoint.comments_cost and progress.is_event_stream:
-            delivery = replace(delivery, tail=delivery.tail + _cost_comment(self._cost_headers(reservation, progress)))
-        await self._complete(delivery, reservation, progress=progress, ticket=ticket, reply=reply)
+        await self._complete(delivery, reservation, endpoint=endpoint, progress=progress, ticket=ticket, reply=reply)
+
+    async def serve_open(
+        self,
+        call: Call,
+        offers: Sequence[Offer],
+        *,
+        endpoint: Endpoint,
+        incoming: Incoming,
+        reservation: Reservation,
+        progress: Progress,
+        reply: Reply,
+    ) -> None:
+        """The rest of the line, for a call whose row is open: attempt, settle, the last bytes. Raises as ``serve``."""
+        delivery = await self._deliver(
+            call,
+            offers,
+            endpoint=endpoint,
+            incoming=incoming,
+            reservation=reservation,
+            progress=progress,
+            reply=reply,
+        )
+        await self._complete(delivery, reservation, endpoint=endpoint, progress=progress, ticket=None, reply=reply)
 
     async def _deliver(
         self,
@@ -264,19 +289,24 @@ class Pipeline:
         delivery: Whole | Streamed,
         reservation: Reservation,
         *,
+        endpoint: Endpoint,
         progress: Progress,
         ticket: Ticket | None,
         reply: Reply,
     ) -> None:
         """The last bytes, after the books are closed."""
+        headers = cost_headers(reservation.bill, progress)
         if isinstance(delivery, Streamed):
+            tail = delivery.tail
+            if endpoint.comments_cost and progress.is_event_stream:
+                tail += cost_comment(headers)
             if ticket is not None:
                 await self._note(ticket.finish_stream)
-            if delivery.tail:
-                await reply.write(delivery.tail)
+            if tail:
+                await reply.write(tail)
             await reply.finish()
             return
-        headers = {**delivery.headers, **self._cost_headers(reservation, progress)}
+        headers = {**delivery.headers, **headers}
         if ticket is not None:
             await self._note(lambda: ticket.finish(delivery.status, headers, delivery.body))
         await reply.send(delivery.status, headers, delivery.body)
@@ -298,16 +328,17 @@ class Pipeline:
         )
         return offers[: self._settings.upstream.max_attempts]
 
-    def _cost_headers(self, reservation: Reservation, progress: Progress) -> dict[str, str]:
-        headers = {"X-Bitmesh-Provider": progress.offer.provider} if progress.offer else {}
-        bill = reservation.bill
-        if bill is not None:
-            headers["X-Bitmesh-Cost"] = format_usd(bill.charge_nano_usd)
-            headers["X-Bitmesh-Request-Cost-Basis"] = bill.basis.value
-        return headers
+
+def cost_headers(bill: Bill | None, progress: Progress) -> dict[str, str]:
+    """Who has answered, and what it cost; None: the books are still open."""
+    headers = {"X-Bitmesh-Provider": progress.offer.provider} if progress.offer else {}
+    if bill is not None:
+        headers["X-Bitmesh-Cost"] = format_usd(bill.charge_nano_usd)
+        headers["X-Bitmesh-Request-Cost-Basis"] = bill.basis.value
+    return headers
 
 
-def _cost_comment(headers: Mapping[str, str]) -> bytes:
+def cost_comment(headers: Mapping[str, str]) -> bytes:
     """The cost headers of whole answers as comments of an event stream, which are known only at its end."""
     return b"".join(f": {name}: {value}\n".encode() for name, value in sorted(headers.items())) + b"\n"
 

@@ -11,12 +11,14 @@ from typing import Protocol
 from aiohttp.http_parser import RawRequestMessage
 
 from bitmesh_proxy import keys
+from bitmesh_proxy.calls import Call
+from bitmesh_proxy.endpoints.endpoint import Endpoint
 from bitmesh_proxy.errors import CallerLeft, GatewayError, InternalError
 from bitmesh_proxy.limits.concurrency import Slot
 from bitmesh_proxy.limits.headers import rate_limit_headers
 from bitmesh_proxy.logs import ACCESS
 from bitmesh_proxy.pipeline import Incoming
-from bitmesh_proxy.web.bodies import parse_json_object
+from bitmesh_proxy.straight import StraightCall
 from bitmesh_proxy.web.error_formats import render_error
 from bitmesh_proxy.web.lane.lane import Lane
 from bitmesh_proxy.web.lane.reply import Connection, LaneReply
@@ -38,7 +40,7 @@ class LaneConnection(Connection, Protocol):
 class LaneCall:
     """From ``begin`` to ``LaneConnection.call_ended``."""
 
-    __slots__ = ("_connection", "_lane", "_message", "_reply", "_route", "_slot", "_state", "_task")
+    __slots__ = ("_connection", "_lane", "_message", "_reply", "_route", "_slot", "_state", "_straight", "_task")
 
     def __init__(self, lane: Lane, connection: LaneConnection, route: Route, message: RawRequestMessage) -> None:
         self._lane = lane
@@ -48,6 +50,8 @@ class LaneCall:
         self._state = keys.RequestState(context=lane.context_of(message, route, connection.peer))
         self._reply = LaneReply(connection, self._common_headers)
         self._slot: Slot | None = None
+        # Either of them, once the call has been admitted.
+        self._straight: StraightCall | None = None
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, body: bytes) -> None:
@@ -55,40 +59,62 @@ class LaneCall:
         self._lane.metrics.under_way += 1
         try:
             self._slot = self._lane.admit(self._message, self._route, self._state)
-        except GatewayError as exc:
-            self._refuse(exc)
-            self._end()
-        else:
-            self._task = asyncio.create_task(self._run(body))
+            self._start(body)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the caller gets an answer
+            self._ended(exc)
+
+    def _start(self, body: bytes) -> None:
+        endpoint, caller, line = self._route.plain_call, self._state.caller, self._lane.line
+        assert endpoint is not None, "the lane takes no other route"
+        assert caller is not None, "it was admitted"
+        call = line.chats.parse(body, endpoint, caller)
+        plan = line.chats.plan(call, endpoint, caller)
+        incoming = Incoming(context=self._state.context, caller=caller, body={})
+        if plan is None:
+            self._task = asyncio.create_task(self._run(call, incoming, endpoint))
+            return
+        straight = StraightCall(line, plan, incoming, endpoint=endpoint, reply=self._reply, on_end=self._ended)
+        straight.begin()
+        self._straight = straight
 
     def caller_left(self) -> None:
         """The connection is lost."""
-        if self._task is not None:
+        if self._straight is not None:
+            self._straight.caller_left()
+        elif self._task is not None:
             self._task.cancel()
 
     def pause_writing(self) -> None:
         """The caller reads slowly."""
+        if self._straight is not None:
+            self._straight.pause()
 
     def resume_writing(self) -> None:
         """The caller reads again."""
+        if self._straight is not None:
+            self._straight.resume()
 
-    async def _run(self, raw: bytes) -> None:
-        state, endpoint = self._state, self._route.plain_call
-        assert state.caller is not None, "it was admitted"
-        assert endpoint is not None, "the lane takes no other route"
+    async def _run(self, call: Call, incoming: Incoming, endpoint: Endpoint) -> None:
+        """What does not pass straight through."""
+        error: Exception | None = None
         try:
-            body = await parse_json_object(raw, max_depth=self._lane.max_json_depth)
-            incoming = Incoming(context=state.context, caller=state.caller, body=body)
-            await self._lane.pipeline.serve(incoming, endpoint, self._reply)
-        except (CallerLeft, asyncio.CancelledError):
+            await self._lane.pipeline.serve_parsed(call, incoming, endpoint, self._reply)
+        except asyncio.CancelledError:
+            error = CallerLeft()
+        except Exception as exc:  # noqa: BLE001 - the end of a task: whatever it is, the call must end
+            error = exc
+        self._ended(error)
+
+    def _ended(self, error: Exception | None) -> None:
+        """The answer is out, or ``error`` has to be said."""
+        if isinstance(error, CallerLeft):
             self._reply.abort()
-        except GatewayError as exc:
-            self._refuse(exc)
-        except Exception:
-            log.exception("a request failed", extra={"request_id": state.context.request_id})
+        elif isinstance(error, GatewayError):
+            self._refuse(error)
+        elif error is not None:
+            log.error("a request failed", exc_info=error, extra={"request_id": self._state.context.request_id})
             self._refuse(InternalError("Internal server error"))
-        finally:
-            self._end()
+        self._end()
 
     def _refuse(self, error: GatewayError) -> None:
         """An error in the caller's dialect; once the answer has begun, the connection is cut instead."""

@@ -43,9 +43,9 @@ class Lane:
         self._endpoint_limit = app[keys.ENDPOINT_LIMIT]
         self._concurrency_limit = app[keys.CONCURRENCY_LIMIT]
         self._max_body_bytes = min(MAX_BODY_BYTES, settings.http.max_body_bytes)
-        self.max_json_depth = settings.http.max_json_depth
         self.metrics = app[keys.METRICS]
         self.pipeline = app[keys.PIPELINE]
+        self.line = app[keys.STRAIGHT]
 
     def takes(self, message: RawRequestMessage, payload: StreamReader) -> Route | None:
         """The route, if the lane serves this request. Looks only; nothing has happened when it says no."""

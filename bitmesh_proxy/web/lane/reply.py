@@ -104,13 +104,19 @@ class LaneReply:
     def write_now(self, data: bytes) -> Awaitable[None] | None:
         """The same at once. What it gives has to be awaited before more is written."""
         if data:
-            transport = self._transport()
-            if self._head:
-                transport.write(b"%b%x\r\n%b\r\n" % (self._head, len(data), data))
-                self._head = b""
-            else:
-                transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+            self.push(data)
         return self._drained() if self._connection.writing_paused else None
+
+    def push(self, data: bytes, framed: bytes | None = None) -> None:
+        """The same without a word about who reads slowly. ``framed``: ``data`` as whole chunks, if it came in such."""
+        transport = self._connection.transport
+        if transport is None or transport.is_closing():
+            raise CallerLeft
+        if framed is None:
+            framed = b"%x\r\n%b\r\n" % (len(data), data)
+        if self._head:
+            framed, self._head = self._head + framed, b""
+        transport.write(framed)
 
     async def finish(self) -> None:
         """The clean end of a stream."""

@@ -1,0 +1,492 @@
+"""The line for chat calls that pass straight through, without waiting: each step is called by the one before.
+
+    plan → reserve → send → pass on → settle → the last bytes
+
+It is the line of ``pipeline.py`` with the same rules and built of the same parts, for the one thing that this program
+does most. A coroutine costs nothing where something is waited for, but a call waits four times and is otherwise a few
+lines of work; told by plain calls (the writer's, the provider's connection's, the caller's), it takes no task, no
+future and no turn of the event loop. What is rare is not written twice: connecting, and other offers after the first
+has failed, are coroutines in a task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final, Protocol
+
+from bitmesh_proxy.billing.reservation import Books, Outcome, Reservation
+from bitmesh_proxy.catalogue.health import OfferHealth
+from bitmesh_proxy.context import Surface
+from bitmesh_proxy.dialects.openai_chat_usage_filter import UsageChunkFilter
+from bitmesh_proxy.endpoints.endpoint import Endpoint
+from bitmesh_proxy.errors import CallerLeft, GatewayError, ProviderRefused, UpstreamBroken, UpstreamError
+from bitmesh_proxy.metrics import Metrics
+from bitmesh_proxy.pipeline import Incoming, Pipeline, cost_comment, cost_headers
+from bitmesh_proxy.providers.base import StreamMeter
+from bitmesh_proxy.storage.ledger import Accrued
+from bitmesh_proxy.storage.writer import Failed
+from bitmesh_proxy.upstream.attempts import MAX_ERROR_BYTES, STREAM_HEADERS, THREAD_PARSE_BYTES, Reply
+from bitmesh_proxy.upstream.client import Upstream
+from bitmesh_proxy.upstream.connection import ProviderConnection
+from bitmesh_proxy.upstream.failover import is_offers_fault, may_try_next
+from bitmesh_proxy.upstream.heads import AnswerHead
+from bitmesh_proxy.upstream.outcomes import Outcomes
+from bitmesh_proxy.upstream.progress import Progress
+from bitmesh_proxy.upstream.straight_chat import StraightAttempt, StraightChats, StraightPlan
+
+log = logging.getLogger(__name__)
+
+# What an answer is taken for, by its head.
+_WHOLE: Final = 0
+_STREAM: Final = 1
+#: Not the answer that was asked for: an error, or no stream.
+_REFUSAL: Final = 2
+
+# Where a call stands.
+_OPENING: Final = 0
+_ASKING: Final = 1
+#: Everything that is left to do is done by a coroutine.
+_IN_TASK: Final = 2
+_SETTLING: Final = 3
+_ENDED: Final = 4
+
+
+class StraightReply(Reply, Protocol):
+    """Where an answer goes: a ``Reply``, and the same at once. All but ``abort`` raise CallerLeft."""
+
+    def send_now(self, status: int, headers: Mapping[str, str], body: bytes) -> None: ...
+
+    def start_now(self, status: int, headers: Mapping[str, str]) -> None: ...
+
+    def push(self, data: bytes, framed: bytes | None = None) -> None:
+        """More of a stream, however fast the caller reads; whoever pushes hears of that by ``StraightCall.pause``.
+
+        ``framed``: the same bytes as whole chunks, if they came in such.
+        """
+
+    def finish_now(self, tail: bytes = b"") -> None: ...
+
+
+class StraightLine:
+    """What all straight calls need. One per application."""
+
+    def __init__(
+        self,
+        *,
+        chats: StraightChats,
+        books: Books,
+        upstream: Upstream,
+        outcomes: Outcomes,
+        health: OfferHealth,
+        metrics: Metrics,
+        pipeline: Pipeline,
+        render_stream_error: Callable[[GatewayError, Surface], bytes],
+        max_answer_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.chats = chats
+        self.books = books
+        self.upstream = upstream
+        self.outcomes = outcomes
+        self.health = health
+        self.metrics = metrics
+        self.pipeline = pipeline
+        self.render_stream_error = render_stream_error
+        self.max_answer_bytes = max_answer_bytes
+        self.clock = clock
+
+
+class StraightCall:
+    """One call, from ``begin`` to ``on_end``, and the ``Listener`` of its provider.
+
+    ``on_end`` is called once, with the error that is still to be said to the caller, if any.
+    """
+
+    __slots__ = (
+        "_attempt",
+        "_body",
+        "_body_bytes",
+        "_connection",
+        "_endpoint",
+        "_filter",
+        "_head",
+        "_incoming",
+        "_kind",
+        "_line",
+        "_meter",
+        "_on_end",
+        "_plan",
+        "_progress",
+        "_reply",
+        "_reservation",
+        "_state",
+        "_tail",
+        "_task",
+        "_to_say",
+    )
+
+    def __init__(
+        self,
+        line: StraightLine,
+        plan: StraightPlan,
+        incoming: Incoming,
+        *,
+        endpoint: Endpoint,
+        reply: StraightReply,
+        on_end: Callable[[Exception | None], None],
+    ) -> None:
+        self._line = line
+        self._plan = plan
+        self._incoming = incoming
+        self._endpoint = endpoint
+        self._reply = reply
+        self._on_end = on_end
+        self._attempt = plan.first
+        self._progress = Progress()
+        self._reservation: Reservation = line.books.reserve(
+            context=incoming.context,
+            caller=incoming.caller,
+            endpoint=endpoint.name,
+            model_id=plan.offers[0].model_id,
+            hold_nano_usd=plan.hold_nano_usd,
+            live=not plan.call.test,
+        )
+        self._state = _OPENING
+        self._kind = _WHOLE
+        self._connection: ProviderConnection | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._head: AnswerHead | None = None
+        self._meter: StreamMeter | None = None
+        self._filter: UsageChunkFilter | None = None
+        #: What is read whole: pieces of an answer, or of a refusal.
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        #: A stream's last bytes, but for what it cost.
+        self._tail = b""
+        #: Said to the caller once the books are closed.
+        self._to_say: GatewayError | None = None
+
+    # ------------------------------------------------------------ the caller's side
+
+    def begin(self) -> None:
+        """Reserve. Raises Unavailable and AuthenticationFailed; then the call has not begun."""
+        self._reservation.enter_now(self._opened)
+
+    def caller_left(self) -> None:
+        """Nobody listens any more: the provider is left at once, and what was delivered is settled."""
+        state, task = self._state, self._task
+        if state == _ENDED:
+            return
+        if state == _IN_TASK:
+            assert task is not None, "there is one"
+            task.cancel()  # it settles, and says when it is over
+            return
+        self._leave_provider()
+        if state == _ASKING:
+            if task is not None:
+                task.cancel()
+            self._reservation.settle_now(self._outcome(status=499, word="caller_left"), _note_fault)
+        self._end(CallerLeft())
+
+    def pause(self) -> None:
+        """The caller reads slowly, so the provider has to wait."""
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        """The caller reads again."""
+        if self._connection is not None:
+            self._connection.resume()
+
+    # ------------------------------------------------------------ reserve, send
+
+    def _opened(self, failed: Failed | None) -> None:
+        if failed is not None:
+            self._end(failed.error)
+            return
+        if self._plan.call.stream:  # of a whole answer nothing is delivered before it is settled
+            self._line.books.watch(self._reservation, self._accrued)
+        self._state = _ASKING
+        attempt, line = self._attempt, self._line
+        self._reservation.note_offer(attempt.offer)
+        self._progress.begin(attempt.offer)
+        target, head, body = attempt.request
+        connection = line.upstream.begin(attempt.access, target.origin, head=head, body=body, listener=self)
+        if connection is None:
+            self._task = asyncio.create_task(self._connect(attempt))
+        else:
+            self._connection = connection
+            self._progress.sent = True
+
+    async def _connect(self, attempt: StraightAttempt) -> None:
+        """No connection is idle, so a new one is opened; or the provider is as busy as it may be."""
+        target, head, body = attempt.request
+        try:
+            self._connection = await self._line.upstream.begin_when_free(
+                attempt.access, target.origin, head=head, body=body, listener=self
+            )
+        except GatewayError as exc:
+            self._failed(exc)
+        except Exception as exc:  # noqa: BLE001 - the end of a task: whatever it is, the call must end
+            self._broke(exc)
+        else:
+            self._progress.sent = True
+        self._task = None
+
+    def _accrued(self) -> Accrued | None:
+        return self._line.outcomes.accrued(self._plan.call, self._reservation, self._progress)
+
+    # ------------------------------------------------------------ pass on: the provider's side
+
+    def on_head(self, head: AnswerHead) -> None:
+        """See Listener."""
+        self._head = head
+        if not 200 <= head.code < 300:
+            self._kind = _REFUSAL
+        elif self._plan.call.stream:
+            self._kind = _STREAM if head.media_type == "text/event-stream" else _REFUSAL
+
+    def on_piece(self, data: bytes, framed: bytes | None) -> None:
+        """See Listener."""
+        if self._kind == _STREAM:
+            meter = self._meter
+            if meter is None:
+                self._begin_stream(data)
+                return
+            meter.feed(data)
+            if self._filter is None:
+                self._reply.push(data, framed)
+            elif passed := self._filter.feed(data):
+                self._reply.push(passed)
+            return
+        self._body.append(data)
+        self._body_bytes += len(data)
+        if self._kind == _REFUSAL:
+            if self._body_bytes >= MAX_ERROR_BYTES:
+                self._refused()
+        elif self._body_bytes > self._line.max_answer_bytes:
+            self._failed(UpstreamBroken("The provider's answer is larger than this service takes."))
+
+    def on_end(self) -> None:
+        """See Listener."""
+        if self._kind == _REFUSAL:
+            self._refused()
+        elif self._kind == _STREAM:
+            self._end_stream()
+        else:
+            self._end_whole()
+
+    def on_error(self, error: Exception) -> None:
+        """See Listener."""
+        if isinstance(error, CallerLeft):
+            self.caller_left()
+        elif self._kind == _REFUSAL and isinstance(error, UpstreamError):
+            self._refused()  # the status alone is enough
+        elif isinstance(error, GatewayError):
+            self._failed(error)
+        else:
+            self._broke(error)
+
+    def _begin_stream(self, data: bytes) -> None:
+        """The first piece: an error that comes first is said with a status, for nothing has begun."""
+        attempt, progress = self._attempt, self._progress
+        progress.first_byte_s = self._line.clock()
+        self._meter = progress.meter = meter = attempt.dialect.meter()
+        meter.feed(data)
+        if meter.error is not None:
+            self._failed(ProviderRefused(meter.error, status=502, provider_status=502))
+            return
+        self._reply.start_now(200, {**STREAM_HEADERS, **self._marks()})
+        progress.delivered = True
+        if attempt.drops_usage:
+            self._filter = UsageChunkFilter()
+            data = self._filter.feed(data)
+        if data:
+            self._reply.push(data)
+
+    def _end_stream(self) -> None:
+        meter = self._meter
+        if meter is None:
+            self._failed(UpstreamBroken("The provider's stream ended before its first byte."))
+            return
+        if self._filter is not None and (passed := self._filter.close()):
+            self._reply.push(passed)
+        if meter.error is None and not meter.is_complete:
+            self._failed(UpstreamBroken("The provider's stream broke off."))
+            return
+        self._delivered()
+        # Of an error in the stream the caller has read already, in the provider's words.
+        word = "completed" if meter.error is None else ProviderRefused.code
+        self._settle(self._outcome(status=200, word=word))
+
+    def _end_whole(self) -> None:
+        self._progress.first_byte_s = self._line.clock()
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body = [body]
+        if len(body) > THREAD_PARSE_BYTES:
+            self._leave_provider()
+            self._go_on_in_task(self._settle_large(body))
+            return
+        try:
+            outcome = self._outcome_of_whole(body)
+        except UpstreamError as exc:
+            self._failed(exc)
+            return
+        self._delivered()
+        self._settle(outcome)
+
+    async def _settle_large(self, body: bytes) -> None:
+        """A body that would keep the event loop waiting is read in a thread."""
+        try:
+            outcome = await asyncio.to_thread(self._outcome_of_whole, body)
+        except UpstreamError as exc:
+            self._state = _ASKING
+            self._failed(exc)
+            return
+        self._delivered()
+        self._settle(outcome)
+
+    def _outcome_of_whole(self, body: bytes) -> Outcome:
+        return self._line.chats.outcome_of_whole(self._plan, self._attempt, body, self._progress)
+
+    def _refused(self) -> None:
+        """The provider's error, or something that is no stream."""
+        head, body = self._head, b"".join(self._body)[:MAX_ERROR_BYTES]
+        assert head is not None, "a refusal is known by its head"
+        access = self._attempt.access
+        if not 200 <= head.code < 300:
+            self._failed(access.provider.read_error(head.code, head.headers, body))
+        elif head.media_type.endswith("json") and b'"error"' in body:
+            self._failed(access.provider.read_error(502, head.headers, body))
+        else:
+            self._failed(UpstreamBroken("The provider did not answer with a stream."))
+
+    def _delivered(self) -> None:
+        """The provider has done its part."""
+        self._leave_provider()
+        offer = self._attempt.offer
+        self._line.health.note_success(offer.id)
+        self._line.metrics.note_attempt(offer.provider, "ok")
+
+    def _failed(self, error: GatewayError) -> None:
+        """The attempt has failed: another offer is tried, or this is the call's end."""
+        self._leave_provider()
+        line, offer, reply = self._line, self._attempt.offer, self._reply
+        if isinstance(error, UpstreamError):
+            line.metrics.note_attempt(offer.provider, error.code)
+            if is_offers_fault(error):
+                line.health.note_failure(offer.id)
+            if not reply.is_started and len(self._plan.offers) > 1 and may_try_next(self._plan.call, error):
+                log.info(
+                    "an offer failed, the next one is tried: %s, %s",
+                    offer.id,
+                    error.code,
+                    extra={"request_id": self._incoming.context.request_id},
+                )
+                self._go_on_in_task(self._try_others())
+                return
+        outcome = self._outcome(status=error.status, word=error.code, error=error)
+        if reply.is_started:
+            self._tail = line.render_stream_error(error, self._endpoint.surface)
+        else:
+            self._to_say = error
+        self._settle(outcome)
+
+    async def _try_others(self) -> None:
+        """The other offers, as the pipeline tries them."""
+        await self._line.pipeline.serve_open(
+            self._plan.call,
+            self._plan.offers[1:],
+            endpoint=self._endpoint,
+            incoming=self._incoming,
+            reservation=self._reservation,
+            progress=self._progress,
+            reply=self._reply,
+        )
+        self._end(None)
+
+    def _go_on_in_task(self, work: Coroutine[Any, Any, None]) -> None:
+        self._state = _IN_TASK
+        self._task = asyncio.create_task(self._to_its_end(work))
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except asyncio.CancelledError:
+            if self._reservation.is_open:
+                outcome = self._outcome(status=499, word="caller_left")
+                self._reservation.settle_now(outcome, _note_fault)
+            self._end(CallerLeft())
+        except Exception as exc:  # noqa: BLE001 - the end of a task: whatever it is, the call must end
+            self._end(exc)
+
+    # ------------------------------------------------------------ settle, the last bytes
+
+    def _settle(self, outcome: Outcome) -> None:
+        self._state = _SETTLING
+        self._reservation.settle_now(outcome, self._settled)
+
+    def _settled(self, failed: Failed | None) -> None:
+        if self._state == _ENDED:  # the caller has left meanwhile
+            return
+        try:
+            if failed is not None:
+                raise failed.error
+            self._finish()
+        except Exception as exc:  # noqa: BLE001 - what the writer calls must not raise; the caller hears of it
+            self._end(exc)
+        else:
+            self._end(self._to_say)
+
+    def _finish(self) -> None:
+        """The last bytes. Raises CallerLeft."""
+        if self._to_say is not None:
+            return
+        reservation, progress, reply = self._reservation, self._progress, self._reply
+        if reply.is_started:
+            tail = self._tail
+            if self._endpoint.comments_cost:
+                tail += cost_comment(cost_headers(reservation.bill, progress))
+            reply.finish_now(tail)
+        else:
+            headers = {
+                "Content-Type": "application/json",
+                **self._marks(),
+                **cost_headers(reservation.bill, progress),
+            }
+            reply.send_now(200, headers, self._body[0])
+
+    def _outcome(self, *, status: int, word: str, error: GatewayError | None = None) -> Outcome:
+        return self._line.outcomes.of(
+            self._plan.call, self._reservation, self._progress, status=status, outcome=word, error=error
+        )
+
+    def _marks(self) -> dict[str, str]:
+        """What of a provider's head concerns the caller: that the sandbox made it."""
+        head = self._head
+        return {"X-Bitmesh-Sandbox": "1"} if head and head.headers.get("X-Bitmesh-Sandbox") == "1" else {}
+
+    def _leave_provider(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.finish()
+
+    def _broke(self, error: Exception) -> None:
+        """A fault of ours."""
+        self._leave_provider()
+        self._end(error)
+
+    def _end(self, error: Exception | None) -> None:
+        if self._state == _ENDED:
+            return
+        self._state = _ENDED
+        self._reservation.leave_now()
+        self._on_end(error)
+
+
+def _note_fault(failed: Failed | None) -> None:
+    if failed is not None:
+        log.error("a call whose caller had left could not be settled", exc_info=failed.error)
