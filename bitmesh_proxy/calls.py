@@ -10,9 +10,10 @@ Everything is frozen. Nothing here does I/O, and nothing here knows a provider o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
+
+import msgspec
 
 from bitmesh_proxy.money import NanoUsd
 
@@ -34,8 +35,7 @@ class Operation(StrEnum):
 # ---------------------------------------------------------------- calls
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Media:
+class Media(msgspec.Struct, frozen=True, kw_only=True):
     """An input picture, clip or sound: by ``url`` (https or data URI), or as bytes with their sniffed type."""
 
     kind: Literal["image", "video", "audio", "file"]
@@ -45,16 +45,14 @@ class Media:
     name: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True, kw_only=True):
     """A picture that a video has to pass through. ``position`` is a frame index, ``"first"`` or ``"last"``."""
 
     media: Media
     position: int | str = "first"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChatCall:
+class ChatCall(msgspec.Struct, frozen=True, kw_only=True):
     """A conversation. ``messages`` and ``options`` use the names of OpenAI's chat completions.
 
     ``options`` holds every further field the caller sent (``max_tokens``, ``tools``, ``top_p`` …) except ``model``,
@@ -64,13 +62,12 @@ class ChatCall:
     operation: Literal[Operation.CHAT] = Operation.CHAT
     model: str
     messages: Sequence[JsonObject]
-    options: JsonObject = field(default_factory=dict)
+    options: JsonObject = msgspec.field(default_factory=dict)
     stream: bool = False
     test: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageCall:
+class ImageCall(msgspec.Struct, frozen=True, kw_only=True):
     """One or more pictures from a prompt, or an edit when ``images`` is not empty.
 
     ``width`` and ``height`` in pixels, both or neither. ``quality`` is the caller's word (``auto``, ``low``,
@@ -92,13 +89,12 @@ class ImageCall:
     response_format: Literal["url", "b64_json", "b64_ephemeral"] | None = None
     with_links: bool = False
     output_format: str | None = None
-    options: JsonObject = field(default_factory=dict)
+    options: JsonObject = msgspec.field(default_factory=dict)
     stream: bool = False
     test: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VideoCall:
+class VideoCall(msgspec.Struct, frozen=True, kw_only=True):
     """One clip. ``seconds`` is a decimal string as the contract has it (``"5"``); ``None`` is the model's default."""
 
     operation: Literal[Operation.VIDEO] = Operation.VIDEO
@@ -117,13 +113,12 @@ class VideoCall:
     quality: str | None = None
     frames: tuple[Frame, ...] = ()
     references: tuple[Media, ...] = ()
-    options: JsonObject = field(default_factory=dict)
+    options: JsonObject = msgspec.field(default_factory=dict)
     stream: bool = False
     test: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpeechCall:
+class SpeechCall(msgspec.Struct, frozen=True, kw_only=True):
     """Speech from text."""
 
     operation: Literal[Operation.SPEECH] = Operation.SPEECH
@@ -133,13 +128,12 @@ class SpeechCall:
     output_format: str | None = None
     speed: float | None = None
     instructions: str | None = None
-    options: JsonObject = field(default_factory=dict)
+    options: JsonObject = msgspec.field(default_factory=dict)
     stream: bool = False
     test: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TranscriptionCall:
+class TranscriptionCall(msgspec.Struct, frozen=True, kw_only=True):
     """Text from speech. ``duration_s`` is measured from the container where that is possible."""
 
     operation: Literal[Operation.TRANSCRIPTION] = Operation.TRANSCRIPTION
@@ -149,31 +143,29 @@ class TranscriptionCall:
     prompt: str | None = None
     response_format: str | None = None
     duration_s: float | None = None
-    options: JsonObject = field(default_factory=dict)
+    options: JsonObject = msgspec.field(default_factory=dict)
     stream: bool = False
     test: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmbeddingCall:
+class EmbeddingCall(msgspec.Struct, frozen=True, kw_only=True):
     """Vectors from texts (or token lists)."""
 
     operation: Literal[Operation.EMBEDDING] = Operation.EMBEDDING
     model: str
     inputs: Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
-    options: JsonObject = field(default_factory=dict)
+    options: JsonObject = msgspec.field(default_factory=dict)
     stream: Literal[False] = False
     test: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModerationCall:
+class ModerationCall(msgspec.Struct, frozen=True, kw_only=True):
     """A verdict on texts and pictures."""
 
     operation: Literal[Operation.MODERATION] = Operation.MODERATION
     model: str
     inputs: Sequence[Any]
-    options: JsonObject = field(default_factory=dict)
+    options: JsonObject = msgspec.field(default_factory=dict)
     stream: Literal[False] = False
     test: bool = False
 
@@ -192,8 +184,7 @@ class Basis(StrEnum):
     ESTIMATED = "estimated"  # our price × what we counted ourselves
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """What a call used, in the units that prices are made of. Absent things are 0.
 
     ``input_tokens`` counts *all* input tokens; ``cached_input_tokens``, ``cache_write_tokens`` and
@@ -225,8 +216,7 @@ class Usage:
 # ---------------------------------------------------------------- results of whole answers
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MediaOutput:
+class MediaOutput(msgspec.Struct, frozen=True, kw_only=True):
     """One picture, clip or sound that a provider made: a link of the provider's, or bytes, or a ``path`` there.
 
     ``path`` (under the provider's base URL named ``root``) stands for a link that has to be built from the
@@ -248,8 +238,7 @@ class MediaOutput:
     expires_in_s: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MediaResult:
+class MediaResult(msgspec.Struct, frozen=True, kw_only=True):
     """A whole image (or speech) answer, read. ``raw`` is the provider's JSON where it sent JSON."""
 
     outputs: tuple[MediaOutput, ...]
@@ -273,8 +262,7 @@ class JobStatus(StrEnum):
         return self in (JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.CANCELLED)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobState:
+class JobState(msgspec.Struct, frozen=True, kw_only=True):
     """What a provider says about long work at one moment.
 
     ``provider_job_id`` is what the poll needs. ``usage`` is given when the work is done and its amount is known.
@@ -302,24 +290,21 @@ class FinishReason(StrEnum):
     CONTENT_FILTER = "content_filter"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
+class Started(msgspec.Struct, frozen=True, kw_only=True):
     """The provider accepted the call. Always the first event."""
 
     provider_request_id: str | None = None
     model: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextDelta:
+class TextDelta(msgspec.Struct, frozen=True, kw_only=True):
     """More of the answer's text. ``logprobs`` is a list in OpenAI's chat form."""
 
     text: str
     logprobs: Sequence[JsonObject] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReasoningDelta:
+class ReasoningDelta(msgspec.Struct, frozen=True, kw_only=True):
     """More of the model's reasoning (``is_summary``: of its summary); ``encrypted`` carries a signature or blob."""
 
     text: str = ""
@@ -327,22 +312,19 @@ class ReasoningDelta:
     encrypted: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RefusalDelta:
+class RefusalDelta(msgspec.Struct, frozen=True, kw_only=True):
     """More of a refusal."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Annotation:
+class Annotation(msgspec.Struct, frozen=True, kw_only=True):
     """A citation of the text so far, in the Open Responses form (``url_citation``)."""
 
     annotation: JsonObject
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolCallDelta:
+class ToolCallDelta(msgspec.Struct, frozen=True, kw_only=True):
     """Part of a tool call. The first delta of an ``index`` carries ``call_id`` and ``name``."""
 
     index: int
@@ -351,30 +333,26 @@ class ToolCallDelta:
     arguments: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MediaEvent:
+class MediaEvent(msgspec.Struct, frozen=True, kw_only=True):
     """A picture or sound inside a translated stream; ``partial_index`` is set for previews."""
 
     output: MediaOutput
     partial_index: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsageReport:
+class UsageReport(msgspec.Struct, frozen=True, kw_only=True):
     """The provider's figures so far; the last one counts."""
 
     usage: Usage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class Finished(msgspec.Struct, frozen=True, kw_only=True):
     """The model stopped. Usage may still follow."""
 
     reason: FinishReason
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamFailed:
+class StreamFailed(msgspec.Struct, frozen=True, kw_only=True):
     """The provider reported an error inside the stream. Nothing follows."""
 
     message: str

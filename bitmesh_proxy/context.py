@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from bitmesh_proxy.money import NanoUsd
 
@@ -18,8 +19,7 @@ class Surface(StrEnum):
     OPENAI = "openai"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """An authenticated API key and its account, as they are in the books at this moment.
 
     ``bound_model``: the key speaks to this model only, and ``model`` in a request is prohibited. Rates are requests
@@ -39,8 +39,7 @@ class Caller:
     expires_at_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestContext:
+class RequestContext(msgspec.Struct, frozen=True, kw_only=True):
     """One HTTP request as the rest of the program sees it.
 
     ``request_id`` is ours (``req_`` + 24 hexadecimal digits, the time first). ``address`` is the caller's, taken from

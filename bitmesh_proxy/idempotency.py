@@ -11,8 +11,8 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
+import msgspec
 import orjson
 
 from bitmesh_proxy.billing.settlements import Settlements
@@ -44,8 +44,7 @@ def fingerprint_of(method: str, path: str, body: bytes) -> bytes:
     return digest.digest()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Replay:
+class Replay(msgspec.Struct, frozen=True, kw_only=True):
     """A stored answer, to be sent again."""
 
     status: int

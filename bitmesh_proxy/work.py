@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import orjson
+from msgspec.structs import replace
 
 from bitmesh_proxy.billing.reservation import Reservation
 from bitmesh_proxy.calls import (

@@ -7,25 +7,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
+
+import msgspec
 
 from bitmesh_proxy.auth.oauth1 import OAuthHeader, parse_header
+from bitmesh_proxy.discreet import Discreet
 from bitmesh_proxy.errors import AuthenticationFailed
 
 # Ours are URL-safe base64; keys taken over from another installation may hold anything visible but separators.
 _TOKEN = re.compile(r"[!#-+\--:<-~]{1,512}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BearerCredential:
+class BearerCredential(Discreet, frozen=True, kw_only=True):
     """A token from ``Authorization: Bearer`` or ``x-api-key``."""
 
-    token: str = field(repr=False)
+    unshown: ClassVar[frozenset[str]] = frozenset({"token"})
+
+    token: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OAuthCredential:
+class OAuthCredential(msgspec.Struct, frozen=True, kw_only=True):
     """A signed request. The signature has not been looked at: look up ``consumer_key``, then call ``oauth1.verify``."""
 
     consumer_key: str

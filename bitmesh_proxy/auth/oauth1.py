@@ -19,13 +19,14 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 from urllib.parse import parse_qsl, unquote
 
+import msgspec
 from oauthlib.oauth1.rfc5849 import SIGNATURE_HMAC_SHA1, SIGNATURE_HMAC_SHA256, signature
 
+from bitmesh_proxy.discreet import Discreet
 from bitmesh_proxy.errors import AuthenticationFailed
 
 DEFAULT_WINDOW_S = 300.0
@@ -43,11 +44,12 @@ _SIGNATURE = re.compile(r"[A-Za-z0-9+/]{27}=|[A-Za-z0-9+/]{43}=")
 _TARGET = re.compile(r"/[!\"$-~]*")
 
 
-@dataclass(frozen=True, slots=True)
-class _Signer:
+class _Signer(Discreet, frozen=True):
     """What oauthlib's signing functions read from a client. There are no tokens, so no token secret."""
 
-    client_secret: str = field(repr=False)
+    unshown: ClassVar[frozenset[str]] = frozenset({"client_secret"})
+
+    client_secret: str
     resource_owner_secret: str = ""
 
 
@@ -57,23 +59,23 @@ _SIGN: Mapping[str, Callable[[str, _Signer], str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OAuthHeader:
+class OAuthHeader(Discreet, frozen=True, kw_only=True):
     """A parsed ``Authorization: OAuth …``, its values percent-decoded.
 
     ``signed`` holds every parameter that belongs into the base string, unknown ones included, in the order of the wire.
     """
 
+    unshown: ClassVar[frozenset[str]] = frozenset({"signature", "signed"})
+
     consumer_key: str
     signature_method: str
     timestamp_s: int
     nonce: str
-    signature: str = field(repr=False)
-    signed: tuple[tuple[str, str], ...] = field(repr=False)
+    signature: str
+    signed: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OAuthRequest:
+class OAuthRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What was signed.
 
     ``raw_target`` is path and query exactly as on the request line. ``public_base_urls`` are the addresses under which
@@ -86,14 +88,15 @@ class OAuthRequest:
     header: OAuthHeader
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifiedOAuth:
+class VerifiedOAuth(Discreet, frozen=True, kw_only=True):
     """A good signature. ``signature`` is the base64 text before percent-encoding, as the payload signature wants it."""
+
+    unshown: ClassVar[frozenset[str]] = frozenset({"signature"})
 
     consumer_key: str
     nonce: str
     timestamp_s: int
-    signature: str = field(repr=False)
+    signature: str
 
 
 def parse_header(authorization: str) -> OAuthHeader:

@@ -6,7 +6,8 @@ has counted too, from a usage that cannot be exceeded. Costs are rounded half to
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import msgspec
+from msgspec.structs import replace
 
 from bitmesh_proxy.billing.usage import ChatBound, chat_bound, usage_bound
 from bitmesh_proxy.calls import Basis, Call, ChatCall, ImageCall, SpeechCall, TranscriptionCall, Usage, VideoCall
@@ -21,8 +22,7 @@ MEGAPIXEL = 1024 * 1024
 PIXELS_AT_MOST = 4 * MEGAPIXEL
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
+class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     """``hold_nano_usd``: the call is not charged more than this, before any markup."""
 
     hold_nano_usd: NanoUsd

@@ -11,8 +11,10 @@ English (https://platform.openai.com/tokenizer, "one token generally corresponds
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
+
+import msgspec
+from msgspec.structs import replace
 
 from bitmesh_proxy.calls import (
     Call,
@@ -51,8 +53,7 @@ _PICTURES = frozenset({"image_url", "input_image", "image"})
 _FILES = frozenset({"file", "input_file", "input_audio", "video_url", "input_video", "document"})
 
 
-@dataclass(slots=True)
-class PromptSize:
+class PromptSize(msgspec.Struct):
     """What a conversation consists of. ``text_bytes`` in UTF-8."""
 
     text_bytes: int = 0

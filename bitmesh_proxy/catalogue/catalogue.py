@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from bitmesh_proxy.catalogue.model import Model
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.errors import ModelNotFound
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Catalogue:
+class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
     """Made by ``build``. ``models`` are sorted by id (without case); ``version`` changes when a fact or price does."""
 
     models: tuple[Model, ...]

@@ -8,16 +8,16 @@ dialect's matter.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
+
+import msgspec
 
 from bitmesh_proxy.calls import Call, ChatCall, ImageCall, Operation, SpeechCall, VideoCall
 from bitmesh_proxy.catalogue.offer import Offer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     """A field that an offer does not take: not at all, or (``is_value``) not with this value.
 
     ``reason`` is for people, and goes on from "the model …".

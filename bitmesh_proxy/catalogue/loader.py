@@ -188,7 +188,7 @@ def _make_offer(placed: Placed[OfferRow], model: ModelRow, operation: Operation)
     )
 
 
-_ABILITY_FIELDS = tuple(Abilities.__dataclass_fields__)
+_ABILITY_FIELDS = tuple(Abilities.__struct_fields__)
 
 
 def _check_abilities(row: OfferRow, operation: Operation, complain: Complain) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from bitmesh_proxy.calls import Operation
 from bitmesh_proxy.catalogue.offer import Offer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
+class Model(msgspec.Struct, frozen=True, kw_only=True):
     """``id`` is what callers send (``owner/name`` or a bare name); ``aliases`` resolve to it everywhere.
 
     ``inputs`` and ``outputs`` are modalities: ``text``, ``image``, ``video``, ``audio``, ``embedding``.

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any
+
+import msgspec
 
 from bitmesh_proxy.calls import Operation
 from bitmesh_proxy.catalogue.prices import Price
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Abilities:
+class Abilities(msgspec.Struct, frozen=True, kw_only=True):
     """What an offer can do beyond the bare prompt. Off until tried against the real service."""
 
     #: Input pictures of one call, a clip's frames and references included.
@@ -41,8 +41,7 @@ class Abilities:
     qualities: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
+class Offer(msgspec.Struct, frozen=True, kw_only=True):
     """``upstream_model`` is the provider's own name; ``defaults`` are added to the provider's request where the caller
     did not say; ``options`` are facts that only the provider's dialect reads (voices, names of fields …).
     What an account pays: the offer's ``sell_price`` if there is one, else its cost times ``markup_nano`` (a ratio,
@@ -60,14 +59,14 @@ class Offer:
     default_seconds: int | None = None
     default_size: str | None = None
     #: Callers' words for a quality → the provider's.
-    quality_map: Mapping[str, str] = field(default_factory=dict)
+    quality_map: Mapping[str, str] = msgspec.field(default_factory=dict)
     max_output_tokens: int | None = None
     sell_price: Price | None = None
     markup_nano: int | None = None
     #: ISO date after which the provider no longer serves it. Such an offer is tried last, never hidden.
     retires_on: str | None = None
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    options: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
     @property
     def id(self) -> str:

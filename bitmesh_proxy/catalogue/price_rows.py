@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from bitmesh_proxy.calls import Operation
 from bitmesh_proxy.catalogue.prices import Price
@@ -24,8 +25,7 @@ _ZERO = re.compile(r"^0(\.0+)?$")
 _TIER = re.compile(r"^(?:[a-z][a-z0-9_-]*|[0-9]{1,5}x[0-9]{1,5}|[0-9.]+[pkPK]|[a-z][a-z0-9_-]*/[0-9]{1,5}x[0-9]{1,5})$")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Unit:
+class _Unit(msgspec.Struct, frozen=True, kw_only=True):
     """One price key: where it goes in a ``Price``, and the bounds of what is believed, in US dollars."""
 
     field: str

@@ -8,7 +8,8 @@ for a usage, an *estimate* the upper bound that is reserved before the call; wha
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from bitmesh_proxy.calls import Usage
 from bitmesh_proxy.money import PER_MILLION, NanoUsd, round_half_even
@@ -19,8 +20,7 @@ IMAGE_RESOLUTIONS: Mapping[str, int] = {"0.5k": 512, "1k": 1024, "2k": 2048, "4k
 VIDEO_RESOLUTIONS: Mapping[str, int] = {"2k": 1440, "4k": 2160}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
+class Price(msgspec.Struct, frozen=True, kw_only=True):
     """Nano-dollars. ``*_per_million`` are per million tokens or characters, the others per single unit.
 
     ``image_tiers`` and ``second_tiers`` map ``"quality"``, ``"WxH"``, ``"quality/WxH"`` or a resolution name
@@ -40,12 +40,12 @@ class Price:
     image_output_nano_usd_per_million: int | None = None
     characters_nano_usd_per_million: int = 0
     image_nano_usd: int | None = None
-    image_tiers: Mapping[str, int] = field(default_factory=dict)
+    image_tiers: Mapping[str, int] = msgspec.field(default_factory=dict)
     input_image_nano_usd: int = 0
     megapixel_first_nano_usd: int | None = None
     megapixel_more_nano_usd: int = 0
     second_nano_usd: int | None = None
-    second_tiers: Mapping[str, int] = field(default_factory=dict)
+    second_tiers: Mapping[str, int] = msgspec.field(default_factory=dict)
     #: Of input sound (transcription). Kept apart from seconds so that 0.0037 USD a minute stays a whole number.
     minute_nano_usd: int | None = None
     video_nano_usd: int | None = None

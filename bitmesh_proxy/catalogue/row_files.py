@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -18,8 +17,7 @@ _HEADER = re.compile(r"^[ \t]*\[\[[ \t]*(model|offer)[ \t]*\]\]")
 Row = TypeVar("Row", ModelRow, OfferRow)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """One fault. ``line`` is that of the row's header, None when the fault is the whole file's."""
 
     path: Path
@@ -38,8 +36,7 @@ class CatalogueError(Exception):
         self.problems = tuple(problems)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placed(Generic[Row]):
+class Placed(msgspec.Struct, Generic[Row], frozen=True, kw_only=True):
     """A row and where it stands."""
 
     row: Row
@@ -57,14 +54,13 @@ class Placed(Generic[Row]):
         self.problems.append(Problem(path=self.path, line=self.line, reason=reason))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowFiles:
+class RowFiles(msgspec.Struct, frozen=True, kw_only=True):
     """All rows of all files. ``claimed`` are the models that any offer row names, also one that could not be read."""
 
-    models: list[Placed[ModelRow]] = field(default_factory=list)
-    offers: list[Placed[OfferRow]] = field(default_factory=list)
-    claimed: set[str] = field(default_factory=set)
-    problems: list[Problem] = field(default_factory=list)
+    models: list[Placed[ModelRow]] = msgspec.field(default_factory=list)
+    offers: list[Placed[OfferRow]] = msgspec.field(default_factory=list)
+    claimed: set[str] = msgspec.field(default_factory=set)
+    problems: list[Problem] = msgspec.field(default_factory=list)
 
 
 def read_row_files(dirs: Sequence[Path]) -> RowFiles:

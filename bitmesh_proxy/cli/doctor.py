@@ -6,13 +6,13 @@ import asyncio
 import shutil
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Literal
 
 import aiohttp
 import click
+import msgspec
 
 from bitmesh_proxy.auth.master import load_master_secret
 from bitmesh_proxy.auth.secrets import MasterSecretError
@@ -36,8 +36,7 @@ MAX_CLOCK_ERROR_S = 30.0
 MIN_FREE_BYTES = 256 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """One check's result."""
 
     check: str

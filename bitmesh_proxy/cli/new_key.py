@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from bitmesh_proxy.auth.master import load_master_secret
 from bitmesh_proxy.auth.secrets import derive_consumer_secret, new_consumer_key, new_token, token_digest
+from bitmesh_proxy.discreet import Discreet
 from bitmesh_proxy.settings import Settings
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.ids import make_id
@@ -17,14 +17,15 @@ from bitmesh_proxy.storage.keys import KeySpec, KeyStore
 TOKEN_HINT_CHARACTERS = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewKey:
+class NewKey(Discreet, frozen=True, kw_only=True):
     """A key with its secrets, which are nowhere to be read again."""
 
+    unshown: ClassVar[frozenset[str]] = frozenset({"token", "consumer_secret"})
+
     id: str
-    token: str = field(repr=False)
+    token: str
     consumer_key: str
-    consumer_secret: str = field(repr=False)
+    consumer_secret: str
 
     def as_json(self) -> dict[str, str]:
         """What ``--json`` prints."""

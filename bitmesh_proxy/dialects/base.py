@@ -6,8 +6,9 @@ Build the request, read the answer, read the error: values in, values out, no I/
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final, Protocol
+
+import msgspec
 
 from bitmesh_proxy.calls import (
     ChatCall,
@@ -29,8 +30,7 @@ from bitmesh_proxy.errors import ProviderRefused
 FRESH_UUID: Final = b"00000000-0000-4000-8000-000000000000"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FormPart:
+class FormPart(msgspec.Struct, frozen=True, kw_only=True):
     """One part of a multipart body. A part with ``filename`` is a file."""
 
     name: str
@@ -39,8 +39,7 @@ class FormPart:
     media_type: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpstreamRequest:
+class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be sent to a provider. ``path`` is joined to the provider's base URL (``root`` picks which one).
 
     Exactly one of ``body`` (with ``content_type``) and ``form`` is set for a request with a body.
@@ -53,7 +52,7 @@ class UpstreamRequest:
     path: str
     root: str = "default"
     query: Sequence[tuple[str, str]] = ()
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     body: bytes | None = None
     content_type: str = "application/json"
     form: tuple[FormPart, ...] | None = None
@@ -103,8 +102,7 @@ class StreamReader(Protocol):
 ErrorReader = Callable[[int, Mapping[str, str], bytes], ProviderRefused]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChatDialect:
+class ChatDialect(msgspec.Struct, frozen=True, kw_only=True):
     """Chat. ``wire_format`` equal to the endpoint's means: bytes pass through.
 
     ``request`` builds both plain and streamed calls (``call.stream``), and asks for usage in the stream where the
@@ -125,8 +123,7 @@ class ChatDialect:
     takes_image_urls: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageDialect:
+class ImageDialect(msgspec.Struct, frozen=True, kw_only=True):
     """Pictures in one exchange. ``read`` raises ProviderRefused for a refusal that came as a 200."""
 
     wire_format: str
@@ -136,8 +133,7 @@ class ImageDialect:
     stream_meter: Callable[[], StreamMeter] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VideoDialect:
+class VideoDialect(msgspec.Struct, frozen=True, kw_only=True):
     """Clips as jobs: submit, poll until final."""
 
     wire_format: str
@@ -148,8 +144,7 @@ class VideoDialect:
     takes_image_urls: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpeechDialect:
+class SpeechDialect(msgspec.Struct, frozen=True, kw_only=True):
     """Speech as bytes. ``read_usage`` sees the answer's headers before the first byte is passed on."""
 
     wire_format: str
@@ -158,8 +153,7 @@ class SpeechDialect:
     media_type: Callable[[SpeechCall, Mapping[str, str]], str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TranscriptionDialect:
+class TranscriptionDialect(msgspec.Struct, frozen=True, kw_only=True):
     """Text from sound, whole."""
 
     wire_format: str
@@ -168,8 +162,7 @@ class TranscriptionDialect:
     read_text: Callable[[TranscriptionCall, bytes], str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmbeddingDialect:
+class EmbeddingDialect(msgspec.Struct, frozen=True, kw_only=True):
     """Vectors, whole, passed through."""
 
     wire_format: str
@@ -177,8 +170,7 @@ class EmbeddingDialect:
     read_usage: Callable[[bytes], Usage | None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModerationDialect:
+class ModerationDialect(msgspec.Struct, frozen=True, kw_only=True):
     """A verdict, whole, passed through."""
 
     wire_format: str

@@ -10,11 +10,11 @@ for the instances and parameters of the other two, which the document leaves ope
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 import orjson
+from msgspec.structs import replace
 
 from bitmesh_proxy.calls import ImageCall, JobState, JobStatus, Media, MediaOutput, MediaResult, VideoCall
 from bitmesh_proxy.catalogue.offer import Offer

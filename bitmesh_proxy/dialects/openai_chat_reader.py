@@ -8,9 +8,9 @@ all calls under index 0, no arguments at all.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 import orjson
 
 from bitmesh_proxy.calls import (
@@ -46,8 +46,7 @@ _REASONS: Final = {
 }
 
 
-@dataclass(slots=True)
-class _ToolCall:
+class _ToolCall(msgspec.Struct):
     """One tool call under way. ``held`` are arguments that came before the name."""
 
     index: int

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Final
 
 import orjson
+from msgspec.structs import replace
 
 from bitmesh_proxy.calls import ImageCall, MediaOutput, MediaResult, Usage
 from bitmesh_proxy.catalogue.offer import Offer

@@ -10,9 +10,10 @@ order mark, a last event without its blank line. No regular expression, no decod
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
+
+import msgspec
 
 from bitmesh_proxy.errors import UpstreamBroken
 
@@ -22,8 +23,7 @@ _BOM: Final = b"\xef\xbb\xbf"
 MAX_EVENT_BYTES: Final = 32 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class SseEvent:
+class SseEvent(msgspec.Struct, frozen=True):
     """One event. ``event`` is empty where the stream gave no name; ``data`` holds its lines joined by LF."""
 
     event: str

@@ -7,8 +7,9 @@ events; where a chat provider's ``wire_format`` equals ``chat_format``, none is 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import msgspec
 
 from bitmesh_proxy.calls import (
     Call,
@@ -33,8 +34,7 @@ class ChunkRenderer(Protocol):
     def finish(self) -> bytes: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobView:
+class JobView(msgspec.Struct, frozen=True, kw_only=True):
     """A job as an endpoint shows it. ``created_at_s`` and ``completed_at_s`` are Unix time; ``urls`` are our own."""
 
     state: JobState
@@ -42,11 +42,10 @@ class JobView:
     created_at_s: float
     completed_at_s: float | None = None
     urls: Sequence[str] = ()
-    call_facts: Mapping[str, Any] = field(default_factory=dict)
+    call_facts: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MadePictures:
+class MadePictures(msgspec.Struct, frozen=True, kw_only=True):
     """A finished image call, for endpoints whose answer says what it cost.
 
     The outputs of ``result`` hold their bytes where the call wants them; ``urls`` are our own, one for each output,
@@ -62,8 +61,7 @@ class MadePictures:
     charge_nano_usd: NanoUsd
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """``name`` stands in the ledger, in limits and in metrics.
 
     ``drops_unasked_usage``: a streamed chat lacks the chunk with the usage unless the caller asked for it.

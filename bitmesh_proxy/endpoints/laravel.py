@@ -23,8 +23,9 @@ wants a JSON list (PHP has one type for both), ``numeric`` wants a finite number
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from bitmesh_proxy.endpoints.laravel_rules import Rule, compile_rule, spaced, trim
 from bitmesh_proxy.errors import ValidationFailed
@@ -41,8 +42,7 @@ class _Missing:
 _MISSING: Final = _Missing()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Field:
+class _Field(msgspec.Struct, frozen=True, kw_only=True):
     """A name with its rules. ``path`` holds the name's parts, ``is_needed``: a rule of it looks at what is missing."""
 
     path: tuple[str, ...]

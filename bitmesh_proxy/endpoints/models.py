@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from bitmesh_proxy.calls import (
     Call,
@@ -52,8 +53,7 @@ _FREE: Final[Mapping[str, bool]] = {"true": True, "1": True, "false": False, "0"
 MAX_LIMIT: Final = 10_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Query:
+class Query(msgspec.Struct, frozen=True, kw_only=True):
     """What of the catalogue is wanted, and in which order. ``provider`` is an owner or who serves the model."""
 
     kind: str | None = None
@@ -64,8 +64,7 @@ class Query:
     limit: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One model as it is shown. ``price_nano_usd`` is that of a typical call at the cheapest offer."""
 
     model: Model
@@ -75,8 +74,7 @@ class Entry:
     is_free: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelList:
+class ModelList(msgspec.Struct, frozen=True, kw_only=True):
     """The whole list, made once at start: neither catalogue nor providers change while the process runs."""
 
     catalogue: Catalogue

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
 import orjson
 
 from bitmesh_proxy.calls import (
@@ -38,8 +38,7 @@ from bitmesh_proxy.errors import ProviderRefused
 DONE: Final = b"data: [DONE]\n\n"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
+class Head(msgspec.Struct, frozen=True, kw_only=True):
     """What every answer and every chunk of it repeats. ``created_s`` is Unix time."""
 
     response_id: str
@@ -87,17 +86,16 @@ def render_whole(events: Sequence[Event], head: Head) -> JsonObject:
     return answer
 
 
-@dataclass(slots=True)
-class _Message:
+class _Message(msgspec.Struct):
     """One assistant message as it comes together."""
 
-    text: list[str] = field(default_factory=list)
-    reasoning: list[str] = field(default_factory=list)
-    refusal: list[str] = field(default_factory=list)
-    logprobs: list[JsonObject] = field(default_factory=list)
-    annotations: list[JsonObject] = field(default_factory=list)
-    images: list[JsonObject] = field(default_factory=list)
-    tool_calls: dict[int, dict[str, Any]] = field(default_factory=dict)
+    text: list[str] = msgspec.field(default_factory=list)
+    reasoning: list[str] = msgspec.field(default_factory=list)
+    refusal: list[str] = msgspec.field(default_factory=list)
+    logprobs: list[JsonObject] = msgspec.field(default_factory=list)
+    annotations: list[JsonObject] = msgspec.field(default_factory=list)
+    images: list[JsonObject] = msgspec.field(default_factory=list)
+    tool_calls: dict[int, dict[str, Any]] = msgspec.field(default_factory=dict)
     reason: FinishReason = FinishReason.STOP
 
     def add(self, event: Event) -> None:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 import orjson
 
 from bitmesh_proxy.calls import JsonObject, Media
@@ -30,8 +30,7 @@ def _as_it_is(text: str) -> Any:
     return text
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Field:
+class Field(msgspec.Struct, frozen=True, kw_only=True):
     """``expected`` completes "expected …"; ``read_text`` reads a form's text, and gives it back where it cannot."""
 
     expected: str

@@ -10,8 +10,9 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from bitmesh_proxy.media.files import Files, FileThreads
 from bitmesh_proxy.media.ids import is_media_id
@@ -23,8 +24,7 @@ SWEEP_INTERVAL_S = 600.0
 _TYPES = {ending: media_type for media_type, ending in EXTENSIONS.items()}
 
 
-@dataclass(slots=True, kw_only=True)
-class CopyEntry:
+class CopyEntry(msgspec.Struct, kw_only=True):
     """One whole copy. Times are Unix times."""
 
     media_id: str

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from bitmesh_proxy.errors import NotFound
 from bitmesh_proxy.media.copies import CopyReader, CopyStore
@@ -27,8 +28,7 @@ _KINDS: frozenset[FetchKind] = frozenset({"image", "video", "audio"})
 CredentialHeaders = Callable[[str], Mapping[str, str]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveryLimits:
+class DeliveryLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How many fetches at once, how long one waits for its turn, how much is finished for nobody.
 
     ``max_waiting_copies`` bounds the copies that are made ahead of anybody asking; beyond it none is made ahead.
@@ -47,8 +47,7 @@ class ByteSource(Protocol):
         """Up to ``size`` bytes; empty at the true end. Raises FetchError or OSError when they break off."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """A result that can be read.
 
     ``length_bytes`` is None when nobody knows it yet; then it can only be read whole. ``is_kept`` says that the bytes

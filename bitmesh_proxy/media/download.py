@@ -14,8 +14,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Literal, Protocol
+
+import msgspec
 
 from bitmesh_proxy.media.copies import CopyFailed, CopyStore, RunningCopy
 from bitmesh_proxy.media.fetch_errors import FetchBroken, FetchError, FetchGone, FetchNotMedia
@@ -46,8 +47,7 @@ class Incoming(Protocol):
         """The body. Raises FetchError."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MediaHead:
+class MediaHead(msgspec.Struct, frozen=True, kw_only=True):
     """What is known before the first byte. ``length_bytes`` is None when the provider did not declare it."""
 
     media_type: str

@@ -17,11 +17,11 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self
 
 import aiohttp
+import msgspec
 from aiohttp import abc
 from yarl import URL
 
@@ -43,8 +43,7 @@ _NO_CODING = frozenset({"", "identity", "aws-chunked"})
 _READ_BUFFER_BYTES = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FetchLimits:
+class FetchLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How much, how far, how long. ``total_timeout_s`` is time spent waiting for the other side, all in all."""
 
     max_bytes: int = 512 * 1024 * 1024

@@ -7,7 +7,8 @@ nothing behind where the provider gave bytes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from bitmesh_proxy.calls import ImageCall, MediaOutput
 from bitmesh_proxy.errors import NotFound, UpstreamBroken

@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import replace
 from typing import Any, Final, TypeAlias
+
+from msgspec.structs import replace
 
 from bitmesh_proxy.calls import Call, ChatCall, ImageCall, JsonObject, Media, TranscriptionCall, VideoCall
 from bitmesh_proxy.dialects.media_inputs import bytes_of, is_remote

@@ -7,7 +7,8 @@ bytes; so dates are not needed, and an ``If-Range`` with a date never matches.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 _RANGE = re.compile(r"bytes[ \t]*=[ \t]*(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))[ \t]*", re.ASCII | re.IGNORECASE)
 
@@ -16,8 +17,7 @@ class RangeNotSatisfiable(Exception):
     """The part that is asked for lies beyond the end (416)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Part(msgspec.Struct, frozen=True, kw_only=True):
     """The bytes from ``start`` up to ``end`` (not included) of ``total_bytes``."""
 
     start: int

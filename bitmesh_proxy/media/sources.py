@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+import msgspec
 
 from bitmesh_proxy.media.ids import is_media_id
 from bitmesh_proxy.media.origins import Origin, origin_of
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResultSource:
+class ResultSource(msgspec.Struct, frozen=True, kw_only=True):
     """One provider as this room sees it.
 
     ``origins`` are those of its configured base URLs: only they ever see its credential, and they may be private.

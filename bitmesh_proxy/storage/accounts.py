@@ -6,7 +6,8 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from bitmesh_proxy.errors import Conflict, NotFound
 from bitmesh_proxy.money import MAX_NANO_USD, NanoUsd
@@ -14,8 +15,7 @@ from bitmesh_proxy.storage.database import Database, Row
 from bitmesh_proxy.storage.ids import RandomBytes, make_id
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
+class Account(msgspec.Struct, frozen=True, kw_only=True):
     """``held_nano_usd`` is the part of the balance that open requests have reserved."""
 
     id: str

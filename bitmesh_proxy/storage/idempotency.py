@@ -6,8 +6,9 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from bitmesh_proxy.storage.database import Database
 
@@ -18,13 +19,11 @@ SWEEP_INTERVAL_S = 60.0
 SWEEP_ROWS = 1_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claimed:
+class Claimed(msgspec.Struct, frozen=True, kw_only=True):
     """The caller is the first with this key."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Existing:
+class Existing(msgspec.Struct, frozen=True, kw_only=True):
     """What is there of the first call. ``body`` and its company only when ``finished``."""
 
     state: State

@@ -15,16 +15,16 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+import msgspec
 
 from bitmesh_proxy.storage.database import Database, Row
 from bitmesh_proxy.storage.ids import RandomBytes, make_id
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Census:
+class Census(msgspec.Struct, frozen=True, kw_only=True):
     """Numbers of processes that have a row, by whether they still live."""
 
     alive: tuple[int, ...]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import orjson
 from msgspec import structs
 
@@ -21,8 +21,7 @@ from bitmesh_proxy.storage.ledger import Closing, close_request
 MAX_STATE_BYTES = 256 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewJob:
+class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     """A job that a provider has just taken. ``facts`` and ``state`` are JSON objects."""
 
     account_id: str
@@ -39,8 +38,7 @@ class NewJob:
     next_poll_at_s: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A job's row. ``polls`` counts answers, ``refusals`` the polls in a row that the provider did not know it at."""
 
     id: str

@@ -15,8 +15,9 @@ import sqlite3
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from bitmesh_proxy.context import Caller
 from bitmesh_proxy.errors import Conflict, NotFound
@@ -25,8 +26,7 @@ from bitmesh_proxy.storage.database import Database, Row
 from bitmesh_proxy.storage.failures import is_double
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeySpec:
+class KeySpec(msgspec.Struct, frozen=True, kw_only=True):
     """A key to be made. ``id`` comes from the maker, because secrets are derived from it.
 
     ``token_digest`` (32 bytes) or ``consumer_key`` or both. ``token_hint``: the token's last characters, for people.
@@ -49,8 +49,7 @@ class KeySpec:
     expires_at_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyRecord:
+class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A key as it is in the books. ``is_disabled`` counts the account's switch in."""
 
     caller: Caller

@@ -10,10 +10,10 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct
 
 from bitmesh_proxy.calls import Basis, Usage
@@ -68,16 +68,14 @@ class Closing(Struct, frozen=True, kw_only=True):
         return "released" if self.basis is None else "settled"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accrued:
+class Accrued(msgspec.Struct, frozen=True, kw_only=True):
     """What an open request has delivered so far."""
 
     cost_nano_usd: NanoUsd
     charge_nano_usd: NanoUsd
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerRow:
+class LedgerRow(msgspec.Struct, frozen=True, kw_only=True):
     """A request as the ledger has it. Token counts and the like are 0 where nothing was used."""
 
     request_id: str
@@ -312,7 +310,7 @@ LEFT JOIN names AS upstream_models ON upstream_models.number = requests.upstream
 
 def _ledger_row(row: Row) -> LedgerRow:
     values: list[Any] = list(row)
-    fields = LedgerRow.__dataclass_fields__
+    fields = LedgerRow.__struct_fields__
     named = dict(zip(fields, values, strict=True))
     named["basis"] = None if named["basis"] is None else Basis(named["basis"])
     named["is_live"] = bool(named["is_live"])

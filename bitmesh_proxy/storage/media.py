@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from bitmesh_proxy.storage.database import Database
 
@@ -13,8 +14,7 @@ _COLUMNS = "id, provider, account_id, kind, created_at_ms, url, is_short, needs_
 PRUNE_ROWS = 5_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MediaRecord:
+class MediaRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One id that was handed out.
 
     ``url`` is the provider's link; None for a short id (its link is built from the configured origin of ``provider``)

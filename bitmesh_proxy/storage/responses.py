@@ -10,9 +10,9 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import orjson
 
 from bitmesh_proxy.calls import JsonObject
@@ -46,8 +46,7 @@ WHERE account_id = ? AND created_at_ms >= ? ORDER BY depth DESC
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredResponse:
+class StoredResponse(msgspec.Struct, frozen=True, kw_only=True):
     """A response. ``body`` is the response object, but for ``items``, which follow from it.
 
     ``input_items`` are its own, not those of what it follows. ``asked``: what is needed of the request to finish it
@@ -66,7 +65,7 @@ class StoredResponse:
     previous_id: str | None = None
     is_background: bool = False
     job_id: str | None = None
-    asked: Mapping[str, Any] = field(default_factory=dict)
+    asked: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
     @property
     def output(self) -> Sequence[JsonObject]:

@@ -7,8 +7,9 @@ read the years before it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from bitmesh_proxy.money import NanoUsd
 from bitmesh_proxy.storage.database import Database
@@ -28,8 +29,7 @@ _DIMENSIONS: dict[str, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsageFilter:
+class UsageFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which requests count. Times are Unix seconds; ``is_live`` False asks for test calls only."""
 
     account_id: str | None = None
@@ -40,8 +40,7 @@ class UsageFilter:
     is_live: bool | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsageLine:
+class UsageLine(msgspec.Struct, frozen=True, kw_only=True):
     """One group of requests. ``group`` has a value for each dimension that was asked for."""
 
     group: tuple[str, ...]

@@ -5,14 +5,13 @@ It reads every row of the ledger, in one snapshot, beside a running server witho
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from bitmesh_proxy.money import format_usd
 from bitmesh_proxy.storage.database import Database
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Check:
+class _Check(msgspec.Struct, frozen=True, kw_only=True):
     """``sql`` gives what should not be there: a name, and the two figures that should be the same."""
 
     text: str

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from msgspec.structs import replace
 
 from bitmesh_proxy.calls import MediaOutput
+from bitmesh_proxy.discreet import Discreet
 from bitmesh_proxy.providers import PROVIDERS, openai_compatible
 from bitmesh_proxy.providers.base import Provider, UpstreamRequest
 from bitmesh_proxy.settings import ProviderSettings, Settings, SettingsError, resolve_credential
@@ -19,13 +22,14 @@ from bitmesh_proxy.settings import ProviderSettings, Settings, SettingsError, re
 SANDBOX_CREDENTIAL = "sandbox"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProviderAccess:
+class ProviderAccess(Discreet, frozen=True, kw_only=True):
     """One reachable provider. ``auth_headers`` carry the credential and stay out of ``repr``."""
+
+    unshown: ClassVar[frozenset[str]] = frozenset({"auth_headers"})
 
     provider: Provider
     roots: Mapping[str, str]
-    auth_headers: Mapping[str, str] = field(repr=False)
+    auth_headers: Mapping[str, str]
     max_concurrent: int = 0
     is_sandbox: bool = False
 

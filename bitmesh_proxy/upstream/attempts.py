@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
+
+import msgspec
+from msgspec.structs import replace
 
 from bitmesh_proxy.calls import (
     ChatCall,
@@ -77,17 +79,15 @@ class Reply(Protocol):
     def abort(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Whole:
+class Whole(msgspec.Struct, frozen=True, kw_only=True):
     """An answer that is ready to be sent in one piece."""
 
     body: bytes
     status: int = 200
-    headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
+    headers: Mapping[str, str] = msgspec.field(default_factory=lambda: {"Content-Type": "application/json"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Streamed:
+class Streamed(msgspec.Struct, frozen=True, kw_only=True):
     """An answer that has gone to the caller, but for ``tail`` and the end.
 
     ``is_broken``: it came to no good end, and what was relayed, or the tail, says what went wrong.
@@ -98,8 +98,7 @@ class Streamed:
     error: GatewayError | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChatTranslation:
+class ChatTranslation(msgspec.Struct, frozen=True, kw_only=True):
     """How a chat answer of another format becomes the caller's."""
 
     render_whole: Callable[[list[Event]], bytes]

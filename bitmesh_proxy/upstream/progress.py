@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from bitmesh_proxy.calls import Usage
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.providers.base import StreamMeter
 
 
-@dataclass(slots=True, kw_only=True)
-class Progress:
+class Progress(msgspec.Struct, kw_only=True):
     """Mutable on purpose, and seen by one call only.
 
     ``sent``: a request is going to a provider, so that it may bill us whatever comes of it. ``first_byte_s`` is of the

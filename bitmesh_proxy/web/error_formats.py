@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 import orjson
 
 from bitmesh_proxy.context import Surface
@@ -41,8 +41,7 @@ _WITHHELD: Final = "The provider cannot be used at the moment."
 _CHALLENGE: Final = 'Bearer realm="bitmesh-proxy", OAuth realm="bitmesh-proxy"'
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RenderedError:
+class RenderedError(msgspec.Struct, frozen=True, kw_only=True):
     """An error answer, ready to be sent. ``headers`` hold the content type and all others."""
 
     status: int
@@ -55,8 +54,7 @@ class RenderedError:
         return self.headers["Content-Type"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Kinds:
+class _Kinds(msgspec.Struct, frozen=True):
     """The words of one vocabulary for ``error.type``."""
 
     rate_limit: str

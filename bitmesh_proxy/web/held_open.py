@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from bitmesh_proxy import keys
@@ -20,12 +20,11 @@ from bitmesh_proxy.settings import Answers
 from bitmesh_proxy.web.error_formats import render_error
 
 
-@dataclass(slots=True, kw_only=True)
-class WholeReply:
+class WholeReply(msgspec.Struct, kw_only=True):
     """A ``Reply`` that keeps a whole answer for whoever sends it later. Streams have no place in it."""
 
     status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     body: bytes = b""
 
     @property

@@ -15,11 +15,11 @@ import io
 import re
 import tempfile
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final
 
+import msgspec
 from aiohttp import BodyPartReader, ClientPayloadError, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
@@ -36,8 +36,7 @@ _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f]")
 _PLAIN_TRANSFER: Final = frozenset(("", "binary", "8bit", "7bit"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FormLimits:
+class FormLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Limits of a form beside its size as a whole. A header line of a part may have 8190 bytes, a part 128 of them."""
 
     max_parts: int = 128
@@ -47,8 +46,7 @@ class FormLimits:
     memory_file_bytes: int = 256 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UploadedFile:
+class UploadedFile(msgspec.Struct, frozen=True, kw_only=True):
     """A file of a form. ``filename`` is its last path element as the caller names it; ``media_type`` is a claim.
 
     ``file`` is at its start; reading it may block on the disk, which ``read`` and ``chunks`` do in a thread.
@@ -72,8 +70,7 @@ class UploadedFile:
             yield block
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Form:
+class Form(msgspec.Struct, frozen=True, kw_only=True):
     """A form as it came: ``fields`` and ``files`` in their order, names as often as they were sent."""
 
     fields: tuple[tuple[str, str], ...]

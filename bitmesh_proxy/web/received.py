@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from bitmesh_proxy.errors import UnsupportedMediaType
@@ -15,8 +15,7 @@ from bitmesh_proxy.web.bodies import check_encoding, check_json_type, parse_json
 from bitmesh_proxy.web.multipart import Form, read_form
 
 
-@dataclass(slots=True, kw_only=True)
-class Received:
+class Received(msgspec.Struct, kw_only=True):
     """``raw`` for anything but a form (empty without a body), ``form`` for multipart, whose files ``close`` removes."""
 
     raw: bytes = b""

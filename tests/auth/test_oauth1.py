@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal, TypeAlias
 from urllib.parse import parse_qsl, quote, urlsplit
 
+import msgspec
 import pytest
 import requests
 from hypothesis import assume, given
@@ -368,7 +368,7 @@ class TestProperties:
         except AuthenticationFailed:
             return
         # Blanks, and a realm, are not part of what is signed.
-        if dataclasses.replace(parsed, signed=()) == dataclasses.replace(original, signed=()) and sorted(
+        if msgspec.structs.replace(parsed, signed=()) == msgspec.structs.replace(original, signed=()) and sorted(
             parsed.signed
         ) == sorted(original.signed):
             return

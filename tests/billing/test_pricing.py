@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from bitmesh_proxy.billing.pricing import MEGAPIXEL, charge_of, cost_of, estimate, with_markup
 from bitmesh_proxy.billing.usage import usage_bound

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
+import msgspec
 import pytest
 
 from bitmesh_proxy.calls import Operation
@@ -60,4 +59,4 @@ def test_the_version_follows_facts_and_prices_and_nothing_else() -> None:
     version = Catalogue.build([one, two]).version
     assert Catalogue.build([two, one]).version == version
     assert Catalogue.build([one, model("b", price=Price(request_nano_usd=1))]).version != version
-    assert Catalogue.build([one, dataclasses.replace(two, context_tokens=1)]).version != version
+    assert Catalogue.build([one, msgspec.structs.replace(two, context_tokens=1)]).version != version

@@ -65,7 +65,7 @@ def test_an_offer_says_of_what_by_whom_and_under_which_name(missing: str) -> Non
 def test_a_bare_offer_can_do_nothing_special() -> None:
     row = convert(OFFER, OfferRow)
     defaults = Abilities()
-    for name in Abilities.__dataclass_fields__:
+    for name in Abilities.__struct_fields__:
         assert getattr(row, name) == getattr(defaults, name), name
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from bitmesh_proxy.calls import ImageCall, JobState, JobStatus, MediaOutput, MediaResult, Usage
 from bitmesh_proxy.endpoints.bitmesh_answers import render_image, render_job

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from bitmesh_proxy.calls import ImageCall, Media, MediaOutput, MediaResult, Usage
 from bitmesh_proxy.context import Caller, RequestContext

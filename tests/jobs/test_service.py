@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from bitmesh_proxy.calls import Frame, JobStatus, Media, VideoCall
 from bitmesh_proxy.errors import NotFound, RateLimited

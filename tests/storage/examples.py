@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from msgspec import structs
+from msgspec.structs import replace
 
 from bitmesh_proxy.calls import Basis, Usage
 from bitmesh_proxy.money import NANO_PER_USD, NanoUsd

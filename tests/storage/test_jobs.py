@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from bitmesh_proxy.calls import JobStatus
 from bitmesh_proxy.errors import NotFound

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from bitmesh_proxy.storage import media
 from bitmesh_proxy.storage.database import Database

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from bitmesh_proxy.storage import responses
 from bitmesh_proxy.storage.database import Database

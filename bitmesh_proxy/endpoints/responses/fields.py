@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn
+
+import msgspec
 
 from bitmesh_proxy.calls import JsonObject
 from bitmesh_proxy.errors import InvalidRequest, MissingParameter
@@ -18,8 +19,7 @@ from bitmesh_proxy.errors import InvalidRequest, MissingParameter
 MAX_TEXT_CHARACTERS = 10_485_760
 
 
-@dataclass(frozen=True, slots=True)
-class Fields:
+class Fields(msgspec.Struct, frozen=True):
     """An object of the body. ``path`` is where it stands, empty for the body itself."""
 
     values: JsonObject

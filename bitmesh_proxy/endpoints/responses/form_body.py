@@ -7,9 +7,9 @@ the field is one; ``input`` is parsed only where it looks like a list. Files bec
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 import orjson
 
 from bitmesh_proxy.calls import JsonObject
@@ -30,8 +30,7 @@ _WORDS: Final = {"true": True, "false": False, "1": True, "0": False}
 _FILE_NAMES: Final = ("image", "mask", "video", "audio", "file")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FormFile:
+class FormFile(msgspec.Struct, frozen=True, kw_only=True):
     """A file of a form. ``media_type`` is what its bytes are, or None for what nobody knows."""
 
     name: str

@@ -9,9 +9,9 @@ Every method gives the events it causes, without their sequence numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import msgspec
 import orjson
 
 from bitmesh_proxy.calls import JsonObject
@@ -27,13 +27,12 @@ def no_obfuscation(_: str) -> None:
     return
 
 
-@dataclass(slots=True)
-class _Part:
+class _Part(msgspec.Struct):
     kind: PartKind
     index: int
-    texts: list[str] = field(default_factory=list)
-    annotations: list[JsonObject] = field(default_factory=list)
-    logprobs: list[JsonObject] = field(default_factory=list)
+    texts: list[str] = msgspec.field(default_factory=list)
+    annotations: list[JsonObject] = msgspec.field(default_factory=list)
+    logprobs: list[JsonObject] = msgspec.field(default_factory=list)
 
     def rendered(self) -> dict[str, Any]:
         text = "".join(self.texts)

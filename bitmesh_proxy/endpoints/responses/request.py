@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from typing import Final, Literal, cast
+
+import msgspec
 
 from bitmesh_proxy.calls import JsonObject
 from bitmesh_proxy.endpoints.responses.content import read_part
@@ -59,8 +60,7 @@ class Vocabulary(StrEnum):
     OPEN_RESPONSES = "open_responses"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MediaWishes:
+class MediaWishes(msgspec.Struct, frozen=True, kw_only=True):
     """What a caller asks of a picture, clip or sound. ``seconds`` is a decimal string; ``size`` in pixels."""
 
     count: int | None = None
@@ -71,8 +71,7 @@ class MediaWishes:
     mask: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResponseRequest:
+class ResponseRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request, checked. ``items`` are the new input only; ``sampling`` holds what the caller sent, nothing else."""
 
     vocabulary: Vocabulary
@@ -80,15 +79,15 @@ class ResponseRequest:
     items: tuple[JsonObject, ...]
     instructions: str | None = None
     previous_response_id: str | None = None
-    tool_use: ToolUse = field(default_factory=ToolUse)
+    tool_use: ToolUse = msgspec.field(default_factory=ToolUse)
     parallel_tool_calls: bool | None = None
-    text_format: JsonObject = field(default_factory=lambda: {"type": "text"})
+    text_format: JsonObject = msgspec.field(default_factory=lambda: {"type": "text"})
     verbosity: str | None = None
     effort: str | None = None
     summary: str | None = None
     is_reasoning_set: bool = False
     include: frozenset[str] = frozenset()
-    sampling: JsonObject = field(default_factory=dict)
+    sampling: JsonObject = msgspec.field(default_factory=dict)
     top_logprobs: int | None = None
     max_output_tokens: int | None = None
     max_tool_calls: int | None = None
@@ -98,11 +97,11 @@ class ResponseRequest:
     background: bool = False
     store: bool = True
     truncation: str = "disabled"
-    metadata: JsonObject = field(default_factory=dict)
+    metadata: JsonObject = msgspec.field(default_factory=dict)
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    media: MediaWishes = field(default_factory=MediaWishes)
-    extras: JsonObject = field(default_factory=dict)
+    media: MediaWishes = msgspec.field(default_factory=MediaWishes)
+    extras: JsonObject = msgspec.field(default_factory=dict)
 
     @property
     def wants_logprobs(self) -> bool:

@@ -7,24 +7,23 @@ them what the unified document promises (``created``, ``items``, cost and latenc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from bitmesh_proxy.calls import JsonObject, Usage
 from bitmesh_proxy.endpoints.responses.request import ResponseRequest
 from bitmesh_proxy.money import NanoUsd, usd_number
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
     """What the account pays, and how long the answer took. ``None``: not known (yet)."""
 
     charge_nano_usd: NanoUsd | None = None
     latency_ms: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResponseState:
+class ResponseState(msgspec.Struct, frozen=True, kw_only=True):
     """What of a response moves. ``created_at_s`` and ``completed_at_s`` are whole seconds of Unix time."""
 
     response_id: str
@@ -35,7 +34,7 @@ class ResponseState:
     usage: JsonObject | None = None
     error: JsonObject | None = None
     incomplete_reason: str | None = None
-    warnings: Sequence[str] = field(default=())
+    warnings: Sequence[str] = msgspec.field(default=())
 
 
 def render_response(request: ResponseRequest, state: ResponseState) -> dict[str, Any]:

@@ -6,8 +6,9 @@ a call that the choice does not allow is left out of the answer, and an answer t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from bitmesh_proxy.calls import JsonObject
 from bitmesh_proxy.endpoints.responses.fields import Fields
@@ -18,8 +19,7 @@ MAX_ALLOWED_TOOLS: Final = 128
 _MODES: Final = ("auto", "none", "required")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ToolUse:
+class ToolUse(msgspec.Struct, frozen=True, kw_only=True):
     """``tools`` and ``choice`` as they are echoed. ``allowed``: names that may be called; ``must_call``: one has to."""
 
     tools: tuple[JsonObject, ...] = ()

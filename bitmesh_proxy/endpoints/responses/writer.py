@@ -13,8 +13,9 @@ Source: the Open Responses specification, version 2026-04-24.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, Literal
+
+import msgspec
 
 from bitmesh_proxy.calls import (
     Annotation,
@@ -45,8 +46,7 @@ CHARACTERS_PER_TOKEN: Final = 4
 OBFUSCATION_BLOCK: Final = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
     """Why a response failed. ``type`` is the vocabulary's word for the kind of error."""
 
     message: str
@@ -55,12 +55,11 @@ class Failure:
     param: str | None = None
 
 
-@dataclass(slots=True)
-class _Waiting:
+class _Waiting(msgspec.Struct):
     """Events that belong to one item (a tool call by its ``index``; everything else is ``None``) and have to wait."""
 
     index: int | None
-    events: list[Event] = field(default_factory=list)
+    events: list[Event] = msgspec.field(default_factory=list)
 
 
 class EventWriter:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import orjson
+from msgspec.structs import replace
 
 from bitmesh_proxy.auth.sealing import Sealer
 from bitmesh_proxy.calls import Operation, Usage

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from bitmesh_proxy.auth.sealing import Sealer
 from bitmesh_proxy.calls import JsonObject
@@ -19,8 +21,7 @@ from bitmesh_proxy.errors import ContextLengthExceeded, InvalidRequest, Previous
 from bitmesh_proxy.storage.responses import ContextTooLarge, ResponseStore
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conversation:
+class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     """``context`` as it was said, ``request`` with its references resolved; ``shown_`` what a model reads of both."""
 
     request: ResponseRequest

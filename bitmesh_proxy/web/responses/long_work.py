@@ -6,10 +6,10 @@ Both go through the pipeline like any call; what it gives is kept here and waite
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Protocol
 
 import orjson
+from msgspec.structs import replace
 
 from bitmesh_proxy.calls import JobStatus, MediaOutput, Usage
 from bitmesh_proxy.endpoints.endpoint import JobView

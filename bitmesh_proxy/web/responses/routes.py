@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import orjson
 from aiohttp import web
+from msgspec.structs import replace
 
 from bitmesh_proxy import keys
 from bitmesh_proxy.calls import ChatCall, JsonObject

@@ -9,8 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from bitmesh_proxy.auth.sealing import Sealer
 from bitmesh_proxy.calls import Call, JsonObject, SpeechCall, VideoCall
@@ -38,8 +40,7 @@ from bitmesh_proxy.web.responses.session import ResponseSession, Transport, in_w
 _NOT_KEPT = frozenset(("input", "messages", "image", "images", "mask", "previous_response_id"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """A request with its conversation and the call that it becomes."""
 
     request: ResponseRequest

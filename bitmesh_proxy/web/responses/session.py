@@ -13,11 +13,11 @@ import secrets
 import string
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from enum import StrEnum
 from typing import Any, TypeVar
 
 import orjson
+from msgspec.structs import replace
 
 from bitmesh_proxy.billing.bill import Bill
 from bitmesh_proxy.calls import (

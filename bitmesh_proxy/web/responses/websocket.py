@@ -16,11 +16,11 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, Final
 
 import orjson
 from aiohttp import WSCloseCode, WSMsgType, web
+from msgspec.structs import replace
 
 from bitmesh_proxy import keys
 from bitmesh_proxy.auth.bearer import BearerCredential, credentials_of

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from bitmesh_proxy import keys
 from tests.journeys.gateway import CHAT_MODEL, VIDEO_MODEL, Gateway, eventually, running_gateway

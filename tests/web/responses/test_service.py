@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from bitmesh_proxy import keys
 from bitmesh_proxy.calls import ChatCall, ImageCall
