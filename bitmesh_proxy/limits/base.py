@@ -30,6 +30,7 @@ class Limit:
         if item.amount < 1 or burst < 0:
             raise ValueError(f"a limit of {item.amount} requests with a burst of {burst} admits nobody")
         self._limiter = limiter
+        self._acquire = limiter.buckets.acquire_tokens
         self._item = item
         self._policy = policy
         self._amount = item.amount
@@ -41,18 +42,20 @@ class Limit:
 
     def admit(self, identifier: str, *, cost: int = 1) -> Snapshot:
         """Enter, or raise RateLimited, whose ``headers`` say how the bucket stands and when to come back."""
-        admitted, remaining, reset_after_s, retry_after_s = self._limiter.buckets.acquire_tokens(
-            f"{self._before}{identifier}{self._after}", self._amount, self._window_s, burst=self._burst, amount=cost
+        amount = self._amount
+        state = self._acquire(
+            f"{self._before}{identifier}{self._after}", amount, self._window_s, burst=self._burst, amount=cost
         )
-        snapshot = Snapshot(
-            self._amount, min(remaining, self._amount), reset_after_s, self._window_s, self._burst, self._policy
-        )
-        if admitted:
+        remaining = state.remaining
+        if remaining > amount:
+            remaining = amount
+        snapshot = Snapshot(amount, remaining, state.reset_after_s, self._window_s, self._burst, self._policy)
+        if state.admitted:
             return snapshot
-        wait = retry_after(retry_after_s)
+        wait = retry_after(state.retry_after_s)
         raise RateLimited(
             f"{self._refusal} Try again in {wait} s.",
-            retry_after_s=retry_after_s,
+            retry_after_s=state.retry_after_s,
             headers={"Retry-After": wait, **rate_limit_headers([snapshot])},
         )
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from functools import lru_cache, reduce
+
+from msgspec import Struct
 
 
-class Snapshot(NamedTuple):
-    """How a bucket stands after a request came. A named tuple, because each request makes up to three.
+class Snapshot(Struct, frozen=True, gc=False):
+    """How a bucket stands after a request came. A struct, because each request makes up to three.
 
     ``limit`` requests come back in each ``window_s``, until the bucket holds ``burst``; it takes ``reset_s`` from now.
     ``remaining`` is never above ``limit``, also where the burst is, so that readers may divide one by the other.
@@ -33,22 +35,52 @@ def rate_limit_headers(snapshots: Iterable[Snapshot | None]) -> dict[str, str]:
     met = [snapshot for snapshot in snapshots if snapshot is not None]
     if not met:
         return {}
-    tight = tightest(met) if len(met) > 1 else met[0]
-    limit, remaining = str(tight.limit), str(tight.remaining)
+    limit, remaining, reset_s, policies, duration = _values(met)
     return {
         "RateLimit-Limit": limit,
         "RateLimit-Remaining": remaining,
-        "RateLimit-Reset": str(math.ceil(tight.reset_s)),
-        "RateLimit-Policy": ", ".join(_policy(snapshot) for snapshot in met),
+        "RateLimit-Reset": reset_s,
+        "RateLimit-Policy": policies,
         "x-ratelimit-limit-requests": limit,
         "x-ratelimit-remaining-requests": remaining,
-        "x-ratelimit-reset-requests": go_duration(tight.reset_s),
+        "x-ratelimit-reset-requests": duration,
     }
+
+
+def rate_limit_lines(snapshots: Iterable[Snapshot | None]) -> str:
+    """The same headers as lines of an answer's head, each with its line end; empty where no limit was met."""
+    met = [snapshot for snapshot in snapshots if snapshot is not None]
+    if not met:
+        return ""
+    limit, remaining, reset_s, policies, duration = _values(met)
+    return (
+        f"RateLimit-Limit: {limit}\r\nRateLimit-Remaining: {remaining}\r\nRateLimit-Reset: {reset_s}\r\n"
+        f"RateLimit-Policy: {policies}\r\nx-ratelimit-limit-requests: {limit}\r\n"
+        f"x-ratelimit-remaining-requests: {remaining}\r\nx-ratelimit-reset-requests: {duration}\r\n"
+    )
+
+
+def _values(met: Sequence[Snapshot]) -> tuple[str, str, str, str, str]:
+    """Limit, remaining, reset in seconds, policies, and reset as a duration."""
+    tight = met[0]
+    policies = _policy(tight.limit, tight.window_s, tight.burst, tight.policy)
+    for snapshot in met[1:]:
+        policies += ", " + _policy(snapshot.limit, snapshot.window_s, snapshot.burst, snapshot.policy)
+        tight = _tighter(tight, snapshot)
+    reset_s = tight.reset_s
+    return str(tight.limit), str(tight.remaining), str(math.ceil(reset_s)), policies, go_duration(reset_s)
 
 
 def tightest(snapshots: Sequence[Snapshot]) -> Snapshot:
     """The one with the smallest share left; of equals, the one that takes longest to fill."""
-    return min(snapshots, key=lambda snapshot: (snapshot.remaining / snapshot.limit, -snapshot.reset_s))
+    return reduce(_tighter, snapshots)
+
+
+def _tighter(one: Snapshot, other: Snapshot) -> Snapshot:
+    share, other_share = one.remaining / one.limit, other.remaining / other.limit
+    if other_share == share:
+        return other if other.reset_s > one.reset_s else one
+    return other if other_share < share else one
 
 
 def retry_after(seconds: float) -> str:
@@ -60,19 +92,18 @@ def go_duration(seconds: float) -> str:
     """Seconds as Go prints a ``time.Duration``, rounded up to milliseconds: ``0s``, ``12ms``, ``1.5s``, ``6m0s``."""
     # Via microseconds, so that 0.012 does not become 13 ms by its last binary digit.
     milliseconds = -(-round(seconds * 1_000_000) // 1000)
-    if milliseconds <= 0:
-        return "0s"
     if milliseconds < 1000:
-        return f"{milliseconds}ms"
+        return f"{milliseconds}ms" if milliseconds > 0 else "0s"
     whole, rest = divmod(milliseconds, 1000)
+    fraction = f".{rest:03}".rstrip("0") if rest else ""
+    if whole < 60:
+        return f"{whole}{fraction}s"
     minutes, whole = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
-    fraction = f".{rest:03}".rstrip("0") if rest else ""
-    text = f"{whole}{fraction}s"
-    if hours:
-        return f"{hours}h{minutes}m{text}"
-    return f"{minutes}m{text}" if minutes else text
+    text = f"{minutes}m{whole}{fraction}s"
+    return f"{hours}h{text}" if hours else text
 
 
-def _policy(snapshot: Snapshot) -> str:
-    return f'{snapshot.limit};w={snapshot.window_s};burst={snapshot.burst};comment="{snapshot.policy}"'
+@lru_cache(maxsize=1024)  # there are as many as limits, and rates of keys
+def _policy(limit: int, window_s: int, burst: int, policy: str) -> str:
+    return f'{limit};w={window_s};burst={burst};comment="{policy}"'

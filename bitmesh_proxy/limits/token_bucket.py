@@ -18,18 +18,18 @@ import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import NamedTuple
 
 from limits.limits import RateLimitItem
 from limits.storage import MemoryStorage, Storage
 from limits.strategies import RateLimiter
 from limits.util import WindowStats
+from msgspec import Struct
 
 MICROSECONDS = 1_000_000
 
 
-class BucketState(NamedTuple):
-    """A bucket at one moment. A named tuple, because one is made for every request."""
+class BucketState(Struct, frozen=True, gc=False):
+    """A bucket at one moment. A struct, because three are made for every request (0.1 us; a named tuple takes 1)."""
 
     admitted: bool
     #: Whole tokens in it now.
@@ -92,6 +92,27 @@ class BucketMemoryStorage(MemoryStorage, TokenBucketSupport):
 
     def acquire_tokens(self, key: str, limit: int, expiry: int, *, burst: int, amount: int = 1) -> BucketState:
         """See TokenBucketSupport."""
+        # A bucket that is known and holds enough: nine of ten. The rest, and the rules in full, are in `_look`.
+        if limit > 0 and amount > 0:
+            token = expiry * MICROSECONDS
+            capacity = burst * token
+            lock = self._bucket_lock
+            lock.acquire()  # without `with`, which takes twice as long
+            try:
+                found = self._buckets.get(key)
+                if found is not None:
+                    now = int(self._clock() * MICROSECONDS + 0.5) * limit
+                    missing = found[0] - now
+                    if missing < 0:
+                        missing = 0
+                    missing += amount * token
+                    if missing <= capacity:
+                        self._buckets[key] = (now + missing, limit)
+                        return BucketState(
+                            True, (capacity - missing) // token, -(-missing // limit) / MICROSECONDS, 0.0
+                        )
+            finally:
+                lock.release()
         return self._look(key, limit, expiry, burst, amount, True)
 
     def get_bucket(self, key: str, limit: int, expiry: int, *, burst: int, amount: int = 1) -> BucketState:

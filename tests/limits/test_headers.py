@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitmesh_proxy.limits.headers import Snapshot, go_duration, rate_limit_headers, retry_after, tightest
+from bitmesh_proxy.limits.headers import (
+    Snapshot,
+    go_duration,
+    rate_limit_headers,
+    rate_limit_lines,
+    retry_after,
+    tightest,
+)
 
 
 def snapshot(
@@ -95,3 +102,21 @@ def test_go_duration(seconds: float, text: str) -> None:
 def test_a_duration_is_enough_and_less_than_a_millisecond_more(microseconds: int) -> None:
     read_us = round(seconds_of(go_duration(microseconds / 1_000_000)) * 1_000_000)
     assert 0 <= read_us - microseconds < 1000
+
+
+_SNAPSHOTS = st.builds(
+    snapshot, st.integers(1, 600), st.integers(0, 1), st.floats(0, 10_000), burst=st.integers(1, 3), policy=st.just("p")
+)
+
+
+@given(st.lists(st.none() | _SNAPSHOTS, max_size=3))
+def test_lines_are_the_same_headers(snapshots: list[Snapshot | None]) -> None:
+    headers = rate_limit_headers(snapshots)
+    assert rate_limit_lines(snapshots) == "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+
+
+@given(st.lists(_SNAPSHOTS, min_size=1, max_size=4))
+def test_the_tightest_is_the_least_by_share_and_then_the_slowest(snapshots: list[Snapshot]) -> None:
+    least = min(snapshots, key=lambda each: (each.remaining / each.limit, -each.reset_s))
+    assert tightest(snapshots) is least
+    assert rate_limit_headers(snapshots)["RateLimit-Limit"] == str(least.limit)

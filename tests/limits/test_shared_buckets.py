@@ -16,7 +16,7 @@ from limits import RateLimitItemPerDay, RateLimitItemPerMinute
 from limits.strategies import FixedWindowRateLimiter
 
 from bitmesh_proxy.limits.shared_buckets import MAX_REMEMBERED, WAYS, BucketSharedStorage
-from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage, TokenBucketRateLimiter
+from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage, BucketState, TokenBucketRateLimiter
 from bitmesh_proxy.shared_memory import SharedMemory
 from tests.limits.hand_clock import HandClock
 
@@ -159,7 +159,7 @@ class TestRoom:
         for number in range(WAYS):
             assert limiter.hit(SIXTY, f"caller-{number}", cost=number + 2)
         state = limiter.acquire(SIXTY, "late")
-        assert state == (False, 0, 2.0, 2.0)
+        assert state == BucketState(False, 0, 2.0, 2.0)
         clock.move(1.999999)
         assert not limiter.hit(SIXTY, "late")
         clock.move(0.000001)

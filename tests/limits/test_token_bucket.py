@@ -16,7 +16,7 @@ from limits import RateLimitItemPerDay, RateLimitItemPerMinute, RateLimitItemPer
 from limits.storage import MemoryStorage, storage_from_string
 from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter, RateLimiter
 
-from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage, TokenBucketRateLimiter
+from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage, BucketState, TokenBucketRateLimiter
 from tests.limits.hand_clock import HandClock
 
 SIXTY = RateLimitItemPerMinute(60)
@@ -110,10 +110,10 @@ class TestLooking:
     def test_state(self) -> None:
         limiter, clock = make()
         state = limiter.acquire(SIXTY, "a", cost=10, burst=20)
-        assert state == (True, 10, 10.0, 0.0)
+        assert state == BucketState(True, 10, 10.0, 0.0)
         clock.move(0.25)
-        assert limiter.peek(SIXTY, "a", burst=20) == (True, 10, 9.75, 0.0)
-        assert limiter.acquire(SIXTY, "a", cost=15, burst=20) == (False, 10, 9.75, 4.75)
+        assert limiter.peek(SIXTY, "a", burst=20) == BucketState(True, 10, 9.75, 0.0)
+        assert limiter.acquire(SIXTY, "a", cost=15, burst=20) == BucketState(False, 10, 9.75, 4.75)
 
     def test_retry_after_is_rounded_up_to_what_is_enough(self) -> None:
         limiter, _ = make()
