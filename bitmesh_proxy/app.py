@@ -8,9 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -21,6 +24,7 @@ from bitmesh_proxy.auth.secrets import MasterSecretError
 from bitmesh_proxy.billing.recovery import recover
 from bitmesh_proxy.billing.reservation import Books
 from bitmesh_proxy.billing.settlements import Settlements
+from bitmesh_proxy.catalogue.catalogue import Catalogue
 from bitmesh_proxy.catalogue.health import OfferHealth
 from bitmesh_proxy.catalogue.loader import catalogue_dirs, load_catalogue
 from bitmesh_proxy.catalogue.row_files import CatalogueError
@@ -33,15 +37,16 @@ from bitmesh_proxy.limits.concurrency import ConcurrencyLimit
 from bitmesh_proxy.limits.per_address import AddressLimit
 from bitmesh_proxy.limits.per_endpoint import EndpointLimit
 from bitmesh_proxy.limits.per_key import KeyLimit
+from bitmesh_proxy.media.inputs import ExamplePicture
 from bitmesh_proxy.media.room import open_inputs, open_media
 from bitmesh_proxy.metrics import Metrics
 from bitmesh_proxy.money import parse_usd
 from bitmesh_proxy.pipeline import Pipeline
-from bitmesh_proxy.settings import Settings, SettingsError, resolve_data_dir, resolve_media_dir
+from bitmesh_proxy.settings import Limits, Settings, SettingsError, resolve_data_dir, resolve_media_dir
 from bitmesh_proxy.storage.database import DATABASE_NAME, Database
 from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.idempotency import IdempotencyStore
-from bitmesh_proxy.storage.instances import register_instance
+from bitmesh_proxy.storage.instances import register_instance, run_alone
 from bitmesh_proxy.storage.jobs import JobStore
 from bitmesh_proxy.storage.keys import KeyDirectory
 from bitmesh_proxy.storage.ledger import LedgerStore
@@ -49,7 +54,7 @@ from bitmesh_proxy.storage.media import SqliteMedia
 from bitmesh_proxy.storage.nonces import SqliteNonces
 from bitmesh_proxy.storage.responses import ResponseStore
 from bitmesh_proxy.straight import StraightLine
-from bitmesh_proxy.upstream.access import configured_access, provider_names, sandbox_access
+from bitmesh_proxy.upstream.access import ProviderAccess, configured_access, provider_names, sandbox_access
 from bitmesh_proxy.upstream.attempts import Attempts
 from bitmesh_proxy.upstream.client import Upstream
 from bitmesh_proxy.upstream.outcomes import Outcomes
@@ -63,6 +68,10 @@ from bitmesh_proxy.web.responses.service import Responses
 from bitmesh_proxy.web.routes import add_routes
 from bitmesh_proxy.work import OfferWork
 
+if TYPE_CHECKING:
+    from bitmesh_proxy.sandbox.server import Sandbox
+    from bitmesh_proxy.worker import Worker
+
 log = logging.getLogger(__name__)
 
 
@@ -70,22 +79,46 @@ class StartError(Exception):
     """The application cannot start as it is configured. The message is for the operator."""
 
 
-def make_app(settings: Settings, environ: Mapping[str, str] | None = None) -> web.Application:
-    """The whole application. Raises StartError at once for what can be seen before anything is opened."""
+def make_app(
+    settings: Settings, environ: Mapping[str, str] | None = None, *, worker: Worker | None = None
+) -> web.Application:
+    """The whole application, or that of one worker of several.
+
+    Raises StartError at once for what can be seen before anything is opened.
+    """
     app = web.Application(middlewares=MIDDLEWARES, client_max_size=settings.http.max_body_bytes)
     app[keys.SETTINGS] = settings
     app[keys.ENVIRON] = dict(os.environ if environ is None else environ)
     app[keys.FORWARDED] = ForwardedTrust(settings.http.trusted_proxies)
     app[keys.DRAINING] = asyncio.Event()
-    app[keys.METRICS] = Metrics()
-    app[keys.ADDRESS_LIMIT] = AddressLimit(settings.limits.address_per_minute, burst=settings.limits.address_burst)
-    app[keys.KEY_LIMIT] = KeyLimit(settings.limits.key_per_minute, burst=settings.limits.key_burst)
-    app[keys.ENDPOINT_LIMIT] = EndpointLimit(settings.limits.endpoint_per_minute)
-    app[keys.CONCURRENCY_LIMIT] = ConcurrencyLimit(settings.limits.key_max_concurrent)
+    if worker is not None:
+        app[keys.WORKER] = worker
+    app[keys.METRICS] = Metrics() if worker is None else worker.metrics
+    add_limits(app, settings.limits, worker)
     app.cleanup_ctx.extend([database, books, catalogue, upstream, media, jobs, pipeline, responses])
     app.on_response_prepare.append(add_common_headers)
     add_routes(app, cors_origins=settings.http.cors_origins)
     return app
+
+
+def add_limits(app: web.Application, settings: Limits, worker: Worker | None) -> None:
+    """Buckets and calls under way: in memory, or in the memory that all workers share."""
+    app[keys.ADDRESS_LIMIT] = AddressLimit(
+        settings.address_per_minute,
+        burst=settings.address_burst,
+        limiter=None if worker is None else worker.address_limiter,
+    )
+    app[keys.KEY_LIMIT] = KeyLimit(
+        settings.key_per_minute, burst=settings.key_burst, limiter=None if worker is None else worker.key_limiter
+    )
+    app[keys.ENDPOINT_LIMIT] = EndpointLimit(
+        settings.endpoint_per_minute, limiter=None if worker is None else worker.endpoint_limiter
+    )
+    app[keys.CONCURRENCY_LIMIT] = (
+        ConcurrencyLimit(settings.key_max_concurrent)
+        if worker is None
+        else worker.concurrency_limit(settings.key_max_concurrent)
+    )
 
 
 def make_runner(app: web.Application) -> web.AppRunner:
@@ -119,7 +152,11 @@ async def database(app: web.Application) -> AsyncIterator[None]:
     except (OSError, StorageError, MasterSecretError) as exc:
         raise StartError(str(exc)) from exc
     app[keys.DATABASE] = db
-    app[keys.METRICS].write_waits = db.write_waits
+    worker = app.get(keys.WORKER)
+    if worker is None:
+        app[keys.METRICS].write_waits = db.write_waits
+    else:
+        db.write_waits = worker.write_waits
     app[keys.SEALER] = Sealer(master_secret, "compaction")
     app[keys.AUTHENTICATOR] = Authenticator(
         KeyDirectory(db),
@@ -161,20 +198,47 @@ async def books(app: web.Application) -> AsyncIterator[None]:
         log.warning("this process could not be signed off in the database")
 
 
-async def catalogue(app: web.Application) -> AsyncIterator[None]:
-    """Models, offers and prices; the sandbox, if it is to play the providers; and how each provider is reached."""
-    settings, environ = app[keys.SETTINGS], app[keys.ENVIRON]
+def offered_by(settings: Settings) -> Catalogue:
+    """Models, offers and prices. Raises StartError."""
     try:
-        app[keys.CATALOGUE] = load_catalogue(catalogue_dirs(settings), providers=provider_names(settings))
-        access = configured_access(settings, environ)
+        return load_catalogue(catalogue_dirs(settings), providers=provider_names(settings))
     except (CatalogueError, SettingsError, FileNotFoundError) as exc:
         raise StartError(str(exc)) from exc
+
+
+def access_by(settings: Settings, environ: Mapping[str, str]) -> Mapping[str, ProviderAccess] | None:
+    """How each provider is reached; None where the sandbox is to play them all. Raises StartError."""
+    try:
+        access = configured_access(settings, environ)
+    except (SettingsError, FileNotFoundError) as exc:
+        raise StartError(str(exc)) from exc
     mode = settings.sandbox.mode
-    app[keys.IS_SANDBOX] = mode == "on" or (mode == "auto" and not access)
-    if not app[keys.IS_SANDBOX]:
+    return None if mode == "on" or (mode == "auto" and not access) else access
+
+
+async def catalogue(app: web.Application) -> AsyncIterator[None]:
+    """Models, offers and prices; the sandbox, if it is to play the providers; and how each provider is reached."""
+    settings, worker = app[keys.SETTINGS], app.get(keys.WORKER)
+    app[keys.CATALOGUE] = offered_by(settings) if worker is None else worker.catalogue
+    access = access_by(settings, app[keys.ENVIRON])
+    app[keys.IS_SANDBOX] = access is None if worker is None else worker.sandbox_url is not None
+    if worker is not None and worker.sandbox_url is not None:
+        app[keys.ACCESS] = sandbox_access(settings, worker.sandbox_url)
+        yield
+    elif access is not None:
         app[keys.ACCESS] = access
         yield
-        return
+    elif worker is not None:  # a worker that was started later, and finds a file of credentials gone
+        raise StartError("no provider has a credential any more")
+    else:
+        async with sandbox_for(settings) as sandbox:
+            app[keys.SANDBOX] = sandbox
+            app[keys.ACCESS] = sandbox_access(settings, sandbox.url)
+            yield
+
+
+def sandbox_for(settings: Settings, sock: socket.socket | None = None) -> Sandbox:
+    """The providers' stand-in, not started. ``sock``: where it is to listen, if not at the configured port."""
     from bitmesh_proxy.sandbox.server import Sandbox  # a gateway with real providers need not load Pillow
     from bitmesh_proxy.sandbox.stage import Options
 
@@ -184,10 +248,18 @@ async def catalogue(app: web.Application) -> AsyncIterator[None]:
         max_movie_frames=settings.sandbox.max_clip_frames,
         max_movie_pixels=settings.sandbox.max_clip_pixels,
     )
-    async with Sandbox(port=settings.sandbox.port, options=options) as sandbox:
-        app[keys.SANDBOX] = sandbox
-        app[keys.ACCESS] = sandbox_access(settings, sandbox.url)
-        yield
+    return Sandbox(port=settings.sandbox.port, sock=sock, options=options)
+
+
+def example_of(app: web.Application) -> ExamplePicture | None:
+    """What links in documentation stand for, where the providers are played."""
+    if not app[keys.IS_SANDBOX]:
+        return None
+    if keys.WORKER not in app:
+        return app[keys.SANDBOX].example_picture
+    from bitmesh_proxy.sandbox.server import EXAMPLE_PICTURE  # the sandbox is in another process
+
+    return partial(asyncio.to_thread, EXAMPLE_PICTURE.render)
 
 
 async def upstream(app: web.Application) -> AsyncIterator[None]:
@@ -209,8 +281,7 @@ async def media(app: web.Application) -> AsyncIterator[None]:
         access=app[keys.ACCESS],
         allow_private=app[keys.IS_SANDBOX],
     ) as results:
-        example = app[keys.SANDBOX].example_picture if app[keys.IS_SANDBOX] else None
-        async with open_inputs(settings.uploads, results, example=example) as inputs:
+        async with open_inputs(settings.uploads, results, example=example_of(app)) as inputs:
             app[keys.MEDIA] = results
             app[keys.INPUTS] = inputs
             yield
@@ -229,12 +300,21 @@ async def jobs(app: web.Application) -> AsyncIterator[None]:
         media=app[keys.MEDIA],
         settings=settings,
     )
-    poller = asyncio.create_task(Poller(service, store, settings).run())
+    poller = asyncio.create_task(polling(app, service, store))
     yield
     poller.cancel()
     with suppress(asyncio.CancelledError):
         await poller
     await service.close()
+
+
+def polling(app: web.Application, service: JobService, store: JobStore) -> Coroutine[Any, Any, None]:
+    """The clockwork for jobs. Of several workers one has it, and looks more often for what the others started."""
+    settings, worker = app[keys.SETTINGS].jobs, app.get(keys.WORKER)
+    if worker is None:
+        return Poller(service, store, settings).run()
+    poller = Poller(service, store, settings, max_sleep_s=worker.look_around_s)
+    return run_alone(app[keys.DATABASE], "poller", poller.run, look_again_s=worker.look_around_s)
 
 
 async def pipeline(app: web.Application) -> AsyncIterator[None]:

@@ -48,6 +48,8 @@ class Http(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     #: How long running answers may go on after SIGTERM.
     shutdown_timeout_s: Seconds = 20.0
     cors_origins: tuple[str, ...] = ("*",)
+    #: Processes that serve, each on a core of its own; more than one only on Linux.
+    workers: Annotated[int, Meta(ge=1, le=64)] = 1
     #: Serve plain chat calls on the fast lane (``web/lane``); everything else goes through aiohttp's handlers anyway.
     lane: bool = True
 

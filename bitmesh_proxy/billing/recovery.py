@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 async def recover(database: Database, ledger: LedgerStore, idempotency: IdempotencyStore) -> int:
     """Resolve what dead processes left; gives how many requests were closed. May be run at any time."""
     async with census(database) as found:
-        closed = await ledger.resolve_interrupted(alive=found.alive)
-        await idempotency.resolve_interrupted(alive=found.alive)
+        closed = await ledger.resolve_interrupted(alive=found.alive, newest=found.newest)
+        await idempotency.resolve_interrupted(alive=found.alive, newest=found.newest)
     if closed:
         log.warning("%d requests of an earlier process were interrupted and have been closed", closed)
     return closed

@@ -34,12 +34,19 @@ class Poller:
     """Runs until it is cancelled. ``clock`` is Unix time."""
 
     def __init__(
-        self, service: JobService, store: JobStore, settings: JobSettings, clock: Callable[[], float] = time.time
+        self,
+        service: JobService,
+        store: JobStore,
+        settings: JobSettings,
+        clock: Callable[[], float] = time.time,
+        *,
+        max_sleep_s: float = MAX_SLEEP_S,
     ) -> None:
         self._service = service
         self._store = store
         self._settings = settings
         self._clock = clock
+        self._max_sleep_s = max_sleep_s
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(settings.max_concurrent_polls_per_provider)
@@ -72,8 +79,8 @@ class Poller:
                 task.add_done_callback(functools.partial(self._forget, job.id))
         next_at_s = await self._store.next_due_at_s(after_s=now_s)
         if next_at_s is None:
-            return MAX_SLEEP_S
-        return min(MAX_SLEEP_S, max(MIN_SLEEP_S, next_at_s - now_s))
+            return self._max_sleep_s
+        return min(self._max_sleep_s, max(MIN_SLEEP_S, next_at_s - now_s))
 
     def _forget(self, job_id: str, _: asyncio.Task[None]) -> None:
         self._under_way.pop(job_id, None)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -34,6 +35,8 @@ from bitmesh_proxy.sandbox.stage import Options, Received, Stage, make_stage
 
 MARK = "X-Bitmesh-Sandbox"
 SECRET_HEADERS = frozenset({"authorization", "x-api-key", "x-goog-api-key", "xi-api-key", "x-key", "cookie"})
+#: What links in documentation stand for.
+EXAMPLE_PICTURE = Picture(prompt="A picture from an example", width=512, height=512)
 #: How long ``stop`` lets running answers go on.
 SHUTDOWN_TIMEOUT_S = 1.0
 
@@ -124,13 +127,17 @@ async def mark(_: web.Request, response: web.StreamResponse) -> None:
 
 
 class Sandbox:
-    """The application on a socket. ``port`` 0 takes a free one; ``start`` raises OSError when the port is taken."""
+    """The application on a socket. ``port`` 0 takes a free one; ``start`` raises OSError when the port is taken.
+
+    ``sock``, if given, is bound already and stands in for host and port.
+    """
 
     def __init__(
         self,
         host: str = "127.0.0.1",
         port: int = 0,
         *,
+        sock: socket.socket | None = None,
         clock: Callable[[], float] = time.time,
         faults: Faults | None = None,
         options: Options = Options(),  # noqa: B008 (frozen)
@@ -140,6 +147,7 @@ class Sandbox:
         self.app = make_sandbox(clock=clock, faults=self.faults, options=options, rng=rng)
         self._host = host
         self._port = port
+        self._sock = sock
         self._runner: web.AppRunner | None = None
         self._url = ""
 
@@ -157,8 +165,7 @@ class Sandbox:
 
     async def example_picture(self) -> bytes:
         """The picture that links in documentation stand for: a PNG."""
-        recipe = Picture(prompt="A picture from an example", width=512, height=512)
-        return await self.app[STAGE].studio.render(recipe)
+        return await self.app[STAGE].studio.render(EXAMPLE_PICTURE)
 
     async def start(self) -> None:
         runner = web.AppRunner(
@@ -166,7 +173,10 @@ class Sandbox:
         )
         await runner.setup()
         try:
-            await web.TCPSite(runner, self._host, self._port).start()
+            if self._sock is None:
+                await web.TCPSite(runner, self._host, self._port).start()
+            else:
+                await web.SockSite(runner, self._sock).start()
         except BaseException:
             await runner.cleanup()
             raise

@@ -130,6 +130,10 @@ class Database:
         """How long writes took, for whoever shows it."""
         return self._writer.waits
 
+    @write_waits.setter
+    def write_waits(self, waits: WriteWaits) -> None:
+        self._writer.waits = waits
+
     async def write(self, operation: Operation[T], *, is_new_work: bool = False) -> T:
         """Run ``operation`` in the next group commit and wait until it is durable.
 

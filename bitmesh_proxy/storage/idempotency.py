@@ -137,23 +137,25 @@ class IdempotencyStore:
 
         await self._database.write(delete)
 
-    async def resolve_interrupted(self, *, alive: Sequence[int]) -> int:
+    async def resolve_interrupted(self, *, alive: Sequence[int], newest: int | None = None) -> int:
         """At start: what no living process can finish any more. Gives how many rows there were.
 
         A call that was charged stays known, without its answer; any other is forgotten, so that it may be tried again.
+        ``newest`` as in ``LedgerStore.resolve_interrupted``.
         """
 
         def resolve(connection: sqlite3.Connection) -> int:
             living = json.dumps(list(alive))
             charged = connection.execute(
                 "UPDATE idempotency SET state = 'stream' WHERE state = 'running'"
-                " AND instance NOT IN (SELECT value FROM json_each(?))"
+                " AND instance NOT IN (SELECT value FROM json_each(?1)) AND (?2 IS NULL OR instance <= ?2)"
                 " AND request_id IN (SELECT id FROM requests WHERE state = 'open' OR charge_nano_usd > 0)",
-                (living,),
+                (living, newest),
             ).rowcount
             forgotten = connection.execute(
-                "DELETE FROM idempotency WHERE state = 'running' AND instance NOT IN (SELECT value FROM json_each(?))",
-                (living,),
+                "DELETE FROM idempotency WHERE state = 'running'"
+                " AND instance NOT IN (SELECT value FROM json_each(?1)) AND (?2 IS NULL OR instance <= ?2)",
+                (living, newest),
             ).rowcount
             return charged + forgotten
 

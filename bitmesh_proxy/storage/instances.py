@@ -13,10 +13,11 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -25,10 +26,14 @@ from bitmesh_proxy.storage.ids import RandomBytes, make_id
 
 
 class Census(msgspec.Struct, frozen=True, kw_only=True):
-    """Numbers of processes that have a row, by whether they still live."""
+    """Numbers of processes that have a row, by whether they still live.
+
+    ``newest`` is the last number that was given away then: who has a higher one came later, and nothing is known of it.
+    """
 
     alive: tuple[int, ...]
     dead: tuple[int, ...]
+    newest: int
 
 
 class Instance:
@@ -72,8 +77,11 @@ async def census(database: Database, *, forget: bool = True) -> AsyncIterator[Ce
 
     Afterwards, unless it raised, their rows are gone; with ``forget`` off they stay, for somebody who only looks.
     """
-    rows = await database.read("SELECT number, lock_name FROM instances ORDER BY number")
-    found, locks = await asyncio.to_thread(_try_locks, _directory(database), rows)
+    async with database.snapshot() as snapshot:
+        rows = await snapshot.rows("SELECT number, lock_name FROM instances ORDER BY number")
+        given_away = await snapshot.rows("SELECT seq FROM sqlite_sequence WHERE name = 'instances'")
+    newest = given_away[0][0] if given_away else 0
+    found, locks = await asyncio.to_thread(_try_locks, _directory(database), rows, newest)
     try:
         yield found
         if found.dead and forget:
@@ -82,6 +90,27 @@ async def census(database: Database, *, forget: bool = True) -> AsyncIterator[Ce
     finally:
         for descriptor in locks.values():
             os.close(descriptor)
+
+
+async def run_alone(
+    database: Database, name: str, work: Callable[[], Coroutine[Any, Any, None]], *, look_again_s: float
+) -> None:
+    """Run ``work`` here as soon as no other process on this database runs work of that name. Until it is cancelled.
+
+    By the same locks: when the process that runs it dies, another one takes it up at its next look.
+    """
+    path = _directory(database) / f"{name}.lock"
+    descriptor = await asyncio.to_thread(_open_lock, path, os.O_CREAT)
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                await asyncio.sleep(look_again_s)
+        await work()
+    finally:
+        os.close(descriptor)
 
 
 def _insert(connection: sqlite3.Connection, *, lock_name: str, now_ms: int) -> int:
@@ -105,9 +134,13 @@ def _directory(database: Database) -> Path:
     return database.path.with_name(database.path.name + ".instances")
 
 
-def _make_locked(path: Path) -> int:
+def _open_lock(path: Path, flags: int) -> int:
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    return os.open(path, flags | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+
+def _make_locked(path: Path) -> int:
+    descriptor = _open_lock(path, os.O_CREAT | os.O_EXCL)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.write(descriptor, f"{os.getpid()}\n".encode())
@@ -128,7 +161,7 @@ def _unlock(path: Path, descriptor: int) -> None:
     os.close(descriptor)
 
 
-def _try_locks(directory: Path, rows: Iterable[Row]) -> tuple[Census, dict[Path, int]]:
+def _try_locks(directory: Path, rows: Iterable[Row], newest: int) -> tuple[Census, dict[Path, int]]:
     dead: list[int] = []
     alive: list[int] = []
     locks: dict[Path, int] = {}
@@ -147,4 +180,4 @@ def _try_locks(directory: Path, rows: Iterable[Row]) -> tuple[Census, dict[Path,
         else:
             dead.append(number)
             locks[path] = descriptor
-    return Census(alive=tuple(alive), dead=tuple(dead)), locks
+    return Census(alive=tuple(alive), dead=tuple(dead), newest=newest), locks

@@ -188,15 +188,16 @@ class LedgerStore:
 
         return self._database.submit(update)
 
-    async def resolve_interrupted(self, *, alive: Sequence[int]) -> int:
+    async def resolve_interrupted(self, *, alive: Sequence[int], newest: int | None = None) -> int:
         """At start: close the open requests that no living process serves and no open job holds. Gives how many.
 
         They are charged what had been noted as delivered, never more than their hold; the figure is an estimate.
+        Requests of processes above ``newest`` are left alone: those came after ``alive`` had been counted.
         """
         living = json.dumps(list(alive))
 
         def update(connection: sqlite3.Connection) -> int:
-            return connection.execute(_RESOLVE, (living,)).rowcount
+            return connection.execute(_RESOLVE, (living, newest)).rowcount
 
         return await self._database.write(update)
 
@@ -289,7 +290,8 @@ SET state = CASE WHEN accrued_cost_nano_usd + accrued_charge_nano_usd > 0 THEN '
     cost_nano_usd = accrued_cost_nano_usd, charge_nano_usd = min(accrued_charge_nano_usd, hold_nano_usd),
     basis = 'estimated', outcome = 'interrupted'
 WHERE state = 'open'
-  AND instance NOT IN (SELECT value FROM json_each(?))
+  AND instance NOT IN (SELECT value FROM json_each(?1))
+  AND (?2 IS NULL OR instance <= ?2)
   AND id NOT IN (SELECT request_id FROM jobs WHERE next_poll_at_ms IS NOT NULL)
 """
 

@@ -1,0 +1,125 @@
+"""One of several worker processes, and what it has in common with the others.
+
+Made by the supervisor (``cli/workers.py``) before it forks. A worker has a *seat*, a number from 0 on, and whoever
+replaces it has the same. All numbers that limit callers stand in shared memory, and so do the counts for ``/metrics``;
+what is promised to providers (calls at once, connections) is divided, so that all workers together keep to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from msgspec import structs
+
+from bitmesh_proxy.catalogue.catalogue import Catalogue
+from bitmesh_proxy.limits.shared_buckets import BucketSharedStorage
+from bitmesh_proxy.limits.shared_concurrency import SharedConcurrencyLimit
+from bitmesh_proxy.limits.token_bucket import TokenBucketRateLimiter
+from bitmesh_proxy.settings import Settings, SettingsError
+from bitmesh_proxy.shared_memory import SharedMemory
+from bitmesh_proxy.shared_metrics import SharedMetrics, SharedWriteWaits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memories:
+    """What all workers see. Each kind of bucket has a table, and so a lock, of its own."""
+
+    address_buckets: SharedMemory
+    key_buckets: SharedMemory
+    endpoint_buckets: SharedMemory
+    under_way: SharedMemory
+    counts: SharedMemory
+
+    @classmethod
+    def create(cls, seats: int) -> Memories:
+        """Raises OSError."""
+        buckets = BucketSharedStorage.words_for()
+        return cls(
+            address_buckets=SharedMemory.create(buckets, name="address buckets"),
+            key_buckets=SharedMemory.create(buckets, name="key buckets"),
+            endpoint_buckets=SharedMemory.create(buckets, name="endpoint buckets"),
+            under_way=SharedMemory.create(SharedConcurrencyLimit.words_for(seats), name="calls under way"),
+            counts=SharedMemory.create(SharedMetrics.words_for(seats), name="counts"),
+        )
+
+    def forget_seat(self, seat: int, *, seats: int) -> None:
+        """The worker has died, and with it what it had under way."""
+        SharedConcurrencyLimit(self.under_way, seat=seat, seats=seats).forget_seat(seat)
+        SharedMetrics(self.counts, seat=seat, seats=seats).forget_seat(seat)
+
+    def close(self) -> None:
+        """Let go of all of it."""
+        for memory in (
+            self.address_buckets, self.key_buckets, self.endpoint_buckets, self.under_way, self.counts
+        ):  # fmt: skip
+            memory.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """See the module's docstring. ``is_first``: no other one serves yet, so leftovers of earlier runs are nobody's.
+
+    ``catalogue`` is that of all workers, whatever has become of its files since. ``sandbox_url``: where the providers
+    are played, if they are.
+    """
+
+    seat: int
+    seats: int
+    is_first: bool
+    memories: Memories
+    catalogue: Catalogue
+    sandbox_url: str | None
+    #: How often it looks for jobs that another worker has started.
+    look_around_s: float = 0.5
+
+    @property
+    def address_limiter(self) -> TokenBucketRateLimiter:
+        """The addresses' buckets."""
+        return TokenBucketRateLimiter(BucketSharedStorage(self.memories.address_buckets))
+
+    @property
+    def key_limiter(self) -> TokenBucketRateLimiter:
+        """The keys' buckets."""
+        return TokenBucketRateLimiter(BucketSharedStorage(self.memories.key_buckets))
+
+    @property
+    def endpoint_limiter(self) -> TokenBucketRateLimiter:
+        """The buckets of keys at endpoints."""
+        return TokenBucketRateLimiter(BucketSharedStorage(self.memories.endpoint_buckets))
+
+    def concurrency_limit(self, default: int) -> SharedConcurrencyLimit:
+        """Calls under way per key."""
+        return SharedConcurrencyLimit(self.memories.under_way, seat=self.seat, seats=self.seats, default=default)
+
+    @property
+    def metrics(self) -> SharedMetrics:
+        """The counts."""
+        return SharedMetrics(self.memories.counts, seat=self.seat, seats=self.seats)
+
+    @property
+    def write_waits(self) -> SharedWriteWaits:
+        """What the database counts."""
+        return SharedWriteWaits(self.metrics)
+
+
+def settings_of_seat(settings: Settings, seat: int, *, seats: int) -> Settings:
+    """The settings with a worker's share of what is promised to providers.
+
+    Raises SettingsError for a promise that is smaller than the number of workers.
+    """
+    upstream = structs.replace(
+        settings.upstream,
+        max_connections_per_provider=max(1, _share(settings.upstream.max_connections_per_provider, seat, seats)),
+    )
+    providers = []
+    for provider in settings.providers:
+        if 0 < provider.max_concurrent < seats:
+            raise SettingsError(f"providers.{provider.name}.max_concurrent: must not be below http.workers ({seats})")
+        share = _share(provider.max_concurrent, seat, seats)
+        providers.append(structs.replace(provider, max_concurrent=share))
+    return structs.replace(settings, upstream=upstream, providers=tuple(providers))
+
+
+def _share(total: int, seat: int, seats: int) -> int:
+    """Whole shares that differ by one at most and add up to the total."""
+    return total // seats + (seat < total % seats)
