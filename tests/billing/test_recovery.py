@@ -15,7 +15,7 @@ from bitmesh_proxy.money import NanoUsd
 from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.idempotency import IdempotencyStore
-from bitmesh_proxy.storage.instances import register_instance
+from bitmesh_proxy.storage.instances import census, register_instance
 from bitmesh_proxy.storage.jobs import JobStore, NewJob
 from bitmesh_proxy.storage.ledger import Accrued, LedgerStore
 from bitmesh_proxy.storage.verification import verify_books
@@ -35,7 +35,7 @@ from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.errors import InsufficientBalance
 from bitmesh_proxy.money import NanoUsd
 from bitmesh_proxy.storage.database import Database
-from bitmesh_proxy.storage.instances import register_instance
+from bitmesh_proxy.storage.instances import census, register_instance
 from bitmesh_proxy.storage.ledger import Accrued, LedgerStore
 
 path, account_id = sys.argv[1:]
@@ -162,3 +162,20 @@ async def test_what_an_orderly_stop_left_open_is_found_too(
     await instance.close()
     assert await recover(database, ledger, idempotency) == 1
     assert await ledger.find_open() == []
+
+
+async def test_who_starts_while_another_recovers_keeps_its_requests(
+    database: Database, caller: Caller, ledger: LedgerStore, idempotency: IdempotencyStore
+) -> None:
+    """Several workers may start at once: one counts who lives, another comes, then the first cleans up."""
+    first = await register_instance(database)
+    async with census(database) as found:
+        second = await register_instance(database)
+        await ledger.open_reservation(opening("req_1", caller.account_id, instance=second.number))
+        other = IdempotencyStore(database, instance=second.number)
+        await other.claim("key_1", "once", fingerprint=bytes(32), request_id="req_1", now_s=NOON_S)
+        assert await ledger.resolve_interrupted(alive=found.alive, newest=found.newest) == 0
+        assert await idempotency.resolve_interrupted(alive=found.alive, newest=found.newest) == 0
+    await second.close()
+    assert await recover(database, ledger, idempotency) == 1
+    await first.close()

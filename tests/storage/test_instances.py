@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bitmesh_proxy.storage.database import Database
-from bitmesh_proxy.storage.instances import Instance, census, register_instance
+from bitmesh_proxy.storage.instances import Instance, census, register_instance, run_alone
 
 ROOT = Path(__file__).parents[2]
 
@@ -101,3 +101,48 @@ async def test_row_without_its_file_is_dead(database: Database, path: Path) -> N
 async def die(instance: Instance) -> None:
     """What the kernel does for a killed process."""
     os.close(instance._descriptor)
+
+
+async def test_who_comes_after_the_counting_is_above_the_newest(database: Database) -> None:
+    first = await register_instance(database)
+    await first.close()
+    async with census(database) as found:
+        assert (found.alive, found.newest) == ((), first.number)
+        later = await register_instance(database)
+        assert later.number > found.newest
+    await later.close()
+
+
+async def test_work_runs_in_one_process_at_a_time_and_is_taken_up_by_the_next(database: Database) -> None:
+    running: list[str] = []
+    changed = asyncio.Event()
+
+    async def work(name: str) -> None:
+        running.append(name)
+        changed.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            running.remove(name)
+
+    def start(name: str, work_name: str = "work") -> asyncio.Task[None]:
+        changed.clear()
+        return asyncio.create_task(run_alone(database, work_name, lambda: work(name), look_again_s=0.01))
+
+    first = start("first")
+    await changed.wait()
+    # A descriptor of its own has a lock of its own, as in another process.
+    second = start("second")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(changed.wait(), 0.05)
+    other = start("other", "other work")
+    await changed.wait()
+    assert running == ["first", "other"]
+    changed.clear()
+    first.cancel()
+    await changed.wait()
+    assert running == ["other", "second"]
+    for task in (second, other):
+        task.cancel()
+    await asyncio.gather(first, second, other, return_exceptions=True)
+    assert running == []
