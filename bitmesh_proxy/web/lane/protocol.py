@@ -27,7 +27,7 @@ from bitmesh_proxy.web.lane.lane import Lane
 class LaneProtocol(RequestHandler):
     """See the module's docstring."""
 
-    __slots__ = ("_call", "_lane", "_sleeper")
+    __slots__ = ("_call", "_held", "_lane", "_sleeper")
 
     def __init__(self, manager: web.Server, lane: Lane, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -36,6 +36,8 @@ class LaneProtocol(RequestHandler):
         self._call: LaneCall | None = None
         #: Where aiohttp's handler sleeps meanwhile.
         self._sleeper: asyncio.Future[None] | None = None
+        #: Requests that came while aiohttp's handler was about to go to sleep. While there are any, its queue is empty.
+        self._held: list[Any] = []
 
     # ------------------------------------------------------------ the connection's side
 
@@ -44,12 +46,27 @@ class LaneProtocol(RequestHandler):
         waiter = self._waiter
         if waiter is None or waiter.done():  # aiohttp's handler is at work, or the lane is: this waits its turn
             super().data_received(data)
+            if waiter is None and self._call is None and self._messages and not self._request_in_progress:
+                self._hold()
             return
         self._waiter = None
         super().data_received(data)
         self._waiter = waiter
         if self._messages:
             self._next()
+
+    def _hold(self) -> None:
+        """The handler has not begun to wait for a request, or is about to wait for the next one. If it found this one
+        in the queue it would serve it, and a caller who is quick would never come to the lane."""
+        if not self._held:
+            self._loop.call_soon(self._release)
+        self._held += self._messages
+        self._messages.clear()
+
+    def _release(self) -> None:
+        self._messages.extend(self._held)
+        self._held.clear()
+        self._next()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """See asyncio. A caller who leaves ends the call at once."""
@@ -109,7 +126,8 @@ class LaneProtocol(RequestHandler):
                     self._resume_reading_if_drained()
                 self._manager.requests_count += 1
                 self._call = call = LaneCall(self._lane, self, route, message)
-                call.begin(payload.read_nowait())
+                # Not ``read_nowait``: it would have the parser look for more, which costs as much as the request.
+                call.begin(b"".join(payload._buffer))
                 return
         waiter.set_result(None)
 
