@@ -11,14 +11,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import itertools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from bitmesh_proxy.media.copy_room import CopyEntry, CopyRoom
-from bitmesh_proxy.media.files import Files, FileThreads, read_if_cached
+from bitmesh_proxy.media.files import Files, FileThreads, read_if_cached, read_into_if_cached
 from bitmesh_proxy.media.sniff import EXTENSIONS
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,11 @@ logger = logging.getLogger(__name__)
 GROWTH_BYTES = 4 * 1024 * 1024
 #: The last use is written down at most this often.
 TOUCH_INTERVAL_S = 60.0
+#: What is poured out in one piece.
+POUR_BYTES = 256 * 1024
+
+#: Takes a piece, which is its own until what it returns, if anything, is done.
+TakeView = Callable[[bytes | memoryview], Awaitable[None] | None]
 
 
 class CopyFailed(Exception):
@@ -49,6 +56,25 @@ class CopyReader:
         """Up to ``size`` bytes from ``offset``; at least one before the end. Raises OSError."""
         size = min(size, self.size_bytes - offset)
         return await _read(self._descriptor, size, offset, files=self._files, threads=self._threads)
+
+    async def pour(self, take: TakeView, start: int, end: int | None) -> None:
+        """The bytes from ``start`` up to ``end`` (not included), as ``Delivery.pour``. Raises OSError."""
+        end = self.size_bytes if end is None else end
+        # One buffer for all pieces: a new one for each has to be given its memory, page by page, each time.
+        buffer = memoryview(bytearray(min(POUR_BYTES, max(0, end - start))))
+        while start < end:
+            space = buffer[: end - start]
+            count = read_into_if_cached(self._descriptor, space, start)
+            piece = space[:count] if count else await self._read_in_thread(len(space), start)
+            start += len(piece)
+            pending = take(piece)
+            await (asyncio.sleep(0) if pending is None else pending)  # others have their turn however fast this goes
+
+    async def _read_in_thread(self, size: int, offset: int) -> bytes:
+        piece = await self._threads.run(self._files.read, self._descriptor, size, offset)
+        if not piece:
+            raise OSError(errno.EIO, "the copy is shorter than it was")
+        return piece
 
     def close(self) -> None:
         """Let it go."""

@@ -14,11 +14,12 @@ from typing import Protocol
 import msgspec
 
 from bitmesh_proxy.errors import NotFound
-from bitmesh_proxy.media.copies import CopyReader, CopyStore
+from bitmesh_proxy.media.copies import CopyReader, CopyStore, TakeView
 from bitmesh_proxy.media.download import READ_BYTES, Download, DownloadReader
+from bitmesh_proxy.media.fetch_answer import Answer
+from bitmesh_proxy.media.fetch_answer import Kind as FetchKind
 from bitmesh_proxy.media.fetch_errors import FetchGone, FetchTimedOut
-from bitmesh_proxy.media.guarded_fetch import Answer, GuardedFetcher
-from bitmesh_proxy.media.guarded_fetch import Kind as FetchKind
+from bitmesh_proxy.media.guarded_fetch import GuardedFetcher
 from bitmesh_proxy.media.origins import origin_of
 from bitmesh_proxy.media.sources import ResultSource
 from bitmesh_proxy.storage.media import MediaRecord
@@ -46,6 +47,9 @@ class ByteSource(Protocol):
     async def read(self, offset: int, size: int) -> bytes:
         """Up to ``size`` bytes; empty at the true end. Raises FetchError or OSError when they break off."""
 
+    async def pour(self, take: TakeView, start: int, end: int | None) -> None:
+        """See ``Delivery.pour``."""
+
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """A result that can be read.
@@ -68,6 +72,14 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
                 return
             start += len(piece)
             yield piece
+
+    async def pour(self, take: TakeView, start: int = 0, end: int | None = None) -> None:
+        """The same bytes, each piece given to ``take`` as soon as it is there, and what that gives is awaited.
+
+        A piece is the taker's until that is done, and not longer: it may lie in a buffer that is used again. Raises as
+        ``chunks``, and what ``take`` raises.
+        """
+        await self.source.pour(take, start, self.length_bytes if end is None else end)
 
 
 class Deliveries:

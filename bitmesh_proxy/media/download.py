@@ -3,16 +3,17 @@
 While there is a copy, the disk is the buffer: the fetch runs as fast as the provider gives, each reader reads at its
 own pace, and what is in memory is one piece. Without one (no room, disk full, also in mid-way) the pieces go through by
 hand: the next is fetched only when every reader has taken the last, so that a slow caller slows the provider and memory
-stays flat.
+stays flat. To a reader that is alone and pours they go straight from the connection, without a turn of the event loop.
 
-Nobody left to read: the fetch goes on alone, if there is a copy and not much is missing; else it ends.
+Nobody left to read: the fetch goes on alone, if there is a copy and not much is missing; else it ends, with the next
+piece (who comes back before finds it going on), and without a copy at once.
 A fetch that breaks ends with an error for every reader, and its copy is thrown away. It is never a clean end.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol
 
@@ -21,6 +22,7 @@ import msgspec
 from bitmesh_proxy.media.copies import CopyFailed, CopyStore, RunningCopy
 from bitmesh_proxy.media.fetch_errors import FetchBroken, FetchError, FetchGone, FetchNotMedia
 from bitmesh_proxy.media.sniff import SNIFF_BYTES, served_type
+from bitmesh_proxy.upstream.inbox import Take
 
 #: Statuses with which object stores and providers say that a link is no longer good: a pre-signed link that has expired
 #: is 403 at S3 and its likes. Nothing that a caller could do brings the picture back.
@@ -29,7 +31,7 @@ READ_BYTES = 128 * 1024
 
 
 class Incoming(Protocol):
-    """What a download needs of an answer; ``guarded_fetch.Answer`` is one."""
+    """What a download needs of an answer; ``fetch_answer.Answer`` is one."""
 
     @property
     def status(self) -> int:
@@ -43,8 +45,14 @@ class Incoming(Protocol):
     def content_length(self) -> int | None:
         """As declared."""
 
-    def chunks(self) -> AsyncIterator[bytes]:
-        """The body. Raises FetchError."""
+    async def read(self) -> bytes:
+        """What comes next of the body; empty at its end. Raises FetchError."""
+
+    async def pour(self, take: Take) -> None:
+        """The rest of the body; what ``take`` gives is awaited before more is read. Raises FetchError."""
+
+    def close(self) -> None:
+        """Break it off, if there is more to come: whoever reads gets FetchError."""
 
 
 class MediaHead(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +89,7 @@ class Download:
         self._finish_alone_bytes = finish_alone_bytes
         self._head: MediaHead | None = None
         self._error: FetchError | None = None
+        self._answer: Incoming | None = None
         self._copy: RunningCopy | None = None
         self._is_given_up = False
         self._is_whole = False
@@ -108,6 +117,11 @@ class Download:
             self.check()
             await self.changed()
         return self._head
+
+    @property
+    def length_bytes(self) -> int | None:
+        """As declared; None as long as it is not known."""
+        return self._head.length_bytes if self._head is not None else None
 
     async def over(self) -> None:
         """Wait for the end, whichever it is."""
@@ -142,6 +156,9 @@ class Download:
         self._readers.discard(reader)
         if not self._readers:
             self._alone_since_bytes = self.size_bytes
+            if self._answer is not None and self._head is not None and not self.is_copying:
+                self._is_given_up = True
+                self._answer.close()
         self._announce()
 
     # ------------------------------------------------------------ the fetch
@@ -150,7 +167,11 @@ class Download:
         """Fetch to the end. Raises nothing but CancelledError: how it ended, the readers are told."""
         try:
             async with self._open_answer() as answer:
-                await self._transfer(answer)
+                try:
+                    self._answer = answer
+                    await self._transfer(answer)
+                finally:
+                    self._answer = None
         except FetchError as exc:
             self._error = exc
         except asyncio.CancelledError:
@@ -168,16 +189,14 @@ class Download:
             raise FetchGone("the provider has it no longer")
         if answer.status != 200:
             raise FetchBroken(f"the provider answered {answer.status}")
-        chunks = answer.chunks()
-        start = await _read_start(chunks)
+        start = await _read_start(answer)
         media_type = served_type(start, answer.media_type, kind=self._kind) if start else None
         if media_type is None:
             raise FetchNotMedia("the provider's answer is not a picture, film or sound")
         await self._begin_copy(media_type, answer.content_length)
         self._head = MediaHead(media_type=media_type, length_bytes=answer.content_length)
         await self._pass_on(start)
-        async for chunk in chunks:
-            await self._pass_on(chunk)
+        await answer.pour(self._take)
         if self._copy is not None and self.is_copying:
             try:
                 await self._copy.finish()
@@ -189,6 +208,15 @@ class Download:
         if self._copies is not None:
             self._copy = await self._copies.begin(self.media_id, media_type=media_type, length_bytes=length_bytes)
             self.is_copying = self._copy is not None
+
+    def _take(self, piece: bytes) -> Awaitable[None] | None:
+        if not self.is_copying and len(self._readers) == 1:
+            (reader,) = self._readers
+            if reader.is_pouring:
+                self._piece = b""
+                self.size_bytes += len(piece)
+                return reader.hand(piece)
+        return self._pass_on(piece)
 
     async def _pass_on(self, piece: bytes) -> None:
         if self._copy is not None and self.is_copying:
@@ -208,7 +236,7 @@ class Download:
     def _goes_on_alone(self) -> bool:
         if not self.is_copying or self.keep_going:
             return self.is_copying
-        length = self._head.length_bytes if self._head is not None else None
+        length = self.length_bytes
         if length is None:
             return self.size_bytes - self._alone_since_bytes <= self._finish_alone_bytes
         return length - self._alone_since_bytes <= self._finish_alone_bytes
@@ -233,6 +261,8 @@ class DownloadReader:
     def __init__(self, download: Download) -> None:
         self.position = 0
         self._download = download
+        self._take: Take | None = None
+        self._failure: Exception | None = None
 
     @property
     def is_copied(self) -> bool:
@@ -261,16 +291,77 @@ class DownloadReader:
         self._download.progressed()
         return piece
 
+    async def pour(self, take: Take, start: int, end: int | None) -> None:
+        """The bytes from ``start`` up to ``end`` (not included; None: to the true end), as ``Delivery.pour``."""
+        at = start
+        while end is None or at < end:
+            if self._may_pour(at, end):
+                await self._wait_pouring(take)
+                at = self.position
+            else:
+                piece = await self.read(at, READ_BYTES if end is None else min(READ_BYTES, end - at))
+                if not piece:
+                    return
+                at += len(piece)
+                pending = take(piece)
+                if pending is not None:
+                    await pending
+
+    @property
+    def is_pouring(self) -> bool:
+        """Does it wait for pieces straight from the connection?"""
+        return self._take is not None
+
+    def hand(self, piece: bytes) -> Awaitable[None] | None:
+        """A piece for one that is pouring. Raises FetchBroken when the one behind it will take no more."""
+        assert self._take is not None
+        self.position += len(piece)
+        try:
+            pending = self._take(piece)
+        except Exception as exc:
+            raise self._failed(exc) from exc
+        return None if pending is None else self._handed(pending)
+
     def close(self) -> None:
         """Leave."""
         self._download.left(self)
 
+    def _may_pour(self, at: int, end: int | None) -> bool:
+        """Has it got all that is there, wants all that is to come, and comes it by hand?"""
+        download = self._download
+        return (
+            at == self.position == download.size_bytes
+            and not download.is_copying
+            and not download.is_over
+            and end == download.length_bytes
+        )
 
-async def _read_start(chunks: AsyncIterator[bytes]) -> bytes:
-    """The first chunks, as many as sniffing needs; all of a body that is shorter."""
+    async def _wait_pouring(self, take: Take) -> None:
+        """Until something changes, pieces are handed to ``take``. Raises what it raised."""
+        self._take = take
+        try:
+            await self._download.changed()
+        finally:
+            self._take = None
+        if self._failure is not None:
+            raise self._failure
+
+    async def _handed(self, pending: Awaitable[None]) -> None:
+        try:
+            await pending
+        except Exception as exc:
+            raise self._failed(exc) from exc
+
+    def _failed(self, error: Exception) -> FetchBroken:
+        """What takes has failed: the error is the reader's own, the fetch only loses a reader."""
+        self._failure = error
+        self._download.left(self)
+        return FetchBroken("nobody is left to read it")
+
+
+async def _read_start(answer: Incoming) -> bytes:
+    """The first pieces, as many as sniffing needs; all of a body that is shorter."""
     start = b""
-    async for chunk in chunks:
-        start += chunk
-        if len(start) >= SNIFF_BYTES:
-            break
+    while len(start) < SNIFF_BYTES and (piece := await answer.read()):
+        start += piece
     return start

@@ -88,12 +88,17 @@ def read_if_cached(descriptor: int, size: int, offset: int) -> bytes | None:
 
     ``RWF_NOWAIT`` (Linux 4.14, preadv2(2)) never waits for the disk. Where it does not exist the answer is always None.
     """
-    flag = getattr(os, "RWF_NOWAIT", 0)
-    if not flag:
-        return None
     buffer = bytearray(size)
-    try:
-        count = os.preadv(descriptor, [buffer], offset, flag)
-    except OSError:  # EAGAIN: on the disk; EOPNOTSUPP: a file system without this
-        return None
+    count = read_into_if_cached(descriptor, memoryview(buffer), offset)
     return bytes(memoryview(buffer)[:count]) if count else None
+
+
+def read_into_if_cached(descriptor: int, buffer: memoryview, offset: int) -> int:
+    """The same into ``buffer``: gives how many bytes, 0 if they are not in memory."""
+    no_wait = getattr(os, "RWF_NOWAIT", 0)
+    if not no_wait:
+        return 0
+    try:
+        return os.preadv(descriptor, [buffer], offset, no_wait)
+    except OSError:  # EAGAIN: on the disk; EOPNOTSUPP: a file system without this
+        return 0

@@ -13,34 +13,34 @@
 
 from __future__ import annotations
 
-import socket
+import asyncio
+import math
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+import sys
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 import aiohttp
 import msgspec
 from aiohttp import abc
 from yarl import URL
 
+from bitmesh_proxy.errors import UpstreamBroken
 from bitmesh_proxy.media.addresses import is_public, parse_address
+from bitmesh_proxy.media.fetch_answer import ALL_KINDS, Answer, Kind
 from bitmesh_proxy.media.fetch_budget import FetchBudget
-from bitmesh_proxy.media.fetch_errors import FetchBroken, FetchNotMedia, FetchRefused, FetchTooLarge
+from bitmesh_proxy.media.fetch_connections import JudgedConnect
+from bitmesh_proxy.media.fetch_errors import FetchBroken, FetchRefused
 from bitmesh_proxy.media.origins import Origin, follow, origin_of, parse_link
+from bitmesh_proxy.upstream.connection import ProviderConnection
+from bitmesh_proxy.upstream.connections import Connections
+from bitmesh_proxy.upstream.connections import Origin as ConnectionOrigin
 
-Kind = Literal["image", "video", "audio", "file"]
-ALL_KINDS: frozenset[Kind] = frozenset({"image", "video", "audio", "file"})
-
-_USUAL_PORTS = frozenset({80, 443})
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-#: "Some bytes": what object stores say when nobody told them. What it is in truth, sniffing says.
-_UNDECLARED = frozenset({"application/octet-stream", "binary/octet-stream", "application/binary"})
-_FILE_TYPES = frozenset({"application/pdf"})
-#: ``aws-chunked`` is a left-over of the upload that S3 repeats on the download; the bytes are plain.
-_NO_CODING = frozenset({"", "identity", "aws-chunked"})
-_READ_BUFFER_BYTES = 64 * 1024
+_USUAL_PORTS: Final = frozenset({80, 443})
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_KEEPALIVE_S: Final = 15.0
 
 
 class FetchLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,36 +51,6 @@ class FetchLimits(msgspec.Struct, frozen=True, kw_only=True):
     connect_timeout_s: float = 10.0
     idle_timeout_s: float = 60.0
     total_timeout_s: float = 300.0
-
-
-class Answer:
-    """The final answer to a fetch. ``status`` may be an error's; then ``chunks`` is that error's body.
-
-    ``media_type`` is as declared, lower case, without parameters; None when nothing useful was declared.
-    ``content_length`` is that of this body (of the part, for a 206); None when it was not declared.
-    """
-
-    def __init__(self, response: aiohttp.ClientResponse, *, budget: FetchBudget) -> None:
-        self.status = response.status
-        self.media_type = _declared_type(response)
-        self.content_length = response.content_length
-        self.content_range = response.headers.get("Content-Range")
-        self._response = response
-        self._budget = budget
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it comes, one network read at a time; nothing is read ahead beyond a small buffer.
-
-        Raises FetchTooLarge, FetchTimedOut, FetchBroken. An end without an error is the true end.
-        """
-        content = self._response.content
-        while True:
-            async with self._budget.waiting():
-                chunk = await content.readany()
-            if not chunk:
-                return
-            self._budget.count(len(chunk))
-            yield chunk
 
 
 class GuardedFetcher:
@@ -100,36 +70,31 @@ class GuardedFetcher:
         self._trusted = frozenset(trusted_origins)
         self._allow_private = allow_private
         self._resolver = resolver
-        self._ssl: ssl.SSLContext | bool = ssl_context or True
+        self._ssl = ssl_context
         self._headers = {"User-Agent": user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
-        self._session: aiohttp.ClientSession | None = None
+        self._connections: Connections | None = None
 
     async def __aenter__(self) -> Self:
-        inner = self._resolver or aiohttp.ThreadedResolver()
-        connector = aiohttp.TCPConnector(
-            resolver=_JudgingResolver(inner, self._may_connect),
-            use_dns_cache=False,  # each connection is resolved, judged and made in one go
-            limit=0,  # how many fetches run is the caller's decision
-            keepalive_timeout=15.0,
-            ssl=self._ssl,
+        connect = JudgedConnect(
+            self._resolver or aiohttp.ThreadedResolver(),
+            self._may_connect,
+            timeout_s=self._limits.connect_timeout_s,
+            ssl_context=self._ssl,
         )
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            read_bufsize=_READ_BUFFER_BYTES,
-            timeout=aiohttp.ClientTimeout(
-                total=None, connect=self._limits.connect_timeout_s, sock_read=self._limits.idle_timeout_s
-            ),
+        self._connections = Connections(
+            connect_timeout_s=self._limits.connect_timeout_s,
+            keepalive_s=_KEEPALIVE_S,
+            max_per_origin=sys.maxsize,  # how many fetches run is the caller's decision
+            connect=connect,
         )
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        if self._connections is not None:
+            await self._connections.close()
+            self._connections = None
 
     @asynccontextmanager
     async def open(
@@ -150,26 +115,25 @@ class GuardedFetcher:
         limit = self._limits.max_bytes if max_bytes is None else min(max_bytes, self._limits.max_bytes)
         budget = FetchBudget(max_bytes=limit, total_timeout_s=self._limits.total_timeout_s)
         more = {"Range": byte_range} if byte_range else {}
-        response = await self._follow(parse_link(link), method, dict(headers or {}), more, budget)
+        answer = await self._follow(parse_link(link), method, dict(headers or {}), more, budget)
         try:
-            answer = Answer(response, budget=budget)
-            if response.status < 400:
-                _check_head(response, answer.media_type, kinds, limit if method == "GET" else None)
+            if answer.status < 400:
+                answer.check(kinds, max_bytes=limit if method == "GET" else None)
             yield answer
         finally:
-            response.close() if not response.content.at_eof() else response.release()
+            self._release(answer)
 
     async def _follow(
         self, url: URL, method: str, secret: dict[str, str], plain: Mapping[str, str], budget: FetchBudget
-    ) -> aiohttp.ClientResponse:
+    ) -> Answer:
         """The first answer that is not a redirect. Every hop is judged before anything is sent there."""
         for _ in range(self._limits.max_redirects + 1):
             origin = self._judge(url)
-            response = await self._send(url, method, {**self._headers, **plain, **secret}, budget)
-            if response.status not in _REDIRECTS:
-                return response
-            response.close()
-            location = response.headers.get("Location")
+            answer = await self._send(url, method, {**self._headers, **plain, **secret}, budget)
+            if answer.status not in _REDIRECTS:
+                return answer
+            self._release(answer)
+            location = answer.headers.get("Location")
             if location is None:
                 raise FetchBroken("a redirect without a target")
             url = follow(url, location)
@@ -180,13 +144,45 @@ class GuardedFetcher:
                 secret = {}
         raise FetchRefused("too many redirects")
 
-    async def _send(
-        self, url: URL, method: str, headers: Mapping[str, str], budget: FetchBudget
-    ) -> aiohttp.ClientResponse:
-        if self._session is None:
+    async def _send(self, url: URL, method: str, headers: Mapping[str, str], budget: FetchBudget) -> Answer:
+        """The head of the answer. Every hop is one exchange on a connection of its origin's."""
+        if self._connections is None:
             raise RuntimeError("the fetcher is not open")
+        scheme, host, port = origin_of(url)
+        origin = ConnectionOrigin(host, port, scheme == "https")
+        head = _head_bytes(method, url, headers)
         async with budget.waiting():
-            return await self._session.request(method, url, headers=headers, allow_redirects=False)
+            waiting = self._connections.take_idle(origin)
+            if waiting is not None:
+                try:
+                    return await self._exchange(waiting, method, head, budget)
+                except UpstreamBroken:  # as it were the end of its life, of which we had not heard yet
+                    if not waiting.may_repeat(is_repeatable=True):
+                        raise
+            fresh = await self._connections.take(origin, is_fresh=True, until_s=math.inf)
+            return await self._exchange(fresh, method, head, budget)
+
+    async def _exchange(self, connection: ProviderConnection, method: str, head: bytes, budget: FetchBudget) -> Answer:
+        idle_s = self._limits.idle_timeout_s
+        try:
+            connection.send(
+                head,
+                b"",
+                is_head_only=method == "HEAD",
+                first_byte_s=asyncio.get_running_loop().time() + idle_s,
+                idle_s=idle_s,
+                deadline_s=math.inf,  # the whole time is the budget's, for our own reader's is not counted
+            )
+            return Answer(connection, await connection.head(), budget=budget)
+        except BaseException:
+            connection.finish()
+            raise
+
+    def _release(self, answer: Answer) -> None:
+        """The exchange is over. If its end has been reached, another one may follow on the connection."""
+        connection = answer.detach()
+        if connection is not None:
+            connection.finish()
 
     def _judge(self, url: URL) -> Origin:
         """Refuse by what the link itself says; names are judged when they are resolved."""
@@ -207,42 +203,10 @@ class GuardedFetcher:
         return parsed is not None and is_public(parsed)
 
 
-class _JudgingResolver(abc.AbstractResolver):
-    """Resolves by another resolver and refuses the whole answer if one address of it is not public."""
-
-    def __init__(self, inner: abc.AbstractResolver, may_connect: Callable[[str, int, str], bool]) -> None:
-        self._inner = inner
-        self._may_connect = may_connect
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[abc.ResolveResult]:
-        found = await self._inner.resolve(host, port, family)
-        if not all(self._may_connect(host, port, entry["host"]) for entry in found):
-            raise FetchRefused("the link leads to an address that is not public")
-        return found
-
-    async def close(self) -> None:
-        await self._inner.close()
-
-
-def _declared_type(response: aiohttp.ClientResponse) -> str | None:
-    declared = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    return None if not declared or declared in _UNDECLARED else declared
-
-
-def _check_head(
-    response: aiohttp.ClientResponse, media_type: str | None, kinds: frozenset[Kind], max_bytes: int | None
-) -> None:
-    if response.headers.get("Content-Encoding", "").strip().lower() not in _NO_CODING:
-        raise FetchBroken("the answer is compressed, although that was not offered")
-    if media_type is not None and not _is_of(media_type, kinds):
-        raise FetchNotMedia("the answer is not of a kind that was asked for")
-    if max_bytes is not None and (response.content_length or 0) > max_bytes:
-        raise FetchTooLarge("the answer is larger than it may be")
-
-
-def _is_of(media_type: str, kinds: frozenset[Kind]) -> bool:
-    if media_type in _FILE_TYPES:
-        return "file" in kinds
-    return media_type.partition("/")[0] in kinds
+def _head_bytes(method: str, url: URL, headers: Mapping[str, str]) -> bytes:
+    """The request, which has no body. Raises FetchRefused where a header would end its line."""
+    lines = [f"{method} {url.raw_path_qs} HTTP/1.1", f"Host: {url.host_port_subcomponent}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    if any(character in line for line in lines for character in "\r\n\0"):
+        raise FetchRefused("a header of the request holds a line end")
+    return "\r\n".join([*lines, "", ""]).encode()

@@ -1,4 +1,4 @@
-"""``GET`` and ``HEAD /imgrslt/{id}``, public. The one file of this room that knows aiohttp's server.
+"""``GET`` and ``HEAD /imgrslt/{id}``, public. With ``outflow.py`` all of this room that knows aiohttp's server.
 
 - 404 ``Resource not found`` for an id that was not handed out, or whose bytes are gone; 500 ``Error fetching image``
   for everything else that stops an answer before its first byte. Both texts are the API document's.
@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import socket
@@ -22,6 +21,7 @@ from aiohttp import web
 from bitmesh_proxy.errors import GatewayError, NotFound
 from bitmesh_proxy.media.delivery import Delivery
 from bitmesh_proxy.media.fetch_errors import FetchError
+from bitmesh_proxy.media.outflow import Outflow
 from bitmesh_proxy.media.ranges import Part, RangeNotSatisfiable, is_unchanged, requested_part
 from bitmesh_proxy.media.results import MediaResults
 
@@ -95,8 +95,9 @@ async def _answer(
         response.content_length = part.end - part.start
     else:
         response.content_length = delivery.length_bytes
-    await response.prepare(request)
-    if request.method != "HEAD":
+    if request.method == "HEAD":
+        await response.prepare(request)
+    else:
         await _send(request, response, delivery, part=part, stall_timeout_s=stall_timeout_s)
     return response
 
@@ -109,19 +110,16 @@ async def _send(
     part: Part | None,
     stall_timeout_s: float,
 ) -> None:
-    """The bytes. Whatever goes wrong from here on ends in a connection that the caller sees broken."""
-    chunks = delivery.chunks() if part is None else delivery.chunks(part.start, part.end)
-    left_bytes = response.content_length
+    """The answer. Whatever goes wrong from here on ends in a connection that the caller sees broken."""
+    out = Outflow(request, response, stall_timeout_s=stall_timeout_s)
     try:
-        async with contextlib.aclosing(chunks):
-            async for chunk in chunks:
-                async with asyncio.timeout(stall_timeout_s):
-                    await response.write(chunk)
-                if left_bytes is not None:
-                    left_bytes -= len(chunk)
-                    if not left_bytes:
-                        break  # the caller has all of it, and need not wait until its copy is put away
-        await response.write_eof()
+        await out.prepare()
+        with out.flowing():
+            if part is None:
+                await delivery.pour(out.write_now)
+            else:
+                await delivery.pour(out.write_now, part.start, part.end)
+        await out.finish()
     except ConnectionError:
         logger.info("the caller of a result has left")
     except TimeoutError:

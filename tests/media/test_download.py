@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,7 @@ import pytest
 from bitmesh_proxy.media.copies import CopyStore
 from bitmesh_proxy.media.download import Download, DownloadReader, MediaHead
 from bitmesh_proxy.media.fetch_errors import FetchBroken, FetchError, FetchGone, FetchNotMedia, FetchTimedOut
+from bitmesh_proxy.upstream.inbox import Take
 from tests.media.disks import FailingFiles, RefusingFiles
 from tests.media.test_copies import content, files_in, store_in
 
@@ -28,6 +29,8 @@ class Script:
     content_length: int | None = None
     taken: int = 0
     ended: bool = False
+    is_closed: bool = False
+    _is_at_end: bool = False
     may_close: asyncio.Event | None = None
     _pieces: asyncio.Queue[bytes | FetchError] = field(default_factory=asyncio.Queue)
 
@@ -38,15 +41,25 @@ class Script:
     def end(self) -> None:
         self.feed(b"")
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        while True:
-            self.taken += 1
-            piece = await self._pieces.get()
-            if isinstance(piece, FetchError):
-                raise piece
-            if not piece:
-                return
-            yield piece
+    async def read(self) -> bytes:
+        if self._is_at_end:
+            return b""
+        self.taken += 1
+        piece = await self._pieces.get()
+        if isinstance(piece, FetchError):
+            raise piece
+        self._is_at_end = not piece
+        return piece
+
+    async def pour(self, take: Take) -> None:
+        while piece := await self.read():
+            pending = take(piece)
+            if pending is not None:
+                await pending
+
+    def close(self) -> None:
+        self.is_closed = True
+        self.feed(FetchBroken("closed"))
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[Script]:
@@ -230,6 +243,95 @@ async def test_a_reader_that_leaves_lets_the_others_go_on(tmp_path: Path) -> Non
         assert await all_of(reader, start=len(PNG)) == b"abc"
 
 
+async def test_to_a_reader_that_pours_pieces_go_straight(tmp_path: Path) -> None:
+    """Given to it within the call that brings them, in order, and what it asks to be waited for is waited for."""
+    script = Script(content_length=len(PNG) + 9)
+    taken: list[bytes] = []
+    slow = asyncio.Event()
+
+    def take(piece: bytes | memoryview) -> Awaitable[None] | None:
+        taken.append(bytes(piece))
+        return _wait(slow) if piece == b"def" else None
+
+    async with store_in(tmp_path, max_bytes=0) as copies, running(script, copies) as download:
+        reader = download.join()
+        pouring = asyncio.create_task(reader.pour(take, 0, len(PNG) + 9))
+        script.feed(PNG)
+        await settled()
+        assert reader.is_pouring
+        reader.hand(b"abc")
+        assert taken == [PNG, b"abc"]
+        script.feed(b"def", b"ghi")
+        script.end()
+        await settled()
+        assert taken == [PNG, b"abc", b"def"]
+        assert not pouring.done()
+        slow.set()
+        await pouring
+        assert taken == [PNG, b"abc", b"def", b"ghi"]
+        reader.close()
+        assert not script.is_closed  # it had come to its end, and the connection may serve again
+
+
+async def _wait(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+async def _refuse() -> None:
+    raise ConnectionResetError("the caller has left")
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_who_takes_no_more_ends_the_fetch_with_its_own_error(tmp_path: Path, is_late: bool) -> None:
+    script = Script(content_length=len(PNG) + 1000)
+
+    def take(piece: bytes | memoryview) -> Awaitable[None] | None:
+        if piece != b"abc":
+            return None
+        if is_late:
+            return _refuse()
+        raise ConnectionResetError("the caller has left")
+
+    async with store_in(tmp_path, max_bytes=0) as copies, running(script, copies) as download:
+        reader = download.join()
+        pouring = asyncio.create_task(reader.pour(take, 0, len(PNG) + 1000))
+        script.feed(PNG)
+        await settled()
+        script.feed(b"abc")
+        with pytest.raises(ConnectionResetError):
+            await pouring
+        await download.over()
+        assert script.is_closed
+
+
+async def test_a_break_reaches_whoever_pours(tmp_path: Path) -> None:
+    script = Script(content_length=len(PNG) + 1000)
+    taken: list[bytes] = []
+    async with store_in(tmp_path, max_bytes=0) as copies, running(script, copies) as download:
+        pouring = asyncio.create_task(
+            download.join().pour(lambda piece: taken.append(bytes(piece)), 0, len(PNG) + 1000)
+        )
+        script.feed(PNG, b"abc", FetchTimedOut("silence"))
+        with pytest.raises(FetchTimedOut):
+            await pouring
+        assert taken == [PNG, b"abc"]
+
+
+@pytest.mark.parametrize("room", [10**6, 0])
+@pytest.mark.parametrize("window", [(0, None), (0, 5), (len(PNG) - 1, len(PNG) + 2), (3, len(PNG) + 6)])
+async def test_a_part_may_be_poured_with_and_without_a_copy(
+    tmp_path: Path, room: int, window: tuple[int, int | None]
+) -> None:
+    script = Script(content_length=len(PNG) + 6)
+    taken = bytearray()
+    start, end = window
+    async with store_in(tmp_path, max_bytes=room) as copies, running(script, copies) as download:
+        script.feed(PNG, b"abc", b"def")
+        script.end()
+        await download.join().pour(lambda piece: taken.extend(piece), start, end)
+        assert taken == (PNG + b"abcdef")[start:end]
+
+
 # ------------------------------------------------------------ nobody left
 
 
@@ -270,6 +372,7 @@ async def test_without_a_copy_it_ends_with_its_last_reader(tmp_path: Path) -> No
         script.feed(PNG)
         await reader.head()
         reader.close()
+        assert script.is_closed  # at once, and not with a next piece, which may be long in coming
         await download.over()
         assert script.ended
 

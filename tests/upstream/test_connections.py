@@ -203,7 +203,7 @@ async def test_connections_may_be_opened_in_another_way() -> None:
             assert await ask(first) == b"ok"
             connections.give_back(first)
             assert connections.take_idle(named) is first
-            with pytest.raises(PermissionError, match="inside.test"):
+            with pytest.raises(PermissionError, match=r"inside\.test"):
                 await connections.take(named._replace(host="inside.test"), is_fresh=False, until_s=1e12)
             assert [found.host for found in asked] == ["name.test", "inside.test"]
         finally:
