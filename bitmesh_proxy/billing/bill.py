@@ -7,7 +7,7 @@ from enum import StrEnum
 from msgspec import Struct, field
 
 from bitmesh_proxy.billing import pricing
-from bitmesh_proxy.billing.usage import complete_usage
+from bitmesh_proxy.billing.usage import PromptSize, complete_usage
 from bitmesh_proxy.calls import Basis, Call, Usage
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.money import ZERO, NanoUsd
@@ -40,17 +40,21 @@ class Bill(Struct, frozen=True, kw_only=True):
         return not self.cost_nano_usd and not self.charge_nano_usd and self.usage == Usage()
 
 
-def hold_of(call: Call, offer: Offer, *, markup_nano: int, default_max_output_tokens: int) -> NanoUsd:
+def hold_of(
+    call: Call, offer: Offer, *, markup_nano: int, default_max_output_tokens: int, size: PromptSize | None = None
+) -> NanoUsd:
     """The upper bound of what the account may be charged for this call at this offer; 0 for a test call.
 
-    Raises InternalError when the offer has no price for such a call.
+    ``size`` is that of a conversation, where it has been counted before. Raises InternalError when the offer has no
+    price for such a call.
     """
-    bound = pricing.estimate(call, offer, default_max_output_tokens=default_max_output_tokens).hold_nano_usd
+    most = default_max_output_tokens
+    bound = pricing.estimate(call, offer, default_max_output_tokens=most, size=size).hold_nano_usd
     if call.test:
         return ZERO
     if offer.sell_price is not None:
         return pricing.estimate(
-            call, offer, default_max_output_tokens=default_max_output_tokens, price=offer.sell_price
+            call, offer, default_max_output_tokens=most, price=offer.sell_price, size=size
         ).hold_nano_usd
     return pricing.with_markup(bound, offer, markup_nano=markup_nano)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 from msgspec.structs import replace
 
-from bitmesh_proxy.billing.usage import ChatBound, chat_bound, usage_bound
+from bitmesh_proxy.billing.usage import ChatBound, PromptSize, chat_bound, usage_bound
 from bitmesh_proxy.calls import Basis, Call, ChatCall, ImageCall, SpeechCall, TranscriptionCall, Usage, VideoCall
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.catalogue.prices import Price
@@ -28,21 +28,30 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     hold_nano_usd: NanoUsd
 
 
-def estimate(call: Call, offer: Offer, *, default_max_output_tokens: int, price: Price | None = None) -> Estimate:
+def estimate(
+    call: Call,
+    offer: Offer,
+    *,
+    default_max_output_tokens: int,
+    price: Price | None = None,
+    size: PromptSize | None = None,
+) -> Estimate:
     """The upper bound of a call's cost at an offer (or at another ``price`` for the same, its sell price).
 
-    Raises InternalError when the price has no figure for such a call: then it must not be made, for it would be free.
+    ``size`` is that of a conversation, where it has been counted before. Raises InternalError when the price has no
+    figure for such a call: then it must not be made, for it would be free.
     """
     price = offer.price if price is None else price
     if price.is_free:
         return Estimate(hold_nano_usd=ZERO)
     hold = price.request_nano_usd
     if isinstance(call, ChatCall):
-        hold += _chat_bound(chat_bound(call, offer, default_max_output_tokens=default_max_output_tokens), price)
+        bound = chat_bound(call, offer, default_max_output_tokens=default_max_output_tokens, size=size)
+        hold += _chat_bound(bound, price)
     else:
-        bound = usage_bound(call, offer, default_max_output_tokens=default_max_output_tokens)
-        hold += round_up(bound.input_tokens * _dearest_text_figure(price), PER_MILLION)
-        hold += _units(bound, price, offer, call)
+        usage = usage_bound(call, offer, default_max_output_tokens=default_max_output_tokens)
+        hold += round_up(usage.input_tokens * price.dearest_text_nano_usd_per_million, PER_MILLION)
+        hold += _units(usage, price, offer, call)
     if hold <= 0:
         raise InternalError(f"The offer {offer.id} has no price for a call of {call.operation}.")
     return Estimate(hold_nano_usd=NanoUsd(hold))
@@ -89,20 +98,11 @@ def with_markup(cost_nano_usd: NanoUsd, offer: Offer, *, markup_nano: int) -> Na
 def _chat_bound(bound: ChatBound, price: Price) -> int:
     """All tokens at the dearest figure that they might be counted by."""
     price = price.for_input(bound.text_tokens + bound.image_tokens)
-    text_figure = _dearest_text_figure(price)
-    output_figure = max(price.output_nano_usd_per_million, price.image_output_nano_usd_per_million or 0)
-    tokens = bound.text_tokens * text_figure + bound.output_tokens * output_figure
-    if not price.input_image_nano_usd:
+    text_figure = price.dearest_text_nano_usd_per_million
+    tokens = bound.text_tokens * text_figure + bound.output_tokens * price.dearest_output_nano_usd_per_million
+    if bound.image_tokens and not price.input_image_nano_usd:
         tokens += bound.image_tokens * max(text_figure, price.image_input_nano_usd_per_million or 0)
     return round_up(tokens, PER_MILLION) + bound.pictures * price.input_image_nano_usd
-
-
-def _dearest_text_figure(price: Price) -> int:
-    return max(
-        price.input_nano_usd_per_million,
-        price.cache_write_nano_usd_per_million or 0,
-        price.cached_input_nano_usd_per_million or 0,
-    )
 
 
 def _units(usage: Usage, price: Price, offer: Offer, call: Call) -> int:

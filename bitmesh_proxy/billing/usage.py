@@ -11,7 +11,7 @@ English (https://platform.openai.com/tokenizer, "one token generally corresponds
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -49,6 +49,10 @@ SOUND_SECONDS_AT_MOST = 4 * 3600
 CLIP_SECONDS_AT_MOST = 60
 CLIP_SECONDS_USUALLY = 5
 
+#: What of a call's options a model reads, and what bounds its answer.
+_READ_BY_MODELS = ("tools", "functions", "response_format", "system")
+_OUTPUT_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_PLAIN_NAMES_BYTES = len("role") + len("content")
 _PICTURES = frozenset({"image_url", "input_image", "image"})
 _FILES = frozenset({"file", "input_file", "input_audio", "video_url", "input_video", "document"})
 
@@ -62,7 +66,7 @@ class PromptSize(msgspec.Struct):
     files: int = 0
 
 
-class ChatBound(NamedTuple):
+class ChatBound(msgspec.Struct, frozen=True, gc=False):
     """What a conversation can use at most. Not a ``Usage``: it is made for every call before it is sent."""
 
     text_tokens: int
@@ -98,14 +102,17 @@ def usage_bound(call: Call, offer: Offer, *, default_max_output_tokens: int) -> 
             return Usage(input_tokens=_input_tokens(call, bytes_per_token=BYTES_PER_TOKEN_AT_LEAST))
 
 
-def chat_bound(call: ChatCall, offer: Offer, *, default_max_output_tokens: int) -> ChatBound:
-    """``usage_bound`` of a conversation."""
-    size = prompt_size(call)
+def chat_bound(
+    call: ChatCall, offer: Offer, *, default_max_output_tokens: int, size: PromptSize | None = None
+) -> ChatBound:
+    """``usage_bound`` of a conversation, whose ``size`` may have been counted before."""
+    if size is None:
+        size = prompt_size(call)
     return ChatBound(
-        text_tokens=_tokens_at_most(size) + size.files * FILE_TOKENS_AT_MOST,
-        image_tokens=size.pictures * _image_tokens_at_most(offer) if size.pictures else 0,
-        pictures=size.pictures,
-        output_tokens=max_output_tokens(call, offer, default_max_output_tokens) * _choices(call),
+        _tokens_at_most(size) + size.files * FILE_TOKENS_AT_MOST,
+        size.pictures * _image_tokens_at_most(offer) if size.pictures else 0,
+        size.pictures,
+        max_output_tokens(call, offer, default_max_output_tokens) * _choices(call),
     )
 
 
@@ -167,21 +174,34 @@ def tokens_of(characters: int) -> int:
 def prompt_size(call: ChatCall) -> PromptSize:
     """Count a conversation, with everything else in the call that a model reads (tools, schemas)."""
     size = PromptSize(messages=1 + len(call.messages))
-    _add(call.messages, size)
-    for name in ("tools", "functions", "response_format", "system"):
-        if name in call.options:
-            _add(call.options[name], size)
+    text_bytes = 0
+    for message in call.messages:
+        # Most messages are a role and a text: what `_add` would count, without its calls.
+        if type(message) is dict and len(message) == 2:
+            role, content = message.get("role"), message.get("content")
+            if type(role) is str and type(content) is str:
+                text_bytes += _PLAIN_NAMES_BYTES
+                text_bytes += len(role) if role.isascii() else _utf8_length(role)
+                text_bytes += len(content) if content.isascii() else _utf8_length(content)
+                continue
+        _add(message, size)
+    size.text_bytes += text_bytes
+    options = call.options
+    if options:
+        for name in _READ_BY_MODELS:
+            if name in options:
+                _add(options[name], size)
     return size
 
 
 def max_output_tokens(call: ChatCall, offer: Offer, default: int) -> int:
     """The most that one answer may be: as the caller says, else as the model can, else ``default``."""
-    limits = [offer.max_output_tokens] if offer.max_output_tokens is not None else []
-    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
-        asked = call.options.get(name)
-        if isinstance(asked, int) and not isinstance(asked, bool) and asked > 0:
-            limits.append(asked)
-    return min(limits) if limits else default
+    most, options = offer.max_output_tokens, call.options
+    for name in _OUTPUT_LIMITS:
+        asked = options.get(name)
+        if isinstance(asked, int) and not isinstance(asked, bool) and asked > 0 and (most is None or asked < most):
+            most = asked
+    return default if most is None else most
 
 
 def _add(value: Any, size: PromptSize) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -41,7 +42,7 @@ class Abilities(msgspec.Struct, frozen=True, kw_only=True):
     qualities: tuple[str, ...] = ()
 
 
-class Offer(msgspec.Struct, frozen=True, kw_only=True):
+class Offer(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """``upstream_model`` is the provider's own name; ``defaults`` are added to the provider's request where the caller
     did not say; ``options`` are facts that only the provider's dialect reads (voices, names of fields …).
     What an account pays: the offer's ``sell_price`` if there is one, else its cost times ``markup_nano`` (a ratio,
@@ -68,7 +69,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     defaults: Mapping[str, Any] = msgspec.field(default_factory=dict)
     options: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Stable name of the offer in the books: ``provider:upstream_model``."""
         return f"{self.provider}:{self.upstream_model}"

@@ -8,6 +8,7 @@ for a usage, an *estimate* the upper bound that is reserved before the call; wha
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 
 import msgspec
 
@@ -20,7 +21,7 @@ IMAGE_RESOLUTIONS: Mapping[str, int] = {"0.5k": 512, "1k": 1024, "2k": 2048, "4k
 VIDEO_RESOLUTIONS: Mapping[str, int] = {"2k": 1440, "4k": 2160}
 
 
-class Price(msgspec.Struct, frozen=True, kw_only=True):
+class Price(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Nano-dollars. ``*_per_million`` are per million tokens or characters, the others per single unit.
 
     ``image_tiers`` and ``second_tiers`` map ``"quality"``, ``"WxH"``, ``"quality/WxH"`` or a resolution name
@@ -29,7 +30,8 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     Where token figures stand beside figures per picture, character, second or minute (``counts_tokens``), a usage with
     tokens is priced by its tokens alone; the other figures bound the reservation, and price an answer that names no
     tokens. ``long_context`` takes the place of the whole price for a call of more input tokens than
-    ``long_context_above_tokens``.
+    ``long_context_above_tokens``. What follows from the figures is worked out once, in the instance's ``__dict__``, and
+    is no part of its value.
     """
 
     input_nano_usd_per_million: int = 0
@@ -56,7 +58,7 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     long_context_above_tokens: int | None = None
     long_context: Price | None = None
 
-    @property
+    @cached_property
     def counts_tokens(self) -> bool:
         """Has the price figures for tokens?"""
         return any(
@@ -68,6 +70,20 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
             )
         )
 
+    @cached_property
+    def dearest_text_nano_usd_per_million(self) -> int:
+        """The most that a token of text may be counted by on its way in."""
+        return max(
+            self.input_nano_usd_per_million,
+            self.cache_write_nano_usd_per_million or 0,
+            self.cached_input_nano_usd_per_million or 0,
+        )
+
+    @cached_property
+    def dearest_output_nano_usd_per_million(self) -> int:
+        """The most that a token may be counted by on its way out."""
+        return max(self.output_nano_usd_per_million, self.image_output_nano_usd_per_million or 0)
+
     def for_input(self, input_tokens: int) -> Price:
         """The price that holds for a call of so many input tokens: this one, or that of long contexts."""
         if self.long_context is None or self.long_context_above_tokens is None:
@@ -77,6 +93,16 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     def token_cost(self, usage: Usage) -> NanoUsd:
         """Cost of the token and character part of a usage, rounded half to even once."""
         price = self.for_input(usage.input_tokens)
+        if not (
+            usage.cached_input_tokens
+            or usage.cache_write_tokens
+            or usage.image_input_tokens
+            or usage.image_output_tokens
+            or usage.characters
+        ):
+            plain_total = usage.input_tokens * price.input_nano_usd_per_million
+            plain_total += usage.output_tokens * price.output_nano_usd_per_million
+            return round_half_even(plain_total, PER_MILLION)
         image_in = min(usage.image_input_tokens, usage.input_tokens)
         cached = min(usage.cached_input_tokens, usage.input_tokens - image_in)
         written = min(usage.cache_write_tokens, usage.input_tokens - image_in - cached)

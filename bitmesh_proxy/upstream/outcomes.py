@@ -7,6 +7,7 @@ from typing import Protocol
 
 from bitmesh_proxy.billing.bill import Ending, bill_of, hold_of
 from bitmesh_proxy.billing.reservation import Outcome
+from bitmesh_proxy.billing.usage import prompt_size
 from bitmesh_proxy.calls import Call, ChatCall
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.errors import GatewayError, ProviderRefused
@@ -32,15 +33,12 @@ class Outcomes:
 
     def hold_of(self, call: Call, offers: Sequence[Offer]) -> NanoUsd:
         """The upper bound over every offer that may be tried, as the account would be charged."""
-        return max(
-            hold_of(
-                call,
-                offer,
-                markup_nano=self._markup_nano,
-                default_max_output_tokens=self._settings.default_max_output_tokens,
-            )
-            for offer in offers
-        )
+        size = prompt_size(call) if isinstance(call, ChatCall) else None  # counted once for all offers
+        markup_nano, most = self._markup_nano, self._settings.default_max_output_tokens
+        holds = [
+            hold_of(call, offer, markup_nano=markup_nano, default_max_output_tokens=most, size=size) for offer in offers
+        ]
+        return max(holds)
 
     def of(
         self,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -70,6 +71,19 @@ def test_bound_is_above_two_tokens_for_each_four_bytes_and_above_the_estimate(sy
     at_most = bound(call).input_tokens
     assert at_most * 2 >= len((system + text).encode("utf-8", "surrogatepass"))
     assert at_most >= usage_delivered(call, chat_offer(), output_characters=0).input_tokens >= 1
+
+
+@given(
+    st.lists(
+        st.dictionaries(
+            st.sampled_from(["role", "content", "name", "type"]), st.none() | st.text(max_size=5) | st.integers(0, 3)
+        ),
+        max_size=4,
+    )
+)
+def test_common_messages_are_counted_as_all_others(messages: list[dict[str, Any]]) -> None:
+    counted = prompt_size(ChatCall(model=MODEL, messages=messages))
+    assert counted == prompt_size(ChatCall(model=MODEL, messages=[MappingProxyType(each) for each in messages]))
 
 
 def test_everything_that_a_model_reads_is_counted() -> None:
