@@ -21,14 +21,18 @@ _DECODER: Final = json.JSONDecoder()
 #: A usage object with every known detail is under 1 KiB; OpenRouter's with its cost details under 2.
 _MAX_USAGE_BYTES: Final = 16 * 1024
 
+_MAX_COUNT: Final = 2**53
+
 #: Up to here a whole answer is simply parsed: that is exact, and takes less than 10 µs.
 _SMALL_BYTES: Final = 8 * 1024
 
 
 def token_count(raw: object) -> int:
     """A count as a whole number ≥ 0; 0 for anything else."""
+    if type(raw) is int and 0 <= raw <= _MAX_COUNT:
+        return raw
     if isinstance(raw, int) and not isinstance(raw, bool):
-        return min(max(raw, 0), 2**53)
+        return min(max(raw, 0), _MAX_COUNT)
     if isinstance(raw, float) and raw.is_integer():
         return token_count(int(raw))
     return 0
@@ -37,7 +41,8 @@ def token_count(raw: object) -> int:
 def first_count(raw: Mapping[str, Any], *names: str) -> int:
     """The first of the named counts that is there and not 0."""
     for name in names:
-        if count := token_count(raw.get(name)):
+        value = raw.get(name)
+        if value is not None and (count := token_count(value)):
             return count
     return 0
 
@@ -57,6 +62,10 @@ def parse_usage(raw: object, *, cost_field: str | None = None) -> Usage | None:
     """
     if not isinstance(raw, dict):
         return None
+    if len(raw) == 3 and "total_tokens" in raw and cost_field is None:  # nothing but the three: most servers
+        prompt, completion = raw.get("prompt_tokens"), raw.get("completion_tokens")
+        if type(prompt) is type(completion) is int and 0 < prompt <= _MAX_COUNT and 0 < completion <= _MAX_COUNT:
+            return Usage(input_tokens=prompt, output_tokens=completion)
     input_tokens = first_count(raw, "prompt_tokens", "input_tokens", "promptTokens", "inputTokens")
     output_tokens = first_count(raw, "completion_tokens", "output_tokens", "completionTokens", "outputTokens")
     cost = parse_reported_usd(raw.get(cost_field)) if cost_field else None

@@ -41,6 +41,14 @@ def test_kinds_of_usage(raw: Any, usage: Usage | None) -> None:
     assert parse_usage(raw) == usage
 
 
+_COUNTS: st.SearchStrategy[Any] = st.sampled_from([None, 0, 1, -1, True, 2.0, 2.5, "3", 2**53, 2**53 + 1, {}]) | st.integers(0, 9)
+
+
+@given(st.dictionaries(st.sampled_from([*PLAIN, "cached_tokens", "cost"]), _COUNTS), st.sampled_from([None, "cost"]))
+def test_the_common_three_are_read_as_among_others(raw: dict[str, Any], cost_field: str | None) -> None:
+    assert parse_usage(raw, cost_field=cost_field) == parse_usage({**raw, "other": None}, cost_field=cost_field)
+
+
 def test_a_cost_alone_is_usage_where_it_is_known_to_be_reported() -> None:
     assert parse_usage({"cost": 0.28}, cost_field="cost") == Usage(reported_cost_nano_usd=parse_usd("0.28"))
     assert parse_usage({"cost": 0.28}) is None
