@@ -65,10 +65,10 @@ class Worker:
 
     seat: int
     seats: int
-    is_first: bool
     memories: Memories
     catalogue: Catalogue
     sandbox_url: str | None
+    is_first: bool = False
     #: How often it looks for jobs that another worker has started.
     look_around_s: float = 0.5
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,18 @@ from bitmesh_proxy import keys, service
 from bitmesh_proxy.app import StartError, make_app, make_runner
 from bitmesh_proxy.cli.first_run import welcome
 from bitmesh_proxy.cli.options import EXIT_CONFIG, common_options, fail, settings_of
+from bitmesh_proxy.cli.process import BACKLOG, loop_factory, settle_memory, url_of
 from bitmesh_proxy.logs import set_up_logs
 from bitmesh_proxy.settings import Settings
 
 log = logging.getLogger(__name__)
-
-#: A request makes a few hundred objects and almost no circles, so that looking for them after every 700 is in vain.
-GC_THRESHOLDS = (20_000, 20, 20)
 
 
 @click.command()
 @common_options
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one.")
+@click.option("--workers", type=click.IntRange(1, 64), help="Processes that serve. Default: 1.")
 @click.option(
     "--sandbox/--no-sandbox",
     default=None,
@@ -44,20 +42,24 @@ def serve(
     data_dir: Path | None,
     host: str | None,
     port: int | None,
+    workers: int | None,
     sandbox: bool | None,
 ) -> None:
     """Run the gateway until SIGTERM or Ctrl-C. Running answers are finished before it ends."""
     overrides: dict[str, dict[str, Any]] = {}
-    if host is not None:
-        overrides.setdefault("http", {})["host"] = host
-    if port is not None:
-        overrides.setdefault("http", {})["port"] = port
+    for name, value in (("host", host), ("port", port), ("workers", workers)):
+        if value is not None:
+            overrides.setdefault("http", {})[name] = value
     if sandbox is not None:
         overrides["sandbox"] = {"mode": "on" if sandbox else "off"}
     settings = settings_of(ctx, config, data_dir, overrides)
     set_up_logs(settings.logging)
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        if settings.http.workers > 1:
+            from bitmesh_proxy.cli.workers import supervise  # one process need not load what several need
+
+            sys.exit(supervise(settings))
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(_serve(settings))
     except StartError as exc:
         fail(str(exc), EXIT_CONFIG)
@@ -65,15 +67,6 @@ def serve(
         fail(f"cannot listen on {settings.http.host}:{settings.http.port}: {exc.strerror or exc}")
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop where it is installed."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
 
 
 async def _serve(settings: Settings) -> None:
@@ -85,9 +78,7 @@ async def _serve(settings: Settings) -> None:
     try:
         await runner.setup()
         address = await _listen(runner, settings)
-        gc.collect()
-        gc.freeze()  # what is there now stays; the collector need not walk it again and again
-        gc.set_threshold(*GC_THRESHOLDS)
+        settle_memory()
         await welcome(app, address)
         service.notify(b"READY=1")
         async with _watchdog():
@@ -104,14 +95,10 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> str:
     given = service.listen_sockets()
     if given:
         for sock in given:
-            await web.SockSite(runner, sock, backlog=1024).start()
+            await web.SockSite(runner, sock, backlog=BACKLOG).start()
     else:
-        await web.TCPSite(runner, settings.http.host, settings.http.port, backlog=1024).start()
-    first = runner.addresses[0]
-    if isinstance(first, str):
-        return f"unix:{first}"
-    host = f"[{first[0]}]" if ":" in first[0] else first[0]
-    return f"http://{host}:{first[1]}"
+        await web.TCPSite(runner, settings.http.host, settings.http.port, backlog=BACKLOG).start()
+    return url_of(runner.addresses[0])
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,152 @@
+"""What a child of the supervisor (``workers.py``) does from its fork to its end: serve, or play the providers.
+
+It has two pipes. On one come orders; its end means that the supervisor is gone, however that came about, and then a
+child drains and ends as on SIGTERM. Into the other goes a byte when it serves, and one each time its loop has turned
+for a while, so that the supervisor notices a blocked one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import click
+from aiohttp import web
+
+from bitmesh_proxy import keys
+from bitmesh_proxy.app import StartError, make_app, make_runner, sandbox_for
+from bitmesh_proxy.cli.first_run import welcome
+from bitmesh_proxy.cli.options import EXIT_CONFIG
+from bitmesh_proxy.cli.process import BACKLOG, loop_factory, settle_memory, url_of
+from bitmesh_proxy.settings import Settings
+from bitmesh_proxy.worker import Worker, settings_of_seat
+
+READY: Final = b"R"
+BEAT: Final = b"."
+#: An order: say where the service is.
+WELCOME: Final = b"W"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lines:
+    """Descriptors of a child's pipes. ``beat_interval_s`` is None where nobody listens for it.
+
+    ``is_replacement``: another process was here before, and others may be serving.
+    """
+
+    orders: int
+    reports: int
+    beat_interval_s: float | None
+    is_replacement: bool
+
+
+def run_worker(settings: Settings, worker: Worker, sockets: Sequence[socket.socket], lines: Lines) -> int:
+    """Serve until told to stop; gives the exit status."""
+    worker = replace(worker, is_first=worker.seat == 0 and not lines.is_replacement)
+    return _run(lambda: _serve(settings, worker, sockets, lines))
+
+
+def run_sandbox(settings: Settings, sock: socket.socket, callers: Sequence[socket.socket], lines: Lines) -> int:
+    """Play the providers until told to stop; gives the exit status. ``callers``: the workers' sockets."""
+    for each in callers:
+        each.close()  # or callers would still be let in when no worker listens any more
+    # Ctrl-C reaches all, but running streams need the sandbox to their end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return _run(lambda: _play(settings, sock, lines))
+
+
+def _run(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(main())
+    except StartError as exc:
+        click.echo(f"bitmesh-proxy: {exc}", err=True)
+        return EXIT_CONFIG
+    except KeyboardInterrupt:  # before there was a handler
+        return 130
+    return 0
+
+
+async def _serve(settings: Settings, worker: Worker, sockets: Sequence[socket.socket], lines: Lines) -> None:
+    orders = _Orders(lines, signals=(signal.SIGTERM, signal.SIGINT))
+    runner = make_runner(app := make_app(settings_of_seat(settings, worker.seat, seats=worker.seats), worker=worker))
+    try:
+        await runner.setup()
+        for sock in sockets:
+            await web.SockSite(runner, sock, backlog=BACKLOG).start()
+        settle_memory()
+        async with _reporting(lines):
+            await orders.welcome.wait()
+            if not orders.stop.is_set():
+                await welcome(app, url_of(sockets[0].getsockname()))
+            await orders.stop.wait()
+        app[keys.DRAINING].set()
+    finally:
+        await runner.cleanup()
+        sys.stdout.flush()
+
+
+async def _play(settings: Settings, sock: socket.socket, lines: Lines) -> None:
+    orders = _Orders(lines, signals=(signal.SIGTERM,))
+    async with sandbox_for(settings, sock), _reporting(lines):
+        await orders.stop.wait()
+
+
+class _Orders:
+    """What the supervisor wants: by its pipe, or by a signal."""
+
+    def __init__(self, lines: Lines, *, signals: Sequence[signal.Signals]) -> None:
+        self.stop = asyncio.Event()
+        #: Also set at the stop, so that one wait is enough.
+        self.welcome = asyncio.Event()
+        self._descriptor = lines.orders
+        self._loop = asyncio.get_running_loop()
+        for number in signals:
+            self._loop.add_signal_handler(number, self._stop)
+        self._loop.add_reader(lines.orders, self._read)
+
+    def _read(self) -> None:
+        order = os.read(self._descriptor, 1)
+        if order == WELCOME:
+            self.welcome.set()
+        elif not order:
+            self._loop.remove_reader(self._descriptor)
+            self._stop()
+
+    def _stop(self) -> None:
+        self.stop.set()
+        self.welcome.set()
+
+
+@contextlib.asynccontextmanager
+async def _reporting(lines: Lines) -> AsyncIterator[None]:
+    """Say that it serves, and then, from the loop itself, that the loop turns."""
+    _report(lines, READY)
+
+    async def beat(interval_s: float) -> None:
+        while True:
+            await asyncio.sleep(interval_s)
+            _report(lines, BEAT)
+
+    if lines.beat_interval_s is None:
+        yield
+        return
+    task = asyncio.create_task(beat(lines.beat_interval_s))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def _report(lines: Lines, word: bytes) -> None:
+    with contextlib.suppress(OSError):  # nobody reads any more: the end of the other pipe says so too
+        os.write(lines.reports, word)
