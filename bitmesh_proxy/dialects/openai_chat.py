@@ -59,6 +59,8 @@ FIELDS: Final = frozenset(
     }
 )
 
+_ACCEPT_EVENTS: Final[Mapping[str, str]] = MappingProxyType({"Accept": "text/event-stream"})
+_ACCEPT_JSON: Final[Mapping[str, str]] = MappingProxyType({"Accept": "application/json"})
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 Adapt = Callable[[dict[str, Any]], dict[str, Any]]
@@ -84,8 +86,11 @@ def dialect(
     known = (FIELDS | extra | frozenset(rename)) - drop
 
     def request(call: ChatCall, offer: Offer) -> UpstreamRequest:
-        body = _options(call, offer, known=known, rename=rename)
-        body = {"model": offer.upstream_model, "messages": list(call.messages), **body}
+        body = {
+            "model": offer.upstream_model,
+            "messages": list(call.messages),
+            **_options(call, offer, known=known, rename=rename),
+        }
         if call.stream:
             body["stream"] = True
             if stream_options:
@@ -93,8 +98,9 @@ def dialect(
                 body["stream_options"] = {**(asked if isinstance(asked, dict) else {}), "include_usage": True}
         if adapt is not None:
             body = adapt(body)
-        accept = "text/event-stream" if call.stream else "application/json"
-        return UpstreamRequest(path=path, headers={"Accept": accept}, body=orjson.dumps(body))
+        return UpstreamRequest(
+            path=path, headers=_ACCEPT_EVENTS if call.stream else _ACCEPT_JSON, body=orjson.dumps(body)
+        )
 
     return ChatDialect(
         wire_format=WIRE_FORMAT,
@@ -112,13 +118,15 @@ def _options(call: ChatCall, offer: Offer, *, known: frozenset[str], rename: Map
 
     An offer's options ``passes`` and ``refuses`` add fields, or take away some, for one model.
     """
-    known = (known | frozenset(offer.options.get("passes", ()))) - frozenset(offer.options.get("refuses", ()))
+    if "passes" in offer.options or "refuses" in offer.options:
+        known = (known | frozenset(offer.options.get("passes", ()))) - frozenset(offer.options.get("refuses", ()))
     body: dict[str, Any] = {}
     for name, value in call.options.items():
         if value is None or name not in known:
             continue
-        target = rename.get(name, name)
-        if target == name or call.options.get(target) is None:
+        if name not in rename:
+            body[name] = value
+        elif call.options.get(target := rename[name]) is None or target == name:
             body[target] = value
     for name, value in offer.defaults.items():
         body.setdefault(name, value)

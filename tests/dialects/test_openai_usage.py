@@ -41,7 +41,8 @@ def test_kinds_of_usage(raw: Any, usage: Usage | None) -> None:
     assert parse_usage(raw) == usage
 
 
-_COUNTS: st.SearchStrategy[Any] = st.sampled_from([None, 0, 1, -1, True, 2.0, 2.5, "3", 2**53, 2**53 + 1, {}]) | st.integers(0, 9)
+_ODD: list[Any] = [None, 0, 1, -1, True, 2.0, 2.5, "3", 2**53, 2**53 + 1, {}]
+_COUNTS: st.SearchStrategy[Any] = st.sampled_from(_ODD) | st.integers(0, 9)
 
 
 @given(st.dictionaries(st.sampled_from([*PLAIN, "cached_tokens", "cost"]), _COUNTS), st.sampled_from([None, "cost"]))

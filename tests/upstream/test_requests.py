@@ -7,9 +7,12 @@ import email.policy
 
 import pytest
 
-from bitmesh_proxy.providers.base import FormPart
+from bitmesh_proxy.errors import InternalError
+from bitmesh_proxy.providers import openai_compatible
+from bitmesh_proxy.providers.base import FormPart, UpstreamRequest
+from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.connections import Origin
-from bitmesh_proxy.upstream.requests import USER_AGENT, form_bytes, head_bytes, target_of
+from bitmesh_proxy.upstream.requests import USER_AGENT, form_bytes, head_bytes, request_bytes, target_of
 
 
 @pytest.mark.parametrize(
@@ -41,7 +44,7 @@ def test_a_head() -> None:
     head = head_bytes(
         "POST",
         target_of("http://h.test:81/x"),
-        ({"Accept": "text/event-stream"}, {"Authorization": "Bearer s"}),
+        (("Accept", "text/event-stream"), ("Authorization", "Bearer s")),
         content_type="application/json",
         length_bytes=2,
     )
@@ -54,7 +57,7 @@ def test_a_head() -> None:
 
 
 def test_a_head_without_a_body_announces_none_and_takes_anything() -> None:
-    head = head_bytes("GET", target_of("http://h.test/"), ({},), content_type=None, length_bytes=None)
+    head = head_bytes("GET", target_of("http://h.test/"), (), content_type=None, length_bytes=None)
     assert b"Content-" not in head
     assert b"\r\nAccept: */*\r\n" in head
 
@@ -62,7 +65,64 @@ def test_a_head_without_a_body_announces_none_and_takes_anything() -> None:
 @pytest.mark.parametrize("value", ["a\r\nX: b", "a\nb", "a\rb", "a\0b"])
 def test_a_header_cannot_begin_another(value: str) -> None:
     with pytest.raises(ValueError, match="line end"):
-        head_bytes("GET", target_of("http://h.test/"), ({"X-A": value},), content_type=None, length_bytes=None)
+        head_bytes("GET", target_of("http://h.test/"), (("X-A", value),), content_type=None, length_bytes=None)
+
+
+def access_to(url: str, **headers: str) -> ProviderAccess:
+    provider = openai_compatible.make("local", base_urls={"default": "http://elsewhere.test"})
+    return ProviderAccess(provider=provider, roots={"default": url}, auth_headers=headers)
+
+
+BODY = UpstreamRequest(path="/chat", headers={"Accept": "application/json"}, body=b"{}")
+
+
+def test_a_request_has_the_head_of_its_parts_whatever_was_sent_before() -> None:
+    """Also where heads are remembered: the length, the query, the credential and the address are this request's."""
+    near, far = access_to("http://near.test/v1", Authorization="Bearer 1"), access_to("https://far.test/v1", X="y")
+    for access in (near, far, near):
+        for request in (
+            BODY,
+            UpstreamRequest(path="/chat", headers=BODY.headers, body=b"x" * 1000),
+            UpstreamRequest(path="/chat", headers={"Accept": "text/event-stream"}, body=b""),
+            UpstreamRequest(path="/chat", query=(("alt", "sse"),), body=b"{}", content_type="text/plain"),
+            UpstreamRequest(method="GET", path="/job"),
+            UpstreamRequest(method="DELETE", path="/job", headers={"X-Content": "\u00e9"}),
+            UpstreamRequest(path="/cancel"),
+        ):
+            target, head, body = request_bytes(access, request)
+            assert target == target_of(access.url(request), tuple(request.query))
+            assert body == (request.body or b"")
+            assert head == head_bytes(
+                request.method,
+                target,
+                [*request.headers.items(), *access.auth_headers.items()],
+                content_type=None if request.body is None else request.content_type,
+                length_bytes=len(body) if request.method == "POST" else None,
+            )
+
+
+def test_a_form_s_head_names_its_boundary() -> None:
+    request = UpstreamRequest(path="/images", form=(FormPart(name="model", value=b"m"),))
+    heads = [request_bytes(access_to("http://near.test"), request) for _ in range(2)]
+    assert heads[0].head != heads[1].head
+    for _, head, body in heads:
+        boundary = body[2:34]
+        assert b"\r\nContent-Type: multipart/form-data; boundary=" + boundary + b"\r\n" in head
+        assert f"\r\nContent-Length: {len(body)}\r\n".encode() in head
+
+
+@pytest.mark.parametrize(
+    ("access", "request_"),
+    [
+        (access_to("http://near.test", Authorization="Bearer a\nb"), BODY),
+        (access_to("http://"), BODY),
+        (access_to("http://near.test"), UpstreamRequest(path="/x", headers={"A": "b\r\nC: d"}, body=b"{}")),
+    ],
+)
+def test_what_cannot_be_written_is_our_fault(access: ProviderAccess, request_: UpstreamRequest) -> None:
+    for _ in range(2):
+        with pytest.raises(InternalError, match="cannot be written"):
+            request_bytes(access, request_)
 
 
 def test_a_form_is_what_mail_readers_read() -> None:
