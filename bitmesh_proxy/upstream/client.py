@@ -137,8 +137,8 @@ class Upstream:
         None: it is certain that nothing has gone out, and nothing will be told; ``begin_when_free`` is the way then.
         ``is_head_only``: the answer will have no body whatever it says (HEAD).
         """
-        connections = self._opened()
-        slot = self._slots_of(access)
+        connections = self._connections or self._opened()
+        slot = self._slots_of(access) if access.max_concurrent else None
         if slot is not None and not slot.take_now():
             return None
         connection = connections.take_idle(origin)

@@ -5,13 +5,14 @@ All that happens is told to a ``Listener`` the moment it is read, with plain cal
 framed (``framing.py``). Nothing is collected here: a piece is what one read of the socket returned. Whoever is slower
 than the provider makes it wait (reading is paused), and whoever leaves before the end closes the connection at once.
 
-No piece moves a timer (``watch.py``): when it is time to look, it is seen how long ago the last one came.
+No piece moves a timer (``watch.py``) or asks for the time: now and then it is looked whether any has come since.
 """
 
 from __future__ import annotations
 
 import asyncio
 import select
+from collections.abc import Callable
 from math import inf
 from typing import Final, Protocol, cast
 
@@ -25,6 +26,9 @@ from bitmesh_proxy.upstream.watch import Watch
 
 #: A request's body above this size goes out in pieces of it, no faster than they are taken.
 WRITE_BYTES: Final = 256 * 1024
+
+#: How often it is looked for silence within ``idle_s``, so that one of 100 s is noticed after 100 to 125 s.
+LOOKS: Final = 4
 
 # Where an exchange stands. FAILED and COMPLETE wait for their listener to finish it.
 _IDLE, _HEAD, _BODY, _COMPLETE, _FAILED = range(5)
@@ -47,6 +51,7 @@ class ProviderConnection(asyncio.Protocol):
     """Made by the pool, which hands it out to one exchange after the other."""
 
     __slots__ = (
+        "_ask",
         "_deadline_s",
         "_due_s",
         "_framing",
@@ -62,14 +67,12 @@ class ProviderConnection(asyncio.Protocol):
         "_loop",
         "_may_follow",
         "_phase",
-        "_poll",
         "_transport",
         "_unsent",
+        "_was_heard",
         "home",
         "idle_since_s",
-        "is_counted",
         "is_held",
-        "is_lost",
         "is_reused",
         "is_silent",
         "slot",
@@ -81,7 +84,7 @@ class ProviderConnection(asyncio.Protocol):
         self._loop = loop
         self.home = home
         self._transport: asyncio.Transport | None = None
-        self._poll: select.poll | None = None
+        self._ask: Callable[[int], list[tuple[int, int]]] | None = None
         self._phase = _IDLE
         self._listener: Listener | None = None
         self._inbox: Inbox | None = None
@@ -93,12 +96,10 @@ class ProviderConnection(asyncio.Protocol):
         self._is_paused = False
         self._is_write_paused = False
         self._may_follow = False
+        self._was_heard = False
         self._due_s = self._idle_s = self._deadline_s = self._last_s = 0.0
         #: Pieces lie with the listener that nobody has taken yet, so that silence is not the provider's.
         self.is_held = False
-        self.is_lost = False
-        #: It stands in its pool's count.
-        self.is_counted = False
         #: An exchange has been made on it before.
         self.is_reused = False
         #: The provider has not said a single byte in this exchange.
@@ -113,9 +114,14 @@ class ProviderConnection(asyncio.Protocol):
     # ------------------------------------------------------------ an exchange
 
     @property
+    def is_lost(self) -> bool:
+        """Is there no connection any more (or not yet)?"""
+        return self._transport is None
+
+    @property
     def is_usable(self) -> bool:
         """Could a request be sent on it?"""
-        return self._transport is not None and not self.is_lost and not self._transport.is_closing()
+        return self._transport is not None and not self._transport.is_closing()
 
     @property
     def is_busy(self) -> bool:
@@ -155,7 +161,7 @@ class ProviderConnection(asyncio.Protocol):
         self._idle_s = idle_s
         self._deadline_s = deadline_s
         self.is_silent = True
-        if transport is None or self.is_lost:
+        if transport is None:
             return self._refuse()
         if len(body) <= WRITE_BYTES:
             transport.write(head + body)
@@ -185,53 +191,57 @@ class ProviderConnection(asyncio.Protocol):
 
     def pause(self) -> None:
         """Make the provider wait. Silence is not counted against it meanwhile."""
-        if not self._is_paused and self._phase in (_HEAD, _BODY) and self.is_usable:
-            assert self._transport is not None
+        transport = self._transport
+        if not self._is_paused and self._phase in (_HEAD, _BODY) and transport is not None:
             self._is_paused = True
-            self._transport.pause_reading()
+            transport.pause_reading()
 
     def resume(self) -> None:
         """Let it go on; what was held is taken."""
-        if self.is_held or self._is_paused:
-            self.is_held = False
-            self._last_s = self._loop.time()  # the silence was ours
+        self.is_held = False
+        self._was_heard = True  # the silence was ours
         if self._is_paused:
             self._is_paused = False
-            if self.is_usable:
-                assert self._transport is not None
+            if self._transport is not None:
                 self._transport.resume_reading()
 
     def end(self) -> bool:
         """Finish, as the pool does it. Gives whether another exchange may follow; if not, the connection is closed."""
-        may_follow = self._phase == _COMPLETE and self._may_follow and self._unsent is None and self.is_usable
+        transport = self._transport
+        may_follow = (
+            self._phase == _COMPLETE
+            and self._may_follow
+            and self._unsent is None
+            and transport is not None
+            and not transport.is_closing()
+        )
         self._phase = _IDLE
-        self._listener = self._inbox = self._framing = None
+        self._listener = self._inbox = self._framing = self._unsent = None
         self.is_held = False
-        if self._head or self._interim:
-            self._head, self._interim = b"", 0
-        if may_follow:
-            self.is_reused = True
-            self.resume()
-        else:
-            self._unsent = None
+        if not may_follow:
             self.close()
-        return may_follow
+            return False
+        self.is_reused = True
+        if self._is_paused:
+            self.resume()
+        return True
 
     def close(self) -> None:
         """At once: what is still to be written is dropped. A provider learns so that nobody listens any more."""
-        if self._transport is not None and not self.is_lost:
+        if self._transport is not None:
             self._transport.abort()
 
     def has_something_to_say(self) -> bool:
         """Is there anything to be read where nothing was asked: an end that the event loop has not seen yet?"""
-        if self._poll is None:  # making one costs as much again as asking it
+        if self._ask is None:  # made once: that costs as much again as to ask
             assert self._transport is not None
             sock = self._transport.get_extra_info("socket")
             if sock is None or sock.fileno() < 0:
                 return True
-            self._poll = select.poll()
-            self._poll.register(sock.fileno(), select.POLLIN)
-        return bool(self._poll.poll(0))
+            poll = select.poll()
+            poll.register(sock.fileno(), select.POLLIN)
+            self._ask = poll.poll
+        return bool(self._ask(0))
 
     # ------------------------------------------------------------ the same for those who wait
 
@@ -283,8 +293,24 @@ class ProviderConnection(asyncio.Protocol):
         framing = self._framing
         if framing is None:
             self._read_head(data)
-        else:
-            self._read_body(framing, data)
+            return
+        # What happens with every piece of every stream: no call but the two that have to be, and no clock.
+        try:
+            piece, framed = framing.feed(data)
+        except FramingError as exc:
+            self._fail(_not_http(), exc)
+            return
+        if framing.is_done:
+            self._complete(framing, piece)
+            return
+        self._was_heard = True
+        if piece:
+            listener = self._listener
+            assert listener is not None
+            try:
+                listener.on_piece(piece, framed)
+            except Exception as exc:  # noqa: BLE001 - it belongs to the listener, not to the event loop
+                self._fail_for(listener, exc)
 
     def pause_writing(self) -> None:
         """See asyncio."""
@@ -302,8 +328,7 @@ class ProviderConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
-        self.is_lost = True
-        self._transport = self._poll = None
+        self._transport = self._ask = None
         self.home.forget(self)
         if self._phase == _HEAD:
             self._fail(_broken_before(), exc)
@@ -361,11 +386,13 @@ class ProviderConnection(asyncio.Protocol):
             return
         if self._framing is not framing:
             return  # finished
-        if rest or framing.is_done:
-            self._read_body(framing, rest)
+        if rest:
+            self.data_received(rest)
+        elif framing.is_done:
+            self._complete(framing, b"")
         if self._framing is framing:  # from now on it is silence that is timed
             self._last_s = now_s = self._loop.time()
-            self.home.watch.add(self, min(now_s + self._idle_s, self._deadline_s))
+            self.home.watch.add(self, min(now_s + self._idle_s / LOOKS, self._deadline_s))
 
     def _find_head(self, data: bytes) -> tuple[AnswerHead, Framing, bytes] | None:
         """The head, the framing behind it, and what came there already. Raises FramingError."""
@@ -382,30 +409,12 @@ class ProviderConnection(asyncio.Protocol):
             head, framing = self.home.heads.read(data[:end], is_head_only=self._is_head_only)
             data = data[end:]
             if framing is not None:
-                self._head = b""
+                self._head, self._interim = b"", 0
                 return head, framing, data
             self._interim += 1
             if head.code == 101 or self._interim > MAX_INTERIM_ANSWERS:
                 raise FramingError("an interim answer that nobody asked for")
             start = 0
-
-    def _read_body(self, framing: Framing, data: bytes) -> None:
-        try:
-            piece, framed = framing.feed(data)
-        except FramingError as exc:
-            self._fail(_not_http(), exc)
-            return
-        if framing.is_done:
-            self._complete(framing, piece)
-            return
-        self._last_s = self._loop.time()
-        if piece:
-            listener = self._listener
-            assert listener is not None
-            try:
-                listener.on_piece(piece, framed)
-            except Exception as exc:  # noqa: BLE001 - it belongs to the listener, not to the event loop
-                self._fail_for(listener, exc)
 
     def _complete(self, framing: Framing, piece: bytes) -> None:
         self._phase = _COMPLETE
@@ -450,10 +459,12 @@ class ProviderConnection(asyncio.Protocol):
             self._fail(UpstreamTimeout("The provider did not answer in time."))
         elif self._phase == _BODY:
             # What was held back by us, or has not been taken yet, is no silence of the provider's.
-            is_ours = self._is_paused or self.is_held
-            limit_s = min((now_s if is_ours else self._last_s) + self._idle_s, self._deadline_s)
+            if self._was_heard or self._is_paused or self.is_held:
+                self._was_heard = False
+                self._last_s = now_s
+            limit_s = min(self._last_s + self._idle_s, self._deadline_s)
             if now_s < limit_s:
-                return limit_s
+                return min(now_s + self._idle_s / LOOKS, limit_s)
             self._fail(UpstreamTimeout("The provider fell silent."))
         return inf
 

@@ -31,9 +31,9 @@ Connect = Callable[[Origin, Callable[[], ProviderConnection]], Awaitable[Provide
 
 
 class OriginPool:
-    """Of one origin. ``count`` are all of them: waiting, in use and being opened."""
+    """Of one origin. ``count`` are all of them: ``members`` (idle or in use), and those that are being opened."""
 
-    __slots__ = ("_connections", "count", "heads", "idle", "in_use", "origin", "reaper", "waiters", "watch")
+    __slots__ = ("_connections", "count", "heads", "idle", "members", "origin", "reaper", "waiters", "watch")
 
     def __init__(self, origin: Origin, connections: Connections) -> None:
         self.origin = origin
@@ -42,7 +42,7 @@ class OriginPool:
         self.watch = connections.watch
         self.count = 0
         self.idle: list[ProviderConnection] = []
-        self.in_use: set[ProviderConnection] = set()
+        self.members: set[ProviderConnection] = set()
         self.waiters: deque[asyncio.Future[None]] = deque()
         self.reaper: asyncio.TimerHandle | None = None
 
@@ -51,14 +51,12 @@ class OriginPool:
         while self.idle:
             connection = self.idle.pop()
             if connection.is_usable and not connection.has_something_to_say():
-                self.in_use.add(connection)
                 return connection
             connection.close()
         return None
 
     def give_back(self, connection: ProviderConnection) -> None:
         """After an exchange, however it ended. Another one may follow, or it is closed."""
-        self.in_use.discard(connection)
         may_follow = connection.end()
         slot, connection.slot = connection.slot, None
         if slot is not None:
@@ -76,10 +74,9 @@ class OriginPool:
     def forget(self, connection: ProviderConnection) -> None:
         """It is lost. One that was never handed out is counted down by whoever opened it."""
         self.watch.forget(connection)
-        if not connection.is_counted:
+        if connection not in self.members:
             return
-        connection.is_counted = False
-        self.in_use.discard(connection)
+        self.members.discard(connection)
         if not connection.is_busy and connection in self.idle:
             self.idle.remove(connection)
         self.count_down()
@@ -118,7 +115,7 @@ class OriginPool:
         """End all of them at once."""
         if self.reaper is not None:
             self.reaper.cancel()
-        for connection in (*self.idle, *self.in_use):
+        for connection in self.members:
             connection.close()
         self.idle.clear()
 
@@ -211,8 +208,7 @@ class Connections:
         finally:
             if connection is None:
                 pool.count_down()
-        connection.is_counted = True
-        pool.in_use.add(connection)
+        pool.members.add(connection)
         if connection.is_lost:  # meanwhile
             pool.forget(connection)
         return connection
