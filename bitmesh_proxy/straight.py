@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, Protocol
 
+from msgspec import Struct, field
+
 from bitmesh_proxy.billing.reservation import Books, Outcome, Reservation
 from bitmesh_proxy.catalogue.health import OfferHealth
 from bitmesh_proxy.context import Surface
@@ -98,55 +100,17 @@ class StraightLine:
         self.max_answer_bytes = max_answer_bytes
         self.clock = clock
 
-
-class StraightCall:
-    """One call, from ``begin`` to ``on_end``, and the ``Listener`` of its provider.
-
-    ``on_end`` is called once, with the error that is still to be said to the caller, if any.
-    """
-
-    __slots__ = (
-        "_attempt",
-        "_body",
-        "_body_bytes",
-        "_connection",
-        "_endpoint",
-        "_filter",
-        "_head",
-        "_incoming",
-        "_kind",
-        "_line",
-        "_meter",
-        "_on_end",
-        "_plan",
-        "_progress",
-        "_reply",
-        "_reservation",
-        "_state",
-        "_tail",
-        "_task",
-        "_to_say",
-    )
-
-    def __init__(
+    def call(
         self,
-        line: StraightLine,
         plan: StraightPlan,
         incoming: Incoming,
         *,
         endpoint: Endpoint,
         reply: StraightReply,
-        on_end: Callable[[Exception | None], None],
-    ) -> None:
-        self._line = line
-        self._plan = plan
-        self._incoming = incoming
-        self._endpoint = endpoint
-        self._reply = reply
-        self._on_end = on_end
-        self._attempt = plan.first
-        self._progress = Progress()
-        self._reservation: Reservation = line.books.reserve(
+        on_ended: Callable[[Exception | None], None],
+    ) -> StraightCall:
+        """A call that has not begun yet."""
+        reservation = self.books.reserve(
             context=incoming.context,
             caller=incoming.caller,
             endpoint=endpoint.name,
@@ -154,26 +118,43 @@ class StraightCall:
             hold_nano_usd=plan.hold_nano_usd,
             live=not plan.call.test,
         )
-        self._state = _OPENING
-        self._kind = _WHOLE
-        self._connection: ProviderConnection | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._head: AnswerHead | None = None
-        self._meter: StreamMeter | None = None
-        self._filter: UsageChunkFilter | None = None
-        #: What is read whole: pieces of an answer, or of a refusal.
-        self._body: list[bytes] = []
-        self._body_bytes = 0
-        #: A stream's last bytes, but for what it cost.
-        self._tail = b""
-        #: Said to the caller once the books are closed.
-        self._to_say: GatewayError | None = None
+        return StraightCall(self, plan, incoming, endpoint, reply, reservation, on_ended)
+
+
+class StraightCall(Struct, eq=False):
+    """One call, from ``begin`` to ``on_ended``, and the ``Listener`` of its provider.
+
+    ``on_ended`` is called once, with the error that is still to be said to the caller, if any.
+    """
+
+    line: StraightLine
+    plan: StraightPlan
+    incoming: Incoming
+    endpoint: Endpoint
+    reply: StraightReply
+    reservation: Reservation
+    on_ended: Callable[[Exception | None], None]
+    _progress: Progress = field(default_factory=Progress)
+    _state: int = _OPENING
+    _kind: int = _WHOLE
+    _connection: ProviderConnection | None = None
+    _task: asyncio.Task[None] | None = None
+    _head: AnswerHead | None = None
+    _meter: StreamMeter | None = None
+    _filter: UsageChunkFilter | None = None
+    #: What is read whole: an answer, or a refusal.
+    _pieces: list[bytes] = field(default_factory=list)
+    _size_bytes: int = 0
+    #: A stream's last bytes, but for what it cost.
+    _tail: bytes = b""
+    #: Said to the caller once the books are closed.
+    _to_say: GatewayError | None = None
 
     # ------------------------------------------------------------ the caller's side
 
     def begin(self) -> None:
         """Reserve. Raises Unavailable and AuthenticationFailed; then the call has not begun."""
-        self._reservation.enter_now(self._opened)
+        self.reservation.enter_now(self._opened)
 
     def caller_left(self) -> None:
         """Nobody listens any more: the provider is left at once, and what was delivered is settled."""
@@ -188,7 +169,7 @@ class StraightCall:
         if state == _ASKING:
             if task is not None:
                 task.cancel()
-            self._reservation.settle_now(self._outcome(status=499, word="caller_left"), _note_fault)
+            self.reservation.settle_now(self._outcome(status=499, word="caller_left"), _note_fault)
         self._end(CallerLeft())
 
     def pause(self) -> None:
@@ -207,11 +188,11 @@ class StraightCall:
         if failed is not None:
             self._end(failed.error)
             return
-        if self._plan.call.stream:  # of a whole answer nothing is delivered before it is settled
-            self._line.books.watch(self._reservation, self._accrued)
+        if self.plan.call.stream:  # of a whole answer nothing is delivered before it is settled
+            self.line.books.watch(self.reservation, self._accrued)
         self._state = _ASKING
-        attempt, line = self._attempt, self._line
-        self._reservation.note_offer(attempt.offer)
+        attempt, line = self.plan.first, self.line
+        self.reservation.note_offer(attempt.offer)
         self._progress.begin(attempt.offer)
         target, head, body = attempt.request
         connection = line.upstream.begin(attempt.access, target.origin, head=head, body=body, listener=self)
@@ -225,7 +206,7 @@ class StraightCall:
         """No connection is idle, so a new one is opened; or the provider is as busy as it may be."""
         target, head, body = attempt.request
         try:
-            self._connection = await self._line.upstream.begin_when_free(
+            self._connection = await self.line.upstream.begin_when_free(
                 attempt.access, target.origin, head=head, body=body, listener=self
             )
         except GatewayError as exc:
@@ -237,7 +218,7 @@ class StraightCall:
         self._task = None
 
     def _accrued(self) -> Accrued | None:
-        return self._line.outcomes.accrued(self._plan.call, self._reservation, self._progress)
+        return self.line.outcomes.accrued(self.plan.call, self.reservation, self._progress)
 
     # ------------------------------------------------------------ pass on: the provider's side
 
@@ -246,7 +227,7 @@ class StraightCall:
         self._head = head
         if not 200 <= head.code < 300:
             self._kind = _REFUSAL
-        elif self._plan.call.stream:
+        elif self.plan.call.stream:
             self._kind = _STREAM if head.media_type == "text/event-stream" else _REFUSAL
 
     def on_piece(self, data: bytes, framed: bytes | None) -> None:
@@ -258,16 +239,16 @@ class StraightCall:
                 return
             meter.feed(data)
             if self._filter is None:
-                self._reply.push(data, framed)
+                self.reply.push(data, framed)
             elif passed := self._filter.feed(data):
-                self._reply.push(passed)
+                self.reply.push(passed)
             return
-        self._body.append(data)
-        self._body_bytes += len(data)
+        self._pieces.append(data)
+        self._size_bytes += len(data)
         if self._kind == _REFUSAL:
-            if self._body_bytes >= MAX_ERROR_BYTES:
+            if self._size_bytes >= MAX_ERROR_BYTES:
                 self._refused()
-        elif self._body_bytes > self._line.max_answer_bytes:
+        elif self._size_bytes > self.line.max_answer_bytes:
             self._failed(UpstreamBroken("The provider's answer is larger than this service takes."))
 
     def on_end(self) -> None:
@@ -292,20 +273,20 @@ class StraightCall:
 
     def _begin_stream(self, data: bytes) -> None:
         """The first piece: an error that comes first is said with a status, for nothing has begun."""
-        attempt, progress = self._attempt, self._progress
-        progress.first_byte_s = self._line.clock()
+        attempt, progress = self.plan.first, self._progress
+        progress.first_byte_s = self.line.clock()
         self._meter = progress.meter = meter = attempt.dialect.meter()
         meter.feed(data)
         if meter.error is not None:
             self._failed(ProviderRefused(meter.error, status=502, provider_status=502))
             return
-        self._reply.start_now(200, {**STREAM_HEADERS, **self._marks()})
+        self.reply.start_now(200, {**STREAM_HEADERS, **self._marks()})
         progress.delivered = True
         if attempt.drops_usage:
             self._filter = UsageChunkFilter()
             data = self._filter.feed(data)
         if data:
-            self._reply.push(data)
+            self.reply.push(data)
 
     def _end_stream(self) -> None:
         meter = self._meter
@@ -313,7 +294,7 @@ class StraightCall:
             self._failed(UpstreamBroken("The provider's stream ended before its first byte."))
             return
         if self._filter is not None and (passed := self._filter.close()):
-            self._reply.push(passed)
+            self.reply.push(passed)
         if meter.error is None and not meter.is_complete:
             self._failed(UpstreamBroken("The provider's stream broke off."))
             return
@@ -323,9 +304,8 @@ class StraightCall:
         self._settle(self._outcome(status=200, word=word))
 
     def _end_whole(self) -> None:
-        self._progress.first_byte_s = self._line.clock()
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body = [body]
+        self._progress.first_byte_s = self.line.clock()
+        body = self._whole_body()
         if len(body) > THREAD_PARSE_BYTES:
             self._leave_provider()
             self._go_on_in_task(self._settle_large(body))
@@ -350,13 +330,13 @@ class StraightCall:
         self._settle(outcome)
 
     def _outcome_of_whole(self, body: bytes) -> Outcome:
-        return self._line.chats.outcome_of_whole(self._plan, self._attempt, body, self._progress)
+        return self.line.chats.outcome_of_whole(self.plan, self.plan.first, body, self._progress)
 
     def _refused(self) -> None:
         """The provider's error, or something that is no stream."""
-        head, body = self._head, b"".join(self._body)[:MAX_ERROR_BYTES]
+        head, body = self._head, self._whole_body()[:MAX_ERROR_BYTES]
         assert head is not None, "a refusal is known by its head"
-        access = self._attempt.access
+        access = self.plan.first.access
         if not 200 <= head.code < 300:
             self._failed(access.provider.read_error(head.code, head.headers, body))
         elif head.media_type.endswith("json") and b'"error"' in body:
@@ -367,44 +347,44 @@ class StraightCall:
     def _delivered(self) -> None:
         """The provider has done its part."""
         self._leave_provider()
-        offer = self._attempt.offer
-        self._line.health.note_success(offer.id)
-        self._line.metrics.note_attempt(offer.provider, "ok")
+        offer = self.plan.first.offer
+        self.line.health.note_success(offer.id)
+        self.line.metrics.note_attempt(offer.provider, "ok")
 
     def _failed(self, error: GatewayError) -> None:
         """The attempt has failed: another offer is tried, or this is the call's end."""
         self._leave_provider()
-        line, offer, reply = self._line, self._attempt.offer, self._reply
+        line, offer, reply = self.line, self.plan.first.offer, self.reply
         if isinstance(error, UpstreamError):
             line.metrics.note_attempt(offer.provider, error.code)
             if is_offers_fault(error):
                 line.health.note_failure(offer.id)
-            if not reply.is_started and len(self._plan.offers) > 1 and may_try_next(self._plan.call, error):
+            if not reply.is_started and len(self.plan.offers) > 1 and may_try_next(self.plan.call, error):
                 log.info(
                     "an offer failed, the next one is tried: %s, %s",
                     offer.id,
                     error.code,
-                    extra={"request_id": self._incoming.context.request_id},
+                    extra={"request_id": self.incoming.context.request_id},
                 )
                 self._go_on_in_task(self._try_others())
                 return
         outcome = self._outcome(status=error.status, word=error.code, error=error)
         if reply.is_started:
-            self._tail = line.render_stream_error(error, self._endpoint.surface)
+            self._tail = line.render_stream_error(error, self.endpoint.surface)
         else:
             self._to_say = error
         self._settle(outcome)
 
     async def _try_others(self) -> None:
         """The other offers, as the pipeline tries them."""
-        await self._line.pipeline.serve_open(
-            self._plan.call,
-            self._plan.offers[1:],
-            endpoint=self._endpoint,
-            incoming=self._incoming,
-            reservation=self._reservation,
+        await self.line.pipeline.serve_open(
+            self.plan.call,
+            self.plan.offers[1:],
+            endpoint=self.endpoint,
+            incoming=self.incoming,
+            reservation=self.reservation,
             progress=self._progress,
-            reply=self._reply,
+            reply=self.reply,
         )
         self._end(None)
 
@@ -416,9 +396,9 @@ class StraightCall:
         try:
             await work
         except asyncio.CancelledError:
-            if self._reservation.is_open:
+            if self.reservation.is_open:
                 outcome = self._outcome(status=499, word="caller_left")
-                self._reservation.settle_now(outcome, _note_fault)
+                self.reservation.settle_now(outcome, _note_fault)
             self._end(CallerLeft())
         except Exception as exc:  # noqa: BLE001 - the end of a task: whatever it is, the call must end
             self._end(exc)
@@ -427,7 +407,7 @@ class StraightCall:
 
     def _settle(self, outcome: Outcome) -> None:
         self._state = _SETTLING
-        self._reservation.settle_now(outcome, self._settled)
+        self.reservation.settle_now(outcome, self._settled)
 
     def _settled(self, failed: Failed | None) -> None:
         if self._state == _ENDED:  # the caller has left meanwhile
@@ -445,10 +425,10 @@ class StraightCall:
         """The last bytes. Raises CallerLeft."""
         if self._to_say is not None:
             return
-        reservation, progress, reply = self._reservation, self._progress, self._reply
+        reservation, progress, reply = self.reservation, self._progress, self.reply
         if reply.is_started:
             tail = self._tail
-            if self._endpoint.comments_cost:
+            if self.endpoint.comments_cost:
                 tail += cost_comment(cost_headers(reservation.bill, progress))
             reply.finish_now(tail)
         else:
@@ -457,17 +437,22 @@ class StraightCall:
                 **self._marks(),
                 **cost_headers(reservation.bill, progress),
             }
-            reply.send_now(200, headers, self._body[0])
+            reply.send_now(200, headers, self._whole_body())
 
     def _outcome(self, *, status: int, word: str, error: GatewayError | None = None) -> Outcome:
-        return self._line.outcomes.of(
-            self._plan.call, self._reservation, self._progress, status=status, outcome=word, error=error
+        return self.line.outcomes.of(
+            self.plan.call, self.reservation, self._progress, status=status, outcome=word, error=error
         )
 
     def _marks(self) -> dict[str, str]:
         """What of a provider's head concerns the caller: that the sandbox made it."""
         head = self._head
         return {"X-Bitmesh-Sandbox": "1"} if head and head.headers.get("X-Bitmesh-Sandbox") == "1" else {}
+
+    def _whole_body(self) -> bytes:
+        if len(self._pieces) != 1:
+            self._pieces = [b"".join(self._pieces)]
+        return self._pieces[0]
 
     def _leave_provider(self) -> None:
         connection, self._connection = self._connection, None
@@ -483,8 +468,8 @@ class StraightCall:
         if self._state == _ENDED:
             return
         self._state = _ENDED
-        self._reservation.leave_now()
-        self._on_end(error)
+        self.reservation.leave_now()
+        self.on_ended(error)
 
 
 def _note_fault(failed: Failed | None) -> None:

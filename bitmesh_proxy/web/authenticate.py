@@ -51,12 +51,12 @@ class Authenticator:
         """The caller, and the body if it had to be read. Raises AuthenticationFailed."""
         credential = credentials_of(request.headers)
         if isinstance(credential, BearerCredential):
-            return self.bearer(credential), None
+            return self.by_token_digest(token_digest(credential.token)), None
         return await self._oauth(request, context, credential)
 
-    def bearer(self, credential: BearerCredential) -> Caller:
-        """The caller with this token, at once. Raises AuthenticationFailed."""
-        return self._usable(self._directory.by_token_digest(token_digest(credential.token)))
+    def by_token_digest(self, digest: bytes) -> Caller:
+        """The caller with the token of this digest, at once. Raises AuthenticationFailed."""
+        return self._usable(self._directory.by_token_digest(digest))
 
     async def _oauth(
         self, request: web.Request, context: RequestContext, credential: OAuthCredential

@@ -19,6 +19,8 @@ UNKNOWN_ADDRESS: Final = "unknown"
 #: Hops that are looked at; a longer list is an attack or a mistake.
 MAX_HOPS: Final = 32
 _MAX_ADDRESS_CHARACTERS: Final = 80
+#: No host that matches is longer: a name of 254 characters, a colon, and five digits.
+_MAX_HOST_CHARACTERS: Final = 260
 
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,253})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
@@ -43,7 +45,7 @@ class ForwardedTrust:
     def __init__(self, networks: Iterable[str], *, trust_unix_socket: bool = True) -> None:
         self._networks: tuple[IPv4Network | IPv6Network, ...] = tuple(ip_network(network) for network in networks)
         self._trust_unix_socket = trust_unix_socket
-        self._is_trusted = lru_cache(maxsize=4096)(self._look_up)
+        self._hop = lru_cache(maxsize=4096)(self._look_up)
 
     def resolve(self, peer: str | None, headers: Headers, *, scheme: str, host: str) -> tuple[str, str, str]:
         """The caller's address, and scheme and host as the caller saw them.
@@ -53,9 +55,8 @@ class ForwardedTrust:
         that IPv6 carries is written as IPv4), so that limits count one caller once. The host is checked: whatever is
         no host name is replaced by ``localhost``.
         """
-        address = _parse(peer) if peer else None
-        shown = str(address) if address is not None else UNKNOWN_ADDRESS
-        trusted = self._is_trusted(address) if address is not None else peer == "" and self._trust_unix_socket
+        found = self._find(peer) if peer else None
+        shown, trusted = found or (UNKNOWN_ADDRESS, peer == "" and self._trust_unix_socket)
         if trusted:
             if "X-Forwarded-For" in headers:
                 shown = self._caller_of(_elements(headers, "X-Forwarded-For"), shown)
@@ -63,24 +64,30 @@ class ForwardedTrust:
                 scheme = _scheme_of(_elements(headers, "X-Forwarded-Proto"), scheme)
             if "X-Forwarded-Host" in headers:
                 host = _host_of(_elements(headers, "X-Forwarded-Host"), host)
-        return shown, scheme, host if _HOST.fullmatch(host) else "localhost"
+        return shown, scheme, host if _is_host(host) else "localhost"
 
     def _caller_of(self, hops: list[str], peer: str) -> str:
         """The rightmost hop that is not one of our own proxies; the leftmost one where all are."""
         caller = peer
         for hop in reversed(hops[-MAX_HOPS:]):
-            address = _parse(hop)
-            if address is None:
+            found = self._find(hop)
+            if found is None:
                 break  # whoever wrote this does not know either; the last one known is the caller
-            caller = str(address)
-            if not self._is_trusted(address):
+            caller, trusted = found
+            if not trusted:
                 break
         return caller
 
-    def _look_up(self, address: Address) -> bool:
-        return any(address in network for network in self._networks)
+    def _find(self, hop: str) -> tuple[str, bool] | None:
+        """The hop in its one spelling, and whether it is trusted; None for what is no address."""
+        return self._hop(hop) if len(hop) <= _MAX_ADDRESS_CHARACTERS else None
+
+    def _look_up(self, hop: str) -> tuple[str, bool] | None:
+        address = _parse(hop)
+        return None if address is None else (str(address), any(address in network for network in self._networks))
 
 
+@lru_cache(maxsize=1024)  # callers write few, and each of theirs comes with each of their requests
 def public_base_url(scheme: str, host: str) -> str:
     """Scheme and host as one, without the port that the scheme implies and without a slash at the end."""
     default = {"http": ":80", "https": ":443"}.get(scheme, "")
@@ -99,16 +106,20 @@ def _scheme_of(elements: list[str], fallback: str) -> str:
 
 def _host_of(elements: list[str], fallback: str) -> str:
     host = elements[-1] if elements else ""
-    return host if _HOST.fullmatch(host) else fallback
+    return host if _is_host(host) else fallback
+
+
+def _is_host(text: str) -> bool:
+    return len(text) <= _MAX_HOST_CHARACTERS and _is_short_host(text)
+
+
+@lru_cache(maxsize=1024)
+def _is_short_host(text: str) -> bool:
+    return _HOST.fullmatch(text) is not None
 
 
 def _parse(text: str) -> Address | None:
     """An address as proxies write it: bare, ``1.2.3.4:567``, ``[::1]``, ``[::1]:567``, quoted, with a zone."""
-    return _parse_short(text) if len(text) <= _MAX_ADDRESS_CHARACTERS else None
-
-
-@lru_cache(maxsize=4096)
-def _parse_short(text: str) -> Address | None:
     text = text.strip().strip('"')
     if text.startswith("["):
         text, _, rest = text[1:].partition("]")

@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from bitmesh_proxy import keys
-from bitmesh_proxy.context import RequestContext
+from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.errors import (
     BodyTooLarge,
     CallerLeft,
@@ -76,7 +76,16 @@ async def access_line(request: web.Request, handler: Handler) -> web.StreamRespo
         duration_ms = round((time.monotonic() - request[keys.STATE].context.started_s) * 1000)
         metrics.note_request(route_of(request).name, status, duration_ms=duration_ms)
         if not ACCESS.disabled:
-            log_access(request[keys.STATE], request.method, request.path, status, duration_ms=duration_ms)
+            state = request[keys.STATE]
+            log_access(
+                state.context,
+                state.caller,
+                method=request.method,
+                path=request.path,
+                status=status,
+                code=state.error_code,
+                duration_ms=duration_ms,
+            )
 
 
 @web.middleware
@@ -180,19 +189,27 @@ def _from_aiohttp(exc: web.HTTPException) -> GatewayError:
     return InternalError("Internal server error")
 
 
-def log_access(state: keys.RequestState, method: str, path: str, status: int, *, duration_ms: int) -> None:
+def log_access(
+    context: RequestContext,
+    caller: Caller | None,
+    *,
+    method: str,
+    path: str,
+    status: int,
+    code: str | None,
+    duration_ms: int,
+) -> None:
     """The one line that a request leaves in the log. Neither its query nor its body are in it."""
-    caller = state.caller
     ACCESS.info(
         "%s %s %d",
         method,
         path,
         status,
         extra={
-            "request_id": state.context.request_id,
-            "address": state.context.address,
+            "request_id": context.request_id,
+            "address": context.address,
             "key_id": caller.key_id if caller else None,
-            "code": state.error_code,
+            "code": code,
             "duration_ms": duration_ms,
         },
     )

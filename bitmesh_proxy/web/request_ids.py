@@ -26,17 +26,14 @@ class RequestIds:
     ) -> None:
         self._random_bytes = random_bytes
         self._clock_ns = clock_ns
-        self._digits = ""
-        self._at = 0
+        self._digits: list[str] = []
 
     def make(self) -> str:
         """An id that nobody has had before, and nobody can guess."""
-        at = self._at
-        if at >= len(self._digits):
-            self._digits = self._random_bytes(RANDOM_BYTES * _IDS_AT_ONCE).hex()
-            at = 0
-        self._at = end = at + 2 * RANDOM_BYTES
-        return f"req_{self._clock_ns() >> _TIME_SHIFT:010x}{self._digits[at:end]}"
+        if not self._digits:
+            digits, size = self._random_bytes(RANDOM_BYTES * _IDS_AT_ONCE).hex(), 2 * RANDOM_BYTES
+            self._digits = [digits[at : at + size] for at in range(0, len(digits), size)]
+        return f"req_{self._clock_ns() >> _TIME_SHIFT:010x}{self._digits.pop()}"
 
 
 #: Of this process. A worker process has to begin with its own (``os.register_at_fork``), or two would make the same.

@@ -12,10 +12,15 @@ from typing import Final
 
 from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.http_parser import RawRequestMessage
+from msgspec import Struct
+from multidict import CIMultiDictProxy
 
 from bitmesh_proxy import keys
 from bitmesh_proxy.auth.bearer import BearerCredential, credentials_of
-from bitmesh_proxy.context import RequestContext
+from bitmesh_proxy.auth.secrets import token_digest
+from bitmesh_proxy.context import Caller, RequestContext
+from bitmesh_proxy.errors import AuthenticationFailed
+from bitmesh_proxy.limits.base import Snapshot
 from bitmesh_proxy.limits.concurrency import Slot
 from bitmesh_proxy.web.forwarded import public_base_url
 from bitmesh_proxy.web.request_ids import make_request_id
@@ -23,10 +28,25 @@ from bitmesh_proxy.web.route import PLAIN_CALLS_KEY, Route
 
 #: Bodies above this size go the plain way, where large ones are parsed in a thread.
 MAX_BODY_BYTES: Final = 128 * 1024
+#: Heads that are remembered, of a kilobyte each at most times; then they are learnt anew.
+MAX_KNOWN: Final = 1024
 
 #: Headers that ask for something which the plain way does. ``Origin``: a browser wants to hear who may read the answer.
 _NOT_PLAIN: Final = ("Origin", "Idempotency-Key", "Content-Encoding", "Expect")
 _JSON: Final = frozenset(("application/json", "application/json; charset=utf-8", "application/json;charset=utf-8"))
+
+RawHeaders = tuple[tuple[bytes, bytes], ...]
+
+
+class Visitor(Struct, frozen=True):
+    """What the headers of a plain request say: where it comes from, how callers reach us, and whose token it bears.
+
+    Who has the token, and what that key may do, is looked up with every request.
+    """
+
+    address: str
+    public_base_url: str
+    token_digest: bytes
 
 
 class Lane:
@@ -43,55 +63,86 @@ class Lane:
         self._endpoint_limit = app[keys.ENDPOINT_LIMIT]
         self._concurrency_limit = app[keys.CONCURRENCY_LIMIT]
         self._max_body_bytes = min(MAX_BODY_BYTES, settings.http.max_body_bytes)
+        # Callers send the same headers again and again, but for the length of the body; reading them costs 12 us.
+        self._known: dict[tuple[str | None, RawHeaders], Visitor] = {}
         self.metrics = app[keys.METRICS]
         self.pipeline = app[keys.PIPELINE]
         self.line = app[keys.STRAIGHT]
 
-    def takes(self, message: RawRequestMessage, payload: StreamReader) -> Route | None:
-        """The route, if the lane serves this request. Looks only; nothing has happened when it says no."""
+    def takes(
+        self, message: RawRequestMessage, payload: StreamReader, peer: str | None
+    ) -> tuple[Route, Visitor] | None:
+        """The route and the visitor, if the lane serves this request. Nothing has happened when it says no."""
         route = self._routes.get(message.path)
         if (
             route is None
             or message.method != "POST"
             or not payload.is_eof()
-            or payload.exception() is not None
             or message.should_close
             or message.upgrade
             or message.version != HttpVersion11
             or not 0 < payload.total_bytes <= self._max_body_bytes
+            or payload.exception() is not None
         ):
             return None
-        headers = message.headers
-        if headers.get("Content-Type") not in _JSON or headers.get("Authorization", "")[:7].lower() != "bearer ":
+        raw: RawHeaders = message.raw_headers
+        for at, (name, _) in enumerate(raw):  # noqa: B007 - used behind the loop
+            if len(name) == 14 and name.lower() == b"content-length":
+                break
+        else:
             return None
-        return None if any(name in headers for name in _NOT_PLAIN) else route
+        key = (peer, raw[:at] + raw[at + 1 :])
+        visitor = self._known.get(key)
+        if visitor is None:
+            visitor = self._visitor(message.headers, peer)
+            if visitor is None:
+                return None
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            self._known[key] = visitor
+        return route, visitor
 
-    def context_of(self, message: RawRequestMessage, route: Route, peer: str | None) -> RequestContext:
-        """Names the request and finds out where it comes from, as the plain way does."""
-        headers = message.headers
+    def _visitor(self, headers: CIMultiDictProxy[str], peer: str | None) -> Visitor | None:
+        """None for headers that are not plain, or hold no one bearer token that could be any."""
+        if headers.get("Content-Type") not in _JSON or any(name in headers for name in _NOT_PLAIN):
+            return None
+        try:
+            credential = credentials_of(headers)
+        except AuthenticationFailed:
+            return None
+        if not isinstance(credential, BearerCredential):
+            return None
         address, scheme, host = self._forwarded.resolve(peer, headers, scheme="http", host=headers.get("Host", ""))
+        return Visitor(address, self._public_url or public_base_url(scheme, host), token_digest(credential.token))
+
+    def context_of(self, route: Route, visitor: Visitor) -> RequestContext:
+        """Names the request."""
         return RequestContext(
             request_id=make_request_id(),
-            address=address,
-            public_base_url=self._public_url or public_base_url(scheme, host),
+            address=visitor.address,
+            public_base_url=visitor.public_base_url,
             received_at_s=time.time(),
             started_s=time.monotonic(),
             surface=route.surface,
         )
 
-    def admit(self, message: RawRequestMessage, route: Route, state: keys.RequestState) -> Slot:
-        """Through the limits and past authentication, in the order of the plain way; notes in ``state`` what it learns.
+    def admit_address(self, visitor: Visitor) -> Snapshot | None:
+        """Through the limit of the address. Raises RateLimited."""
+        return self._address_limit.admit(visitor.address)
 
-        Gives the key's slot, taken; whoever got it gives it back. Raises GatewayError.
-        """
-        state.snapshots.append(self._address_limit.admit(state.context.address))
-        credential = credentials_of(message.headers)
-        assert isinstance(credential, BearerCredential), "the lane takes no other"
-        state.caller = caller = self._authenticator.bearer(credential)
-        state.snapshots = [
+    def authenticate(self, visitor: Visitor) -> Caller:
+        """Who it is. Raises AuthenticationFailed."""
+        return self._authenticator.by_token_digest(visitor.token_digest)
+
+    def admit_key(self, caller: Caller, route: Route) -> list[Snapshot | None]:
+        """Through the limits of the key and of the key at this endpoint. Raises RateLimited."""
+        return [
             self._key_limit.admit(caller.key_id, rate_per_minute=caller.rate_per_minute),
             self._endpoint_limit.admit(caller.key_id, route.name),
         ]
+
+    def take_slot(self, caller: Caller) -> Slot:
+        """One of the key's calls under way, to be given back. Raises TooManyConcurrent."""
         slot = self._concurrency_limit.enter(caller.key_id, caller.max_concurrent)
         slot.__enter__()
         return slot

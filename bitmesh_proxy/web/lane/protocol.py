@@ -22,12 +22,13 @@ from aiohttp.web_protocol import RequestHandler
 from bitmesh_proxy import keys
 from bitmesh_proxy.web.lane.call import LaneCall
 from bitmesh_proxy.web.lane.lane import Lane
+from bitmesh_proxy.web.lane.reply import LaneReply
 
 
 class LaneProtocol(RequestHandler):
     """See the module's docstring."""
 
-    __slots__ = ("_call", "_held", "_lane", "_sleeper")
+    __slots__ = ("_call", "_held", "_lane", "_peer", "_sleeper")
 
     def __init__(self, manager: web.Server, lane: Lane, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -38,8 +39,21 @@ class LaneProtocol(RequestHandler):
         self._sleeper: asyncio.Future[None] | None = None
         #: Requests that came while aiohttp's handler was about to go to sleep. While there are any, its queue is empty.
         self._held: list[Any] = []
+        #: The address of the other end; ``""`` for a unix socket.
+        self._peer = ""
 
     # ------------------------------------------------------------ the connection's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio."""
+        super().connection_made(transport)
+        peername = transport.get_extra_info("peername")
+        self._peer = peername[0] if isinstance(peername, tuple) else ""
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """As aiohttp's, which is called at the end of each body too, where mostly nothing was paused."""
+        if resume_parser or self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
 
     def data_received(self, data: bytes) -> None:
         """See asyncio. Called by aiohttp too, without data, when it reads again after a pause."""
@@ -94,14 +108,6 @@ class LaneProtocol(RequestHandler):
 
     # ------------------------------------------------------------ the lane's side
 
-    @property
-    def peer(self) -> str | None:
-        """The address of the other end; ``""`` for a unix socket, None when it has gone."""
-        peername = self.peername
-        if isinstance(peername, tuple):
-            return peername[0]
-        return None if self.transport is None else ""
-
     async def drained(self) -> None:
         """Wait until the caller has read what was written. Raises ConnectionError."""
         await self._drain_helper()
@@ -112,24 +118,29 @@ class LaneProtocol(RequestHandler):
         if waiter is None or waiter.done() or not self._messages:
             return
         message, payload = self._messages[0]
-        if isinstance(message, RawRequestMessage) and self.transport is not None:
-            route = self._lane.takes(message, payload)
-            if route is not None:
-                self._messages.popleft()
-                # First of all: what follows may read on, and must find that somebody is at work.
-                self._sleeper, self._waiter = waiter, None
-                self._request_in_progress = True
-                assert self._parser is not None, "the connection is open"
-                assert self._manager is not None, "the connection is open"
-                self._parser.message_consumed()
-                if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
-                    self._resume_reading_if_drained()
-                self._manager.requests_count += 1
-                self._call = call = LaneCall(self._lane, self, route, message)
-                # Not ``read_nowait``: it would have the parser look for more, which costs as much as the request.
-                call.begin(b"".join(payload._buffer))
-                return
-        waiter.set_result(None)
+        if self.transport is None or not isinstance(message, RawRequestMessage):
+            waiter.set_result(None)
+            return
+        taken = self._lane.takes(message, payload, self._peer)
+        if taken is None:
+            waiter.set_result(None)
+            return
+        route, visitor = taken
+        self._messages.popleft()
+        # First of all: what follows may read on, and must find that somebody is at work.
+        self._sleeper, self._waiter = waiter, None
+        self._request_in_progress = True
+        assert self._parser is not None, "the connection is open"
+        assert self._manager is not None, "the connection is open"
+        self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+        self._manager.requests_count += 1
+        context = self._lane.context_of(route, visitor)
+        reply = LaneReply(self, context.request_id)
+        self._call = call = LaneCall(self._lane, self, route, message, visitor, context, reply)
+        # Not ``read_nowait``: it would have the parser look for more, which costs as much as the request.
+        call.begin(b"".join(payload._buffer))
 
     def call_ended(self, *, is_reusable: bool) -> None:
         """The lane's answer is out, or will never be. Called once for each call, by the call."""

@@ -5,16 +5,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Final, Protocol
 
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import SERVER_SOFTWARE
+from msgspec import Struct
 
 from bitmesh_proxy.errors import CallerLeft, InternalError
+from bitmesh_proxy.limits.base import Snapshot
+from bitmesh_proxy.limits.headers import rate_limit_headers, rate_limit_lines
 
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
+_SERVER: Final = f"Server: {SERVER_SOFTWARE}\r\n"
 CHUNKS_END: Final = b"0\r\n\r\n"
 
 
@@ -40,36 +44,48 @@ class Connection(Protocol):
     async def drained(self) -> None: ...
 
 
-def head_bytes(status: int, headers: Mapping[str, str], more: Mapping[str, str], *, length_bytes: int | None) -> bytes:
-    """A head; ``length_bytes`` None for a body in chunks. ``more`` come last, those that ``headers`` has not.
+def head_bytes(
+    status: int,
+    headers: Mapping[str, str],
+    *,
+    request_id: str,
+    snapshots: Sequence[Snapshot | None],
+    length_bytes: int | None,
+) -> bytes:
+    """A head; ``length_bytes`` None for a body in chunks. A refusal brings headers of its own for what all have.
 
     Raises InternalError for a header that would not stay one line.
     """
-    lines = [f"HTTP/1.1 {status} {_REASONS.get(status, '')}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    lines.append("Transfer-Encoding: chunked" if length_bytes is None else f"Content-Length: {length_bytes}")
-    lines.append(f"Date: {rfc822_formatted_time()}")
-    lines.append(f"Server: {SERVER_SOFTWARE}")
-    lines += [f"{name}: {value}" for name, value in more.items() if name not in headers]
-    text = "\r\n".join(lines)
-    if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1 or "\0" in text:
+    fields = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    if fields.count("\n") != len(headers) or fields.count("\r") != len(headers) or "\0" in fields:
         raise InternalError("a header of the answer holds a line end")
-    return f"{text}\r\n\r\n".encode()
+    framing = "Transfer-Encoding: chunked" if length_bytes is None else f"Content-Length: {length_bytes}"
+    request_line = "" if "X-Request-Id" in headers else f"X-Request-Id: {request_id}\r\n"
+    if "RateLimit-Limit" not in headers:
+        limits = rate_limit_lines(snapshots)
+    else:  # those of the limit that refused
+        more = rate_limit_headers(snapshots)
+        limits = "".join([f"{name}: {value}\r\n" for name, value in more.items() if name not in headers])
+    return (
+        f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\n{fields}{framing}\r\n"
+        f"Date: {rfc822_formatted_time()}\r\n{_SERVER}{request_line}{limits}\r\n"
+    ).encode()
 
 
-class LaneReply:
-    """The pipeline's ``Reply`` on a bare transport. ``common`` gives the headers that every answer has."""
+class LaneReply(Struct, eq=False):
+    """The pipeline's ``Reply`` on a bare transport.
 
-    __slots__ = ("_begun_status", "_common", "_connection", "_head", "status")
+    ``status`` is what the caller got in the end: 499 until all of it is out. ``snapshots`` are of the limits that the
+    request has passed, for its headers.
+    """
 
-    def __init__(self, connection: Connection, common: Callable[[], Mapping[str, str]]) -> None:
-        self._connection = connection
-        self._common = common
-        #: Kept until the first bytes, so that both go out together.
-        self._head = b""
-        self._begun_status = 0
-        #: What the caller got in the end: 499 until all of it is out.
-        self.status = 499
+    connection: Connection
+    request_id: str
+    snapshots: Sequence[Snapshot | None] = ()
+    status: int = 499
+    #: Kept until the first bytes, so that both go out together.
+    _head: bytes = b""
+    _begun_status: int = 0
 
     @property
     def is_started(self) -> bool:
@@ -82,7 +98,7 @@ class LaneReply:
 
     def send_now(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """The same, at once."""
-        head = head_bytes(status, headers, self._common(), length_bytes=len(body))
+        head = self._head_bytes(status, headers, len(body))
         self._transport().write(head + body)
         self.status = self._begun_status = status
 
@@ -92,7 +108,7 @@ class LaneReply:
 
     def start_now(self, status: int, headers: Mapping[str, str]) -> None:
         """The same, at once."""
-        self._head = head_bytes(status, headers, self._common(), length_bytes=None)
+        self._head = self._head_bytes(status, headers, None)
         self._begun_status = status
 
     async def write(self, data: bytes) -> None:
@@ -105,11 +121,11 @@ class LaneReply:
         """The same at once. What it gives has to be awaited before more is written."""
         if data:
             self.push(data)
-        return self._drained() if self._connection.writing_paused else None
+        return self._drained() if self.connection.writing_paused else None
 
     def push(self, data: bytes, framed: bytes | None = None) -> None:
         """The same without a word about who reads slowly. ``framed``: ``data`` as whole chunks, if it came in such."""
-        transport = self._connection.transport
+        transport = self.connection.transport
         if transport is None or transport.is_closing():
             raise CallerLeft
         if framed is None:
@@ -130,17 +146,22 @@ class LaneReply:
 
     def abort(self) -> None:
         """Close the connection without a clean end."""
-        if self._connection.transport is not None:
-            self._connection.transport.abort()
+        if self.connection.transport is not None:
+            self.connection.transport.abort()
 
     async def _drained(self) -> None:
         try:
-            await self._connection.drained()
+            await self.connection.drained()
         except ConnectionError as exc:
             raise CallerLeft from exc
 
+    def _head_bytes(self, status: int, headers: Mapping[str, str], length_bytes: int | None) -> bytes:
+        return head_bytes(
+            status, headers, request_id=self.request_id, snapshots=self.snapshots, length_bytes=length_bytes
+        )
+
     def _transport(self) -> Transport:
-        transport = self._connection.transport
+        transport = self.connection.transport
         if transport is None or transport.is_closing():
             raise CallerLeft
         return transport
