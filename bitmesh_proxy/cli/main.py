@@ -1,20 +1,26 @@
 """The command line's root: options that every command shares, and the list of commands.
 
-Commands are imported when they are called, so that ``key list`` does not load a web server.
+Commands are imported when they are called, so that ``key list`` does not load a web server, and ``serve`` not the
+client that it never uses.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
 
 from bitmesh_proxy import __version__
+from bitmesh_proxy.deferred import defer
 
 #: Name → module under ``cli`` that holds a click command of that name.
 COMMANDS = ("account", "doctor", "key", "model", "sandbox", "serve", "usage")
+#: Large packages of which our commands use modules, and rarely what the package itself offers.
+DEFERRED = ("aiohttp", "limits")
 
 
 class LazyCommands(click.Group):
@@ -28,10 +34,20 @@ class LazyCommands(click.Group):
         """Import the command's module."""
         if cmd_name not in COMMANDS:
             return None
-        command: Any = getattr(importlib.import_module(f"bitmesh_proxy.cli.{cmd_name}"), cmd_name)
+        command: Any = getattr(_load(f"bitmesh_proxy.cli.{cmd_name}"), cmd_name)
         if not isinstance(command, click.Command):
             raise TypeError(f"cli/{cmd_name}.py holds no click command of that name")
         return command
+
+
+def _load(module: str) -> ModuleType:
+    for package in DEFERRED:
+        defer(package)
+    gc.disable()  # what is imported stays; to look for what does not, again and again, takes a tenth of the time
+    try:
+        return importlib.import_module(module)
+    finally:
+        gc.enable()
 
 
 @click.group(cls=LazyCommands, context_settings={"help_option_names": ["-h", "--help"]})

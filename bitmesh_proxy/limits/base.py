@@ -7,8 +7,7 @@ keeps those that limits before it have taken: knocking is not free.
 
 from __future__ import annotations
 
-from limits import RateLimitItemPerMinute
-from limits.limits import RateLimitItem
+from limits.limits import RateLimitItem, RateLimitItemPerMinute
 
 from bitmesh_proxy.errors import RateLimited
 from bitmesh_proxy.limits.headers import Snapshot, rate_limit_headers, retry_after

@@ -22,9 +22,9 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Final, Literal, Self
 
-import aiohttp
 import msgspec
 from aiohttp import abc
+from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
 from bitmesh_proxy.errors import UpstreamBroken
@@ -76,7 +76,7 @@ class GuardedFetcher:
 
     async def __aenter__(self) -> Self:
         connect = JudgedConnect(
-            self._resolver or aiohttp.ThreadedResolver(),
+            self._resolver or ThreadedResolver(),
             self._may_connect,
             timeout_s=self._limits.connect_timeout_s,
             ssl_context=self._ssl,

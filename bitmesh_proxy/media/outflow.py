@@ -11,7 +11,8 @@ import asyncio
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
+from aiohttp.http import HttpVersion11
 
 
 class Outflow:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-from aiohttp import BodyPartReader, web
+from aiohttp import web
+from aiohttp.multipart import BodyPartReader
 
 from bitmesh_proxy.sandbox.plays import Refused, Upload
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from aiohttp import ClientPayloadError, web
+from aiohttp import web
+from aiohttp.client_exceptions import ClientPayloadError
 from aiohttp.http_exceptions import HttpProcessingError
 
 from bitmesh_proxy.endpoints.json_bodies import parse_object

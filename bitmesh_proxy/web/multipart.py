@@ -20,8 +20,10 @@ from types import TracebackType
 from typing import IO, Final
 
 import msgspec
-from aiohttp import BodyPartReader, ClientPayloadError, MultipartReader, web
+from aiohttp import web
+from aiohttp.client_exceptions import ClientPayloadError
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.multipart import BodyPartReader, MultipartReader
 
 from bitmesh_proxy.errors import BodyTooLarge, CallerLeft, InvalidRequest, Unavailable, UnsupportedMediaType
 from bitmesh_proxy.web.bodies import check_encoding, too_large, too_slow

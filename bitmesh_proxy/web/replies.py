@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
+from aiohttp.http import HttpVersion11
 
 from bitmesh_proxy.errors import CallerLeft
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from aiohttp import HttpVersion11, StreamReader, web
+from aiohttp import web
+from aiohttp.http import HttpVersion11
 from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import StreamReader
 from msgspec import Struct
 from multidict import CIMultiDictProxy
 

@@ -19,7 +19,8 @@ from contextlib import suppress
 from typing import Any, Final
 
 import orjson
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import web
+from aiohttp.http import WSCloseCode, WSMsgType
 from msgspec.structs import replace
 
 from bitmesh_proxy import keys
