@@ -8,9 +8,21 @@ the ratios between their quartiles). On a busy machine trust ratios and CPU time
   direct  the load asks the provider itself: what the harness can do at all
   nginx   proxy_pass, one worker: the yardstick
   us      bitmesh-proxy, one process
-  ratio   us / nginx, or for "first byte" us - direct
+  other   what we are compared with where it is neither
+  ratio   us / nginx (or other), or with a sign: us - direct
+  met     whether the bar of this line is met: a wish, not a test (--check)
 
-Needs a C compiler; without nginx its column stays empty.
+Works, for --only: json (whole answers), sse1, sse100, sse1000 (streams), latency (at a fixed rate), ledger (what it
+adds at 1,000 requests/s), responses (translated streams), oauth, memory, media, slow (slow readers), workers (two
+processes), scale (100,000 keys, 5,000 models, 10 million rows), start, crash (kill -9).
+
+Peers: --peer litellm and --peer portkey start those gateways, once scripts/benchmarks/peers/NAME.sh has installed them
+in DIR/peers/NAME, where DIR is that of --cache. Any other gateway that runs on this machine is a peer by its address:
+  scripts/bench --upstream-port 18080 --peer mine=http://127.0.0.1:4000 --peer-header 'mine=Authorization: Bearer KEY'
+set up for the provider at http://127.0.0.1:18080/v1.
+
+Needs a C compiler; without nginx its column stays empty. Exit status: 0, 1 when something that was asked for could not
+be measured, with --check 2 when a bar is missed by more than 30 %.
 """
 
 from __future__ import annotations
@@ -19,191 +31,229 @@ import argparse
 import json
 import os
 import platform
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from scripts.benchmarks import works
-from scripts.benchmarks.gateway import Installation
+from scripts.benchmarks import chat_works, ledger_work, media_works, process_works, scale_work
+from scripts.benchmarks.bench import Bench, Work, chat_body
+from scripts.benchmarks.gateway import Installations
+from scripts.benchmarks.peer_gateways import Wanted, open_peer, parse_peers
 from scripts.benchmarks.processes import Cores, Missing, Server, build, cpu_ticks, mock_provider, nginx, stolen_share
+from scripts.benchmarks.progress import say
+from scripts.benchmarks.schedule import measure_all
 from scripts.benchmarks.table import Row, render
-from scripts.benchmarks.works import MIB, Bench, Peer, Work
 
-NAMES = ("json", "sse1", "sse100", "sse1000", "memory", "oauth", "media", "start", "crash")
+NAMES = (
+    "json", "sse1", "sse100", "sse1000", "latency", "ledger", "responses", "oauth", "memory", "media", "slow",
+    "workers", "scale", "start", "crash",
+)  # fmt: skip
+#: No round begins that would end later than this after the start: ten minutes and two, with something to spare.
+FULL_S, QUICK_S = 560.0, 113.0
+#: What a bar may be missed by, as a share of it, before --check says so.
+SLACK = 0.3
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """The command line; ``peers`` are those that are wanted."""
     parser = argparse.ArgumentParser(
         prog="scripts/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="Three short rounds, at most two minutes in all.")
-    parser.add_argument("--rounds", type=int, help="Rounds of each work (default 5, with --quick 3).")
-    parser.add_argument("--only", help=f"Some works only, by name with commas between: {','.join(NAMES)}.")
+    parser.add_argument("--quick", action="store_true", help="Short rounds, two minutes in all instead of ten.")
+    parser.add_argument("--rounds", type=int, help="Rounds of each work (default 5, with --quick 3), if time allows.")
+    parser.add_argument("--only", metavar="WORKS", help="Some works only, by name with commas between.")
     parser.add_argument("--json", type=Path, metavar="FILE", help="Write all figures of all rounds to FILE.")
+    parser.add_argument("--check", action="store_true", help="Exit with 2 when a bar is missed by more than 30 %%.")
     parser.add_argument(
-        "--peer", metavar="URL", help="Another gateway on 127.0.0.1 to measure in the same rounds (chat only)."
+        "--cache", type=Path, metavar="DIR", default=default_cache(), help="For what is kept: %(default)s."
     )
-    parser.add_argument("--peer-pid", type=int, help="Its process, for its CPU time.")
-    parser.add_argument("--peer-path", default=works.THEIR_CHAT, help="Its chat path (default %(default)s).")
-    parser.add_argument("--peer-model", default="gpt-4o-mini", help="The model to ask it for (default %(default)s).")
     parser.add_argument(
-        "--peer-header", action="append", default=[], metavar="'NAME: VALUE'", help="A header for it; repeatable."
+        "--peer",
+        action="append",
+        default=[],
+        metavar="NAME[=URL]",
+        help="Another gateway, in the same rounds; repeatable.",
     )
+    for option, meaning in (
+        ("path", "its chat path (default /v1/chat/completions)"),
+        ("model", "the model to ask it for (default gpt-4o-mini)"),
+        ("header", "a header for it, repeatable"),
+        ("pid", "its process, where that is not the one that listens"),
+    ):
+        parser.add_argument(
+            f"--peer-{option}", action="append", default=[], metavar="NAME=…", help=f"Of a peer: {meaning}."
+        )
     parser.add_argument(
         "--upstream-port",
         type=int,
-        help="Port of the mock provider, so that a peer can be set up for it (default: any free one).",
+        help="Port of the mock provider, for peers that run already (default: any free one).",
     )
     given = parser.parse_args(argv)
     unknown = set((given.only or "").split(",")) - {"", *NAMES}
     if unknown:
         parser.error(f"--only: no work is called {', '.join(sorted(unknown))}")
-    if given.peer and (urlsplit(given.peer).scheme != "http" or urlsplit(given.peer).hostname != "127.0.0.1"):
-        parser.error("--peer: want http://127.0.0.1:PORT")
     if given.rounds is not None and not 1 <= given.rounds <= 50:
         parser.error("--rounds: want 1 to 50")
+    try:
+        given.peers = parse_peers(
+            given.peer, paths=given.peer_path, models=given.peer_model, headers=given.peer_header, pids=given.peer_pid
+        )
+    except ValueError as error:
+        parser.error(str(error))
     return given
 
 
+def default_cache() -> Path:
+    """Where programs keep what they could make again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitmesh-proxy-bench"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """The program. Gives the exit status: 0, or 1 when something that was asked for could not be measured."""
+    """The program. Gives the exit status."""
     given = arguments(argv)
     if sys.platform != "linux":
         say("scripts/bench measures on Linux only.")
         return 1
     began_s, ticks = time.monotonic(), cpu_ticks()
-    faults: list[str] = []
     with tempfile.TemporaryDirectory(prefix="bitmesh-bench-") as name, ExitStack() as stack:
-        directory = Path(name)
         try:
-            bench = set_up(given, directory, stack, faults)
-            rows = run_all(given, bench, directory, stack, faults)
+            bench = set_up(given, Path(name), stack)
         except Missing as missing:
             say(f"Cannot measure: {missing}")
             return 1
+        rows = measure_all(
+            planned(bench, set((given.only or ",".join(NAMES)).split(","))),
+            rounds=given.rounds or (3 if given.quick else 5),
+            end_s=began_s + (QUICK_S if given.quick else FULL_S),
+            faults=bench.faults,
+            say=say,
+        )
     facts = {
-        "machine": f"{platform.machine()}, Python {platform.python_version()}, {len_of_cores()} cores",
+        "machine": f"{platform.machine()}, Python {platform.python_version()}, {len(os.sched_getaffinity(0))} cores",
         "seconds": round(time.monotonic() - began_s, 1),
         "stolen_percent": round(stolen_share(ticks, cpu_ticks()) * 100, 1),
+        "others_percent": round(statistics.median(bench.others) * 100, 1) if bench.others else None,
     }
     print(render(rows))
-    print(f"\n{facts['machine']}; {facts['seconds']} s; {facts['stolen_percent']} % of CPU time stolen by the host")
-    for fault in faults:
+    print(
+        f"\n{facts['machine']}; {facts['seconds']} s; taken by the host: {facts['stolen_percent']} % of all CPU time,"
+    )
+    print(f"by what else runs here, in the median run: {facts['others_percent']} % of a core")
+    for fault in bench.faults:
         print(f"! {fault}")
     if given.json:
-        given.json.write_text(
-            json.dumps({**facts, "faults": faults, "rows": [row.as_json() for row in rows]}, indent=1), encoding="utf-8"
-        )
-    return 1 if faults else 0
+        said = {**facts, "faults": bench.faults, "rows": [row.as_json() for row in rows]}
+        given.json.write_text(json.dumps(said, indent=1), encoding="utf-8")
+    return verdict(rows, bench.faults, is_check=given.check)
 
 
-def set_up(given: argparse.Namespace, directory: Path, stack: ExitStack, faults: list[str]) -> Bench:
-    """Build, start provider, nginx and gateway. Raises Missing without what everything needs."""
+def verdict(rows: Sequence[Row], faults: Sequence[str], *, is_check: bool) -> int:
+    """The exit status (see the module's docstring); says which bars ``--check`` finds missed."""
+    missed = [row for row in rows if row.missed_by is not None and row.missed_by > SLACK] if is_check else []
+    for row in missed:
+        print(f"! missed by more than {SLACK:.0%}: {row.work}, {row.unit}: {row.bar_text()}")
+    return 1 if faults else 2 if missed else 0
+
+
+def set_up(given: argparse.Namespace, directory: Path, stack: ExitStack) -> Bench:
+    """Build, start provider, nginx, the gateway and peers. Raises Missing without what everything needs."""
+    faults: list[str] = []
     cores = Cores.pick()
     if cores.load == cores.measured:
         faults.append("only one core: load and gateway share it, so that nothing but ratios means anything")
-    say("Building the load generator and the provider …")
-    build(directory)
-    upstream = stack.enter_context(mock_provider(directory, cores, port=given.upstream_port))
+    given.cache.mkdir(parents=True, exist_ok=True)
+    tools = build(given.cache)
+    upstream = stack.enter_context(mock_provider(tools.upstream, directory, cores, port=given.upstream_port))
     yardstick: Server | None = None
     try:
         yardstick = stack.enter_context(nginx(directory, upstream, cores))
     except Missing as missing:
         faults.append(str(missing))
-    installation = Installation(directory / "gateway", upstream, cores, for_media=False, is_caching=False)
-    gateway = stack.enter_context(installation.running())
-    peer = (
-        Peer(
-            url=given.peer.rstrip("/"),
-            path=given.peer_path,
-            pid=given.peer_pid,
-            headers=given.peer_header,
-            model=given.peer_model,
-        )
-        if given.peer
-        else None
-    )
-    return Bench(
-        load=directory / "load",
+    installations = Installations(directory, upstream, cores)
+    installation = installations.make("gateway")
+    bench = Bench(
+        tools=tools,
         cores=cores,
+        directory=directory,
+        cache=given.cache,
+        stack=stack,
         upstream=upstream,
         nginx=yardstick,
-        gateway=gateway,
-        installation=installation,
-        peer=peer,
-        warn=faults.append,
+        installations=installations,
+        gateway=stack.enter_context(installation.running()),
+        peers=[],
+        is_quick=given.quick,
+        faults=faults,
     )
+    add_peers(bench, given.peers)
+    return bench
 
 
-def planned(given: argparse.Namespace, bench: Bench, directory: Path, stack: ExitStack) -> Iterator[Callable[[], Work]]:
-    """What to do, in order; each is made when its turn comes, because some works start servers."""
-    quick: bool = given.quick
-    asked = set((given.only or ",".join(NAMES)).split(","))
-    seconds = 1.0 if quick else 2.0
-    if "json" in asked:
-        yield lambda: works.whole_answers(bench, seconds=seconds)
-    for count in (1, 100, 1000):
-        if f"sse{count}" in asked:
-            yield lambda count=count: works.streams(bench, count, seconds=0.5 if quick else 3.0)  # type: ignore[misc]
-    if "memory" in asked:
-        yield lambda: works.stream_memory(bench, _installation(bench, directory / "memory"), 1000 if quick else 3000)
-    if "oauth" in asked:
-        yield lambda: works.signed_answers(bench, seconds=seconds, directory=directory)
-    if "media" in asked:
-        for kept in (False, True):
-            for size in (4 * MIB,) if quick else (4 * MIB, 100 * MIB):
-                yield lambda kept=kept, size=size: _media(  # type: ignore[misc]
-                    bench, directory, stack, size_bytes=size, seconds=seconds, kept=kept
-                )
-    if "start" in asked:
-        yield lambda: works.start(bench, _installation(bench, directory / "start"))
-    if "crash" in asked:
-        yield lambda: works.lost_rows(bench, _installation(bench, directory / "crash"))
-
-
-def _media(bench: Bench, directory: Path, stack: ExitStack, *, size_bytes: int, seconds: float, kept: bool) -> Work:
-    place = directory / f"media-{'kept' if kept else 'passed'}-{size_bytes}"
-    installation = Installation(place, bench.upstream, bench.cores, for_media=True, is_caching=kept)
-    server = stack.enter_context(installation.running())
-    return works.media(bench, installation, server, size_bytes=size_bytes, seconds=seconds, kept=kept)
-
-
-def _installation(bench: Bench, directory: Path) -> Installation:
-    return Installation(directory, bench.upstream, bench.cores, for_media=False, is_caching=False)
-
-
-def run_all(given: argparse.Namespace, bench: Bench, directory: Path, stack: ExitStack, faults: list[str]) -> list[Row]:
-    """Every work, all its rounds. A work that fails is a fault, and the others go on."""
-    rounds: int = given.rounds or (3 if given.quick else 5)
-    rows: list[Row] = []
-    began_s = time.monotonic()
-    for make in planned(given, bench, directory, stack):
-        name = "a work"
+def add_peers(bench: Bench, wanted: Sequence[Wanted]) -> None:
+    """Find or start them. One that cannot be had is a fault, and the others go on."""
+    for each in wanted:
+        say(f"Looking for {each.name} …")
         try:
-            work = make()
-            name = work.name
-            rows += work.rows
-            for number in range(1 if work.once else rounds):
-                say(f"{time.monotonic() - began_s:5.0f} s  {work.rows[0].work}: round {number + 1}")
-                work.measure(number)
-        except (RuntimeError, OSError, Missing, ValueError) as exc:
-            faults.append(f"{name}: {exc}")
-    return [row for row in rows if row.rounds]
+            peer = open_peer(
+                each,
+                upstream=bench.upstream,
+                cores=bench.cores,
+                installed=bench.cache / "peers",
+                logs=bench.directory,
+                stack=bench.stack,
+            )
+        except Missing as missing:
+            bench.faults.append(str(missing))
+        else:
+            bench.peers.append(peer)
+            # What it loads and makes for its first answers.
+            bench.run(chat_works.peer_target(peer, chat_body()), ["-c", "8", "-n", "50", "-d", "20"])
 
 
-def len_of_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0))
+def planned(bench: Bench, asked: set[str]) -> list[tuple[str, Callable[[], Work]]]:
+    """What to do, in order; each is made when its turn comes, because some works start servers."""
+    works: list[tuple[str, Callable[[], Work]]] = [
+        ("json", lambda: chat_works.whole_answers(bench)),
+        ("sse1", lambda: chat_works.first_bytes(bench)),
+        ("sse100", lambda: chat_works.streams(bench, 100)),
+        ("sse1000", lambda: chat_works.streams(bench, 1000)),
+        ("latency", lambda: chat_works.fixed_rate(bench)),
+        ("ledger", lambda: ledger_work.ledger_waits(bench)),
+        ("responses", lambda: chat_works.translated_streams(bench)),
+        ("oauth", lambda: chat_works.signed_answers(bench)),
+        ("memory", lambda: chat_works.stream_memory(bench, 1000 if bench.is_quick else 3000)),
+        *planned_media(bench),
+        ("workers", lambda: process_works.workers(bench)),
+        ("scale", lambda: scale_work.large_installation(bench)),
+        ("start", lambda: process_works.start(bench)),
+        ("crash", lambda: process_works.lost_rows(bench)),
+    ]
+    return [(name, make) for name, make in works if name in asked]
 
 
-def say(text: str) -> None:
-    """Progress, on standard error, so that the table alone is on standard output."""
-    print(text, file=sys.stderr, flush=True)
+def planned_media(bench: Bench) -> list[tuple[str, Callable[[], Work]]]:
+    """Two servers, one that keeps copies and one that does not, each started when it is first needed."""
+    servers: dict[bool, Server] = {}
+
+    def server(is_caching: bool) -> Server:
+        if is_caching not in servers:
+            servers[is_caching] = media_works.media_server(bench, is_caching=is_caching)
+        return servers[is_caching]
+
+    def work(size_bytes: int, is_caching: bool) -> Callable[[], Work]:
+        way = "from our copy" if is_caching else "passed through"
+        return lambda: media_works.media(bench, server(is_caching), size_bytes=size_bytes, way=way)
+
+    sizes = (4 * media_works.MIB,) if bench.is_quick else (4 * media_works.MIB, 100 * media_works.MIB)
+    return [
+        # First, because memory once taken is rarely given back.
+        ("slow", lambda: media_works.slow_readers(bench, server(False))),
+        *(("media", work(size, is_caching)) for is_caching in (False, True) for size in sizes),
+    ]
 
 
 if __name__ == "__main__":

@@ -3,11 +3,14 @@
  *   load http://127.0.0.1:PORT/path [options]          prints one JSON object
  *     -c N         connections (1)            -n N         stop after N answers
  *     -d SEC       stop after SEC (5)         -R RATE      open loop: RATE requests/s; latency is taken
- *     -m METHOD    (POST with -b, else GET)                from when the request was due, not from when it was sent
+ *     -m METHOD    (POST with -b, else GET)                from when the request was due, not from when it was sent,
+ *                                                          and `unsent` counts those that were due and found no
+ *                                                          free connection until the end
  *     -b FILE|TEXT body (@file, or text)      -H 'K: V'    header (repeat)
  *     -w SEC       warm-up, not counted (0)   --ramp MS    spread the first requests over MS
  *     --close      one request per connection --slow B     read at most B bytes/s on each connection
  *     --rcvbuf B   SO_RCVBUF                  --once       one request on each connection, then stop
+ *     --settle SEC count chunks once every connection has had its first, at the latest SEC after the start
  *     --requests F whole requests, one after the other, each behind its length (4 bytes, big-endian); none is
  *                  sent twice (signed requests cannot be), and when all are sent the run ends
  * Latencies in ms. `ttfb` = first byte of the answer's body (SSE: first event). When the body holds the
@@ -28,6 +31,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -45,7 +49,7 @@ typedef struct { char *rq; size_t rl; int fd, st, closing, first, nd, paused, co
 static conn *cs; static int nc = 1, ep, closef, once; static arr lat, ttfb, chunk;
 static char *req, *more, *more_end; static size_t reql; static struct sockaddr_in sa; static uint64_t t_count, t_end; static double slow;
 static uint64_t done, errs, non2xx, bytes, cbytes, reads, events, dones, maxdone, started; static int rcvbuf; static int hist[6];
-static int *idle, nidle;
+static int *idle, nidle, opened; static uint64_t t_settle; /* 0: every chunk counts */
 static uint64_t now(void) { struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t); return t.tv_sec * 1000000000ull + t.tv_nsec; }
 static void mod(conn *c, uint32_t e) { struct epoll_event x = {.events = e, .data.u32 = c - cs}; epoll_ctl(ep, EPOLL_CTL_MOD, c->fd, &x); }
 static int dial(conn *c) {
@@ -87,7 +91,7 @@ static void scan(conn *c, char *p, size_t n, uint64_t t) { /* '@' + 19 digits */
   char *e = p + n;
   while (p < e) {
     if (c->nd < 0) { p = memchr(p, '@', e - p); if (!p) return; p++; c->nd = 0; c->stamp = 0; continue; }
-    if (*p >= '0' && *p <= '9') { c->stamp = c->stamp * 10 + (*p++ - '0'); if (++c->nd == 19) { c->nd = -1; events++; if (t >= t_count && t >= c->stamp) put(&chunk, t - c->stamp); } }
+    if (*p >= '0' && *p <= '9') { c->stamp = c->stamp * 10 + (*p++ - '0'); if (++c->nd == 19) { c->nd = -1; events++; if (t >= t_count && t >= t_settle && t >= c->stamp) put(&chunk, t - c->stamp); } }
     else c->nd = -1;
   }
 }
@@ -106,7 +110,7 @@ static int feed(conn *c, char *b, ssize_t n) { /* 1 = answer complete */
       break; }
     case C_LEN: case C_CDATA: case C_EOF: {
       size_t k = e - b; if (c->st != C_EOF && k > c->left) k = c->left;
-      if (c->first) { c->first = 0; if (t >= t_count) put(&ttfb, t - c->t0); }
+      if (c->first) { c->first = 0; if (t >= t_count) put(&ttfb, t - c->t0); if (++opened == nc && t_settle > t) t_settle = t; }
       bytes += k; if (t >= t_count) cbytes += k; if (c->st != C_LEN) scan(c, b, k, t);
       b += k; if (c->st == C_EOF) break; c->left -= k;
       if (!c->left) { if (c->st == C_LEN) return 1; c->st = C_CEND; } break; }
@@ -119,7 +123,7 @@ static int feed(conn *c, char *b, ssize_t n) { /* 1 = answer complete */
   return 0;
 }
 int main(int ac, char **av) {
-  const char *url = NULL, *method = NULL, *body = ""; char hdr[16384] = ""; double dur = 5, warm = 0, ramp = 0; size_t bl = 0;
+  const char *url = NULL, *method = NULL, *body = ""; char hdr[16384] = ""; double dur = 5, warm = 0, ramp = 0, settle = 0; size_t bl = 0;
   for (int i = 1; i < ac; i++) {
     char *o = av[i];
 #define ARG (i + 1 < ac ? av[++i] : (exit(2), ""))
@@ -128,6 +132,7 @@ int main(int ac, char **av) {
     else if (!strcmp(o, "-H")) { strcat(hdr, ARG); strcat(hdr, "\r\n"); } else if (!strcmp(o, "--ramp")) ramp = atof(ARG); else if (!strcmp(o, "--close")) closef = 1; else if (!strcmp(o, "--once")) once = 1;
     else if (!strcmp(o, "--requests")) { char *f = ARG; FILE *fp = fopen(f, "rb"); if (!fp) { perror(f); return 2; } struct stat st; fstat(fileno(fp), &st); more = malloc(st.st_size + 1); more_end = more + fread(more, 1, st.st_size, fp); fclose(fp); }
     else if (!strcmp(o, "--slow")) slow = atof(ARG); else if (!strcmp(o, "--rcvbuf")) rcvbuf = atoi(ARG);
+    else if (!strcmp(o, "--settle")) settle = atof(ARG);
     else if (!strcmp(o, "-b")) { char *f = ARG; if (*f == '@') { FILE *fp = fopen(f + 1, "rb"); if (!fp) { perror(f); return 2; } struct stat st; fstat(fileno(fp), &st); char *m = malloc(st.st_size + 1); bl = fread(m, 1, st.st_size, fp); body = m; fclose(fp); } else { body = f; bl = strlen(f); } if (!method) method = "POST"; }
     else { fprintf(stderr, "unknown %s\n", o); return 2; }
   }
@@ -143,18 +148,22 @@ int main(int ac, char **av) {
   if (closef) reql += sprintf(req + reql, "Connection: close\r\n");
   reql += sprintf(req + reql, "\r\n"); memcpy(req + reql, body, bl); reql += bl;
   ep = epoll_create1(0); cs = calloc(nc, sizeof *cs); idle = calloc(nc + 1, sizeof *idle);
-  t_start = now(); t_count = t_start + warm * 1e9; t_end = t_start + (warm + dur) * 1e9; uint64_t t_hard = t_end + 30000000000ull, t_done = 0;
+  t_start = now(); t_count = t_start + warm * 1e9; t_end = t_start + (warm + dur) * 1e9; uint64_t t_hard = t_end + 30000000000ull, t_done = 0; if (settle > 0) t_settle = t_start + settle * 1e9;
+  int tfd = -1; if (rate > 0) { /* epoll counts in milliseconds, which would be the most of a fast answer's time */
+    tfd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK); struct epoll_event x = {.events = EPOLLIN, .data.u32 = UINT32_MAX}; epoll_ctl(ep, EPOLL_CTL_ADD, tfd, &x); }
   for (int i = 0; i < nc; i++) { cs[i].fd = -1; cs[i].st = C_IDLE; if (rate > 0) idle[nidle++] = i; }
   static struct epoll_event ev[1024]; static char buf[1 << 18]; int born = 0;
   for (;;) {
     uint64_t t = now(); int to = 100;
-    if (rate > 0) { uint64_t due; while (nidle && t < t_end && (due = t_start + (uint64_t)(sched * 1e9 / rate)) <= t) { sched++; fire(&cs[idle[--nidle]], due); } to = 1; }
+    if (rate > 0) { uint64_t due; while (nidle && t < t_end && (due = t_start + (uint64_t)(sched * 1e9 / rate)) <= t) { sched++; fire(&cs[idle[--nidle]], due); }
+      if (nidle) { uint64_t at = t_start + (uint64_t)(sched * 1e9 / rate); struct itimerspec x = {.it_value = {at / 1000000000, at % 1000000000}}; timerfd_settime(tfd, TFD_TIMER_ABSTIME, &x, NULL); } }
     else while (born < nc && (ramp <= 0 || t >= t_start + (uint64_t)(ramp * 1e6 * born / nc))) { fire(&cs[born], now()); born++; }
     if (born < nc) to = 1;
     if (slow > 0) { to = 5; for (int i = 0; i < nc; i++) if (cs[i].paused && (t - cs[i].tlast) / 1e9 * slow >= 1024) { cs[i].paused = 0; mod(&cs[i], EPOLLIN); } }
     int live = 0; if (t >= t_end || (maxdone && dones >= maxdone) || once) { for (int i = 0; i < nc; i++) live += cs[i].st > C_IDLE; if ((!live && (rate > 0 || born >= nc)) || t > t_hard || (slow > 0 && t >= t_end)) { t_done = now(); break; } }
     int n = epoll_wait(ep, ev, 1024, to);
     for (int i = 0; i < n; i++) {
+      if (ev[i].data.u32 == UINT32_MAX) { uint64_t x; (void)!read(tfd, &x, sizeof x); continue; }
       conn *c = &cs[ev[i].data.u32]; if (c->fd < 0) continue;
       if (c->conning && (ev[i].events & (EPOLLOUT | EPOLLERR | EPOLLHUP))) { int er = 0; socklen_t sl = sizeof er; getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &er, &sl); if (er) { errs++; hang(c); if (errs > 20000) { fprintf(stderr, "too many errors\n"); exit(1); } again(c); continue; } c->conning = 0; mod(c, EPOLLIN); push(c); continue; }
       if (ev[i].events & EPOLLOUT) { mod(c, EPOLLIN); push(c); }
@@ -168,7 +177,7 @@ int main(int ac, char **av) {
     }
   }
   uint64_t stop = t_done < t_end ? t_done : t_end; double el = (stop > t_count ? stop - t_count : 1) / 1e9;
-  struct rusage ru; getrusage(RUSAGE_SELF, &ru);
-  printf("{\"url\":\"%s\",\"conns\":%d,\"secs\":%.3f,\"done\":%lu,\"rps\":%.1f,\"errors\":%lu,\"non2xx\":%lu,\"s2\":%d,\"s4\":%d,\"s5\":%d,\"unfinished\":%d,\"mbps\":%.1f,\"bytes\":%lu,\"reads\":%lu,\"events\":%lu,\"load_cpu\":%.2f", url, nc, el, done, done / el, errs, non2xx, hist[2], hist[4], hist[5], 0, cbytes / el / 1e6, bytes, reads, events, ru.ru_utime.tv_sec + ru.ru_stime.tv_sec + (ru.ru_utime.tv_usec + ru.ru_stime.tv_usec) / 1e6);
+  struct rusage ru; getrusage(RUSAGE_SELF, &ru); uint64_t due = rate > 0 ? (uint64_t)((t_end - t_start) / 1e9 * rate) : 0, unsent = due > sched ? due - sched : 0;
+  printf("{\"url\":\"%s\",\"conns\":%d,\"secs\":%.3f,\"done\":%lu,\"rps\":%.1f,\"errors\":%lu,\"non2xx\":%lu,\"s2\":%d,\"s4\":%d,\"s5\":%d,\"unsent\":%lu,\"mbps\":%.1f,\"bytes\":%lu,\"reads\":%lu,\"events\":%lu,\"load_cpu\":%.2f", url, nc, el, done, done / el, errs, non2xx, hist[2], hist[4], hist[5], unsent, cbytes / el / 1e6, bytes, reads, events, ru.ru_utime.tv_sec + ru.ru_stime.tv_sec + (ru.ru_utime.tv_usec + ru.ru_stime.tv_usec) / 1e6);
   show("lat", &lat); show("ttfb", &ttfb); show("chunk", &chunk); printf("}\n"); return 0;
 }

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from scripts.benchmarks.processes import cpu_s, cpu_ticks, resident_kib, stolen_share
+from scripts.benchmarks.processes import Cores, busy_s, cpu_s, resident_kib
 
 #: Beyond its own time a run gets this long before it is given up.
 GRACE_S = 60.0
@@ -23,7 +24,7 @@ class Target:
     name: str
     url: str
     path: str
-    pid: int | None = None
+    pid: int | None = None  # with its family
     headers: Sequence[str] = ()
     body: str | None = None
     requests_file: Path | None = None
@@ -39,13 +40,16 @@ class Run:
     megabytes_per_s: float
     megabytes: float
     events: int
+    unsent: int = 0  # at a fixed rate: due, but every connection was taken
     latency_ms: Mapping[str, float] = field(default_factory=dict)
     first_byte_ms: Mapping[str, float] = field(default_factory=dict)
     lateness_ms: Mapping[str, float] = field(default_factory=dict)
+    load_cpu_s: float = 0.0
     cpu_s: float | None = None
     resident_kib_before: int = 0
     resident_kib_peak: int = 0
-    stolen: float = 0.0
+    #: CPU time that anything else took on the two cores, the host included, in parts of one core.
+    others: float = 0.0
 
     @property
     def cpu_us_per_answer(self) -> float | None:
@@ -77,23 +81,24 @@ def parse_output(text: str) -> Run:
         megabytes_per_s=said["mbps"],
         megabytes=said["bytes"] / 1e6,
         events=said["events"],
+        unsent=said["unsent"],
         latency_ms=said.get("lat", {}),
         first_byte_ms=said.get("ttfb", {}),
         lateness_ms=said.get("chunk", {}),
+        load_cpu_s=said["load_cpu"],
     )
 
 
-def run_load(program: Path, target: Target, options: Sequence[str], *, core: int) -> Run:
+def run_load(program: Path, target: Target, options: Sequence[str], *, cores: Cores, provider_pid: int) -> Run:
     """Run ``load`` against a target. Raises RuntimeError with its words when it fails."""
-    command = ["taskset", "-c", str(core), str(program), target.url + target.path, *options]
+    command = ["taskset", "-c", str(cores.load), str(program), target.url + target.path, *options]
     for header in target.headers:
         command += ["-H", header]
     if target.body is not None:
         command += ["-b", target.body]
     if target.requests_file is not None:
         command += ["--requests", str(target.requests_file)]
-    ticks = cpu_ticks()
-    before_s = cpu_s(target.pid) if target.pid else None
+    began_s, before_s, others_before_s = time.monotonic(), cpu_s(target.pid), _others_s(target, cores, provider_pid)
     resident = peak = resident_kib(target.pid) if target.pid else 0
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     end_s = time.monotonic() + GRACE_S + _duration_s(options)
@@ -101,25 +106,29 @@ def run_load(program: Path, target: Target, options: Sequence[str], *, core: int
         while process.poll() is None and time.monotonic() < end_s:
             if target.pid:
                 peak = max(peak, resident_kib(target.pid))
-            time.sleep(0.1)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.1)
     finally:
         if process.poll() is None:
             process.kill()
     output, errors = process.communicate()
+    used_s = cpu_s(target.pid) - before_s
+    others_s, elapsed_s = _others_s(target, cores, provider_pid) - others_before_s, time.monotonic() - began_s
     if process.returncode:
         raise RuntimeError(f"{target.name}: load ended with {process.returncode}: {errors.strip()[:300]}")
     run = parse_output(output)
-    used_s = cpu_s(target.pid) - before_s if target.pid and before_s is not None else None
-    return Run(
-        **{name: getattr(run, name) for name in Run.__dataclass_fields__ if name not in _MEASURED_HERE},
-        cpu_s=used_s,
+    return replace(
+        run,
+        cpu_s=used_s if target.pid else None,
         resident_kib_before=resident,
         resident_kib_peak=peak,
-        stolen=stolen_share(ticks, cpu_ticks()),
+        others=max(0.0, others_s - run.load_cpu_s) / elapsed_s,
     )
 
 
-_MEASURED_HERE = ("cpu_s", "resident_kib_before", "resident_kib_peak", "stolen")
+def _others_s(target: Target, cores: Cores, provider_pid: int) -> float:
+    """CPU time on both cores that belongs neither to the target, nor to the provider, nor to this program."""
+    return busy_s(cores.both) - cpu_s(target.pid) - cpu_s(provider_pid) - time.process_time()
 
 
 def _duration_s(options: Sequence[str]) -> float:

@@ -7,13 +7,14 @@ memory is the resident set of /proc/PID/statm. Everything listens on 127.0.0.1.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ HERE = Path(__file__).parent
 PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 READY_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
+LAST_WORDS_CHARS = 300
 
 
 class Missing(Exception):
@@ -35,6 +37,11 @@ class Cores:
     load: int
     measured: int
 
+    @property
+    def both(self) -> tuple[int, ...]:
+        """Both, for what is more than one process."""
+        return tuple(sorted({self.load, self.measured}))
+
     @classmethod
     def pick(cls) -> Cores:
         """The first and the last core this process may use; the same one on a machine with a single core."""
@@ -42,16 +49,35 @@ class Cores:
         return cls(load=usable[0], measured=usable[-1])
 
 
-def build(directory: Path) -> None:
-    """Compile ``load`` and ``upstream`` into ``directory``. Raises Missing without a C compiler."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """The compiled C programs."""
+
+    load: Path
+    upstream: Path
+
+
+def build(directory: Path) -> Tools:
+    """Compile ``load`` and ``upstream`` into ``directory``, unless it has them. Raises Missing without a C compiler."""
+    return Tools(load=_build("load", directory), upstream=_build("upstream", directory))
+
+
+def _build(name: str, directory: Path) -> Path:
+    source = HERE / f"{name}.c"
+    program = directory / f"{name}-{hashlib.sha256(source.read_bytes()).hexdigest()[:16]}"
+    if program.exists():
+        return program
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if not compiler:
         raise Missing("no C compiler (cc): the load generator and the provider are C programs. Install gcc or clang.")
-    for name in ("load", "upstream"):
-        command = [compiler, "-O2", "-w", "-o", str(directory / name), str(HERE / f"{name}.c"), "-lm"]
-        built = subprocess.run(command, capture_output=True, text=True, check=False)
-        if built.returncode:
-            raise Missing(f"{name}.c does not compile: {built.stderr.strip()[:500]}")
+    directory.mkdir(parents=True, exist_ok=True)
+    made = program.with_name(f"{program.name}.{os.getpid()}")  # another run may be compiling it, too
+    command = [compiler, "-O2", "-w", "-o", str(made), str(source), "-lm"]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    if built.returncode:
+        raise Missing(f"{name}.c does not compile: {built.stderr.strip()[:500]}")
+    made.replace(program)
+    return program
 
 
 def free_port() -> int:
@@ -64,8 +90,9 @@ def free_port() -> int:
 class Server:
     """A running program with a port."""
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], url: str) -> None:
+    def __init__(self, name: str, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
         self.name = name
+        self._log = log
         self.process = process
         self.url = url
 
@@ -74,17 +101,21 @@ class Server:
         """Of the first process; its children are counted with it."""
         return self.process.pid
 
-    def wait_ready(self) -> None:
+    def last_words(self) -> str:
+        """What it wrote last, on one line."""
+        return " ".join(self._log.read_text(encoding="utf-8", errors="replace")[-LAST_WORDS_CHARS:].split())
+
+    def wait_ready(self, patience_s: float = READY_TIMEOUT_S) -> None:
         """Until the port takes connections. Raises Missing when the program ends or takes too long."""
         port = int(self.url.rsplit(":", 1)[1])
-        end_s = time.monotonic() + READY_TIMEOUT_S
+        end_s = time.monotonic() + patience_s
         while time.monotonic() < end_s:
             if self.process.poll() is not None:
-                raise Missing(f"{self.name} ended at once with status {self.process.returncode}.")
+                raise Missing(f"{self.name} ended at once with status {self.process.returncode}: {self.last_words()}")
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 return
             time.sleep(0.005)
-        raise Missing(f"{self.name} does not listen.")
+        raise Missing(f"{self.name} does not listen: {self.last_words()}")
 
     def kill(self) -> None:
         """``kill -9``."""
@@ -104,34 +135,46 @@ class Server:
 
 @contextmanager
 def started(
-    name: str, command: Sequence[str], port: int, *, core: int, log: Path, environ: Mapping[str, str] | None = None
+    name: str,
+    command: Sequence[str],
+    port: int,
+    *,
+    on: Sequence[int],
+    log: Path,
+    environ: Mapping[str, str] | None = None,
+    patience_s: float = READY_TIMEOUT_S,
 ) -> Iterator[Server]:
-    """Run ``command`` on one core until the block is left. Raises Missing when it does not come up."""
-    server = spawn(name, command, port, core=core, log=log, environ=environ)
+    """Run ``command`` on these cores until the block is left. Raises Missing when it does not come up."""
+    server = spawn(name, command, port, on=on, log=log, environ=environ)
     try:
-        server.wait_ready()
+        server.wait_ready(patience_s)
         yield server
     finally:
         server.stop()
 
 
 def spawn(
-    name: str, command: Sequence[str], port: int, *, core: int, log: Path, environ: Mapping[str, str] | None = None
+    name: str,
+    command: Sequence[str],
+    port: int,
+    *,
+    on: Sequence[int],
+    log: Path,
+    environ: Mapping[str, str] | None = None,
 ) -> Server:
-    """Start ``command`` on one core; whoever calls this ends it."""
+    """Start ``command`` on these cores; whoever calls this ends it."""
+    pinned = ["taskset", "-c", ",".join(map(str, on)), *command]
     with log.open("ab") as output:
-        process = subprocess.Popen(
-            ["taskset", "-c", str(core), *command], stdout=output, stderr=output, env=environ, stdin=subprocess.DEVNULL
-        )
-    return Server(name, process, f"http://127.0.0.1:{port}")
+        process = subprocess.Popen(pinned, stdout=output, stderr=output, env=environ, stdin=subprocess.DEVNULL)
+    return Server(name, process, f"http://127.0.0.1:{port}", log)
 
 
 @contextmanager
-def mock_provider(directory: Path, cores: Cores, *, port: int | None = None) -> Iterator[Server]:
+def mock_provider(program: Path, directory: Path, cores: Cores, *, port: int | None = None) -> Iterator[Server]:
     """The provider that answers at once: ``upstream.c``. Any free port unless one is given."""
     port = port or free_port()
-    command = [str(directory / "upstream"), str(port)]
-    with started("the provider", command, port, core=cores.load, log=directory / "upstream.log") as server:
+    command = [str(program), str(port)]
+    with started("the provider", command, port, on=[cores.load], log=directory / "upstream.log") as server:
         yield server
 
 
@@ -152,7 +195,7 @@ def nginx(directory: Path, upstream: Server, cores: Cores) -> Iterator[Server]:
     config = directory / "nginx.conf"
     config.write_text(text, encoding="utf-8")
     command = [program, "-c", str(config), "-p", str(directory), "-e", str(directory / "nginx.err")]
-    with started("nginx", command, port, core=cores.measured, log=directory / "nginx.log") as server:
+    with started("nginx", command, port, on=[cores.measured], log=directory / "nginx.log") as server:
         yield server
 
 
@@ -167,10 +210,10 @@ def family(pid: int) -> list[int]:
     return found
 
 
-def cpu_s(pid: int) -> float:
-    """CPU time of the process and its living descendants so far."""
+def cpu_s(pid: int | None) -> float:
+    """CPU time of the process and its living descendants so far; 0 of none."""
     total = 0.0
-    for member in family(pid):
+    for member in family(pid) if pid else ():
         with contextlib.suppress(OSError):
             total += time.clock_gettime((~member << 3) | 2)  # CPUCLOCK_SCHED of another process
     return total
@@ -183,6 +226,46 @@ def resident_kib(pid: int) -> int:
         with contextlib.suppress(OSError):
             total += int(Path(f"/proc/{member}/statm").read_text().split()[1]) * PAGE_KIB
     return total
+
+
+def listening_pid(port: int) -> int | None:
+    """The process that listens on a port of 127.0.0.1, of a family its eldest; None if there is none of this user's."""
+    inodes = {
+        f"socket:[{fields[9]}]"
+        for table in ("tcp", "tcp6")
+        for fields in _fields_of(Path("/proc/net") / table)
+        if fields[3] == "0A" and int(fields[1].rsplit(":", 1)[1], 16) == port
+    }
+    holders = {int(process.name) for process in Path("/proc").iterdir() if process.name.isdigit() and inodes}
+    holders = {pid for pid in holders if _holds(pid, inodes)}
+    eldest = [pid for pid in holders if not any(pid in family(other) for other in holders - {pid})]
+    return min(eldest, default=None)
+
+
+def _fields_of(table: Path) -> Iterator[list[str]]:
+    with contextlib.suppress(OSError):
+        yield from (line.split() for line in table.read_text().splitlines()[1:])
+
+
+def _holds(pid: int, links: Collection[str]) -> bool:
+    with contextlib.suppress(OSError):
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if os.readlink(descriptor) in links:
+                    return True
+    return False
+
+
+def busy_s(cores: Collection[int]) -> float:
+    """How long these cores have worked so far, for whomever, time stolen by the host included."""
+    names = {f"cpu{core}" for core in cores}
+    total = 0
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, _, rest = line.partition(" ")
+        if name in names:
+            user, nice, system, _idle, _waiting, irq, softirq, stolen = (int(word) for word in rest.split()[:8])
+            total += user + nice + system + irq + softirq + stolen
+    return total / os.sysconf("SC_CLK_TCK")
 
 
 def stolen_share(before: Sequence[int], after: Sequence[int]) -> float:

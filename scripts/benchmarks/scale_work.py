@@ -1,0 +1,127 @@
+"""What a call costs in a large installation: 100,000 keys, 5,000 models, 10 million rows of the ledger.
+
+Calls come with keys and models drawn at random, other ones in every round. The small installation beside it has ten of
+each. The large one's books take minutes to make and some four gigabytes, so that they are kept for the next run (in the
+directory of ``--cache``), and used where they are: each run adds its own calls to them. Quick runs take what is there,
+or make books of a million rows.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import random
+import shutil
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from scripts.benchmarks import big_books
+from scripts.benchmarks.bench import OUR_CHAT, Bench, Work, chat_body, figures
+from scripts.benchmarks.big_books import Size, fill, token
+from scripts.benchmarks.loads import Target
+from scripts.benchmarks.process_works import wait_for_answer
+from scripts.benchmarks.processes import Missing, Server
+from scripts.benchmarks.progress import say
+from scripts.benchmarks.table import Bar, Row
+
+LARGE = Size(keys=100_000, models=5_000, rows=10_000_000)
+LARGE_QUICKLY = Size(keys=100_000, models=5_000, rows=1_000_000)
+SMALL = Size(keys=10, models=10, rows=10)
+#: What a row takes with its charge and its places in the indexes, and something over.
+ROW_BYTES = 450
+
+
+def large_installation(bench: Bench) -> Work:
+    """See the module's docstring. Raises Missing without the disk space, or when another run has the books."""
+    size = LARGE_QUICKLY if bench.is_quick and not _place(bench.cache, LARGE).is_dir() else LARGE
+    amount = f"{size.keys:,} keys, {size.models:,} models, {size.rows / 1e6:g} M rows"
+    cost = Row(work=f"{amount} ÷ with 10", unit="CPU us/answer", against="small", bars=[Bar(limit=1.1)])
+    began = Row(work=f"start with {amount}", unit="s", against="small")
+    starts: dict[str, float] = {}
+    servers = {}
+    for name, each in (("us", size), ("small", SMALL)):
+        servers[name], starts[name] = _running(bench, name, each)
+    began.add(starts)
+    chance = random.Random(4)  # noqa: S311 - any will do, and the same in every run
+    seconds = 0.8 if bench.is_quick else 2
+
+    def target(name: str, each: Size) -> Target:
+        file = bench.directory / f"calls-{name}.bin"
+        with file.open("wb") as output:
+            output.writelines(calls(int(seconds * 8000), each, url=servers[name].url, chance=chance))
+        return Target(name=name, url=servers[name].url, path=OUR_CHAT, pid=servers[name].pid, requests_file=file)
+
+    def measure(number: int) -> None:
+        targets = [target("us", size), target("small", SMALL)]
+        runs = bench.round(targets, ["-c", "64", "-d", str(seconds)], number)
+        cost.add(figures(runs, lambda run: run.cpu_us_per_answer))
+
+    return Work(name="scale", rows=[cost, began], measure=measure)
+
+
+def calls(count: int, size: Size, *, url: str, chance: random.Random) -> Iterator[bytes]:
+    """Whole requests, each behind its length (``load --requests``), with keys and models drawn from ``size``."""
+    host, models = url.removeprefix("http://"), size.model_names()
+    for _ in range(count):
+        body, bearer = chat_body(model=chance.choice(models)), token(chance.randint(1, size.keys))
+        request = (
+            f"POST {OUR_CHAT} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {bearer}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+        ).encode()
+        yield struct.pack(">I", len(request)) + request
+
+
+def _running(bench: Bench, name: str, size: Size) -> tuple[Server, float]:
+    """A server on books of that size, and how long it took from its start to its first answer."""
+    installation = bench.installations.make(
+        f"scale-{name}", data_dir=_books(bench, size) / "data", models=size.model_names()
+    )
+    began_s = time.monotonic()
+    server = installation.spawn()
+    bench.stack.callback(server.stop)
+    wait_for_answer(server, since_s=began_s)
+    return server, time.monotonic() - began_s
+
+
+def _books(bench: Bench, size: Size) -> Path:
+    """Books of that size, made if they are not there, and nobody else's until the run ends."""
+    place = _place(bench.cache, size)
+    _lock(place.with_suffix(".lock"), bench.stack)
+    if place.is_dir():
+        return place
+    free = shutil.disk_usage(bench.cache).free
+    if free < size.rows * ROW_BYTES * 1.25:
+        raise Missing(
+            f"books of {size.rows:,} rows need {size.rows * ROW_BYTES >> 20:,} MiB of disk; {free >> 20:,} are free"
+        )
+    for old in bench.cache.glob(f"{place.stem.rsplit('-', 1)[0]}-*.books*"):
+        shutil.rmtree(old)  # of another schema, or half made
+    say(f"Making books of {size.rows:,} rows for this and later runs, in {bench.cache} …")
+    began_s = time.monotonic()
+    making = place.with_suffix(".books-in-making")
+    making.mkdir()
+    data_dir = bench.installations.copy_data(making / "data")
+    (database,) = data_dir.glob("*.db")
+    fill(database, size)
+    making.rename(place)
+    say(f"… made in {time.monotonic() - began_s:.0f} s")
+    return place
+
+
+def _place(cache: Path, size: Size) -> Path:
+    """Where books of that size are kept, as long as neither the schema nor the way they are made changes."""
+    package = Path(big_books.__file__).parents[2] / "bitmesh_proxy"
+    sources = [Path(big_books.__file__), *sorted((package / "storage" / "schema").glob("*.sql"))]
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
+    return cache / f"{size.keys}-{size.models}-{size.rows}-{digest}.books"
+
+
+def _lock(path: Path, stack: ExitStack) -> None:
+    file = stack.enter_context(path.open("w"))
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Missing(f"another run of the benchmark uses {path.with_suffix('.books')}") from None
