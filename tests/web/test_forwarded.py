@@ -129,6 +129,12 @@ def test_the_host(value: str, expected: str) -> None:
     assert resolve("127.0.0.1", ("X-Forwarded-Host", value))[2] == expected
 
 
+def test_the_longest_host_is_one() -> None:
+    longest = "a" * 254 + ":65535"
+    assert TRUST.resolve("203.0.113.9", headers(), scheme="http", host=longest)[2] == longest
+    assert TRUST.resolve("203.0.113.9", headers(), scheme="http", host="a" + longest)[2] == "localhost"
+
+
 @pytest.mark.parametrize("host", ["", "a b", "evil.test/x", 'evil.test"onload=', "a,b"])
 def test_a_host_that_is_none_reaches_no_link(host: str) -> None:
     assert TRUST.resolve("203.0.113.9", headers(), scheme="http", host=host)[2] == "localhost"
