@@ -17,6 +17,8 @@ from bitmesh_proxy.endpoints.openai_fields import model_of
 from bitmesh_proxy.errors import InvalidRequest, MissingParameter
 
 _ROLES: Final = frozenset(("system", "developer", "user", "assistant", "tool", "function"))
+#: Fields with a place of their own, and those that have no say.
+_NO_OPTIONS: Final = frozenset(("model", "messages", "stream", "test"))
 _MAX_MESSAGES: Final = 10_000
 
 
@@ -72,21 +74,36 @@ def parse(body: JsonObject, caller: Caller) -> ChatCall:
     if len(messages) > _MAX_MESSAGES:
         raise InvalidRequest(f"Invalid 'messages': more than {_MAX_MESSAGES} messages.", param="messages")
     for index, message in enumerate(messages):
-        _check_message(message, f"messages[{index}]")
+        if not _is_plain(message):
+            _check_message(message, f"messages[{index}]")
+    options: dict[str, Any] = {}
+    is_good = True
+    for name, value in body.items():
+        if value is None or name in _NO_OPTIONS:
+            continue
+        options[name] = value
+        field = _FIELDS.get(name)
+        is_good = is_good and (field is None or field[1](value))
+    stream = body.get("stream")
+    if not is_good or (stream is not None and type(stream) is not bool):
+        _refuse_first(body)
+    return ChatCall(model=model, messages=messages, options=options, stream=stream is True)
+
+
+def _refuse_first(body: JsonObject) -> None:
+    """Name the first field, in the order of the table, that is wrong. Raises InvalidRequest."""
     for name, (expected, is_valid) in _FIELDS.items():
         value = body.get(name)
         if value is not None and not is_valid(value):
             raise InvalidRequest(f"Invalid '{name}': expected {expected}.", param=name)
-    return ChatCall(
-        model=model,
-        messages=messages,
-        options={
-            name: value
-            for name, value in body.items()
-            if name not in ("model", "messages", "stream", "test") and value is not None
-        },
-        stream=bool(body.get("stream")),
-    )
+
+
+def _is_plain(message: object) -> bool:
+    """Is it a role and a text, as nearly all are, so that there is nothing to look for?"""
+    if type(message) is not dict or type(message.get("content")) is not str:
+        return False
+    role = message.get("role")
+    return type(role) is str and role in _ROLES
 
 
 def _check_message(message: object, name: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 
 from bitmesh_proxy.calls import ChatCall
 from bitmesh_proxy.context import Caller
+from bitmesh_proxy.endpoints import openai_chat
 from bitmesh_proxy.endpoints.openai_chat import parse
 from bitmesh_proxy.errors import InvalidRequest, MissingParameter
 
@@ -120,3 +122,30 @@ def test_a_bound_key_takes_its_own_models_name_or_none() -> None:
     with pytest.raises(InvalidRequest, match="bound to the model 'vendor/bound'") as caught:
         parse(GOOD, BOUND)
     assert caught.value.param == "model"
+
+
+_ODD: list[Any] = [None, True, False, 0, 1, -1, 2.5, 129, "", "x", [], ["x"], [1], [{}], {}]
+
+
+def test_of_several_wrong_fields_the_first_of_the_table_is_named() -> None:
+    """In whatever order the body has them, and what is right arrives in the body's order."""
+    names = [*openai_chat._FIELDS, "unheard_of"]
+    for first, second in itertools.permutations(names, 2):
+        for one, other in ((each, _ODD[place - 3]) for place, each in enumerate(_ODD)):
+            body = {first: one, **GOOD, second: other}
+            wrong = [
+                name
+                for name, (_, is_valid) in openai_chat._FIELDS.items()
+                if body.get(name) is not None and not is_valid(body[name])
+            ]
+            if wrong:
+                with pytest.raises(InvalidRequest) as caught:
+                    parse(body, FREE)
+                assert caught.value.param == wrong[0]
+            else:
+                call = parse(body, FREE)
+                said = {name: value for name, value in body.items() if value is not None}
+                assert list(call.options.items()) == [
+                    (name, said[name]) for name in said if name not in ("model", "messages", "stream")
+                ]
+                assert call.stream is (body.get("stream") is True)
