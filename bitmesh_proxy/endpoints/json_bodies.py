@@ -21,21 +21,29 @@ _BOM: Final = b"\xef\xbb\xbf"
 
 def parse_object(raw: bytes, *, max_depth: int) -> dict[str, Any]:
     """The JSON object that ``raw`` is. Raises InvalidRequest, with the position where there is one."""
-    raw = raw.removeprefix(_BOM)
-    if not raw.strip():
-        raise InvalidRequest("The request body is empty; a JSON object was expected.")
-    brackets = raw.count(b"{") + raw.count(b"[")
-    if brackets + raw.count(b",") > MAX_VALUES:
+    # Fewer bytes cannot hold as many values, so that they need not be counted.
+    if len(raw) > MAX_VALUES and raw.count(b"{") + raw.count(b"[") + raw.count(b",") > MAX_VALUES:
         raise InvalidRequest(f"The request body holds more than {MAX_VALUES} values.")
     try:
         value = orjson.loads(raw)
-    except orjson.JSONDecodeError as exc:
-        raise _malformed(raw, exc) from None  # the exception holds the body, which must not reach a log
+    except orjson.JSONDecodeError:
+        value = _load_odd(raw)
     if not isinstance(value, dict):
         raise InvalidRequest("The request body must be a JSON object.")
-    if brackets > max_depth and _is_deeper(value, max_depth):
+    if raw.count(b"{") + raw.count(b"[") > max_depth and _is_deeper(value, max_depth):
         raise InvalidRequest(f"The request body is nested more than {max_depth} levels deep.")
     return value
+
+
+def _load_odd(raw: bytes) -> Any:
+    """What stands behind a byte order mark. Raises InvalidRequest for nothing, and for what is no JSON."""
+    raw = raw.removeprefix(_BOM)
+    if not raw.strip():
+        raise InvalidRequest("The request body is empty; a JSON object was expected.")
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as exc:
+        raise _malformed(raw, exc) from None  # the exception holds the body, which must not reach a log
 
 
 def _malformed(raw: bytes, exc: orjson.JSONDecodeError) -> InvalidRequest:
