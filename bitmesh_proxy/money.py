@@ -71,11 +71,11 @@ def round_half_even(numerator: int, denominator: int) -> NanoUsd:
 
 def format_usd(amount: int, *, places: int | None = None) -> str:
     """Write nano-dollars as a decimal string, exactly (trailing zeros dropped), or with ``places`` digits."""
-    value = Decimal(amount) / NANO_PER_USD
     if places is not None:
-        return f"{value:.{places}f}"
-    text = f"{value:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+        return f"{Decimal(amount) / NANO_PER_USD:.{places}f}"
+    whole, nano = divmod(abs(amount), NANO_PER_USD)
+    sign = "-" if amount < 0 else ""
+    return f"{sign}{whole}.{nano:09}".rstrip("0") if nano else f"{sign}{whole}"
 
 
 def usd_number(amount: int) -> float:

@@ -63,6 +63,8 @@ def _read(name: str, value: str) -> Credential | None:
         return BearerCredential(token=_token_of(value))
     if name != "authorization":
         return None
+    if value.startswith("Bearer "):
+        return BearerCredential(token=_token_of(value[7:]))
     scheme, _, rest = value.strip(" \t").partition(" ")
     match scheme.lower():
         case "bearer":

@@ -55,13 +55,12 @@ def route(
     offers = [offer for offer in model.offers if offer.provider in available]
     if not offers:
         raise Unavailable(f"No provider that is configured here offers the model '{model.id}'.")
-    refused = {offer.id: refusals(offer, call) for offer in offers}
-    able = [offer for offer in offers if not refused[offer.id]]
+    able = [offer for offer in offers if not refusals(offer, call)]
     if not able:
-        raise _refusal_error(model, [refused[offer.id] for offer in offers])
+        raise _refusal_error(model, [refusals(offer, call) for offer in offers])
     if len(able) == 1:
         return (able[0],)
-    day = today().isoformat()
+    day = today().isoformat() if any(offer.retires_on for offer in able) else ""
 
     def order(offer: Offer) -> tuple[bool, bool, int, int, str]:
         is_over = offer.retires_on is not None and offer.retires_on < day

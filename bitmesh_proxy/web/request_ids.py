@@ -32,7 +32,7 @@ class RequestIds:
         """An id that nobody has had before, and nobody can guess."""
         if not self._digits:
             digits, size = self._random_bytes(RANDOM_BYTES * _IDS_AT_ONCE).hex(), 2 * RANDOM_BYTES
-            self._digits = [digits[at : at + size] for at in range(0, len(digits), size)]
+            self._digits = [digits[at : at + size] for at in range(len(digits) - size, -1, -size)]
         return f"req_{self._clock_ns() >> _TIME_SHIFT:010x}{self._digits.pop()}"
 
 
