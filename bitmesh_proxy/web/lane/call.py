@@ -131,6 +131,7 @@ class LaneCall(Struct, eq=False):
 
     def _end(self) -> None:
         lane, context, status = self.lane, self.context, self.reply.status
+        self.straight = self.task = None  # they know this call: a circle would be left to the collector (a tenth of all)
         if self.slot is not None:
             self.slot.__exit__(None, None, None)
         lane.metrics.under_way -= 1
