@@ -15,7 +15,7 @@ from typing import NamedTuple
 from bitmesh_proxy.errors import UpstreamTimeout, UpstreamUnreachable
 from bitmesh_proxy.upstream.connection import ProviderConnection
 from bitmesh_proxy.upstream.heads import HeadReader
-from bitmesh_proxy.upstream.watch import Watch
+from bitmesh_proxy.upstream.watch import Patience, Watch
 
 
 class Origin(NamedTuple):
@@ -167,7 +167,7 @@ class Connections:
         ``until_s`` is a moment of the loop's clock. Raises UpstreamUnreachable, or UpstreamTimeout at that moment.
         """
         try:
-            async with asyncio.timeout_at(until_s):
+            async with Patience(self.watch, until_s):
                 return await self._take(origin, is_fresh)
         except TimeoutError as exc:
             raise UpstreamTimeout("The provider did not answer in time.") from exc
@@ -215,7 +215,7 @@ class Connections:
 
     async def _open_by_name(self, origin: Origin, make: Callable[[], ProviderConnection]) -> ProviderConnection:
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
+            async with Patience(self.watch, self.loop.time() + self._connect_timeout_s):
                 _, connection = await self.loop.create_connection(
                     make,
                     origin.host,

@@ -12,6 +12,7 @@ import asyncio
 from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
+from types import TracebackType
 from typing import Final, Protocol
 
 #: Entries of connections that are gone are cleared away when there are more of them than this, and than of others.
@@ -83,3 +84,44 @@ class Watch:
             self.add(watched, watched.look(now_s))
         if self._entries and self._entries[0][0] < self._timer_s:
             self._set_timer(self._entries[0][0])
+
+
+class Patience:
+    """As ``asyncio.timeout_at``, looked after by a ``Watch``: ``async with Patience(watch, until_s)``.
+
+    It costs a tenth, and whoever opens connections does it for each. Raises TimeoutError at ``until_s``.
+    """
+
+    __slots__ = ("_cancelling", "_is_over", "_task", "_until_s", "_watch", "watched_s")
+
+    def __init__(self, watch: Watch, until_s: float) -> None:
+        self._watch = watch
+        self._until_s = until_s
+        self._task: asyncio.Task[object] | None = None
+        self._cancelling = 0
+        self._is_over = False
+        self.watched_s = inf
+
+    async def __aenter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "only a task can wait"
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._watch.add(self, self._until_s)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        task, self._task = self._task, None
+        assert task is not None, "it was entered"
+        if not self._is_over:
+            self._watch.forget(self)
+        elif task.uncancel() <= self._cancelling and isinstance(error, asyncio.CancelledError):
+            raise TimeoutError from error  # nobody else has cancelled it
+
+    def look(self, now_s: float) -> float:
+        """See Watched."""
+        if self._task is not None:
+            self._is_over = True
+            self._task.cancel()
+        return inf
