@@ -3,7 +3,7 @@
 Calls come with keys and models drawn at random, other ones in every round. The small installation beside it has ten of
 each. The large one's books take minutes to make and some four gigabytes, so that they are kept for the next run (in the
 directory of ``--cache``), and used where they are: each run adds its own calls to them. Quick runs take what is there,
-or make books of a million rows.
+or make books of a hundred thousand rows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from scripts.benchmarks.progress import say
 from scripts.benchmarks.table import Bar, Row
 
 LARGE = Size(keys=100_000, models=5_000, rows=10_000_000)
-LARGE_QUICKLY = Size(keys=100_000, models=5_000, rows=1_000_000)
+LARGE_QUICKLY = Size(keys=100_000, models=5_000, rows=100_000)
 SMALL = Size(keys=10, models=10, rows=10)
 #: What a row takes with its charge and its places in the indexes, and something over.
 ROW_BYTES = 450
@@ -89,7 +89,8 @@ def _running(bench: Bench, name: str, size: Size) -> tuple[Server, float]:
 def _books(bench: Bench, size: Size) -> Path:
     """Books of that size, made if they are not there, and nobody else's until the run ends."""
     place = _place(bench.cache, size)
-    _lock(place.with_suffix(".lock"), bench.stack)
+    of_this_size = place.stem.rsplit("-", 1)[0]
+    _lock(bench.cache / f"{of_this_size}.lock", bench.stack)
     if place.is_dir():
         return place
     free = shutil.disk_usage(bench.cache).free
@@ -97,7 +98,7 @@ def _books(bench: Bench, size: Size) -> Path:
         raise Missing(
             f"books of {size.rows:,} rows need {size.rows * ROW_BYTES >> 20:,} MiB of disk; {free >> 20:,} are free"
         )
-    for old in bench.cache.glob(f"{place.stem.rsplit('-', 1)[0]}-*.books*"):
+    for old in bench.cache.glob(f"{of_this_size}-*.books*"):
         shutil.rmtree(old)  # of another schema, or half made
     say(f"Making books of {size.rows:,} rows for this and later runs, in {bench.cache} …")
     began_s = time.monotonic()
@@ -124,4 +125,4 @@ def _lock(path: Path, stack: ExitStack) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise Missing(f"another run of the benchmark uses {path.with_suffix('.books')}") from None
+        raise Missing(f"another run of the benchmark uses these books ({path})") from None
