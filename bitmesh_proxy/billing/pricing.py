@@ -92,17 +92,21 @@ def charge_of(
 def with_markup(cost_nano_usd: NanoUsd, offer: Offer, *, markup_nano: int) -> NanoUsd:
     """Cost times the offer's own ratio or the general one (10⁹ is one), rounded up."""
     ratio = markup_nano if offer.markup_nano is None else offer.markup_nano
+    if ratio == NANO_PER_USD:
+        return cost_nano_usd
     return round_up(cost_nano_usd * ratio, NANO_PER_USD)
 
 
 def _chat_bound(bound: ChatBound, price: Price) -> int:
     """All tokens at the dearest figure that they might be counted by."""
-    price = price.for_input(bound.text_tokens + bound.image_tokens)
+    if price.long_context is not None:
+        price = price.for_input(bound.text_tokens + bound.image_tokens)
     text_figure = price.dearest_text_nano_usd_per_million
     tokens = bound.text_tokens * text_figure + bound.output_tokens * price.dearest_output_nano_usd_per_million
     if bound.image_tokens and not price.input_image_nano_usd:
         tokens += bound.image_tokens * max(text_figure, price.image_input_nano_usd_per_million or 0)
-    return round_up(tokens, PER_MILLION) + bound.pictures * price.input_image_nano_usd
+    bounded = -(-tokens // PER_MILLION)
+    return bounded + bound.pictures * price.input_image_nano_usd if bound.pictures else bounded
 
 
 def _units(usage: Usage, price: Price, offer: Offer, call: Call) -> int:

@@ -108,11 +108,17 @@ def chat_bound(
     """``usage_bound`` of a conversation, whose ``size`` may have been counted before."""
     if size is None:
         size = prompt_size(call)
+    text_tokens = _tokens_at_most(size)
+    output_tokens = max_output_tokens(call, offer, default_max_output_tokens)
+    if "n" in call.options:
+        output_tokens *= _choices(call)
+    if not size.pictures and not size.files:
+        return ChatBound(text_tokens, 0, 0, output_tokens)
     return ChatBound(
-        _tokens_at_most(size) + size.files * FILE_TOKENS_AT_MOST,
-        size.pictures * _image_tokens_at_most(offer) if size.pictures else 0,
+        text_tokens + size.files * FILE_TOKENS_AT_MOST,
+        size.pictures * _image_tokens_at_most(offer),
         size.pictures,
-        max_output_tokens(call, offer, default_max_output_tokens) * _choices(call),
+        output_tokens,
     )
 
 
@@ -198,9 +204,10 @@ def max_output_tokens(call: ChatCall, offer: Offer, default: int) -> int:
     """The most that one answer may be: as the caller says, else as the model can, else ``default``."""
     most, options = offer.max_output_tokens, call.options
     for name in _OUTPUT_LIMITS:
-        asked = options.get(name)
-        if isinstance(asked, int) and not isinstance(asked, bool) and asked > 0 and (most is None or asked < most):
-            most = asked
+        if name in options:
+            asked = options[name]
+            if isinstance(asked, int) and not isinstance(asked, bool) and asked > 0 and (most is None or asked < most):
+                most = asked
     return default if most is None else most
 
 

@@ -52,6 +52,10 @@ def route(
         raise InvalidRequest(
             f"The model '{model.id}' is a model for {model.operation}, not for {call.operation}.", param="model"
         )
+    if len(model.offers) == 1:  # most models: nothing to put in order
+        sole = model.offers[0]
+        if sole.provider in available and not refusals(sole, call):
+            return model.offers
     offers = [offer for offer in model.offers if offer.provider in available]
     if not offers:
         raise Unavailable(f"No provider that is configured here offers the model '{model.id}'.")

@@ -11,7 +11,7 @@ from bitmesh_proxy.billing.usage import prompt_size
 from bitmesh_proxy.calls import Call, ChatCall
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.errors import GatewayError, ProviderRefused
-from bitmesh_proxy.money import NanoUsd
+from bitmesh_proxy.money import ZERO, NanoUsd
 from bitmesh_proxy.settings import Billing
 from bitmesh_proxy.storage.ledger import Accrued
 from bitmesh_proxy.upstream.progress import Progress
@@ -35,10 +35,12 @@ class Outcomes:
         """The upper bound over every offer that may be tried, as the account would be charged."""
         size = prompt_size(call) if isinstance(call, ChatCall) else None  # counted once for all offers
         markup_nano, most = self._markup_nano, self._settings.default_max_output_tokens
-        holds = [
-            hold_of(call, offer, markup_nano=markup_nano, default_max_output_tokens=most, size=size) for offer in offers
-        ]
-        return max(holds)
+        highest = ZERO
+        for offer in offers:
+            hold = hold_of(call, offer, markup_nano=markup_nano, default_max_output_tokens=most, size=size)
+            if hold > highest:
+                highest = hold
+        return highest
 
     def of(
         self,

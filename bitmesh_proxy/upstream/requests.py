@@ -9,6 +9,7 @@ import secrets
 import uuid
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from yarl import URL
@@ -42,46 +43,46 @@ class RequestBytes(NamedTuple):
 
 def request_bytes(access: ProviderAccess, request: UpstreamRequest) -> RequestBytes:
     """The whole request. Raises InternalError when it cannot be written."""
+    headers = request.headers
+    # Of a chat dialect's requests nothing in the head differs but the length: 1.5 us instead of 4.5.
+    if (
+        type(headers) is MappingProxyType
+        and request.body is not None
+        and not (request.query or request.needs_fresh_uuid)
+    ):
+        body = request.body
+        key = (request.path, id(headers), request.root, request.method, request.content_type)
+        head = access.heads.get(key)
+        if head is None:  # it holds the headers, so that nothing else can get their id
+            head = access.heads[key] = (headers, *_head_around_length(access, request))
+        return RequestBytes(head[1], b"%b%d%b" % (head[2], len(body), head[3]), body)
     body, content_type = b"", None
     if request.form is not None:
         body, content_type = form_bytes(request.form)
     elif request.body is not None:
         body, content_type = _finished_body(request.body, request), request.content_type
     has_body = content_type is not None or request.method not in ("GET", "HEAD", "DELETE")
+    target, written = _head(access, request, content_type=content_type, length_bytes=len(body) if has_body else None)
+    return RequestBytes(target, written, body)
+
+
+def _head(
+    access: ProviderAccess, request: UpstreamRequest, *, content_type: str | None, length_bytes: int | None
+) -> tuple[Target, bytes]:
+    """Where to, and the head. Raises InternalError."""
     try:
-        around = _remembered_head if request.form is None else _head_around_length  # each form has its own boundary
-        target, before, after = around(
-            request.method,
-            access.url(request),
-            tuple(request.query),
-            (*request.headers.items(), *access.auth_headers.items()),
-            content_type,
-            has_body,
-        )
+        target = target_of(access.url(request), tuple(request.query))
+        headers = (*request.headers.items(), *access.auth_headers.items())
+        return target, head_bytes(request.method, target, headers, content_type=content_type, length_bytes=length_bytes)
     except ValueError as exc:
         raise InternalError("A request to the provider cannot be written.") from exc
-    return RequestBytes(target, b"%b%d%b" % (before, len(body), after) if has_body else before, body)
 
 
-def _head_around_length(
-    method: str,
-    url: str,
-    query: tuple[tuple[str, str], ...],
-    headers: tuple[tuple[str, str], ...],
-    content_type: str | None,
-    has_body: bool,
-) -> tuple[Target, bytes, bytes]:
-    """Where to, and the head before and behind the figure of its ``Content-Length``. Raises ValueError."""
-    target = target_of(url, query)
-    head = head_bytes(method, target, headers, content_type=content_type, length_bytes=0 if has_body else None)
-    if not has_body:
-        return target, head, b""
+def _head_around_length(access: ProviderAccess, request: UpstreamRequest) -> tuple[Target, bytes, bytes]:
+    """Where to, and the head before and behind the figure of its ``Content-Length``. Raises InternalError."""
+    target, head = _head(access, request, content_type=request.content_type, length_bytes=0)
     before, name, after = head.rpartition(b"\r\nContent-Length: 0\r\n")
     return target, before + name[:-3], name[-2:] + after
-
-
-#: Of requests to one path nothing in the head differs but the length: 1.3 us instead of 4.5.
-_remembered_head = lru_cache(maxsize=1024)(_head_around_length)
 
 
 @lru_cache(maxsize=1024)

@@ -143,6 +143,8 @@ def check_looks_like_json(body: bytes) -> None:
 
     Raises UpstreamBroken.
     """
+    if body.startswith(b"{") and body.endswith(b"}"):
+        return
     stripped = body[:64].lstrip()[:1] + body[-64:].rstrip()[-1:]
     if stripped not in (b"{}", b"[]"):
         raise UpstreamBroken("The provider's answer is not JSON.")
@@ -158,9 +160,10 @@ def count_characters(dialect: ChatDialect, body: bytes) -> int:
 
 def _has_links(call: ChatCall) -> bool:
     """Are there pictures in the conversation, which may have to be fetched or are results of ours?"""
-    return any(
-        isinstance(part, Mapping) and part.get("type") == "image_url"
-        for message in call.messages
-        if isinstance(content := message.get("content"), list)
-        for part in content
-    )
+    for message in call.messages:
+        content = message.get("content")
+        if isinstance(content, list):
+            for part in content:
+                if isinstance(part, Mapping) and part.get("type") == "image_url":
+                    return True
+    return False

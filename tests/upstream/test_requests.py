@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.parser
 import email.policy
+from types import MappingProxyType
 
 import pytest
 
@@ -73,6 +74,8 @@ def access_to(url: str, **headers: str) -> ProviderAccess:
     return ProviderAccess(provider=provider, roots={"default": url}, auth_headers=headers)
 
 
+#: Such headers are remembered, as a dialect's constants.
+CONSTANT = MappingProxyType({"Accept": "application/json"})
 BODY = UpstreamRequest(path="/chat", headers={"Accept": "application/json"}, body=b"{}")
 
 
@@ -84,6 +87,12 @@ def test_a_request_has_the_head_of_its_parts_whatever_was_sent_before() -> None:
             BODY,
             UpstreamRequest(path="/chat", headers=BODY.headers, body=b"x" * 1000),
             UpstreamRequest(path="/chat", headers={"Accept": "text/event-stream"}, body=b""),
+            UpstreamRequest(path="/chat", headers=CONSTANT, body=b"{}"),
+            UpstreamRequest(path="/chat", headers=CONSTANT, body=b"x" * 1000),
+            UpstreamRequest(path="/other", headers=CONSTANT, body=b"{}"),
+            UpstreamRequest(path="/chat", headers=MappingProxyType({"Accept": "text/plain"}), body=b"{}"),
+            UpstreamRequest(path="/chat", headers=CONSTANT, query=(("alt", "sse"),), body=b"{}"),
+            UpstreamRequest(path="/chat", headers=CONSTANT),
             UpstreamRequest(path="/chat", query=(("alt", "sse"),), body=b"{}", content_type="text/plain"),
             UpstreamRequest(method="GET", path="/job"),
             UpstreamRequest(method="DELETE", path="/job", headers={"X-Content": "\u00e9"}),
@@ -116,6 +125,7 @@ def test_a_form_s_head_names_its_boundary() -> None:
     [
         (access_to("http://near.test", Authorization="Bearer a\nb"), BODY),
         (access_to("http://"), BODY),
+        (access_to("http://near.test", Authorization="a\0b"), UpstreamRequest(path="/x", headers=CONSTANT, body=b"")),
         (access_to("http://near.test"), UpstreamRequest(path="/x", headers={"A": "b\r\nC: d"}, body=b"{}")),
     ],
 )
