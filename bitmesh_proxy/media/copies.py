@@ -184,6 +184,8 @@ class CopyStore:
         files: Files | None = None,
     ) -> None:
         self.keep_s = keep_s
+        #: No copy is ever made.
+        self.is_off = max_bytes <= 0
         self._directory = directory
         self._partial = directory / "partial"
         self._clock = clock

@@ -1,7 +1,8 @@
 """From an id to bytes: the copy on disk, else a fetch that is under way, else a new one.
 
 One id is fetched once at a time as long as there is room for its copy; whoever asks meanwhile reads along. Without room
-each caller has a fetch of their own. The number of fetches is bounded; whoever comes later waits, for a bounded time.
+each caller has a fetch of their own, and where no copies are kept at all it runs in the caller's own task. The number
+of fetches is bounded; whoever comes later waits, for a bounded time.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import msgspec
 
 from bitmesh_proxy.errors import NotFound
 from bitmesh_proxy.media.copies import CopyReader, CopyStore, TakeView
-from bitmesh_proxy.media.download import READ_BYTES, Download, DownloadReader
+from bitmesh_proxy.media.download import READ_BYTES, Download, DownloadReader, read_start
 from bitmesh_proxy.media.fetch_answer import Answer
 from bitmesh_proxy.media.fetch_answer import Kind as FetchKind
 from bitmesh_proxy.media.fetch_errors import FetchGone, FetchTimedOut
 from bitmesh_proxy.media.guarded_fetch import GuardedFetcher
+from bitmesh_proxy.media.lone_fetch import LoneFetch
 from bitmesh_proxy.media.origins import origin_of
 from bitmesh_proxy.media.sources import ResultSource
 from bitmesh_proxy.storage.media import MediaRecord
@@ -123,7 +125,30 @@ class Deliveries:
                 yield self._from_copy(copy)
             finally:
                 copy.close()
-            return
+        elif self._copies.is_off:
+            async with self._open_alone(record) as delivery:
+                yield delivery
+        else:
+            async with self._open_shared(record) as delivery:
+                yield delivery
+
+    @asynccontextmanager
+    async def _open_alone(self, record: MediaRecord) -> AsyncIterator[Delivery]:
+        try:
+            async with self._fetch(record) as answer:
+                start = await read_start(answer, kind=record.kind)
+                yield Delivery(
+                    media_type=start.media_type,
+                    length_bytes=answer.content_length,
+                    is_kept=False,
+                    age_s=0.0,
+                    source=LoneFetch(answer, start),
+                )
+        except FetchGone as exc:
+            raise NotFound("Resource not found") from exc
+
+    @asynccontextmanager
+    async def _open_shared(self, record: MediaRecord) -> AsyncIterator[Delivery]:
         reader = await self._join(record)
         try:
             head = await reader.head()
@@ -206,16 +231,22 @@ class Deliveries:
     @asynccontextmanager
     async def _fetch(self, record: MediaRecord) -> AsyncIterator[Answer]:
         link, headers = self._link(record)
-        try:
-            async with asyncio.timeout(self._limits.turn_timeout_s):
-                await self._turns.acquire()
-        except TimeoutError as exc:
-            raise FetchTimedOut("too many fetches are under way") from exc
+        if not self._turns.locked():
+            await self._turns.acquire()  # at once
+        else:
+            await self._wait_for_turn()
         try:
             async with self._fetcher.open(link, headers=headers, kinds=_KINDS) as answer:
                 yield answer
         finally:
             self._turns.release()
+
+    async def _wait_for_turn(self) -> None:
+        try:
+            async with asyncio.timeout(self._limits.turn_timeout_s):
+                await self._turns.acquire()
+        except TimeoutError as exc:
+            raise FetchTimedOut("too many fetches are under way") from exc
 
     def _link(self, record: MediaRecord) -> tuple[str, Mapping[str, str]]:
         """Where the bytes are, and the credential if they need it and lie at the provider's own address."""

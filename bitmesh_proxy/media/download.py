@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -185,17 +185,10 @@ class Download:
             await self._close()
 
     async def _transfer(self, answer: Incoming) -> None:
-        if answer.status in _GONE_STATUSES:
-            raise FetchGone("the provider has it no longer")
-        if answer.status != 200:
-            raise FetchBroken(f"the provider answered {answer.status}")
-        start = await _read_start(answer)
-        media_type = served_type(start, answer.media_type, kind=self._kind) if start else None
-        if media_type is None:
-            raise FetchNotMedia("the provider's answer is not a picture, film or sound")
-        await self._begin_copy(media_type, answer.content_length)
-        self._head = MediaHead(media_type=media_type, length_bytes=answer.content_length)
-        await self._pass_on(start)
+        start = await read_start(answer, kind=self._kind)
+        await self._begin_copy(start.media_type, answer.content_length)
+        self._head = MediaHead(media_type=start.media_type, length_bytes=answer.content_length)
+        await self._pass_on(start.data)
         await answer.pour(self._take)
         if self._copy is not None and self.is_copying:
             try:
@@ -359,9 +352,27 @@ class DownloadReader:
         return FetchBroken("nobody is left to read it")
 
 
-async def _read_start(answer: Incoming) -> bytes:
-    """The first pieces, as many as sniffing needs; all of a body that is shorter."""
-    start = b""
-    while len(start) < SNIFF_BYTES and (piece := await answer.read()):
-        start += piece
-    return start
+class Start(NamedTuple):
+    """The first bytes of a result, and what they are."""
+
+    data: bytes
+    media_type: str
+
+
+async def read_start(answer: Incoming, *, kind: Literal["image", "video", "audio"]) -> Start:
+    """The first pieces of a result, as many as sniffing needs; all of one that is shorter.
+
+    Raises FetchGone when the provider has it no longer, FetchBroken for any other status, FetchNotMedia for what is no
+    result.
+    """
+    if answer.status in _GONE_STATUSES:
+        raise FetchGone("the provider has it no longer")
+    if answer.status != 200:
+        raise FetchBroken(f"the provider answered {answer.status}")
+    data = b""
+    while len(data) < SNIFF_BYTES and (piece := await answer.read()):
+        data += piece
+    media_type = served_type(data, answer.media_type, kind=kind) if data else None
+    if media_type is None:
+        raise FetchNotMedia("the provider's answer is not a picture, film or sound")
+    return Start(data, media_type)
