@@ -187,6 +187,7 @@ def set_up(given: argparse.Namespace, directory: Path, stack: ExitStack) -> Benc
         gateway=stack.enter_context(installation.running()),
         peers=[],
         is_quick=given.quick,
+        spare_s=FULL_S if given.only == "scale" else FULL_S / 3,
         faults=faults,
     )
     add_peers(bench, given.peers)

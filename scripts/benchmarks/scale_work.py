@@ -2,8 +2,9 @@
 
 Calls come with keys and models drawn at random, other ones in every round. The small installation beside it has ten of
 each. The large one's books take minutes to make and some four gigabytes, so that they are kept for the next run (in the
-directory of ``--cache``), and used where they are: each run adds its own calls to them. Quick runs take what is there,
-or make books of a hundred thousand rows.
+directory of ``--cache``), and used where they are: each run adds its own calls to them. Where a trial says that they
+would take more time than the run can spare, a million rows have to do; ``--only scale`` has more to spare. Quick runs
+take the large books if they are there, and else make some of a hundred thousand rows.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from bitmesh_proxy.storage.database import DATABASE_NAME
 from scripts.benchmarks import big_books
 from scripts.benchmarks.bench import OUR_CHAT, Bench, Work, chat_body, figures
 from scripts.benchmarks.big_books import Size, fill, token
@@ -28,15 +30,18 @@ from scripts.benchmarks.progress import say
 from scripts.benchmarks.table import Bar, Row
 
 LARGE = Size(keys=100_000, models=5_000, rows=10_000_000)
+LARGE_SOONER = Size(keys=100_000, models=5_000, rows=1_000_000)
 LARGE_QUICKLY = Size(keys=100_000, models=5_000, rows=100_000)
 SMALL = Size(keys=10, models=10, rows=10)
 #: What a row takes with its charge and its places in the indexes, and something over.
 ROW_BYTES = 450
+#: Rows of the trial, and how much longer than there each of ten million takes, whose indexes are sorted on disk.
+TRIAL_ROWS, TRIAL_FACTOR = 200_000, 1.3
 
 
 def large_installation(bench: Bench) -> Work:
     """See the module's docstring. Raises Missing without the disk space, or when another run has the books."""
-    size = LARGE_QUICKLY if bench.is_quick and not _place(bench.cache, LARGE).is_dir() else LARGE
+    size = _affordable(bench)
     amount = f"{size.keys:,} keys, {size.models:,} models, {size.rows / 1e6:g} M rows"
     cost = Row(work=f"{amount} ÷ with 10", unit="CPU us/answer", against="small", bars=[Bar(limit=1.1)])
     began = Row(work=f"start with {amount}", unit="s", against="small")
@@ -86,6 +91,23 @@ def _running(bench: Bench, name: str, size: Size) -> tuple[Server, float]:
     return server, time.monotonic() - began_s
 
 
+def _affordable(bench: Bench) -> Size:
+    """How large the books can be that this run has time for."""
+    if _place(bench.cache, LARGE).is_dir():
+        return LARGE
+    if bench.is_quick:
+        return LARGE_QUICKLY
+    data_dir = bench.installations.copy_data(bench.directory / "trial")
+    began_s = time.monotonic()
+    fill(data_dir / DATABASE_NAME, Size(keys=10, models=10, rows=TRIAL_ROWS))
+    wanted_s = (time.monotonic() - began_s) * LARGE.rows / TRIAL_ROWS * TRIAL_FACTOR
+    shutil.rmtree(data_dir)
+    if wanted_s <= bench.spare_s:
+        return LARGE
+    say(f"Books of {LARGE.rows:,} rows would take {wanted_s:.0f} s to make: `scripts/bench --only scale` makes them.")
+    return LARGE_SOONER
+
+
 def _books(bench: Bench, size: Size) -> Path:
     """Books of that size, made if they are not there, and nobody else's until the run ends."""
     place = _place(bench.cache, size)
@@ -105,8 +127,7 @@ def _books(bench: Bench, size: Size) -> Path:
     making = place.with_suffix(".books-in-making")
     making.mkdir()
     data_dir = bench.installations.copy_data(making / "data")
-    (database,) = data_dir.glob("*.db")
-    fill(database, size)
+    fill(data_dir / DATABASE_NAME, size)
     making.rename(place)
     say(f"… made in {time.monotonic() - began_s:.0f} s")
     return place
