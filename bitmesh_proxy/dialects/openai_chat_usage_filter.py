@@ -30,7 +30,7 @@ class UsageChunkFilter:
     def feed(self, data: bytes) -> bytes:
         """What of the stream may go to the caller now."""
         is_at_start = not self._held and not self._is_in_long_event
-        if is_at_start and data.endswith(b"\n\n") and not _NO_CHOICES.search(data):
+        if is_at_start and data.endswith(b"\n\n") and (b'"usage"' not in data or not _NO_CHOICES.search(data)):
             return data  # the common way: whole events, none of them the one
         data = self._held + data
         passed: list[bytes] = []

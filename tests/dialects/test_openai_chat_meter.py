@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import random
+
 import orjson
 import pytest
 from hypothesis import given
@@ -118,3 +121,63 @@ def test_the_measure_is_the_texts_length_in_json_whatever_it_is(texts: list[str]
     stream = b"".join(event(text) for text in texts)
     expected = sum(len(orjson.dumps(text)) - 2 for text in texts)
     assert metered(cut_at(stream, places)).output_characters == expected
+
+
+class WithoutShapes(OpenAIChatMeter):
+    """Looks at every event in full."""
+
+    def feed(self, data: bytes) -> None:
+        self._lessons_left = 0
+        super().feed(data)
+
+
+def seen(meter: OpenAIChatMeter) -> tuple[object, ...]:
+    return meter.output_characters, list(meter._recent), meter.usage, meter.error, meter.is_complete, meter._first
+
+
+_WORDS = ["a", "", "Hello ", '"', "\\", '\\"', "\n\n", "é", ":", '"content":"x', "reasoning_content"]
+_TORN = [b'{"content":"x\n\n', b'"content":"\\"a"}\n\n', b'"', b": note\n\n", b"data: [DONE]\n\n", b"\\\n\n"]
+
+
+def stream_of(chance: random.Random) -> list[bytes]:
+    """Events of one server, nearly all of the same shape, some of them torn or malformed."""
+    frame = chance.choice([b"data: %b\n\n", b"data: %b\n\n", b"data: %b\r\n\r\n", b"event: x\ndata:%b\n\n"])
+    names = ["content"] * 4 + chance.choices(["reasoning_content", "reasoning", "arguments", "role"], k=2)
+    is_spaced = chance.random() < 0.3
+    events = []
+    for _ in range(chance.randrange(9)):
+        deltas = [
+            {name: chance.choice(_WORDS) for name in chance.sample(names, chance.choice([1, 1, 1, 2]))}
+            for _ in range(chance.choice([1, 1, 1, 2]))
+        ]
+        chunk = {"id": "c1", "choices": [{"delta": delta, "finish_reason": None} for delta in deltas]}
+        events.append(frame % (json.dumps(chunk).encode() if is_spaced else orjson.dumps(chunk)))
+    if chance.random() < 0.3:
+        events.insert(chance.randrange(len(events) + 1), chance.choice(_TORN))
+    return events
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_events_of_a_known_shape_count_as_if_looked_at_in_full(is_cut: bool) -> None:
+    shaped = 0
+    for seed in range(600):
+        chance = random.Random(seed)
+        chunks = stream_of(chance)
+        if is_cut:
+            chunks = cut_at(b"".join(chunks), [chance.randrange(800) for _ in range(3)])
+        short, full = OpenAIChatMeter(), WithoutShapes()
+        for chunk in chunks:
+            short.feed(chunk)
+            full.feed(chunk)
+            assert seen(short) == seen(full), (seed, chunks)
+        shaped += short._shape[0] != b""
+    assert shaped > 100
+
+
+def test_a_shape_is_learnt_from_the_first_text() -> None:
+    meter = metered([event(""), event("Hello")])
+    prefix, suffix, _, _ = meter._shape
+    assert prefix + b"Hello" + suffix == event("Hello")
+    metered_long = metered([event("x", system_fingerprint="f" * 5000)] * 2)
+    assert metered_long._shape[0] == b""
+    assert metered_long.output_characters == 2
