@@ -163,14 +163,16 @@ class StraightCall(Struct, eq=False):
             return
         if state == _IN_TASK:
             assert task is not None, "there is one"
-            task.cancel()  # it settles, and says when it is over
+            task.cancel()  # it settles, and its end is the call's
             return
         self._leave_provider()
-        if state == _ASKING:
-            if task is not None:
-                task.cancel()
-            self.reservation.settle_now(self._outcome(status=499, word="caller_left"), _note_fault)
-        self._end(CallerLeft())
+        try:
+            if state == _ASKING:
+                if task is not None:
+                    task.cancel()
+                self.reservation.settle_now(self._outcome(status=499, word="caller_left"), _note_fault)
+        finally:
+            self._end(CallerLeft())
 
     def pause(self) -> None:
         """The caller reads slowly, so the provider has to wait."""
@@ -188,6 +190,12 @@ class StraightCall(Struct, eq=False):
         if failed is not None:
             self._end(failed.error)
             return
+        try:
+            self._ask()
+        except Exception as exc:  # noqa: BLE001 - what the writer calls must not raise; the caller hears of it
+            self._broke(exc)
+
+    def _ask(self) -> None:
         if self.plan.call.stream:  # of a whole answer nothing is delivered before it is settled
             self.line.books.watch(self.reservation, self._accrued)
         self._state = _ASKING
@@ -210,12 +218,14 @@ class StraightCall(Struct, eq=False):
                 attempt.access, target.origin, head=head, body=body, listener=self
             )
         except GatewayError as exc:
+            self._task = None  # first: what follows may be another one's
             self._failed(exc)
         except Exception as exc:  # noqa: BLE001 - the end of a task: whatever it is, the call must end
+            self._task = None
             self._broke(exc)
         else:
+            self._task = None
             self._progress.sent = True
-        self._task = None
 
     def _accrued(self) -> Accrued | None:
         return self.line.outcomes.accrued(self.plan.call, self.reservation, self._progress)
@@ -262,14 +272,17 @@ class StraightCall(Struct, eq=False):
 
     def on_error(self, error: Exception) -> None:
         """See Listener."""
-        if isinstance(error, CallerLeft):
-            self.caller_left()
-        elif self._kind == _REFUSAL and isinstance(error, UpstreamError):
-            self._refused()  # the status alone is enough
-        elif isinstance(error, GatewayError):
-            self._failed(error)
-        else:
-            self._broke(error)
+        try:
+            if isinstance(error, CallerLeft):
+                self.caller_left()
+            elif self._kind == _REFUSAL and isinstance(error, UpstreamError):
+                self._refused()  # the status alone is enough
+            elif isinstance(error, GatewayError):
+                self._failed(error)
+            else:
+                self._broke(error)
+        except Exception as exc:  # noqa: BLE001 - nobody else would hear of it
+            self._broke(exc)
 
     def _begin_stream(self, data: bytes) -> None:
         """The first piece: an error that comes first is said with a status, for nothing has begun."""
@@ -298,10 +311,11 @@ class StraightCall(Struct, eq=False):
         if meter.error is None and not meter.is_complete:
             self._failed(UpstreamBroken("The provider's stream broke off."))
             return
-        self._delivered()
         # Of an error in the stream the caller has read already, in the provider's words.
         word = "completed" if meter.error is None else ProviderRefused.code
-        self._settle(self._outcome(status=200, word=word))
+        outcome = self._outcome(status=200, word=word)  # while somebody still hears if that fails
+        self._delivered()
+        self._settle(outcome)
 
     def _end_whole(self) -> None:
         self._progress.first_byte_s = self.line.clock()
@@ -354,6 +368,12 @@ class StraightCall(Struct, eq=False):
     def _failed(self, error: GatewayError) -> None:
         """The attempt has failed: another offer is tried, or this is the call's end."""
         self._leave_provider()
+        try:
+            self._try_next_or_end(error)
+        except Exception as exc:  # noqa: BLE001 - the provider has been left, so nobody else would hear of it
+            self._broke(exc)
+
+    def _try_next_or_end(self, error: GatewayError) -> None:
         line, offer, reply = self.line, self.plan.first.offer, self.reply
         if isinstance(error, UpstreamError):
             line.metrics.note_attempt(offer.provider, error.code)
@@ -389,19 +409,21 @@ class StraightCall(Struct, eq=False):
         self._end(None)
 
     def _go_on_in_task(self, work: Coroutine[Any, Any, None]) -> None:
+        """``work`` ends the call, or raises."""
         self._state = _IN_TASK
-        self._task = asyncio.create_task(self._to_its_end(work))
+        self._task = task = asyncio.create_task(work)
+        task.add_done_callback(self._work_ended)  # which hears of one, too, that was cancelled before its first step
 
-    async def _to_its_end(self, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            await work
-        except asyncio.CancelledError:
-            if self.reservation.is_open:
-                outcome = self._outcome(status=499, word="caller_left")
-                self.reservation.settle_now(outcome, _note_fault)
-            self._end(CallerLeft())
-        except Exception as exc:  # noqa: BLE001 - the end of a task: whatever it is, the call must end
-            self._end(exc)
+    def _work_ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            try:
+                if self.reservation.is_open:
+                    outcome = self._outcome(status=499, word="caller_left")
+                    self.reservation.settle_now(outcome, _note_fault)
+            finally:
+                self._end(CallerLeft())
+        elif isinstance(error := task.exception(), Exception):
+            self._end(error)
 
     # ------------------------------------------------------------ settle, the last bytes
 
@@ -468,8 +490,11 @@ class StraightCall(Struct, eq=False):
         if self._state == _ENDED:
             return
         self._state = _ENDED
-        self.reservation.leave_now()
-        self.on_ended(error)
+        self._to_say = None  # its traceback may lead here: a circle would be left to the collector
+        try:
+            self.reservation.leave_now()
+        finally:
+            self.on_ended(error)
 
 
 def _note_fault(failed: Failed | None) -> None:
