@@ -11,9 +11,7 @@ from typing import Protocol
 from aiohttp.http_parser import RawRequestMessage
 from msgspec import Struct
 
-from bitmesh_proxy.calls import Call
 from bitmesh_proxy.context import Caller, RequestContext
-from bitmesh_proxy.endpoints.endpoint import Endpoint
 from bitmesh_proxy.errors import CallerLeft, GatewayError, InternalError
 from bitmesh_proxy.limits.concurrency import Slot
 from bitmesh_proxy.logs import ACCESS
@@ -70,8 +68,10 @@ class LaneCall(Struct, eq=False):
         call = line.chats.parse(body, endpoint, caller)
         plan = line.chats.plan(call, endpoint, caller)
         incoming = Incoming(context=self.context, caller=caller, body={})
-        if plan is None:
-            self.task = asyncio.create_task(self._run(call, incoming, endpoint))
+        if plan is None:  # it does not pass straight through
+            serving = self.lane.pipeline.serve_parsed(call, incoming, endpoint, self.reply)
+            self.task = asyncio.create_task(serving)
+            self.task.add_done_callback(self._served)  # which hears of one, too, that was cancelled before it began
             return
         straight = line.call(plan, incoming, endpoint=endpoint, reply=self.reply, on_ended=self._ended)
         straight.begin()
@@ -94,27 +94,21 @@ class LaneCall(Struct, eq=False):
         if self.straight is not None:
             self.straight.resume()
 
-    async def _run(self, call: Call, incoming: Incoming, endpoint: Endpoint) -> None:
-        """What does not pass straight through."""
-        error: Exception | None = None
-        try:
-            await self.lane.pipeline.serve_parsed(call, incoming, endpoint, self.reply)
-        except asyncio.CancelledError:
-            error = CallerLeft()
-        except Exception as exc:  # noqa: BLE001 - the end of a task: whatever it is, the call must end
-            error = exc
-        self._ended(error)
+    def _served(self, task: asyncio.Task[None]) -> None:
+        self._ended(CallerLeft() if task.cancelled() else task.exception())
 
-    def _ended(self, error: Exception | None) -> None:
+    def _ended(self, error: BaseException | None) -> None:
         """The answer is out, or ``error`` has to be said."""
-        if isinstance(error, CallerLeft):
-            self.reply.abort()
-        elif isinstance(error, GatewayError):
-            self._refuse(error)
-        elif error is not None:
-            log.error("a request failed", exc_info=error, extra={"request_id": self.context.request_id})
-            self._refuse(InternalError("Internal server error"))
-        self._end()
+        try:
+            if isinstance(error, CallerLeft):
+                self.reply.abort()
+            elif isinstance(error, GatewayError):
+                self._refuse(error)
+            elif error is not None:
+                log.error("a request failed", exc_info=error, extra={"request_id": self.context.request_id})
+                self._refuse(InternalError("Internal server error"))
+        finally:
+            self._end()
 
     def _refuse(self, error: GatewayError) -> None:
         """An error in the caller's dialect; once the answer has begun, the connection is cut instead."""
@@ -131,7 +125,7 @@ class LaneCall(Struct, eq=False):
 
     def _end(self) -> None:
         lane, context, status = self.lane, self.context, self.reply.status
-        self.straight = self.task = None  # they know this call: a circle would be left to the collector (a tenth of all)
+        self.straight = self.task = None  # they know this call: a circle is left to the collector, for a tenth of all
         if self.slot is not None:
             self.slot.__exit__(None, None, None)
         lane.metrics.under_way -= 1
@@ -147,5 +141,7 @@ class LaneCall(Struct, eq=False):
                 code=self.error_code,
                 duration_ms=duration_ms,
             )
+        # 499: something of the answer is missing, so that a next one would be taken for it.
         transport = self.connection.transport
-        self.connection.call_ended(is_reusable=transport is not None and not transport.is_closing())
+        is_reusable = status != 499 and transport is not None and not transport.is_closing()
+        self.connection.call_ended(is_reusable=is_reusable)

@@ -30,8 +30,10 @@ from bitmesh_proxy.web.route import PLAIN_CALLS_KEY, Route
 
 #: Bodies above this size go the plain way, where large ones are parsed in a thread.
 MAX_BODY_BYTES: Final = 128 * 1024
-#: Heads that are remembered, of a kilobyte each at most times; then they are learnt anew.
+#: Heads that are remembered; then they are learnt anew.
 MAX_KNOWN: Final = 1024
+#: A head above this size is not remembered: callers may send ones of megabytes, and have shown no key yet.
+MAX_KNOWN_HEAD_BYTES: Final = 4096
 
 #: Headers that ask for something which the plain way does. ``Origin``: a browser wants to hear who may read the answer.
 _NOT_PLAIN: Final = ("Origin", "Idempotency-Key", "Content-Encoding", "Expect")
@@ -99,9 +101,10 @@ class Lane:
             visitor = self._visitor(message.headers, peer)
             if visitor is None:
                 return None
-            if len(self._known) >= MAX_KNOWN:
-                self._known.clear()
-            self._known[key] = visitor
+            if sum([len(name) + len(value) for name, value in raw]) <= MAX_KNOWN_HEAD_BYTES:
+                if len(self._known) >= MAX_KNOWN:
+                    self._known.clear()
+                self._known[key] = visitor
         return route, visitor
 
     def _visitor(self, headers: CIMultiDictProxy[str], peer: str | None) -> Visitor | None:
