@@ -35,7 +35,7 @@ class LaneProtocol(RequestHandler):
         self._lane = lane
         #: What the lane is at work on.
         self._call: LaneCall | None = None
-        #: Where aiohttp's handler sleeps meanwhile.
+        #: Where aiohttp's handler sleeps meanwhile, and until the caller has read the answer.
         self._sleeper: asyncio.Future[None] | None = None
         #: Requests that came while aiohttp's handler was about to go to sleep. While there are any, its queue is empty.
         self._held: list[Any] = []
@@ -60,13 +60,16 @@ class LaneProtocol(RequestHandler):
         waiter = self._waiter
         if waiter is None or waiter.done():  # aiohttp's handler is at work, or the lane is: this waits its turn
             super().data_received(data)
-            if waiter is None and self._call is None and self._messages and not self._request_in_progress:
+            # (Without data it is aiohttp's handler that asks, which is awake, and is about to serve a request.)
+            if data and waiter is None and self._call is None and self._messages and not self._request_in_progress:
                 self._hold()
             return
         self._waiter = None
         super().data_received(data)
         self._waiter = waiter
-        if self._messages:
+        if self._held:
+            self._hold()  # behind those
+        elif self._messages:
             self._next()
 
     def _hold(self) -> None:
@@ -87,6 +90,8 @@ class LaneProtocol(RequestHandler):
         super().connection_lost(exc)
         if self._call is not None:
             self._call.caller_left()
+        elif self._sleeper is not None:
+            self._go_on(is_reusable=False)
 
     def pause_writing(self) -> None:
         """See asyncio. The caller reads slowly."""
@@ -99,6 +104,8 @@ class LaneProtocol(RequestHandler):
         super().resume_writing()
         if self._call is not None:
             self._call.resume_writing()
+        elif self._sleeper is not None:
+            self._go_on(is_reusable=True)
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's own signature
         """As aiohttp's: running answers get ``timeout`` seconds."""
@@ -145,6 +152,12 @@ class LaneProtocol(RequestHandler):
     def call_ended(self, *, is_reusable: bool) -> None:
         """The lane's answer is out, or will never be. Called once for each call, by the call."""
         self._call = None
+        if is_reusable and self._paused:
+            return  # no further answer is written for a caller who does not read: ``resume_writing`` goes on
+        self._go_on(is_reusable=is_reusable)
+
+    def _go_on(self, *, is_reusable: bool) -> None:
+        """To the next request, or to the connection's end."""
         self._request_in_progress = False
         if self._handler_waiter is not None and not self._handler_waiter.done():
             self._handler_waiter.set_result(None)
