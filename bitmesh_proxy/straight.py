@@ -295,6 +295,8 @@ class StraightCall(Struct, eq=False):
             return
         self.reply.start_now(200, {**STREAM_HEADERS, **self._marks()})
         progress.delivered = True
+        self._head = None  # an open stream need not keep what is over
+        attempt.forget_request()
         if attempt.drops_usage:
             self._filter = UsageChunkFilter()
             data = self._filter.feed(data)

@@ -31,8 +31,8 @@ from bitmesh_proxy.upstream.progress import Progress
 from bitmesh_proxy.upstream.requests import RequestBytes, request_bytes
 
 
-class StraightAttempt(Struct, frozen=True, kw_only=True):
-    """One offer, and the request to it as bytes.
+class StraightAttempt(Struct, kw_only=True):
+    """One offer, and the request to it as bytes, which a stream need not keep once they are sent (``forget_request``).
 
     ``drops_usage``: the chunk with the usage was asked for by us alone and does not reach the caller of the stream.
     """
@@ -42,6 +42,10 @@ class StraightAttempt(Struct, frozen=True, kw_only=True):
     dialect: ChatDialect
     request: RequestBytes
     drops_usage: bool
+
+    def forget_request(self) -> None:
+        """Keep its bytes no longer: with them, an open stream would take four kilobytes more."""
+        self.request = RequestBytes(self.request.target, b"", b"")
 
 
 class StraightPlan(Struct, frozen=True, kw_only=True):

@@ -8,7 +8,6 @@ import time
 from contextlib import suppress
 from typing import Protocol
 
-from aiohttp.http_parser import RawRequestMessage
 from msgspec import Struct
 
 from bitmesh_proxy.context import Caller, RequestContext
@@ -38,7 +37,7 @@ class LaneCall(Struct, eq=False):
     lane: Lane
     connection: LaneConnection
     route: Route
-    message: RawRequestMessage
+    path: str
     visitor: Visitor
     context: RequestContext
     reply: LaneReply
@@ -135,8 +134,8 @@ class LaneCall(Struct, eq=False):
             log_access(
                 context,
                 self.caller,
-                method=self.message.method,
-                path=self.message.path,
+                method="POST",  # the lane takes no other
+                path=self.path,
                 status=status,
                 code=self.error_code,
                 duration_ms=duration_ms,

@@ -145,7 +145,7 @@ class LaneProtocol(RequestHandler):
         self._manager.requests_count += 1
         context = self._lane.context_of(route, visitor)
         reply = LaneReply(self, context.request_id)
-        self._call = call = LaneCall(self._lane, self, route, message, visitor, context, reply)
+        self._call = call = LaneCall(self._lane, self, route, message.path, visitor, context, reply)
         # Not ``read_nowait``: it would have the parser look for more, which costs as much as the request.
         call.begin(b"".join(payload._buffer))
 
