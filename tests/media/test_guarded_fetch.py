@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from bitmesh_proxy.media.fetch_answer import Kind
 from bitmesh_proxy.media.fetch_errors import (
     FetchBroken,
     FetchError,
@@ -21,7 +22,7 @@ from bitmesh_proxy.media.fetch_errors import (
     FetchTooLarge,
     FetchUnreachable,
 )
-from bitmesh_proxy.media.guarded_fetch import FetchLimits, GuardedFetcher, Kind
+from bitmesh_proxy.media.guarded_fetch import FetchLimits, GuardedFetcher
 from bitmesh_proxy.media.origins import Origin
 from tests.media.outside import Names, Outside, body, raw_serving, redirect, serving
 
