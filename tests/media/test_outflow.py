@@ -124,7 +124,7 @@ def test_an_empty_body_is_an_end(run: Callable[[Awaitable[None]], None]) -> None
 
 def test_pieces_may_lie_in_one_buffer_that_is_used_again(run: Callable[[Awaitable[None]], None]) -> None:
     """With callers so slow that hardly a piece goes out at once: what is written next must not change what waits."""
-    count, size = 24, 100_000
+    count, size = 60, 40_000
 
     async def send(out: Outflow, _request: web.Request) -> None:
         buffer = bytearray(size)
