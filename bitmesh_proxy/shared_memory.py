@@ -38,8 +38,8 @@ class SharedMemory:
         self.descriptor = descriptor
         self._map = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
         self.words = memoryview(self._map).cast("Q")
-        # flock is between processes; this is between threads of one.
-        self._threads = threading.Lock()
+        #: Between threads of this process; ``lock`` takes it too.
+        self.threads = threading.Lock()
         self._lock_descriptor = _opened_anew(descriptor)
         _alive.add(self)
 
@@ -57,13 +57,13 @@ class SharedMemory:
 
     def lock(self) -> None:
         """Keep everybody else out. Waits; a holder takes a few microseconds, and is never dead."""
-        self._threads.acquire()
+        self.threads.acquire()
         flock(self._lock_descriptor, LOCK_EX)
 
     def unlock(self) -> None:
         """Let the next one in."""
         flock(self._lock_descriptor, LOCK_UN)
-        self._threads.release()
+        self.threads.release()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -89,7 +89,7 @@ class SharedMemory:
         """In a child: what was inherited is the parent's lock, held whenever the parent holds it."""
         os.close(self._lock_descriptor)
         self._lock_descriptor = _opened_anew(self.descriptor)
-        self._threads = threading.Lock()
+        self.threads = threading.Lock()
 
 
 def _opened_anew(descriptor: int) -> int:

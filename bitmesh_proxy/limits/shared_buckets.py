@@ -56,7 +56,7 @@ class Places:
         self._memory = memory
         self._rows = rows
         self._names_at = names_at
-        self._remembered: dict[str, Place] = {}
+        self.remembered: dict[str, Place] = {}
         with memory.locked():
             if not memory.words[0]:  # a new table
                 for word in range(SECRET_WORDS):
@@ -65,15 +65,15 @@ class Places:
 
     def of(self, identifier: str) -> Place:
         """The identifier's row; ``at`` is where it stood last, if it was here lately."""
-        place = self._remembered.get(identifier)
+        place = self.remembered.get(identifier)
         if place is None:
             digest = blake2b(identifier.encode(), digest_size=16, key=self._secret).digest()
             name = int.from_bytes(digest[:8], "little") or 1  # 0 stands for nobody
             row = int.from_bytes(digest[8:], "little") % self._rows
             place = Place(name, row * WAYS)
-            if len(self._remembered) >= MAX_REMEMBERED:
-                self._remembered.clear()
-            self._remembered[identifier] = place
+            if len(self.remembered) >= MAX_REMEMBERED:
+                self.remembered.clear()
+            self.remembered[identifier] = place
         return place
 
     def is_found(self, place: Place) -> bool:
@@ -102,6 +102,7 @@ class BucketSharedStorage(Storage, TokenBucketSupport):
     ) -> None:
         super().__init__()
         self._memory = memory
+        self._words = memory.words
         self._clock = clock
         places = rows * WAYS
         self._names_at = SECRET_WORDS
@@ -117,6 +118,28 @@ class BucketSharedStorage(Storage, TokenBucketSupport):
 
     def acquire_tokens(self, key: str, limit: int, expiry: int, *, burst: int, amount: int = 1) -> BucketState:
         """See TokenBucketSupport."""
+        # A bucket that is where it was and holds enough: nine of ten. The rest, and the rules in full, are in `_look`.
+        place = self._places.remembered.get(key)
+        if place is not None and limit > 0 and amount > 0:
+            memory, words = self._memory, self._words
+            token = expiry * MICROSECONDS
+            capacity = burst * token
+            memory.lock()
+            try:
+                if words[self._names_at + place.at] == place.name:
+                    full_word, parts_word = self._full_at + place.at, self._parts_at + place.at
+                    now = int(self._clock() * MICROSECONDS + 0.5) * limit
+                    missing = words[full_word] * limit + words[parts_word] - now
+                    if missing < 0:
+                        missing = 0
+                    missing += amount * token
+                    if missing <= capacity:
+                        words[full_word], words[parts_word] = divmod(now + missing, limit)
+                        return BucketState(
+                            True, (capacity - missing) // token, -(-missing // limit) / MICROSECONDS, 0.0
+                        )
+            finally:
+                memory.unlock()
         return self._look(key, limit, expiry, burst, amount, True)
 
     def get_bucket(self, key: str, limit: int, expiry: int, *, burst: int, amount: int = 1) -> BucketState:
@@ -192,9 +215,8 @@ class BucketSharedStorage(Storage, TokenBucketSupport):
             if is_taking and amount:
                 if not is_known and (wait_us := self._take_place(place, now_us)):
                     return BucketState(False, 0, wait_us / MICROSECONDS, wait_us / MICROSECONDS)
-                # The parts first: whoever is killed in between has taken less than a microsecond's worth.
-                full_us, words[self._parts_at + place.at] = divmod(now + after, limit)
-                words[self._full_at + place.at] = full_us
+                # Whoever is killed between the two stores is less than a microsecond off.
+                words[self._full_at + place.at], words[self._parts_at + place.at] = divmod(now + after, limit)
                 missing = after
         finally:
             memory.unlock()

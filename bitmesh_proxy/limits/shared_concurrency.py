@@ -71,11 +71,14 @@ class SharedConcurrencyLimit(ConcurrencyLimit):
 
     def give_back(self, key_id: str) -> None:
         """See ConcurrencyLimit."""
+        # Without the shared lock: nobody else stores into this seat's count, and where it is not 0 the key keeps its
+        # place. Whoever adds up meanwhile sees the slot as taken or as free, and both are true.
         place = self._places.of(key_id)
-        with self._memory.locked():
+        memory = self._memory
+        with memory.threads:
             if not self._places.is_found(place):
                 raise KeyError(key_id)
-            self._memory.words[self._counts_at + place.at * self._seats + self._seat] -= 1
+            memory.words[self._counts_at + place.at * self._seats + self._seat] -= 1
 
     def forget_seat(self, seat: int) -> None:
         """A worker has died: nothing is under way there any more."""
