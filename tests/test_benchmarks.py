@@ -14,23 +14,26 @@ import socket
 import sqlite3
 import struct
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
+from bitmesh_proxy.catalogue.loader import catalogue_dirs, load_catalogue
+from bitmesh_proxy.settings import load_settings
 from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.database import DATABASE_NAME, Database
 from bitmesh_proxy.storage.keys import KeyDirectory, KeySpec, KeyStore
 from bitmesh_proxy.storage.verification import verify_books
+from bitmesh_proxy.upstream.access import provider_names
 from scripts.benchmarks.__main__ import NAMES, arguments, verdict
 from scripts.benchmarks.bench import Work, chat_body
 from scripts.benchmarks.big_books import Size, fill, token
-from scripts.benchmarks.gateway import Credentials
+from scripts.benchmarks.gateway import Credentials, Installations
 from scripts.benchmarks.ledger_work import is_steady, quantile, read_buckets
 from scripts.benchmarks.loads import Run, Target, parse_output, run_load
-from scripts.benchmarks.peer_gateways import CHAT, KNOWN, Wanted, parse_peers
+from scripts.benchmarks.peer_gateways import CHAT, KNOWN, Peer, Wanted, open_peer, parse_peers
 from scripts.benchmarks.processes import (
     HERE,
     Cores,
@@ -39,6 +42,7 @@ from scripts.benchmarks.processes import (
     build,
     busy_s,
     cpu_s,
+    free_port,
     listening_pid,
     mock_provider,
     stolen_share,
@@ -61,6 +65,22 @@ def run_of(*, answers: int = 0, answers_per_s: float = 0, unsent: int = 0, cpu: 
         answers=answers, failures=0, answers_per_s=answers_per_s, megabytes_per_s=0, megabytes=2.0, events=0,
         unsent=unsent, cpu_s=cpu,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Server]]:
+    """The compiled load generator, and the mock provider, running."""
+    if not shutil.which("taskset"):
+        pytest.skip("needs taskset")
+    directory = tmp_path_factory.mktemp("tools")
+    try:
+        tools = build(directory)
+    except Missing as missing:
+        pytest.skip(str(missing))
+    assert build(directory) == tools
+    with mock_provider(tools.upstream, directory, Cores.pick()) as server:
+        assert listening_pid(int(server.url.rsplit(":", 1)[1])) == server.pid
+        yield tools.load, server
 
 
 # ------------------------------------------------------------ runs
@@ -311,6 +331,47 @@ def test_what_a_known_peer_needs_is_there() -> None:
         assert all(": " in header for header in known.headers)
 
 
+def opened(tmp_path: Path, wanted: Wanted, upstream: Server) -> Peer:
+    with ExitStack() as stack:
+        return open_peer(
+            wanted, upstream=upstream, cores=Cores.pick(), installed=tmp_path / "peers", logs=tmp_path, stack=stack
+        )
+
+
+def test_a_peer_that_runs_is_found_by_its_port(tmp_path: Path, provider: tuple[Path, Server]) -> None:
+    upstream = provider[1]
+    wanted = Wanted(name="portkey", url=upstream.url, headers=["authorization: Bearer mine"])
+    peer = opened(tmp_path, wanted, upstream)
+    assert (peer.title, peer.pid, peer.model, peer.bar) == ("Portkey", upstream.pid, "gpt-4o-mini", 1 / 15)
+    assert peer.headers == [
+        "x-portkey-provider: openai",
+        f"x-portkey-custom-host: {upstream.url}/v1",
+        "authorization: Bearer mine",
+    ]
+
+
+def test_a_peer_that_is_not_there_says_how_to_get_it(tmp_path: Path, provider: tuple[Path, Server]) -> None:
+    with pytest.raises(Missing, match=r"litellm\.sh install .*peers/litellm"):
+        opened(tmp_path, Wanted(name="litellm"), provider[1])
+    with pytest.raises(Missing, match="nothing of this user listens"):
+        opened(tmp_path, Wanted(name="x", url=f"http://127.0.0.1:{free_port()}"), provider[1])
+
+
+# ------------------------------------------------------------ the gateway as it is measured
+
+
+def test_installations_have_settings_and_catalogues_that_load(tmp_path: Path, provider: tuple[Path, Server]) -> None:
+    installations = Installations(tmp_path, provider[1], Cores.pick())
+    assert installations.key.token.startswith("bm_")
+    models = Size(keys=1, models=30, rows=1).model_names()
+    installation = installations.make("many", models=models, workers=2, sandbox=True, cache_bytes=1000)
+    assert installation.database.is_file()
+    settings = load_settings(tmp_path / "many" / "bitmesh-proxy.toml", environ={})
+    assert (settings.http.workers, settings.sandbox.mode, settings.logging.access_log) == (2, "on", False)
+    catalogue = load_catalogue(catalogue_dirs(settings), providers=provider_names(settings))
+    assert {model.id for model in catalogue.models} >= set(models)
+
+
 # ------------------------------------------------------------ large books
 
 
@@ -416,22 +477,6 @@ def test_cores_have_worked() -> None:
 
 
 # ------------------------------------------------------------ the C programs
-
-
-@pytest.fixture(scope="module")
-def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Server]]:
-    """The compiled load generator, and the mock provider, running."""
-    if not shutil.which("taskset"):
-        pytest.skip("needs taskset")
-    directory = tmp_path_factory.mktemp("tools")
-    try:
-        tools = build(directory)
-    except Missing as missing:
-        pytest.skip(str(missing))
-    assert build(directory) == tools
-    with mock_provider(tools.upstream, directory, Cores.pick()) as server:
-        assert listening_pid(int(server.url.rsplit(":", 1)[1])) == server.pid
-        yield tools.load, server
 
 
 def asked(provider: tuple[Path, Server], body: str, options: list[str]) -> Run:

@@ -165,8 +165,9 @@ def set_up(given: argparse.Namespace, directory: Path, stack: ExitStack) -> Benc
     cores = Cores.pick()
     if cores.load == cores.measured:
         faults.append("only one core: load and gateway share it, so that nothing but ratios means anything")
-    given.cache.mkdir(parents=True, exist_ok=True)
-    tools = build(given.cache)
+    cache = given.cache.resolve()
+    cache.mkdir(parents=True, exist_ok=True)
+    tools = build(cache)
     upstream = stack.enter_context(mock_provider(tools.upstream, directory, cores, port=given.upstream_port))
     yardstick: Server | None = None
     try:
@@ -179,7 +180,7 @@ def set_up(given: argparse.Namespace, directory: Path, stack: ExitStack) -> Benc
         tools=tools,
         cores=cores,
         directory=directory,
-        cache=given.cache,
+        cache=cache,
         stack=stack,
         upstream=upstream,
         nginx=yardstick,

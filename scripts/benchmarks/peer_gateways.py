@@ -137,7 +137,9 @@ def open_peer(wanted: Wanted, *, upstream: Server, cores: Cores, installed: Path
         starting = _start(wanted.name, upstream=upstream, cores=cores, installed=installed, logs=logs)
         server = stack.enter_context(starting)
         url, pid = server.url, server.pid
-    headers = [header.format(upstream=upstream.url) for header in known.headers] if known else []
+    given = {header.partition(":")[0].lower() for header in wanted.headers}
+    usual = [header.format(upstream=upstream.url) for header in known.headers] if known else []
+    headers = [header for header in usual if header.partition(":")[0].lower() not in given]
     return Peer(
         name=wanted.name,
         title=known.title if known else wanted.name,
