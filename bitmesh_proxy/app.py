@@ -26,7 +26,8 @@ from bitmesh_proxy.billing.reservation import Books
 from bitmesh_proxy.billing.settlements import Settlements
 from bitmesh_proxy.catalogue.catalogue import Catalogue
 from bitmesh_proxy.catalogue.health import OfferHealth
-from bitmesh_proxy.catalogue.loader import catalogue_dirs, load_catalogue
+from bitmesh_proxy.catalogue.kept import load_kept_catalogue
+from bitmesh_proxy.catalogue.loader import catalogue_dirs
 from bitmesh_proxy.catalogue.row_files import CatalogueError
 from bitmesh_proxy.endpoints.models import ModelList
 from bitmesh_proxy.errors import Unavailable
@@ -198,10 +199,14 @@ async def books(app: web.Application) -> AsyncIterator[None]:
         log.warning("this process could not be signed off in the database")
 
 
-def offered_by(settings: Settings) -> Catalogue:
+def offered_by(settings: Settings, environ: Mapping[str, str]) -> Catalogue:
     """Models, offers and prices. Raises StartError."""
     try:
-        return load_catalogue(catalogue_dirs(settings), providers=provider_names(settings))
+        return load_kept_catalogue(
+            catalogue_dirs(settings),
+            providers=provider_names(settings),
+            directory=resolve_data_dir(settings, environ),
+        )
     except (CatalogueError, SettingsError, FileNotFoundError) as exc:
         raise StartError(str(exc)) from exc
 
@@ -219,7 +224,7 @@ def access_by(settings: Settings, environ: Mapping[str, str]) -> Mapping[str, Pr
 async def catalogue(app: web.Application) -> AsyncIterator[None]:
     """Models, offers and prices; the sandbox, if it is to play the providers; and how each provider is reached."""
     settings, worker = app[keys.SETTINGS], app.get(keys.WORKER)
-    app[keys.CATALOGUE] = offered_by(settings) if worker is None else worker.catalogue
+    app[keys.CATALOGUE] = offered_by(settings, app[keys.ENVIRON]) if worker is None else worker.catalogue
     access = access_by(settings, app[keys.ENVIRON])
     app[keys.IS_SANDBOX] = access is None if worker is None else worker.sandbox_url is not None
     if worker is not None and worker.sandbox_url is not None:

@@ -1,4 +1,4 @@
-"""Values with fields that must not be read in a log, a traceback or a failed assertion: their ``repr`` leaves them out."""
+"""Values with fields that must not be read in a log, a traceback or a failed assertion: ``repr`` leaves them out."""
 
 from __future__ import annotations
 

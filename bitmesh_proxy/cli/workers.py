@@ -25,7 +25,7 @@ def supervise(settings: Settings) -> int:
     """Serve with several workers until SIGTERM or SIGINT; gives the exit status. Raises StartError, OSError."""
     check(settings)
     seats = settings.http.workers
-    catalogue = offered_by(settings)
+    catalogue = offered_by(settings, os.environ)
     is_sandbox = access_by(settings, os.environ) is None
     sockets = service.listen_sockets() or bind(settings.http.host, settings.http.port)
     sandbox_sockets = bind("127.0.0.1", settings.sandbox.port) if is_sandbox else []

@@ -1,0 +1,169 @@
+"""What is kept gives the very same catalogue, and is used only while nothing it was made from has changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from bitmesh_proxy.catalogue.catalogue import Catalogue
+from bitmesh_proxy.catalogue.kept import KEPT_NAME, Kept, key_of, load_kept_catalogue
+from bitmesh_proxy.catalogue.loader import catalogue_dirs, load_catalogue
+from bitmesh_proxy.catalogue.row_files import CatalogueError
+from bitmesh_proxy.settings import Settings
+from bitmesh_proxy.upstream.access import provider_names
+
+ROWS = """
+[[model]]
+id = "acme/one"
+operation = "chat"
+title = "One"
+
+[[offer]]
+model = "acme/one"
+provider = "alpha"
+upstream_model = "one"
+usd_per_million_input_tokens = "0.15"
+usd_per_million_output_tokens = "0.60"
+defaults = { temperature = 0.7, stop = ["a", "b"] }
+"""
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    directory = tmp_path / "models"
+    directory.mkdir()
+    (directory / "a.toml").write_text(ROWS, encoding="utf-8")
+    return directory
+
+
+def load(models: Path, *, providers: tuple[str, ...] = ("alpha",)) -> Catalogue:
+    return load_kept_catalogue([models], providers=providers, directory=models.parent)
+
+
+def marked(models: Path) -> None:
+    """Change a title in what is kept, consistently, so that a catalogue from there can be told from one of the rows."""
+    path = models.parent / KEPT_NAME
+    found = msgspec.msgpack.decode(path.read_bytes(), type=Kept)
+    changed = Catalogue.build(replace(model, title="kept") for model in found.models)
+    path.write_bytes(msgspec.msgpack.encode(replace(found, version=changed.version, models=changed.models)))
+
+
+def test_the_shipped_catalogue_comes_back_the_same(tmp_path: Path) -> None:
+    dirs, providers = catalogue_dirs(Settings()), provider_names(Settings())
+    read = load_catalogue(dirs, providers=providers)
+    first = load_kept_catalogue(dirs, providers=providers, directory=tmp_path)
+    assert (tmp_path / KEPT_NAME).is_file()
+    again = load_kept_catalogue(dirs, providers=providers, directory=tmp_path)
+    assert read == first == again
+    assert repr(read) == repr(again)
+    assert [type(model.operation) for model in read.models] == [type(model.operation) for model in again.models]
+
+
+def test_the_second_time_it_is_what_was_kept(models: Path) -> None:
+    assert load(models).get("acme/one").title == "One"
+    marked(models)
+    assert load(models).get("acme/one").title == "kept"
+
+
+def edit(models: Path) -> None:
+    (models / "a.toml").write_text(ROWS.replace("0.15", "0.16"), encoding="utf-8")
+
+
+def add(models: Path) -> None:
+    (models / "b.toml").write_text(ROWS.replace("one", "two"), encoding="utf-8")
+
+
+def rename(models: Path) -> None:
+    (models / "a.toml").rename(models / "c.toml")
+
+
+@pytest.mark.parametrize("change", [edit, add, rename])
+def test_files_that_changed_are_read_anew(models: Path, change: Callable[[Path], None]) -> None:
+    load(models)
+    marked(models)
+    change(models)
+    changed = load(models)
+    assert changed.get("acme/one").title == "One"
+    assert changed == load_catalogue([models], providers=["alpha"])
+    marked(models)
+    assert load(models).get("acme/one").title == "kept"
+
+
+def test_other_providers_are_asked_anew(models: Path) -> None:
+    load(models)
+    marked(models)
+    assert load(models, providers=("alpha", "beta")).get("acme/one").title == "One"
+    with pytest.raises(CatalogueError, match="unknown provider 'alpha'"):
+        load(models, providers=("beta",))
+
+
+def test_a_catalogue_with_faults_is_not_kept(models: Path) -> None:
+    (models / "b.toml").write_text("[[offer]]\nmodel = 1\n", encoding="utf-8")
+    for _ in range(2):
+        with pytest.raises(CatalogueError, match=r"b\.toml"):
+            load(models)
+    assert not (models.parent / KEPT_NAME).exists()
+
+
+@pytest.mark.parametrize("raw", [b"", b"\xc1", b"junk", msgspec.msgpack.encode({"key": b"", "version": 1})])
+def test_a_file_that_cannot_be_read_does_no_harm(models: Path, raw: bytes) -> None:
+    path = models.parent / KEPT_NAME
+    path.write_bytes(raw)
+    assert load(models).get("acme/one").title == "One"
+    assert msgspec.msgpack.decode(path.read_bytes(), type=Kept).models[0].id == "acme/one"
+
+
+def test_what_does_not_come_out_as_it_went_in_is_read_anew(models: Path) -> None:
+    """A date among the provider's own options comes back as text."""
+    (models / "a.toml").write_text(ROWS + "options = { since = 2026-01-31 }\n", encoding="utf-8")
+    read = load_catalogue([models], providers=["alpha"])
+    for _ in range(2):
+        found = load(models)
+        assert found == read
+        assert repr(found) == repr(read)
+
+
+def test_where_nothing_can_be_written_it_works_all_the_same(models: Path) -> None:
+    for _ in range(2):
+        found = load_kept_catalogue([models], providers=["alpha"], directory=models.parent / "nowhere")
+        assert found.get("acme/one").title == "One"
+
+
+def test_it_is_written_whole_and_for_us_only(models: Path) -> None:
+    load(models)
+    path = models.parent / KEPT_NAME
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert sorted(entry.name for entry in models.parent.iterdir()) == [KEPT_NAME, "models"]
+
+
+def test_directories_that_are_not_there_are_faults(tmp_path: Path) -> None:
+    with pytest.raises(CatalogueError, match="not a directory"):
+        load_kept_catalogue([tmp_path / "nowhere"], providers=[], directory=tmp_path)
+
+
+def test_its_key_covers_the_code_that_reads_the_files(models: Path, tmp_path: Path) -> None:
+    """So that nobody who changes that code sees what it gave before."""
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "loader.py").write_text("A = 1\n")
+    keys = [key_of([models], ["alpha"], code=code) for _ in range(2)]
+    os.utime(code / "loader.py", ns=(0, 0))
+    keys.append(key_of([models], ["alpha"], code=code))
+    (code / "rows.py").write_text("")
+    keys.append(key_of([models], ["alpha"], code=code))
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 3
+
+
+def test_another_key_is_read_anew(models: Path, tmp_path: Path) -> None:
+    load(models)
+    path = tmp_path / KEPT_NAME
+    found = msgspec.msgpack.decode(path.read_bytes(), type=Kept)
+    path.write_bytes(msgspec.msgpack.encode(replace(found, key=bytes(32))))
+    assert load(models).get("acme/one").title == "One"
+    assert msgspec.msgpack.decode(path.read_bytes(), type=Kept).key == found.key
