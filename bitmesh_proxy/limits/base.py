@@ -11,7 +11,7 @@ from limits.limits import RateLimitItem, RateLimitItemPerMinute
 
 from bitmesh_proxy.errors import RateLimited
 from bitmesh_proxy.limits.headers import Snapshot, rate_limit_headers, retry_after
-from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage, TokenBucketRateLimiter
+from bitmesh_proxy.limits.token_bucket import MICROSECONDS, BucketMemoryStorage, TokenBucketRateLimiter
 
 __all__ = ["Limit", "Snapshot", "memory_limiter", "per_minute"]
 
@@ -30,21 +30,27 @@ class Limit:
             raise ValueError(f"a limit of {item.amount} requests with a burst of {burst} admits nobody")
         self._limiter = limiter
         self._acquire = limiter.buckets.acquire_tokens
+        self._take = limiter.buckets.take_token
         self._item = item
         self._policy = policy
         self._amount = item.amount
         self._burst = burst or item.amount
         self._window_s = item.get_expiry()
+        self._token = self._window_s * MICROSECONDS
+        self._capacity = self._burst * self._token
         self._refusal = f"Too many requests {who}: {item.amount} per {_name_of(self._window_s)} are allowed."
         # The package's key for (policy, identifier), taken apart once: building it is half the price of a hit.
         self._before, self._after = item.key_for(policy, "\0").split("\0")
 
     def admit(self, identifier: str, *, cost: int = 1) -> Snapshot:
         """Enter, or raise RateLimited, whose ``headers`` say how the bucket stands and when to come back."""
-        amount = self._amount
-        state = self._acquire(
-            f"{self._before}{identifier}{self._after}", amount, self._window_s, burst=self._burst, amount=cost
-        )
+        amount, token, key = self._amount, self._token, f"{self._before}{identifier}{self._after}"
+        if cost == 1 and (missing := self._take(key, amount, token, self._capacity)) >= 0:
+            remaining, reset_s = (self._capacity - missing) // token, -(-missing // amount) / MICROSECONDS
+            if remaining > amount:
+                remaining = amount
+            return Snapshot(amount, remaining, reset_s, self._window_s, self._burst, self._policy)
+        state = self._acquire(key, amount, self._window_s, burst=self._burst, amount=cost)
         remaining = state.remaining
         if remaining > amount:
             remaining = amount

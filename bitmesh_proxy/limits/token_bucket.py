@@ -51,6 +51,14 @@ class TokenBucketSupport(ABC):
         ``limit`` tokens come back in each ``expiry`` seconds, until there are ``burst``.
         """
 
+    def take_token(self, key: str, limit: int, token: int, capacity: int) -> int:
+        """``acquire_tokens`` of one token for whoever asks often, where it is admitted without further ado.
+
+        ``token`` is ``expiry`` in microseconds, ``capacity`` is ``burst`` of them. Gives how much is then missing from
+        a full bucket, in the unit of the two; -1 for anything else, when nothing was taken: ask the other way.
+        """
+        return -1
+
     @abstractmethod
     def get_bucket(self, key: str, limit: int, expiry: int, *, burst: int, amount: int = 1) -> BucketState:
         """What ``acquire_tokens`` would say, without taking any; ``remaining`` is before the taking."""
@@ -92,28 +100,24 @@ class BucketMemoryStorage(MemoryStorage, TokenBucketSupport):
 
     def acquire_tokens(self, key: str, limit: int, expiry: int, *, burst: int, amount: int = 1) -> BucketState:
         """See TokenBucketSupport."""
-        # A bucket that is known and holds enough: nine of ten. The rest, and the rules in full, are in `_look`.
-        if limit > 0 and amount > 0:
-            token = expiry * MICROSECONDS
-            capacity = burst * token
-            lock = self._bucket_lock
-            lock.acquire()  # without `with`, which takes twice as long
-            try:
-                found = self._buckets.get(key)
-                if found is not None:
-                    now = int(self._clock() * MICROSECONDS + 0.5) * limit
-                    missing = found[0] - now
-                    if missing < 0:
-                        missing = 0
-                    missing += amount * token
-                    if missing <= capacity:
-                        self._buckets[key] = (now + missing, limit)
-                        return BucketState(
-                            True, (capacity - missing) // token, -(-missing // limit) / MICROSECONDS, 0.0
-                        )
-            finally:
-                lock.release()
         return self._look(key, limit, expiry, burst, amount, True)
+
+    def take_token(self, key: str, limit: int, token: int, capacity: int) -> int:
+        """See TokenBucketSupport. A bucket that is known and holds enough: nine of ten."""
+        lock = self._bucket_lock
+        lock.acquire()  # without `with`, which takes twice as long
+        try:
+            found = self._buckets.get(key)
+            if found is None:
+                return -1
+            now = int(self._clock() * MICROSECONDS + 0.5) * limit
+            missing = token if found[0] <= now else found[0] - now + token
+            if missing > capacity:
+                return -1
+            self._buckets[key] = (now + missing, limit)
+            return missing
+        finally:
+            lock.release()
 
     def get_bucket(self, key: str, limit: int, expiry: int, *, burst: int, amount: int = 1) -> BucketState:
         """See TokenBucketSupport."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from limits import parse
 
@@ -22,6 +24,42 @@ def test_snapshot() -> None:
     assert limit.admit("a") == Snapshot(60, 9, 1.0, 60, 10, "key")
     clock.move(0.5)
     assert limit.admit("a") == Snapshot(60, 8, 1.5, 60, 10, "key")
+
+
+class WithoutShortcut(BucketMemoryStorage):
+    """Asks for every token in full."""
+
+    def take_token(self, key: str, limit: int, token: int, capacity: int) -> int:
+        return -1
+
+
+def said(limit: Limit, identifier: str, cost: int) -> object:
+    try:
+        return limit.admit(identifier, cost=cost)
+    except RateLimited as refusal:
+        return refusal.message, refusal.retry_after_s, dict(refusal.headers)
+
+
+@pytest.mark.parametrize(("rate", "burst"), [("60/minute", 3), ("7/second", 0), ("1000/hour", 2), ("1/minute", 5)])
+def test_the_short_way_admits_and_says_the_same(rate: str, burst: int) -> None:
+    chance, clock = random.Random(rate), HandClock()
+    short, full = (
+        Limit(
+            TokenBucketRateLimiter(kind(clock=clock)), parse(rate), policy="key", who="with this API key", burst=burst
+        )
+        for kind in (BucketMemoryStorage, WithoutShortcut)
+    )
+    seen = set()
+    for _ in range(1_000):
+        identifier, cost = chance.choice("ab"), chance.choice([1, 1, 1, 1, 2])
+        admitted = said(short, identifier, cost)
+        assert admitted == said(full, identifier, cost)
+        seen.add(type(admitted))
+        clock.move(chance.choice([0.0, 0.0, 0.001, 0.3, 1.0, 7.0]))
+        if chance.random() < 0.02:
+            short.refund(identifier)
+            full.refund(identifier)
+    assert len(seen) == 2
 
 
 def test_remaining_is_never_above_the_limit() -> None:
