@@ -53,9 +53,10 @@ class Outcomes:
         error: GatewayError | None = None,
     ) -> Outcome:
         """The outcome of a call that ended with ``status`` for the caller; ``outcome`` is its word in the ledger."""
+        offer = progress.offer
         bill = bill_of(
             call,
-            progress.offer,
+            offer,
             usage=progress.reported_usage,
             output_characters=progress.characters,
             ending=ending_of(call, progress, outcome=outcome, error=error, settings=self._settings),
@@ -66,7 +67,7 @@ class Outcomes:
             status=status,
             outcome=outcome,
             bill=bill,
-            offer=progress.offer,
+            offer=offer,
             provider_request_id=progress.request_id,
             first_byte_s=progress.first_byte_s,
         )
