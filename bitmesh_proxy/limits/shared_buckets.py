@@ -118,29 +118,28 @@ class BucketSharedStorage(Storage, TokenBucketSupport):
 
     def acquire_tokens(self, key: str, limit: int, expiry: int, *, burst: int, amount: int = 1) -> BucketState:
         """See TokenBucketSupport."""
-        # A bucket that is where it was and holds enough: nine of ten. The rest, and the rules in full, are in `_look`.
-        place = self._places.remembered.get(key)
-        if place is not None and limit > 0 and amount > 0:
-            memory, words = self._memory, self._words
-            token = expiry * MICROSECONDS
-            capacity = burst * token
-            memory.lock()
-            try:
-                if words[self._names_at + place.at] == place.name:
-                    full_word, parts_word = self._full_at + place.at, self._parts_at + place.at
-                    now = int(self._clock() * MICROSECONDS + 0.5) * limit
-                    missing = words[full_word] * limit + words[parts_word] - now
-                    if missing < 0:
-                        missing = 0
-                    missing += amount * token
-                    if missing <= capacity:
-                        words[full_word], words[parts_word] = divmod(now + missing, limit)
-                        return BucketState(
-                            True, (capacity - missing) // token, -(-missing // limit) / MICROSECONDS, 0.0
-                        )
-            finally:
-                memory.unlock()
         return self._look(key, limit, expiry, burst, amount, True)
+
+    def take_token(self, key: str, limit: int, token: int, capacity: int) -> int:
+        """See TokenBucketSupport. A bucket that is where it was and holds enough: nine of ten."""
+        place = self._places.remembered.get(key)
+        if place is None:
+            return -1
+        memory, words = self._memory, self._words
+        memory.lock()
+        try:
+            if words[self._names_at + place.at] != place.name:
+                return -1
+            full_word, parts_word = self._full_at + place.at, self._parts_at + place.at
+            now = int(self._clock() * MICROSECONDS + 0.5) * limit
+            missing = words[full_word] * limit + words[parts_word] - now
+            missing = token if missing < 0 else missing + token
+            if missing > capacity:
+                return -1
+            words[full_word], words[parts_word] = divmod(now + missing, limit)
+            return missing
+        finally:
+            memory.unlock()
 
     def get_bucket(self, key: str, limit: int, expiry: int, *, burst: int, amount: int = 1) -> BucketState:
         """See TokenBucketSupport."""

@@ -32,7 +32,13 @@ from bitmesh_proxy.shared_memory import SharedMemory
 storage = BucketSharedStorage(SharedMemory(int(sys.argv[1])), clock=lambda: 1000.0, rows=64)
 print("ready", flush=True)
 sys.stdin.readline()
-print(sum(storage.acquire_tokens("a", 60, 60, burst=5000).admitted for _ in range(int(sys.argv[2]))), flush=True)
+token = 60_000_000
+
+def hit():
+    short = storage.take_token("a", 60, token, 5000 * token) >= 0
+    return short or storage.acquire_tokens("a", 60, 60, burst=5000).admitted
+
+print(sum(hit() for _ in range(int(sys.argv[2]))), flush=True)
 """
 
 
@@ -211,3 +217,18 @@ class TestThePackagesTerms:
     def test_a_rate_of_nothing_admits_nobody(self, storage: BucketSharedStorage) -> None:
         assert not TokenBucketRateLimiter(storage).hit(RateLimitItemPerMinute(0), "a")
         assert storage.bucket_count() == 0
+
+
+def test_the_short_way_admits_as_in_the_memory_of_one_process(storage: BucketSharedStorage, clock: HandClock) -> None:
+    chance, short, full = random.Random(1), 0, BucketMemoryStorage(clock=clock)
+    for _ in range(2_000):
+        key, amount = chance.choice("ab"), chance.choice([1, 1, 2])
+        told = full.acquire_tokens(key, 60, 60, burst=3, amount=amount)
+        missing = storage.take_token(key, 60, 60_000_000, 180_000_000) if amount == 1 else -1
+        if missing < 0:
+            assert storage.acquire_tokens(key, 60, 60, burst=3, amount=amount) == told
+        else:
+            short += 1
+            assert told == BucketState(True, (180_000_000 - missing) // 60_000_000, -(-missing // 60) / 1_000_000, 0.0)
+        clock.move(chance.choice([0.0, 0.001, 0.3, 1.0, 7.0]))
+    assert short > 500
