@@ -1,7 +1,8 @@
 """The two statements behind every request, for many requests at a time: open rows and close rows of the ledger.
 
 A statement with 64 rows costs a quarter of 64 statements. Its triggers still look at each row; when one row is refused
-the whole statement has undone itself, and the rows are tried one by one.
+the whole statement has undone itself, and each half of the rows is tried for itself, so that somebody without a balance
+costs the others a few statements and not one each.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from bitmesh_proxy.storage.writer import Failed
 Item = tuple[Any, ...]
 
 #: Any number of rows is made of these, so that a handful of prepared statements serves all.
-_SIZES = (64, 16, 4, 1)
+_SIZES = (64, 32, 16, 8, 4, 2, 1)
 
 OPENING_COLUMNS = (
     "id", "account", "key", "instance", "endpoint", "model", "hold_nano_usd", "live", "address", "started_at_ms",
@@ -43,7 +44,8 @@ def open_requests(connection: sqlite3.Connection, items: Sequence[Item]) -> Sequ
             if len(chunk) == 1:
                 results.append(Failed(_refusal(exc)))
             else:
-                results.extend(chain.from_iterable(open_requests(connection, (item,)) for item in chunk))
+                for half in _halves(chunk):
+                    results += open_requests(connection, half)
     return results
 
 
@@ -60,7 +62,8 @@ def close_requests(connection: sqlite3.Connection, items: Sequence[Item]) -> Seq
             results.extend([True] * len(chunk))
         else:  # which of them were open is known one by one only
             connection.execute("ROLLBACK TO chunk")
-            results.extend(chain.from_iterable(close_requests(connection, (item,)) for item in chunk))
+            for half in _halves(chunk):
+                results += close_requests(connection, half)
         connection.execute("RELEASE chunk")
     return results
 
@@ -73,6 +76,11 @@ def _chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
             start += size
 
 
+def _halves(chunk: Sequence[Item]) -> tuple[Sequence[Item], Sequence[Item]]:
+    middle = len(chunk) // 2
+    return chunk[:middle], chunk[middle:]
+
+
 def _rows(count: int, width: int) -> str:
     row = f"({','.join('?' * width)})"
     return ",".join([row] * count)
@@ -83,19 +91,26 @@ def _opening(count: int) -> str:
     return f"INSERT INTO requests ({', '.join(OPENING_COLUMNS)}) VALUES {_rows(count, len(OPENING_COLUMNS))}"  # noqa: S608
 
 
+#: What is not known any better at the end stays as it was noted before.
+_KEPT = {"provider", "upstream_model", "provider_request_id", "first_byte_ms"}
+
+
+def _assignments(parameter: str) -> str:
+    named = [(name, f"{parameter}{number}") for number, name in enumerate(CLOSING_COLUMNS, start=2)]
+    return ", ".join(
+        f"{name} = " + (f"coalesce({value}, requests.{name})" if name in _KEPT else value) for name, value in named
+    )
+
+
 @cache
 def _closing(count: int) -> str:
-    # What is not known any better stays as it was noted before. VALUES names its columns itself: column1, column2 …
+    if count == 1:  # the table of values that several are joined to costs as much again
+        return f"UPDATE requests SET {_assignments('?')} WHERE id = ?1 AND state = 'open'"  # noqa: S608
+    # VALUES names its columns itself: column1, column2 …
     # (Not WITH … UPDATE: of a statement that begins with WITH the driver tells no row count.)
-    kept = {"provider", "upstream_model", "provider_request_id", "first_byte_ms"}
-    assignments = ", ".join(
-        f"{name} = coalesce(closing.column{number}, requests.{name})"
-        if name in kept
-        else f"{name} = closing.column{number}"
-        for number, name in enumerate(CLOSING_COLUMNS, start=2)
-    )
     return (
-        f"UPDATE requests SET {assignments} FROM (VALUES {_rows(count, 1 + len(CLOSING_COLUMNS))}) AS closing"  # noqa: S608
+        f"UPDATE requests SET {_assignments('closing.column')}"  # noqa: S608
+        f" FROM (VALUES {_rows(count, 1 + len(CLOSING_COLUMNS))}) AS closing"
         " WHERE requests.id = closing.column1 AND requests.state = 'open'"
     )
 

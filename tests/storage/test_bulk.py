@@ -3,6 +3,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from functools import cache
+from random import Random
 from typing import Any
 
 import pytest
@@ -101,24 +102,72 @@ def test_what_is_not_known_at_the_end_stays_as_it_was() -> None:
     assert row.fetchone() == (1, 2, "p", 5)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    balance=st.integers(1, 60),
-    holds=st.lists(st.integers(0, 12), min_size=1, max_size=90),
-    shares=st.lists(st.integers(0, 100), min_size=90, max_size=90),
-)
-def test_bulk_is_what_one_by_one_would_be(balance: int, holds: list[int], shares: list[int]) -> None:
-    many, single = make_books(balance), make_books(balance)
-    items = [opened(f"r{number}", hold) for number, hold in enumerate(holds)]
-    results = outcome(open_requests(many, items))
-    assert results == [outcome(open_requests(single, [item]))[0] for item in items]
-    held = sum(hold for hold, result in zip(holds, results, strict=True) if result is None)
-    assert account(many) == account(single) == (balance, held)
-    assert held <= balance
+def make_large_books(balances: Sequence[int]) -> sqlite3.Connection:
+    """Accounts with these balances, and of each a key without a budget and one with 20 a day and 30 a month."""
+    connection = make_books(balances[0])
+    for number, balance in enumerate(balances[1:], start=2):
+        connection.execute("INSERT INTO accounts (id, name, created_at_ms) VALUES (?, '', 0)", (f"a{number}",))
+        connection.execute(
+            "INSERT INTO entries (number, account, kind, amount_nano_usd, created_at_ms) VALUES (?, ?, 'credit', ?, 0)",
+            (-number, number, balance),
+        )
+    for number in range(1, len(balances) + 1):
+        for name, day, month in (("free", None, None), ("bounded", 20, 30)):
+            connection.execute(
+                "INSERT INTO keys (id, account, name, consumer_key, budget_day_nano_usd, budget_month_nano_usd,"
+                " created_at_ms) VALUES (?, ?, '', ?, ?, ?, 0)",
+                (f"{name}{number}", number, f"{name}{number}", day, month),
+            )
+    return connection
 
-    closings = [closed(f"r{number}", hold * shares[number] // 100) for number, hold in enumerate(holds)]
-    assert close_requests(many, closings) == [close_requests(single, [item])[0] for item in closings]
-    assert account(many) == account(single)
-    assert account(many)[1] == 0
-    total = many.execute("SELECT sum(amount_nano_usd) FROM entries").fetchone()[0]
-    assert total == account(many)[0]
+
+def books_of(connection: sqlite3.Connection) -> list[Any]:
+    return [
+        connection.execute(sql).fetchall()
+        for sql in (
+            "SELECT number, balance_nano_usd, held_nano_usd FROM accounts ORDER BY number",
+            "SELECT key, period, spent_nano_usd, held_nano_usd FROM key_spend ORDER BY key, period",
+            "SELECT id, account, key, state, hold_nano_usd, charge_nano_usd FROM requests ORDER BY id",
+            "SELECT requests.id, kind, amount_nano_usd FROM entries LEFT JOIN requests USING (number)"
+            " WHERE kind = 'charge' ORDER BY requests.id",
+        )
+    ]
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    balances=st.lists(st.integers(1, 80), min_size=1, max_size=4),
+    steps=st.lists(st.tuples(st.booleans(), st.integers(1, 70)), min_size=1, max_size=8),
+    seed=st.integers(0, 2**32),
+)
+def test_batches_give_the_books_that_one_by_one_gives(
+    balances: list[int], steps: list[tuple[bool, int]], seed: int
+) -> None:
+    """Some are refused for their balance, some for a budget, some ids come twice, and some rows are closed twice."""
+    many, single = make_large_books(balances), make_large_books(balances)
+    random = Random(seed)  # Hypothesis' own would take longer than the books
+    holds: dict[str, int] = {}
+    for is_opening, count in steps:
+        items = []
+        for _ in range(count):
+            if is_opening:
+                request_id = f"r{random.randrange(300)}"
+                account_number = random.randint(1, len(balances))
+                key = 2 * account_number + random.randint(0, 1)
+                started_at_ms = random.randrange(3) * 86_400_000
+                hold = random.choice((0, 1, 1, 2, 5, 12))
+                items.append((request_id, account_number, key, 1, 1, 2, hold, 1, "", started_at_ms))
+            elif holds:
+                request_id = random.choice(list(holds))
+                items.append(closed(request_id, random.randint(0, min(1, holds[request_id]))))
+        run = open_requests if is_opening else close_requests
+        results = outcome(run(many, items))
+        assert results == [outcome(run(single, [item]))[0] for item in items]
+        if is_opening:
+            holds |= {item[0]: item[6] for item, result in zip(items, results, strict=True) if result is None}
+        assert books_of(many) == books_of(single)
+    assert many.execute("PRAGMA foreign_key_check").fetchall() == []
+    held = "SELECT coalesce(sum(hold_nano_usd), 0) FROM requests WHERE state = 'open'"
+    assert many.execute(held).fetchone() == many.execute("SELECT sum(held_nano_usd) FROM accounts").fetchone()
+    total = "SELECT sum(amount_nano_usd) FROM entries"
+    assert many.execute(total).fetchone() == many.execute("SELECT sum(balance_nano_usd) FROM accounts").fetchone()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bitmesh_proxy.storage.migrations import migrate
+from bitmesh_proxy.storage.migrations import load_migrations, migrate
 
 START_MS = 1_787_227_200_000  # 2026-08-20 12:00 UTC
 
@@ -110,6 +110,13 @@ def test_impossible_closing_is_refused(books: sqlite3.Connection, charge: int, s
     assert account(books) == (1000, 400)
 
 
+def test_charge_may_be_all_that_there_is(books: sqlite3.Connection) -> None:
+    """The hold ends before the charge is entered: for a moment of both there is no money."""
+    open_request(books, "r", 1000)
+    settle(books, "r", 1000)
+    assert account(books) == (0, 0)
+
+
 def test_request_closes_once(books: sqlite3.Connection) -> None:
     open_request(books, "r", 400)
     settle(books, "r", 100)
@@ -118,8 +125,15 @@ def test_request_closes_once(books: sqlite3.Connection) -> None:
         "UPDATE requests SET charge_nano_usd = 0",
         "UPDATE requests SET outcome = 'completed'",
     ):
-        with pytest.raises(sqlite3.IntegrityError, match="requests_close_once"):
+        with pytest.raises(sqlite3.IntegrityError, match=r"requests_close_once|CHECK constraint failed: state"):
             books.execute(sql)
+    assert account(books) == (900, 0)
+    open_request(books, "free", 400)
+    settle(books, "free", 0)
+    with pytest.raises(sqlite3.IntegrityError, match="requests_close_once"):
+        books.execute("UPDATE requests SET state = 'open' WHERE id = 'free'")
+    with pytest.raises(sqlite3.IntegrityError, match="requests_close_once"):
+        settle(books, "free", 100)
     assert account(books) == (900, 0)
 
 
@@ -274,3 +288,33 @@ def test_hot_queries_use_their_indexes(books: sqlite3.Connection) -> None:
         plan = [row[3] for row in books.execute(f"EXPLAIN QUERY PLAN {sql}")]
         tables = [step for step in plan if re.match(r"SCAN (requests|jobs|keys|accounts|nonces)\b", step)]
         assert not [step for step in tables if "INDEX" not in step], (sql, plan)
+
+
+def test_books_of_the_version_before_go_on(path: Path) -> None:
+    """0004 makes the triggers of requests anew: what was open before it is closed by the new ones."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA foreign_keys = ON")
+    migrate(connection, path, load_migrations()[:3])
+    connection.execute("INSERT INTO accounts (id, name, created_at_ms) VALUES ('a', 'Ada', 0)")
+    enter(connection, number=-1, kind="credit", amount_nano_usd=1000)
+    connection.execute("INSERT INTO names (name) VALUES ('chat'), ('model')")
+    connection.execute(
+        "INSERT INTO keys (id, account, name, consumer_key, budget_day_nano_usd, created_at_ms)"
+        " VALUES ('k', 1, '', 'c', 600, 0)"
+    )
+    for request_id in ("settled", "open", "also open"):
+        open_request(connection, request_id, 200)
+    settle(connection, "settled", 150)
+    migrate(connection, path, load_migrations()[:4])
+    assert account(connection) == (850, 400)
+    settle(connection, "open", 50)
+    settle(connection, "also open", 0)
+    open_request(connection, "new", 400)
+    with pytest.raises(sqlite3.IntegrityError, match="budget_day_exceeded"):
+        open_request(connection, "too much", 1)
+    settle(connection, "new", 400)
+    assert account(connection) == (400, 0)
+    assert spend(connection) == {"2026-08-20": (600, 0), "2026-08": (600, 0)}
+    charges = "SELECT id, amount_nano_usd FROM entries JOIN requests USING (number) WHERE kind = 'charge' ORDER BY 1"
+    assert connection.execute(charges).fetchall() == [("new", -400), ("open", -50), ("settled", -150)]
+    connection.close()

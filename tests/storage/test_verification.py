@@ -53,7 +53,7 @@ async def test_right_books_have_nothing_to_say(books: Database) -> None:
         ),
         ("DROP TRIGGER entries_are_not_deleted; DELETE FROM entries WHERE number = 1", "its entry says 0"),
         ("DROP TRIGGER entries_are_not_deleted", "lacks the rule entries_are_not_deleted"),
-        ("DROP TRIGGER requests_close_once; UPDATE requests SET charge_nano_usd = 299 WHERE id = 'settled'", "charged"),
+        ("DROP TRIGGER requests_close; UPDATE requests SET charge_nano_usd = 299 WHERE id = 'settled'", "charged"),
         ("UPDATE key_spend SET spent_nano_usd = 0 WHERE period = '2026-08-19'", "key key_1 in 2026-08-19: its budget"),
         (
             "UPDATE key_spend SET held_nano_usd = 0 WHERE period = '2026-08'",
@@ -70,7 +70,7 @@ async def test_right_books_have_nothing_to_say(books: Database) -> None:
             "requests: row 1 belongs to nothing in names",
         ),
         (
-            "PRAGMA ignore_check_constraints = ON; DROP TRIGGER requests_close_once;"
+            "PRAGMA ignore_check_constraints = ON; DROP TRIGGER requests_close;"
             " DROP TRIGGER requests_keep_their_terms; UPDATE requests SET hold_nano_usd = 1 WHERE id = 'settled'",
             "request settled: it was charged 0.0000003 USD, more than its hold of 0.000000001",
         ),
