@@ -32,27 +32,27 @@ class Snapshot(Struct, frozen=True, gc=False):
 
 def rate_limit_headers(snapshots: Iterable[Snapshot | None]) -> dict[str, str]:
     """The headers of an answer that passed these limits, or was stopped by one. None stands for a limit that is off."""
-    met = [snapshot for snapshot in snapshots if snapshot is not None]
-    if not met:
+    values = _values(snapshots)
+    if values is None:
         return {}
-    limit, remaining, reset_s, policies, duration = _values(met)
+    limit, remaining, reset_s, policies, duration = values
     return {
-        "RateLimit-Limit": limit,
-        "RateLimit-Remaining": remaining,
-        "RateLimit-Reset": reset_s,
+        "RateLimit-Limit": str(limit),
+        "RateLimit-Remaining": str(remaining),
+        "RateLimit-Reset": str(reset_s),
         "RateLimit-Policy": policies,
-        "x-ratelimit-limit-requests": limit,
-        "x-ratelimit-remaining-requests": remaining,
+        "x-ratelimit-limit-requests": str(limit),
+        "x-ratelimit-remaining-requests": str(remaining),
         "x-ratelimit-reset-requests": duration,
     }
 
 
 def rate_limit_lines(snapshots: Iterable[Snapshot | None]) -> str:
     """The same headers as lines of an answer's head, each with its line end; empty where no limit was met."""
-    met = [snapshot for snapshot in snapshots if snapshot is not None]
-    if not met:
+    values = _values(snapshots)
+    if values is None:
         return ""
-    limit, remaining, reset_s, policies, duration = _values(met)
+    limit, remaining, reset_s, policies, duration = values
     return (
         f"RateLimit-Limit: {limit}\r\nRateLimit-Remaining: {remaining}\r\nRateLimit-Reset: {reset_s}\r\n"
         f"RateLimit-Policy: {policies}\r\nx-ratelimit-limit-requests: {limit}\r\n"
@@ -60,15 +60,22 @@ def rate_limit_lines(snapshots: Iterable[Snapshot | None]) -> str:
     )
 
 
-def _values(met: Sequence[Snapshot]) -> tuple[str, str, str, str, str]:
-    """Limit, remaining, reset in seconds, policies, and reset as a duration."""
-    tight = met[0]
-    policies = _policy(tight.limit, tight.window_s, tight.burst, tight.policy)
-    for snapshot in met[1:]:
-        policies += ", " + _policy(snapshot.limit, snapshot.window_s, snapshot.burst, snapshot.policy)
-        tight = _tighter(tight, snapshot)
+def _values(snapshots: Iterable[Snapshot | None]) -> tuple[int, int, int, str, str] | None:
+    """Limit, remaining, reset in seconds, policies, and reset as a duration; None where no limit was met."""
+    tight: Snapshot | None = None
+    policies = ""
+    for snapshot in snapshots:
+        if snapshot is None:
+            continue
+        policy = _policy(snapshot.limit, snapshot.window_s, snapshot.burst, snapshot.policy)
+        if tight is None:
+            tight, policies = snapshot, policy
+        else:
+            tight, policies = _tighter(tight, snapshot), f"{policies}, {policy}"
+    if tight is None:
+        return None
     reset_s = tight.reset_s
-    return str(tight.limit), str(tight.remaining), str(math.ceil(reset_s)), policies, go_duration(reset_s)
+    return tight.limit, tight.remaining, math.ceil(reset_s), policies, go_duration(reset_s)
 
 
 def tightest(snapshots: Sequence[Snapshot]) -> Snapshot:
