@@ -205,9 +205,10 @@ def _prepare(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
     connection = _connect(path, timeout_s=busy_timeout_s)
     try:
         migrate(connection, path)
+        # Opened before the other is closed: who closes a file last empties its log, and waits for the disk.
+        lookup = _connect(path, timeout_s=LOOKUP_BUSY_TIMEOUT_S, cache_kib=LOOKUP_CACHE_KIB)
     finally:
         connection.close()
-    lookup = _connect(path, timeout_s=LOOKUP_BUSY_TIMEOUT_S, cache_kib=LOOKUP_CACHE_KIB)
     lookup.execute("PRAGMA query_only = ON")
     return lookup
 

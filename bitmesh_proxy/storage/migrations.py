@@ -1,4 +1,4 @@
-"""Numbered migrations, ``schema/NNNN_verb_noun.sql``: each applied once, in order, whole or not at all; never edited.
+"""Numbered migrations, ``schema/NNNN_verb_noun.sql``: each applied once, in order, all or none; never edited.
 
 SQLite's own ``user_version`` says how far a file has come and ``application_id`` that it is ours. A file that is newer
 than the program is refused: older code would write rows that newer rules forbid. Before an existing file is changed, a
@@ -50,28 +50,32 @@ def load_migrations() -> tuple[Migration, ...]:
 def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration] | None = None) -> None:
     """Bring the database behind ``connection`` (autocommit mode) up to date.
 
-    Safe when several processes start at once: each looks at the version under the write lock.
+    All that is missing is done in one transaction, so that no process ever sees a file between two versions. Safe when
+    several start at once: each looks at the version under the write lock.
     Raises StorageError for a file that is newer, or not ours.
     """
     if sqlite3.sqlite_version_info < MIN_SQLITE_VERSION:
         raise StorageError(f"SQLite {sqlite3.sqlite_version} is too old: at least 3.37 is needed")
     known = load_migrations() if migrations is None else migrations
-    needs_copy = _check_version(connection, path, known) > 0  # a file that is made just now does not
-    while (version := _check_version(connection, path, known)) < len(known):
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            if _check_version(connection, path, known) != version:  # another process was faster
-                connection.execute("ROLLBACK")
-                continue
-            if needs_copy:
-                _lay_copy_beside(path, known[version])
-                needs_copy = False
-            _apply(connection, known[version])
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
+    connection.execute("BEGIN")  # all that is looked at is of one moment
+    try:
+        is_up_to_date = _check_version(connection, path, known) == len(known)
+    finally:
+        connection.execute("ROLLBACK")
+    if is_up_to_date:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = _check_version(connection, path, known)  # another process may have been faster
+        if 0 < version < len(known):  # a file that is made just now needs no copy
+            _lay_copy_beside(path, known[version])
+        for migration in known[version:]:
+            _apply(connection, migration)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
 def _check_version(connection: sqlite3.Connection, path: Path, known: Sequence[Migration]) -> int:

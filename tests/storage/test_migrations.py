@@ -102,19 +102,37 @@ async def test_newer_database_does_not_start(path: Path) -> None:
         await open_database(path)
 
 
-async def test_processes_that_start_together_migrate_once(path: Path) -> None:
-    def start() -> None:
+def test_what_one_migration_did_goes_with_the_next_that_fails(connection: sqlite3.Connection, path: Path) -> None:
+    """So that the program of the version before still takes the file."""
+    migrate(connection, path, [FIRST])
+    third = Migration(number=3, name="0003_break.sql", sql="INSERT INTO nowhere VALUES (1);")
+    with pytest.raises(StorageError, match=r"0003_break\.sql"):
+        migrate(connection, path, [FIRST, SECOND, third])
+    assert version(connection) == 1
+    assert connection.execute("SELECT name FROM sqlite_schema").fetchall() == [("things",)]
+    migrate(connection, path, [FIRST])
+
+
+@pytest.mark.parametrize("before", [0, 1])
+async def test_processes_that_start_together_migrate_once(path: Path, before: int) -> None:
+    """From nothing without a copy, though each may find the file when another has just made it."""
+    third = Migration(number=3, name="0003_add_more.sql", sql="CREATE TABLE more (name TEXT) STRICT;")
+
+    def start(migrations: list[Migration]) -> None:
         connection = sqlite3.connect(path, isolation_level=None, timeout=5.0)
         connection.execute("PRAGMA journal_mode = WAL")
         try:
-            migrate(connection, path, [FIRST, SECOND])
+            migrate(connection, path, migrations)
         finally:
             connection.close()
 
-    await asyncio.gather(*(asyncio.to_thread(start) for _ in range(8)))
+    if before:
+        start([FIRST])
+    await asyncio.gather(*(asyncio.to_thread(start, [FIRST, SECOND, third]) for _ in range(8)))
     with sqlite3.connect(path) as connection:
-        assert version(connection) == 2
+        assert version(connection) == 3
     connection.close()
+    assert copies(path) == (["books.db.before-0002"] if before else [])
 
 
 def test_script_that_ends_within_a_statement_is_refused() -> None:
