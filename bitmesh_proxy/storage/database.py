@@ -23,6 +23,7 @@ from typing import Any
 import aiosqlite
 
 from bitmesh_proxy.metrics import WriteWaits
+from bitmesh_proxy.storage.checkpoints import Checkpoints
 from bitmesh_proxy.storage.failures import StorageError, as_unavailable, is_trouble
 from bitmesh_proxy.storage.migrations import migrate
 from bitmesh_proxy.storage.writer import Bulk, Done, Operation, T, Writer
@@ -65,10 +66,19 @@ class Snapshot:
 class Database:
     """See the module's docstring. Made by ``open``, ended by ``close`` on every path."""
 
-    def __init__(self, path: Path, *, busy_timeout_s: float, writer: Writer, lookup: sqlite3.Connection) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        busy_timeout_s: float,
+        writer: Writer,
+        checkpoints: Checkpoints,
+        lookup: sqlite3.Connection,
+    ) -> None:
         self.path = path
         self._busy_timeout_s = busy_timeout_s
         self._writer = writer
+        self._checkpoints = checkpoints
         self._lookup = lookup
         self._reader: aiosqlite.Connection | None = None
         self._reader_lock = asyncio.Lock()
@@ -87,12 +97,14 @@ class Database:
         except (sqlite3.Error, OSError) as exc:
             raise StorageError(f"{path}: {exc}") from exc
         writer = Writer(
-            lambda: _connect(path, timeout_s=busy_timeout_s, cache_kib=WRITER_CACHE_KIB),
+            lambda: _connect_writer(path, timeout_s=busy_timeout_s),
             path,
             max_pending=max_pending_writes,
             min_free_bytes=min_free_bytes,
         )
-        return cls(path, busy_timeout_s=busy_timeout_s, writer=writer, lookup=lookup)
+        checkpoints = Checkpoints(lambda: _connect(path, timeout_s=busy_timeout_s), writer)
+        checkpoints.start()
+        return cls(path, busy_timeout_s=busy_timeout_s, writer=writer, checkpoints=checkpoints, lookup=lookup)
 
     async def close(self) -> None:
         """Write what is waiting and close all connections. May be called twice."""
@@ -100,6 +112,7 @@ class Database:
             return
         self._is_closed = True
         try:
+            await asyncio.to_thread(self._checkpoints.close)
             await self._writer.close()
         finally:
             self._lookup.close()
@@ -211,6 +224,12 @@ def _prepare(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
         connection.close()
     lookup.execute("PRAGMA query_only = ON")
     return lookup
+
+
+def _connect_writer(path: Path, *, timeout_s: float) -> sqlite3.Connection:
+    connection = _connect(path, timeout_s=timeout_s, cache_kib=WRITER_CACHE_KIB)
+    connection.execute("PRAGMA wal_autocheckpoint = 0")  # see checkpoints.py
+    return connection
 
 
 def _connect(path: Path, *, timeout_s: float, cache_kib: int = 2048) -> sqlite3.Connection:

@@ -25,6 +25,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -98,8 +99,11 @@ class Writer:
         *,
         max_pending: int,
         min_free_bytes: int,
+        turns: AbstractContextManager[None] | None = None,
     ) -> None:
+        """``turns`` is entered for each transaction, in the thread: see ``turns.py``."""
         self._connect = connect
+        self._turns = turns or nullcontext()
         self._directory = path.parent
         self._max_pending = max_pending
         self._min_free_bytes = min_free_bytes
@@ -113,6 +117,9 @@ class Writer:
         self._is_closed = False
         self._batches: SimpleQueue[_Batch | None] = SimpleQueue()
         self.waits = WriteWaits()
+        #: How many batches have been committed. (Read by other threads, which may see the number before.)
+        self.commits = 0
+        self._is_checkpoint_wanted = False
         self._in_trouble = False
         self._space_checked_s = float("-inf")
         self._space_is_short = False
@@ -177,6 +184,10 @@ class Writer:
             self._loop.call_soon(self._hand_over)
         return batch
 
+    def checkpoint_soon(self) -> None:
+        """Have the end of the write-ahead log copied after the next batch; see ``checkpoints.py``. From any thread."""
+        self._is_checkpoint_wanted = True
+
     async def close(self) -> None:
         """Write what is waiting, then end the thread. May be called twice."""
         self._is_closed = True
@@ -214,7 +225,8 @@ class Writer:
             try:
                 connection = connection or self._connect()
                 self._check_space()
-                results = self._run_batch(connection, batch)
+                with self._turns:
+                    results = self._run_batch(connection, batch)
                 self._note_recovery()
             except Exception as exc:  # noqa: BLE001 - top of a thread: whatever it is, the waiters must hear of it
                 self._note_trouble(exc)
@@ -227,6 +239,9 @@ class Writer:
                 self._loop.call_soon_threadsafe(self._deliver, batch, results)
             except RuntimeError:  # the loop is closed: nobody waits any more
                 break
+            if self._is_checkpoint_wanted and connection is not None:
+                self._is_checkpoint_wanted = False
+                self._checkpoint(connection)
         if connection is not None:
             connection.close()
 
@@ -242,6 +257,7 @@ class Writer:
                 results = self._attempt(connection, batch, with_savepoints=True)
                 assert results is not None
             connection.execute("COMMIT")
+            self.commits += 1
         except BaseException:
             if connection.in_transaction:
                 connection.rollback()
@@ -267,6 +283,13 @@ class Writer:
         if len(results) != batch.size:
             raise StorageError(f"{batch.size} writes gave {len(results)} results")
         return results
+
+    def _checkpoint(self, connection: sqlite3.Connection) -> None:
+        """Copy what is left of the write-ahead log, so that the next batch may start it over."""
+        try:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error as exc:  # trouble of the disk; the next batch meets it too, and has waiters to tell
+            logger.warning("the write-ahead log cannot be copied: %s", exc)
 
     def _check_space(self) -> None:
         now_s = time.monotonic()
