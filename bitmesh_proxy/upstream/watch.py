@@ -41,6 +41,11 @@ class Watch:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = inf
 
+    @property
+    def size(self) -> int:
+        """Entries in the heap, those included that nobody will look at any more."""
+        return len(self._entries)
+
     def add(self, watched: Watched, due_s: float) -> None:
         """Look at it at ``due_s``, or earlier."""
         if due_s < watched.watched_s:

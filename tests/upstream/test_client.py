@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from bitmesh_proxy.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from bitmesh_proxy.providers.base import FormPart, UpstreamRequest
 from bitmesh_proxy.upstream.client import Upstream
+from bitmesh_proxy.upstream.connections import Origin
 from tests.upstream.answers import answers
-from tests.upstream.scripted_provider import Exchange, answering, get, post, provider, settings
+from tests.upstream.calls import Call
+from tests.upstream.scripted_provider import Exchange, Provider, answering, get, post, provider, settings
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: Text/Plain; charset=utf-8\r\nContent-Length: 2\r\n\r\nok"
 
@@ -233,6 +235,20 @@ async def seen_by_us(upstream: Upstream, access: object) -> Seen:
         return Seen(error=True)
 
 
+async def heard_by_us(upstream: Upstream, running: Provider) -> Seen:
+    """The same, told to a listener."""
+    call = Call()
+    call.connection = await upstream.begin_when_free(
+        running.access(),
+        Origin("127.0.0.1", running.port, False),
+        head=b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n",
+        body=b"{}",
+        listener=call,
+    )
+    await call.ended.wait()
+    return Seen(call.code, call.headers, call.body) if call.error is None else Seen(error=True)
+
+
 @hypothesis_settings(max_examples=150, deadline=None)
 @given(data=answers(), cuts=st.lists(st.integers(min_value=1, max_value=300), max_size=3))
 def test_we_see_what_aiohttp_sees(data: bytes, cuts: list[int]) -> None:
@@ -247,5 +263,6 @@ def test_we_see_what_aiohttp_sees(data: bytes, cuts: list[int]) -> None:
         async with provider(script) as running, Upstream(settings()) as upstream:
             theirs = await seen_by_aiohttp(f"http://127.0.0.1:{running.port}/x")
             assert await seen_by_us(upstream, running.access()) == theirs
+            assert await heard_by_us(upstream, running) == theirs
 
     asyncio.run(compare())

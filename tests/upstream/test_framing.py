@@ -26,7 +26,13 @@ def fed(framing: Framing, data: bytes, cuts: list[int]) -> bytes:
     pieces = [data[a:b] for a, b in pairwise(edges) if a < b]
     body = b""
     while pieces and not framing.is_done:
-        body += framing.feed(pieces.pop(0))[0]
+        piece, framed = framing.feed(pieces.pop(0))
+        body += piece
+        if framed is not None:  # then whoever gets it makes the same of it, and waits for more
+            again = ChunkedBody()
+            assert piece
+            assert again.feed(framed) == (piece, framed)
+            assert not again.is_done
     framing.rest += b"".join(pieces)
     return body
 
@@ -120,3 +126,29 @@ def test_where_there_is_no_body_everything_is_rest() -> None:
     assert framing.ends_here()
     assert framing.feed(b"x") == (b"", None)
     assert framing.rest == b"x"
+
+
+def test_whole_chunks_are_given_in_their_framing_however_many() -> None:
+    framing = ChunkedBody()
+    one, padded, two = b"5\r\nhello\r\n", b"0005\r\nhello\r\n", b"1\r\na\r\nB\r\n0123456789a\r\n"
+    assert framing.feed(one) == (b"hello", one)
+    assert framing.feed(padded) == (b"hello", padded)
+    assert framing.feed(two) == (b"a0123456789a", two)
+    assert framing.feed(two + one) == (b"a0123456789ahello", two + one)
+    assert framing.feed(b"5;a=b\r\nhello\r\n") == (b"hello", None)
+    assert framing.feed(two + b"3\r\nab") == (b"a0123456789aab", None)
+    assert framing.feed(b"c\r\n" + one) == (b"chello", None)
+    assert framing.feed(one + b"0\r\n\r\n") == (b"hello", None)
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 255, 256, 257, 4095, 4096, 4097, 65535, 65536])
+def test_one_chunk_is_known_by_its_length_at_every_number_of_digits(size: int) -> None:
+    body = b"\r\n" * (size // 2) + b"x" * (size % 2)
+    for digits in (b"%x", b"%X", b"%05x"):
+        framing = ChunkedBody()
+        data = digits % size + b"\r\n" + body + b"\r\n"
+        assert framing.feed(data) == (body, data)
+        for wrong in (size - 1, size + 1):
+            if wrong:
+                with pytest.raises(FramingError):
+                    fed(ChunkedBody(), digits % wrong + b"\r\n" + body.replace(b"\r", b"x") + b"\r\nx0", [])

@@ -245,7 +245,7 @@ async def test_a_request_that_the_socket_refuses_is_refused_and_nothing_is_told(
     assert notes.heard == []
 
 
-@hypothesis_settings(max_examples=300, deadline=None)
+@hypothesis_settings(max_examples=200, deadline=None)
 @given(data=answers(), cuts=st.lists(st.integers(min_value=1, max_value=300), max_size=6))
 def test_listening_and_waiting_see_the_same(data: bytes, cuts: list[int]) -> None:
     edges = [0, *sorted({cut for cut in cuts if cut < len(data)}), len(data)]

@@ -1,0 +1,50 @@
+"""Places at a provider: never more than there are, first come, first served, and none is lost."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from bitmesh_proxy.upstream.slots import Slots
+
+
+async def test_there_are_no_more_than_there_are() -> None:
+    slots = Slots(2)
+    assert slots.take_now()
+    await slots.take()
+    assert not slots.take_now()
+    slots.release()
+    assert slots.take_now()
+
+
+async def test_who_waits_comes_before_who_cannot() -> None:
+    slots = Slots(1)
+    assert slots.take_now()
+    waiting = [asyncio.create_task(slots.take()) for _ in range(2)]
+    await asyncio.sleep(0)
+    slots.release()
+    assert not slots.take_now()
+    await waiting[0]
+    assert not waiting[1].done()
+    slots.release()
+    await waiting[1]
+    slots.release()
+    assert slots.take_now()
+
+
+@pytest.mark.parametrize("is_handed_over", [False, True])
+async def test_who_is_cancelled_takes_none_along(is_handed_over: bool) -> None:
+    slots = Slots(1)
+    assert slots.take_now()
+    waiting = asyncio.create_task(slots.take())
+    await asyncio.sleep(0)
+    if is_handed_over:
+        slots.release()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    if not is_handed_over:
+        slots.release()
+    assert slots.take_now()
+    assert not slots.take_now()
