@@ -107,13 +107,13 @@ def add_limits(app: web.Application, settings: Limits, worker: Worker | None) ->
     app[keys.ADDRESS_LIMIT] = AddressLimit(
         settings.address_per_minute,
         burst=settings.address_burst,
-        limiter=None if worker is None else worker.address_limiter,
+        buckets=None if worker is None else worker.address_buckets,
     )
     app[keys.KEY_LIMIT] = KeyLimit(
-        settings.key_per_minute, burst=settings.key_burst, limiter=None if worker is None else worker.key_limiter
+        settings.key_per_minute, burst=settings.key_burst, buckets=None if worker is None else worker.key_buckets
     )
     app[keys.ENDPOINT_LIMIT] = EndpointLimit(
-        settings.endpoint_per_minute, limiter=None if worker is None else worker.endpoint_limiter
+        settings.endpoint_per_minute, buckets=None if worker is None else worker.endpoint_buckets
     )
     app[keys.CONCURRENCY_LIMIT] = (
         ConcurrencyLimit(settings.key_max_concurrent)

@@ -41,7 +41,10 @@ class DeferredPackage(ModuleType):
 
 
 def defer(name: str) -> bool:
-    """Let the package's ``__init__`` wait. False when that is not possible, or too late; then nothing has changed."""
+    """Let the package's ``__init__`` wait; a package inside another after that one.
+
+    False when that is not possible, or too late; then nothing has changed.
+    """
     if name in sys.modules:
         return False
     spec = importlib.util.find_spec(name)
@@ -54,6 +57,9 @@ def defer(name: str) -> bool:
     if found:
         package.__dict__["__version__"] = found[1]
     sys.modules[name] = package
+    parent, _, child = name.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], child, package)
     return True
 
 

@@ -14,7 +14,7 @@ from msgspec import structs
 from bitmesh_proxy.catalogue.catalogue import Catalogue
 from bitmesh_proxy.limits.shared_buckets import BucketSharedStorage
 from bitmesh_proxy.limits.shared_concurrency import SharedConcurrencyLimit
-from bitmesh_proxy.limits.token_bucket import TokenBucketRateLimiter
+from bitmesh_proxy.limits.token_bucket import TokenBucketSupport
 from bitmesh_proxy.settings import Settings, SettingsError
 from bitmesh_proxy.shared_memory import SharedMemory
 from bitmesh_proxy.shared_metrics import SharedMetrics, SharedWriteWaits
@@ -73,19 +73,19 @@ class Worker:
     look_around_s: float = 0.5
 
     @property
-    def address_limiter(self) -> TokenBucketRateLimiter:
+    def address_buckets(self) -> TokenBucketSupport:
         """The addresses' buckets."""
-        return TokenBucketRateLimiter(BucketSharedStorage(self.memories.address_buckets))
+        return BucketSharedStorage(self.memories.address_buckets)
 
     @property
-    def key_limiter(self) -> TokenBucketRateLimiter:
+    def key_buckets(self) -> TokenBucketSupport:
         """The keys' buckets."""
-        return TokenBucketRateLimiter(BucketSharedStorage(self.memories.key_buckets))
+        return BucketSharedStorage(self.memories.key_buckets)
 
     @property
-    def endpoint_limiter(self) -> TokenBucketRateLimiter:
+    def endpoint_buckets(self) -> TokenBucketSupport:
         """The buckets of keys at endpoints."""
-        return TokenBucketRateLimiter(BucketSharedStorage(self.memories.endpoint_buckets))
+        return BucketSharedStorage(self.memories.endpoint_buckets)
 
     def concurrency_limit(self, default: int) -> SharedConcurrencyLimit:
         """Calls under way per key."""

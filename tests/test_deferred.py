@@ -48,6 +48,28 @@ print(small, version, inner.name, heavy.light.small)
     assert run(script, package).splitlines() == ["True", "1 1.2.3 inner 1"]
 
 
+def test_a_package_inside_another_waits_too(package: Path) -> None:
+    (package / "heavy" / "inner" / "__init__.py").write_text('print("inner init")\nfrom .small import name\n')
+    (package / "heavy" / "inner" / "small.py").write_text('name = "inner"\n')
+    script = """
+print(defer("heavy"), defer("heavy.inner"))
+from heavy.inner.small import name
+import heavy
+from heavy import inner
+print(name, heavy.inner is inner)
+print(heavy.inner.name)
+print(heavy.big, heavy.inner.name)
+"""
+    assert run(script, package).splitlines() == [
+        "True True",
+        "inner True",
+        "inner init",
+        "inner",
+        "init",
+        "2 inner",
+    ]
+
+
 def test_the_first_use_of_another_name_runs_it_once(package: Path) -> None:
     script = """
 import types
@@ -131,6 +153,21 @@ print(sorted(set(aiohttp.__all__) - set(dir(aiohttp))), aiohttp.__version__)
     import aiohttp
 
     assert run(script).splitlines() == ["True", "False", "True True", f"[] {aiohttp.__version__}"]
+
+
+def test_limits_is_whole_when_it_is_asked_for() -> None:
+    script = """
+import sys
+print(defer("limits"), defer("limits.storage"))
+from bitmesh_proxy.limits.base import per_minute
+from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage
+print("limits.strategies" in sys.modules, "limits.storage.redis" in sys.modules)
+from bitmesh_proxy.limits.token_bucket_strategy import TokenBucketRateLimiter
+import limits
+storage = limits.storage.storage_from_string("bucket+memory://")
+print(TokenBucketRateLimiter(storage).hit(limits.parse("1/second"), "a"), type(storage) is BucketMemoryStorage)
+"""
+    assert run(script).splitlines() == ["True True", "False False", "True True"]
 
 
 def test_here_it_is_too_late() -> None:

@@ -36,9 +36,9 @@ def workers() -> Iterator[list[Worker]]:
 
 
 def test_every_limit_is_that_of_all_workers(workers: list[Worker]) -> None:
-    addresses = [AddressLimit(60, burst=3, limiter=worker.address_limiter) for worker in workers]
-    keys = [KeyLimit(60, burst=3, limiter=worker.key_limiter) for worker in workers]
-    endpoints = [EndpointLimit({"chat": 3}, limiter=worker.endpoint_limiter) for worker in workers]
+    addresses = [AddressLimit(60, burst=3, buckets=worker.address_buckets) for worker in workers]
+    keys = [KeyLimit(60, burst=3, buckets=worker.key_buckets) for worker in workers]
+    endpoints = [EndpointLimit({"chat": 3}, buckets=worker.endpoint_buckets) for worker in workers]
     under_way = [worker.concurrency_limit(3) for worker in workers]
     for number in range(3):
         assert addresses[number % SEATS].admit("192.0.2.1") is not None

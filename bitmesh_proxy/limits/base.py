@@ -11,9 +11,9 @@ from limits.limits import RateLimitItem, RateLimitItemPerMinute
 
 from bitmesh_proxy.errors import RateLimited
 from bitmesh_proxy.limits.headers import Snapshot, rate_limit_headers, retry_after
-from bitmesh_proxy.limits.token_bucket import MICROSECONDS, BucketMemoryStorage, TokenBucketRateLimiter
+from bitmesh_proxy.limits.token_bucket import MICROSECONDS, BucketMemoryStorage, TokenBucketSupport
 
-__all__ = ["Limit", "Snapshot", "memory_limiter", "per_minute"]
+__all__ = ["Limit", "Snapshot", "memory_buckets", "per_minute"]
 
 
 class Limit:
@@ -24,14 +24,13 @@ class Limit:
     """
 
     def __init__(
-        self, limiter: TokenBucketRateLimiter, item: RateLimitItem, *, policy: str, who: str, burst: int = 0
+        self, buckets: TokenBucketSupport, item: RateLimitItem, *, policy: str, who: str, burst: int = 0
     ) -> None:
         if item.amount < 1 or burst < 0:
             raise ValueError(f"a limit of {item.amount} requests with a burst of {burst} admits nobody")
-        self._limiter = limiter
-        self._acquire = limiter.buckets.acquire_tokens
-        self._take = limiter.buckets.take_token
-        self._item = item
+        self._acquire = buckets.acquire_tokens
+        self._take = buckets.take_token
+        self._return = buckets.return_tokens
         self._policy = policy
         self._amount = item.amount
         self._burst = burst or item.amount
@@ -65,13 +64,15 @@ class Limit:
         )
 
     def refund(self, identifier: str, *, cost: int = 1) -> None:
-        """Put back what ``admit`` took for nothing."""
-        self._limiter.refund(self._item, self._policy, identifier, cost=cost)
+        """Put back what ``admit`` took for nothing. Raises ValueError for a negative cost."""
+        if cost < 0:
+            raise ValueError("a refund must not be negative")
+        self._return(f"{self._before}{identifier}{self._after}", self._amount, self._window_s, amount=cost)
 
 
-def memory_limiter() -> TokenBucketRateLimiter:
+def memory_buckets() -> TokenBucketSupport:
     """Buckets in this process. Each limit has its own, so that a flood of addresses cannot push out keys."""
-    return TokenBucketRateLimiter(BucketMemoryStorage())
+    return BucketMemoryStorage()
 
 
 def per_minute(amount: int) -> RateLimitItem:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
-from bitmesh_proxy.limits.base import Limit, Snapshot, memory_limiter, per_minute
-from bitmesh_proxy.limits.token_bucket import TokenBucketRateLimiter
+from bitmesh_proxy.limits.base import Limit, Snapshot, memory_buckets, per_minute
+from bitmesh_proxy.limits.token_bucket import TokenBucketSupport
 
 _HOST_BITS = 64
 _MAX_TEXT_CHARS = 64
@@ -19,10 +19,10 @@ _MAX_TEXT_CHARS = 64
 class AddressLimit:
     """``rate_per_minute`` requests from each address, ``burst`` at once (0: a minute's worth). Rate 0 is no limit."""
 
-    def __init__(self, rate_per_minute: int, *, burst: int = 0, limiter: TokenBucketRateLimiter | None = None) -> None:
+    def __init__(self, rate_per_minute: int, *, burst: int = 0, buckets: TokenBucketSupport | None = None) -> None:
         self._limit = (
             Limit(
-                limiter or memory_limiter(),
+                buckets or memory_buckets(),
                 per_minute(rate_per_minute),
                 policy="address",
                 who="from this address",

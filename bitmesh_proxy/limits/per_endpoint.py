@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bitmesh_proxy.limits.base import Limit, Snapshot, memory_limiter, per_minute
-from bitmesh_proxy.limits.token_bucket import TokenBucketRateLimiter
+from bitmesh_proxy.limits.base import Limit, Snapshot, memory_buckets, per_minute
+from bitmesh_proxy.limits.token_bucket import TokenBucketSupport
 
 
 class EndpointLimit:
@@ -14,11 +14,11 @@ class EndpointLimit:
     An endpoint that is not named, or whose rate is 0, has no limit.
     """
 
-    def __init__(self, rates_per_minute: Mapping[str, int], *, limiter: TokenBucketRateLimiter | None = None) -> None:
-        limiter = limiter or memory_limiter()
+    def __init__(self, rates_per_minute: Mapping[str, int], *, buckets: TokenBucketSupport | None = None) -> None:
+        buckets = buckets or memory_buckets()
         self._limits = {
             endpoint: Limit(
-                limiter,
+                buckets,
                 per_minute(rate),
                 policy="endpoint",
                 who=f"to {endpoint} with this API key",

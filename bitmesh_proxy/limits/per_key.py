@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bitmesh_proxy.limits.base import Limit, Snapshot, memory_limiter, per_minute
-from bitmesh_proxy.limits.token_bucket import TokenBucketRateLimiter
+from bitmesh_proxy.limits.base import Limit, Snapshot, memory_buckets, per_minute
+from bitmesh_proxy.limits.token_bucket import TokenBucketSupport
 
 
 class KeyLimit:
@@ -13,8 +13,8 @@ class KeyLimit:
     bucket.
     """
 
-    def __init__(self, rate_per_minute: int, *, burst: int = 0, limiter: TokenBucketRateLimiter | None = None) -> None:
-        self._limiter = limiter or memory_limiter()
+    def __init__(self, rate_per_minute: int, *, burst: int = 0, buckets: TokenBucketSupport | None = None) -> None:
+        self._buckets = buckets or memory_buckets()
         self._default_per_minute = rate_per_minute
         self._burst = burst
         #: As many as there are different rates in the books.
@@ -32,4 +32,4 @@ class KeyLimit:
 
     def _limit_of(self, rate: int) -> Limit:
         burst = self._burst if rate == self._default_per_minute else min(self._burst, rate)
-        return Limit(self._limiter, per_minute(rate), policy="key", who="with this API key", burst=burst)
+        return Limit(self._buckets, per_minute(rate), policy="key", who="with this API key", burst=burst)

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 from hashlib import blake2b
 
-from limits.storage import Storage
+from limits.storage.base import Storage
 
 from bitmesh_proxy.limits.token_bucket import MICROSECONDS, BucketState, TokenBucketSupport
 from bitmesh_proxy.shared_memory import SharedMemory

@@ -1,9 +1,9 @@
-"""Token buckets as a strategy of the `limits` package, which ships none.
+"""Token buckets on the storages of the `limits` package, which ships none.
 
-Like the package's own strategies it comes in two halves: ``TokenBucketRateLimiter`` speaks its terms (rate items, keys,
-``hit``, ``test``, ``get_window_stats``), and ``TokenBucketSupport`` is what a storage has to offer, as its
-``MovingWindowSupport`` does. ``BucketMemoryStorage`` offers it for one process. A storage shared by several processes
-can offer it later: the whole decision is one call, so it fits one script or one transaction.
+Like the package's own strategies they come in two halves: ``TokenBucketSupport`` is what a storage has to offer, as its
+``MovingWindowSupport`` does, and ``token_bucket_strategy.py`` speaks its terms on top (``hit``, ``test``). Here is the
+first half, which is all that our limits need. ``BucketMemoryStorage`` offers it for one process, ``shared_buckets.py``
+for several. The whole decision is one call, so it would also fit one script or one transaction.
 
 A bucket holds ``burst`` tokens (by default one window's worth) and is refilled evenly, ``item.amount`` in each window.
 In any interval of *t* seconds it therefore admits at most ``burst + t × amount / window``. That is computed as GCRA:
@@ -19,10 +19,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
 
-from limits.limits import RateLimitItem
-from limits.storage import MemoryStorage, Storage
-from limits.strategies import RateLimiter
-from limits.util import WindowStats
+from limits.storage.memory import MemoryStorage
 from msgspec import Struct
 
 MICROSECONDS = 1_000_000
@@ -189,54 +186,3 @@ class BucketMemoryStorage(MemoryStorage, TokenBucketSupport):
                 del buckets[key]
             else:
                 buckets.move_to_end(key)
-
-
-class TokenBucketRateLimiter(RateLimiter):
-    """The strategy. ``burst`` is the bucket's size; left out, it is ``item.amount``. Synchronous, never blocks."""
-
-    def __init__(self, storage: Storage) -> None:
-        if not isinstance(storage, TokenBucketSupport):
-            raise NotImplementedError(f"token buckets are not implemented for storage of type {type(storage)}")
-        self.buckets: TokenBucketSupport = storage
-        super().__init__(storage)
-
-    def hit(self, item: RateLimitItem, *identifiers: str, cost: int = 1, burst: int | None = None) -> bool:
-        """Take ``cost`` tokens if they are there."""
-        return self.acquire(item, *identifiers, cost=cost, burst=burst).admitted
-
-    def acquire(self, item: RateLimitItem, *identifiers: str, cost: int = 1, burst: int | None = None) -> BucketState:
-        """``hit`` that also says how the bucket stands. Raises ValueError for a negative cost; that is ``refund``."""
-        if cost < 0:
-            raise ValueError("a cost must not be negative")
-        return self.buckets.acquire_tokens(
-            item.key_for(*identifiers),
-            item.amount,
-            item.get_expiry(),
-            burst=item.amount if burst is None else burst,
-            amount=cost,
-        )
-
-    def test(self, item: RateLimitItem, *identifiers: str, cost: int = 1, burst: int | None = None) -> bool:
-        """Would ``hit`` be admitted now?"""
-        return self.peek(item, *identifiers, cost=cost, burst=burst).admitted
-
-    def peek(self, item: RateLimitItem, *identifiers: str, cost: int = 1, burst: int | None = None) -> BucketState:
-        """How the bucket stands, nothing taken."""
-        return self.buckets.get_bucket(
-            item.key_for(*identifiers),
-            item.amount,
-            item.get_expiry(),
-            burst=item.amount if burst is None else burst,
-            amount=cost,
-        )
-
-    def refund(self, item: RateLimitItem, *identifiers: str, cost: int = 1) -> None:
-        """Put back tokens that were taken for nothing."""
-        if cost < 0:
-            raise ValueError("a refund must not be negative")
-        self.buckets.return_tokens(item.key_for(*identifiers), item.amount, item.get_expiry(), amount=cost)
-
-    def get_window_stats(self, item: RateLimitItem, *identifiers: str, burst: int | None = None) -> WindowStats:
-        """When the bucket will be full (Unix time, as the package's other strategies say it), and what is in it now."""
-        state = self.peek(item, *identifiers, cost=0, burst=burst)
-        return WindowStats(time.time() + state.reset_after_s, state.remaining)

@@ -9,14 +9,15 @@ from limits import parse
 
 from bitmesh_proxy.errors import RateLimited
 from bitmesh_proxy.limits.base import Limit, Snapshot, per_minute
-from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage, TokenBucketRateLimiter
+from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage
+from bitmesh_proxy.limits.token_bucket_strategy import TokenBucketRateLimiter
 from tests.limits.hand_clock import HandClock
 
 
-def make(rate: str = "60/minute", *, burst: int = 0) -> tuple[Limit, TokenBucketRateLimiter, HandClock]:
+def make(rate: str = "60/minute", *, burst: int = 0) -> tuple[Limit, BucketMemoryStorage, HandClock]:
     clock = HandClock()
-    limiter = TokenBucketRateLimiter(BucketMemoryStorage(clock=clock))
-    return Limit(limiter, parse(rate), policy="key", who="with this API key", burst=burst), limiter, clock
+    buckets = BucketMemoryStorage(clock=clock)
+    return Limit(buckets, parse(rate), policy="key", who="with this API key", burst=burst), buckets, clock
 
 
 def test_snapshot() -> None:
@@ -44,9 +45,7 @@ def said(limit: Limit, identifier: str, cost: int) -> object:
 def test_the_short_way_admits_and_says_the_same(rate: str, burst: int) -> None:
     chance, clock = random.Random(rate), HandClock()
     short, full = (
-        Limit(
-            TokenBucketRateLimiter(kind(clock=clock)), parse(rate), policy="key", who="with this API key", burst=burst
-        )
+        Limit(kind(clock=clock), parse(rate), policy="key", who="with this API key", burst=burst)
         for kind in (BucketMemoryStorage, WithoutShortcut)
     )
     seen = set()
@@ -102,13 +101,17 @@ def test_refund() -> None:
 
 def test_it_hits_the_bucket_that_the_strategy_sees() -> None:
     """The key is put together by hand for speed; it must be the package's."""
-    limit, limiter, _ = make()
+    limit, buckets, _ = make()
+    limiter = TokenBucketRateLimiter(buckets)
     limit.admit("a/b", cost=20)
     assert limiter.get_window_stats(parse("60/minute"), "key", "a/b").remaining == 40
+    limit.refund("a/b", cost=5)
+    assert limiter.get_window_stats(parse("60/minute"), "key", "a/b").remaining == 45
+    with pytest.raises(ValueError, match="refund"):
+        limit.refund("a/b", cost=-1)
 
 
 @pytest.mark.parametrize(("rate", "burst"), [(0, 0), (0, 5), (-1, 0), (5, -1)])
 def test_a_limit_that_admits_nobody_is_not_made(rate: int, burst: int) -> None:
-    limiter = TokenBucketRateLimiter(BucketMemoryStorage(clock=HandClock()))
     with pytest.raises(ValueError, match="admits nobody"):
-        Limit(limiter, per_minute(rate), policy="key", who="", burst=burst)
+        Limit(BucketMemoryStorage(clock=HandClock()), per_minute(rate), policy="key", who="", burst=burst)

@@ -6,7 +6,7 @@ import pytest
 
 from bitmesh_proxy.errors import RateLimited
 from bitmesh_proxy.limits.per_address import AddressLimit, address_group
-from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage, TokenBucketRateLimiter
+from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage
 from tests.limits.hand_clock import HandClock
 
 
@@ -31,7 +31,7 @@ def test_what_shares_a_bucket(address: str, group: str) -> None:
 
 def test_admission() -> None:
     clock = HandClock()
-    limit = AddressLimit(60, burst=2, limiter=TokenBucketRateLimiter(BucketMemoryStorage(clock=clock)))
+    limit = AddressLimit(60, burst=2, buckets=BucketMemoryStorage(clock=clock))
     snapshot = limit.admit("2001:db8::1")
     assert snapshot is not None
     assert (snapshot.policy, snapshot.limit, snapshot.remaining) == ("address", 60, 1)
@@ -49,7 +49,7 @@ def test_off() -> None:
 
 
 def test_without_a_burst_a_minutes_worth() -> None:
-    limit = AddressLimit(3, limiter=TokenBucketRateLimiter(BucketMemoryStorage(clock=HandClock())))
+    limit = AddressLimit(3, buckets=BucketMemoryStorage(clock=HandClock()))
     for _ in range(3):
         limit.admit("192.0.2.1")
     with pytest.raises(RateLimited):

@@ -6,14 +6,14 @@ import pytest
 
 from bitmesh_proxy.errors import RateLimited
 from bitmesh_proxy.limits.per_endpoint import EndpointLimit
-from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage, TokenBucketRateLimiter
+from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage
 from tests.limits.hand_clock import HandClock
 
 
 def test_each_key_and_endpoint_for_itself() -> None:
     clock = HandClock()
-    limiter = TokenBucketRateLimiter(BucketMemoryStorage(clock=clock))
-    limit = EndpointLimit({"video": 2, "image": 2}, limiter=limiter)
+    buckets = BucketMemoryStorage(clock=clock)
+    limit = EndpointLimit({"video": 2, "image": 2}, buckets=buckets)
     for key_id in ("key_a", "key_b"):
         for endpoint in ("video", "image"):
             first, second = limit.admit(key_id, endpoint), limit.admit(key_id, endpoint)

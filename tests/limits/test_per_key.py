@@ -6,12 +6,12 @@ import pytest
 
 from bitmesh_proxy.errors import RateLimited
 from bitmesh_proxy.limits.per_key import KeyLimit
-from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage, TokenBucketRateLimiter
+from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage
 from tests.limits.hand_clock import HandClock
 
 
 def make(rate: int, *, burst: int = 0) -> KeyLimit:
-    return KeyLimit(rate, burst=burst, limiter=TokenBucketRateLimiter(BucketMemoryStorage(clock=HandClock())))
+    return KeyLimit(rate, burst=burst, buckets=BucketMemoryStorage(clock=HandClock()))
 
 
 def admitted(limit: KeyLimit, key_id: str, *, rate_per_minute: int | None = None, tries: int = 50) -> int:

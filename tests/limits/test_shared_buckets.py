@@ -16,7 +16,8 @@ from limits import RateLimitItemPerDay, RateLimitItemPerMinute
 from limits.strategies import FixedWindowRateLimiter
 
 from bitmesh_proxy.limits.shared_buckets import MAX_REMEMBERED, WAYS, BucketSharedStorage
-from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage, BucketState, TokenBucketRateLimiter
+from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage, BucketState
+from bitmesh_proxy.limits.token_bucket_strategy import TokenBucketRateLimiter
 from bitmesh_proxy.shared_memory import SharedMemory
 from tests.limits.hand_clock import HandClock
 
