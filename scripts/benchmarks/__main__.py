@@ -31,6 +31,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import sys
 import tempfile
@@ -118,6 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if sys.platform != "linux":
         say("scripts/bench measures on Linux only.")
         return 1
+    # As Ctrl-C does it, so that a run that is cut off leaves no servers behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     began_s, ticks = time.monotonic(), cpu_ticks()
     with tempfile.TemporaryDirectory(prefix="bitmesh-bench-") as name, ExitStack() as stack:
         try:
@@ -139,10 +142,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "others_percent": round(statistics.median(bench.others) * 100, 1) if bench.others else None,
     }
     print(render(rows))
-    print(
-        f"\n{facts['machine']}; {facts['seconds']} s; taken by the host: {facts['stolen_percent']} % of all CPU time,"
-    )
-    print(f"by what else runs here, in the median run: {facts['others_percent']} % of a core")
+    print(f"\n{facts['machine']}; {facts['seconds']} s; {facts['stolen_percent']} % of CPU time stolen by the host")
+    if bench.others:
+        print(f"What else runs here took {facts['others_percent']} % of a core in the median run.")
     for fault in bench.faults:
         print(f"! {fault}")
     if given.json:
