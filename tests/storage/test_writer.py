@@ -297,3 +297,100 @@ async def test_close_writes_what_waits_and_ends_the_thread(make_writer: MakeWrit
     with pytest.raises(Unavailable):
         writer.submit(add("late"))
     await writer.close()
+
+
+async def test_function_hears_after_the_call_and_once(make_writer: MakeWriter, path: Path) -> None:
+    writer = make_writer()
+    bulk = AddMany()
+    heard: list[Any] = []
+    is_done = asyncio.Event()
+
+    def hear(result: Any) -> None:
+        heard.append(result)
+        if len(heard) == 3:
+            is_done.set()
+
+    writer.submit_item_now(bulk, "a", hear)
+    writer.submit_item_now(bulk, "refused", hear, is_new_work=True)
+    writer.submit_now(add("b"), hear)
+    assert heard == []
+    await is_done.wait()
+    assert names_in(path) == {"a", "b"}
+    assert sorted(each for each in heard if isinstance(each, str)) == ["a", "b"]
+    (failed,) = (each for each in heard if isinstance(each, Failed))
+    assert isinstance(failed.error, InsufficientBalance)
+
+
+async def test_what_is_submitted_by_those_who_hear_goes_together(make_writer: MakeWriter) -> None:
+    writer = make_writer()
+    bulk = AddMany()
+    heard: list[str] = []
+    is_done = asyncio.Event()
+
+    def hear_second(name: str) -> None:
+        heard.append(name)
+        if len(heard) == 10:
+            is_done.set()
+
+    def hear_first(name: str) -> None:
+        writer.submit_item_now(bulk, name + " again", hear_second)
+
+    for number in range(10):
+        writer.submit_item_now(bulk, f"n{number}", hear_first)
+    await is_done.wait()
+    assert heard == [f"n{number} again" for number in range(10)]
+    assert bulk.sizes == [10, 10]
+
+
+async def test_function_that_fails_is_said_and_harms_nobody(
+    make_writer: MakeWriter, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = make_writer()
+
+    def fail(_: Any) -> None:
+        raise LookupError("a fault of ours")
+
+    writer.submit_now(add("first"), fail)
+    assert await writer.submit(add("second")) == "second"
+    assert await writer.submit(add("third")) == "third"
+    assert names_in(path) == {"first", "second", "third"}
+    assert [record.exc_info and record.exc_info[0] for record in caplog.records] == [LookupError]
+
+
+async def test_function_is_not_called_for_what_was_never_queued(make_writer: MakeWriter) -> None:
+    writer = make_writer(max_pending=1)
+    bulk = AddMany()
+    heard: list[Any] = []
+    first = writer.submit(add("first"), is_new_work=True)
+    with pytest.raises(Unavailable):
+        writer.submit_item_now(bulk, "one too many", heard.append, is_new_work=True)
+    await first
+    await writer.close()
+    with pytest.raises(Unavailable):
+        writer.submit_item_now(bulk, "late", heard.append)
+    assert heard == []
+    assert bulk.sizes == []
+
+
+async def test_functions_hear_of_trouble(make_writer: MakeWriter, path: Path) -> None:
+    writer = make_writer()
+    other = connect(path)
+    other.execute("BEGIN IMMEDIATE")
+    heard: asyncio.Queue[Any] = asyncio.Queue()
+    writer.submit_item_now(AddMany(), "locked out", heard.put_nowait)
+    failed = await heard.get()
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, Unavailable)
+    other.execute("ROLLBACK")
+    other.close()
+
+
+async def test_bulk_that_loses_a_result_is_a_fault_of_ours(make_writer: MakeWriter, path: Path) -> None:
+    def lose(connection: sqlite3.Connection, items: Sequence[Any]) -> Sequence[Any]:
+        connection.execute("INSERT INTO things VALUES ('lost')")
+        return items[1:]
+
+    writer = make_writer()
+    with pytest.raises(StorageError, match="2 writes gave 1 results"):
+        await asyncio.gather(writer.submit_item(lose, "a"), writer.submit_item(lose, "b"))
+    assert names_in(path) == set()
