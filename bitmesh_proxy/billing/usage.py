@@ -179,25 +179,34 @@ def tokens_of(characters: int) -> int:
 
 def prompt_size(call: ChatCall) -> PromptSize:
     """Count a conversation, with everything else in the call that a model reads (tools, schemas)."""
+    text_bytes = plain_text_bytes(call)
+    if text_bytes is not None:
+        return PromptSize(text_bytes, 1 + len(call.messages))
     size = PromptSize(messages=1 + len(call.messages))
+    _add(call.messages, size)
+    for name in _READ_BY_MODELS:
+        if name in call.options:
+            _add(call.options[name], size)
+    return size
+
+
+def plain_text_bytes(call: ChatCall) -> int | None:
+    """What a model reads of a conversation that is nothing but roles and texts, as most are; None for any other."""
+    options = call.options
+    for name in _READ_BY_MODELS:
+        if name in options:
+            return None
     text_bytes = 0
     for message in call.messages:
-        # Most messages are a role and a text: what `_add` would count, without its calls.
-        if type(message) is dict and len(message) == 2:
-            role, content = message.get("role"), message.get("content")
-            if type(role) is str and type(content) is str:
-                text_bytes += _PLAIN_NAMES_BYTES
-                text_bytes += len(role) if role.isascii() else _utf8_length(role)
-                text_bytes += len(content) if content.isascii() else _utf8_length(content)
-                continue
-        _add(message, size)
-    size.text_bytes += text_bytes
-    options = call.options
-    if options:
-        for name in _READ_BY_MODELS:
-            if name in options:
-                _add(options[name], size)
-    return size
+        if type(message) is not dict or len(message) != 2:
+            return None
+        role, content = message.get("role"), message.get("content")
+        if type(role) is not str or type(content) is not str:
+            return None
+        text_bytes += _PLAIN_NAMES_BYTES
+        text_bytes += len(role) if role.isascii() else _utf8_length(role)
+        text_bytes += len(content) if content.isascii() else _utf8_length(content)
+    return text_bytes
 
 
 def max_output_tokens(call: ChatCall, offer: Offer, default: int) -> int:

@@ -111,6 +111,8 @@ class ChatDialect(msgspec.Struct, frozen=True, kw_only=True):
     ``adds_usage_chunk``: a streamed ``request`` asks for usage also where the caller did not, so that the provider
     sends a chunk (without choices) that the caller did not ask for. ``takes_image_urls``: it fetches pictures in the
     conversation itself; where it does not, ``request`` wants them as data URIs.
+    ``body``: makes the body of ``request``, where all else in the requests to one offer is the same for all plain calls
+    and for all streamed ones.
     """
 
     wire_format: str
@@ -121,6 +123,7 @@ class ChatDialect(msgspec.Struct, frozen=True, kw_only=True):
     reader: Callable[[], StreamReader]
     adds_usage_chunk: bool = False
     takes_image_urls: bool = True
+    body: Callable[[ChatCall, Offer], bytes] | None = None
 
 
 class ImageDialect(msgspec.Struct, frozen=True, kw_only=True):

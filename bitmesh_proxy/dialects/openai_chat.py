@@ -85,7 +85,7 @@ def dialect(
     """
     known = (FIELDS | extra | frozenset(rename)) - drop
 
-    def request(call: ChatCall, offer: Offer) -> UpstreamRequest:
+    def body_of(call: ChatCall, offer: Offer) -> bytes:
         body = {
             "model": offer.upstream_model,
             "messages": list(call.messages),
@@ -98,9 +98,11 @@ def dialect(
                 body["stream_options"] = {**(asked if isinstance(asked, dict) else {}), "include_usage": True}
         if adapt is not None:
             body = adapt(body)
-        return UpstreamRequest(
-            path=path, headers=_ACCEPT_EVENTS if call.stream else _ACCEPT_JSON, body=orjson.dumps(body)
-        )
+        return orjson.dumps(body)
+
+    def request(call: ChatCall, offer: Offer) -> UpstreamRequest:
+        accept = _ACCEPT_EVENTS if call.stream else _ACCEPT_JSON
+        return UpstreamRequest(path=path, headers=accept, body=body_of(call, offer))
 
     return ChatDialect(
         wire_format=WIRE_FORMAT,
@@ -110,6 +112,7 @@ def dialect(
         meter=partial(OpenAIChatMeter, cost_field=cost_field),
         reader=partial(OpenAIChatReader, cost_field=cost_field),
         adds_usage_chunk=stream_options,
+        body=body_of,
     )
 
 

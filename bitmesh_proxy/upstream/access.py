@@ -7,9 +7,8 @@ which key it carries.
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping, Sequence
-from functools import cached_property
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from msgspec.structs import replace
 
@@ -23,7 +22,7 @@ from bitmesh_proxy.settings import ProviderSettings, Settings, SettingsError, re
 SANDBOX_CREDENTIAL = "sandbox"
 
 
-class ProviderAccess(Discreet, frozen=True, kw_only=True, dict=True):
+class ProviderAccess(Discreet, frozen=True, kw_only=True):
     """One reachable provider. ``auth_headers`` carry the credential and stay out of ``repr``."""
 
     unshown: ClassVar[frozenset[str]] = frozenset({"auth_headers"})
@@ -33,11 +32,6 @@ class ProviderAccess(Discreet, frozen=True, kw_only=True, dict=True):
     auth_headers: Mapping[str, str]
     max_concurrent: int = 0
     is_sandbox: bool = False
-
-    @cached_property
-    def heads(self) -> dict[Hashable, Any]:
-        """Heads of requests that have been made before (``requests.py``): no part of the value, and never shown."""
-        return {}
 
     @property
     def name(self) -> str:

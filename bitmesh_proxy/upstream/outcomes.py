@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from bitmesh_proxy.billing.bill import Ending, bill_of, hold_of
+from bitmesh_proxy.billing.chat_tariff import ChatTariff, chat_tariff
 from bitmesh_proxy.billing.reservation import Outcome
 from bitmesh_proxy.billing.usage import prompt_size
 from bitmesh_proxy.calls import Call, ChatCall
@@ -41,6 +42,14 @@ class Outcomes:
             if hold > highest:
                 highest = hold
         return highest
+
+    def tariff_of(self, offer: Offer) -> ChatTariff | None:
+        """``hold_of`` for plain conversations at one offer, worked out; None where it cannot be."""
+        return chat_tariff(
+            offer,
+            markup_nano=self._markup_nano,
+            default_max_output_tokens=self._settings.default_max_output_tokens,
+        )
 
     def of(
         self,

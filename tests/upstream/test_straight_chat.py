@@ -33,7 +33,7 @@ from bitmesh_proxy.settings import Billing, ProviderSettings, Settings
 from bitmesh_proxy.upstream.access import ProviderAccess, configured_access, provider_names
 from bitmesh_proxy.upstream.outcomes import Outcomes
 from bitmesh_proxy.upstream.progress import Progress
-from bitmesh_proxy.upstream.requests import USER_AGENT
+from bitmesh_proxy.upstream.requests import USER_AGENT, request_bytes
 from bitmesh_proxy.upstream.straight_chat import StraightChats, StraightPlan, drops_usage
 
 CALLER = Caller(account_id="acc_1", key_id="key_1")
@@ -41,6 +41,56 @@ ROWS = """
 [[model]]
 id = "local/tiny"
 operation = "chat"
+
+[[model]]
+id = "local/one"
+aliases = ["one"]
+operation = "chat"
+
+[[offer]]
+model = "local/one"
+provider = "near"
+upstream_model = "one"
+usd_per_million_input_tokens = "0.10"
+usd_per_million_output_tokens = "0.20"
+usd_per_request = "0.01"
+max_output_tokens = 1000
+tools = true
+streams = true
+
+[[model]]
+id = "local/free"
+operation = "chat"
+
+[[offer]]
+model = "local/free"
+provider = "near"
+upstream_model = "free"
+free = true
+
+[[model]]
+id = "local/sold"
+operation = "chat"
+
+[[offer]]
+model = "local/sold"
+provider = "near"
+upstream_model = "sold"
+usd_per_million_input_tokens = "0.10"
+usd_per_million_output_tokens = "0.20"
+sell = { usd_per_million_input_tokens = "1", usd_per_million_output_tokens = "2" }
+
+[[model]]
+id = "local/still"
+operation = "chat"
+
+[[offer]]
+model = "local/still"
+provider = "near"
+upstream_model = "still"
+usd_per_million_input_tokens = "0.10"
+usd_per_million_output_tokens = "0.20"
+streams = false
 
 [[offer]]
 model = "local/tiny"
@@ -96,14 +146,7 @@ def health() -> OfferHealth:
 
 @pytest.fixture
 def chats(catalogue: Catalogue, health: OfferHealth) -> StraightChats:
-    return StraightChats(
-        catalogue=catalogue,
-        access=access(),
-        health=health,
-        outcomes=Outcomes(Billing(), markup_nano=1_500_000_000),
-        max_attempts=3,
-        max_json_depth=64,
-    )
+    return new_chats(catalogue, health)
 
 
 def plan_of(
@@ -116,6 +159,17 @@ def made(chats: StraightChats, body: dict[str, Any], *, endpoint: Endpoint = CHA
     plan = plan_of(chats, body, endpoint=endpoint)
     assert plan is not None
     return plan
+
+
+def new_chats(catalogue: Catalogue, health: OfferHealth) -> StraightChats:
+    return StraightChats(
+        catalogue=catalogue,
+        access=access(),
+        health=health,
+        outcomes=Outcomes(Billing(), markup_nano=1_500_000_000),
+        max_attempts=3,
+        max_json_depth=64,
+    )
 
 
 def begun(plan: StraightPlan) -> Progress:
@@ -282,3 +336,59 @@ def test_an_answer_that_only_looks_like_json_counts_by_its_bytes(chats: Straight
     progress = begun(plan)
     outcome = chats.outcome_of_whole(plan, plan.first, b"{" + b"x" * 40 + b"}", progress)
     assert (progress.output_characters, outcome.bill.basis) == (42, Basis.ESTIMATED)
+
+
+MODELS = ["local/one", "one", "Local/ONE", "local/tiny", "local/free", "local/sold", "local/still", "no/such"]
+MODELS += ["openai/gpt-4o-mini", "openai/gpt-5.4", "openai/gpt-oss-120b", "anthropic/claude-sonnet-4-6"]
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"max_tokens": 7},
+    {"max_tokens": 5, "max_completion_tokens": 9_000, "temperature": 0.5},
+    {"n": 3},
+    {"tools": [{"type": "function"}]},
+    {"response_format": {"type": "json_object"}},
+    {"stream_options": {"include_usage": True}},
+    {"unheard_of": [1]},
+]
+CONVERSATIONS: list[list[dict[str, Any]]] = [
+    MESSAGES,
+    [{"role": "user", "content": "é" * 1_001}],
+    [{"role": "user", "content": [WORDS]}],
+    [{"role": "user", "content": [WORDS, LINK]}],
+    [{"role": "user", "content": "x", "name": "n"}],
+    [{"role": "assistant", "content": None, "tool_calls": [{"id": "c"}]}],
+]
+
+
+def said(chats: StraightChats, call: ChatCall, endpoint: Endpoint, caller: Caller) -> object:
+    try:
+        return chats.plan(call, endpoint, caller)
+    except GatewayError as exc:
+        return type(exc), str(exc), exc.param
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_what_is_ready_gives_the_plan_that_the_steps_would(
+    catalogue: Catalogue, health: OfferHealth, model: str
+) -> None:
+    """Calls of a model that has been called before, against the same ones by a planner that has seen nothing yet."""
+    callers = [CALLER, Caller(account_id="a", key_id="k", allowed_models=frozenset({"local/tiny", model}))]
+    callers.append(Caller(account_id="a", key_id="k", allowed_models=frozenset({"other"})))
+    warm = new_chats(catalogue, health)
+    for stream in (False, True):
+        said(warm, ChatCall(model=model, messages=MESSAGES, stream=stream), CHAT, CALLER)
+    for options, messages, stream, endpoint, caller, test in itertools.product(
+        OPTIONS, CONVERSATIONS, (False, True), (CHAT, COMPLETIONS), callers, (False, True)
+    ):
+        call = ChatCall(model=model, messages=messages, options=options, stream=stream, test=test)
+        plan = said(warm, call, endpoint, caller)
+        assert plan == said(new_chats(catalogue, health), call, endpoint, caller)
+        if isinstance(plan, StraightPlan):
+            first = plan.first
+            assert first.request == request_bytes(first.access, first.dialect.request(call, first.offer))
+
+
+def test_only_what_the_catalogue_names_is_kept_ready(chats: StraightChats) -> None:
+    for name in ("local/one", "one", "Local/One", "LOCAL/ONE", "local/tiny", "local/free", "local/sold"):
+        assert plan_of(chats, {**BODY, "model": name}) is not None
+    assert [sorted(names) for names in chats._ready] == [["local/one", "one"], []]
