@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple, Protocol
 import msgspec
 
 from bitmesh_proxy.media.copies import CopyFailed, CopyStore, RunningCopy
+from bitmesh_proxy.media.deferred import Deferred
 from bitmesh_proxy.media.fetch_errors import FetchBroken, FetchError, FetchGone, FetchNotMedia
 from bitmesh_proxy.media.sniff import SNIFF_BYTES, served_type
 from bitmesh_proxy.upstream.inbox import Take
@@ -209,7 +210,7 @@ class Download:
                 self._piece = b""
                 self.size_bytes += len(piece)
                 return reader.hand(piece)
-        return self._pass_on(piece)
+        return Deferred(lambda: self._pass_on(piece))
 
     async def _pass_on(self, piece: bytes) -> None:
         if self._copy is not None and self.is_copying:
@@ -313,7 +314,7 @@ class DownloadReader:
             pending = self._take(piece)
         except Exception as exc:
             raise self._failed(exc) from exc
-        return None if pending is None else self._handed(pending)
+        return None if pending is None else Deferred(lambda: self._handed(pending))
 
     def close(self) -> None:
         """Leave."""

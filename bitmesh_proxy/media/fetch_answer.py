@@ -47,7 +47,7 @@ class Answer:
         """
         if self._connection is None:
             raise FetchBroken("the fetch is over")
-        async with self._budget.waiting():
+        async with self._budget:
             piece = await self._connection.read()
         self._budget.count(len(piece))
         return piece
@@ -72,7 +72,7 @@ class Answer:
             ours = take(piece)
             return None if ours is None else budget.held(ours)
 
-        async with budget.waiting():
+        async with budget:
             await self._connection.pour(counted)
 
     def close(self) -> None:

@@ -112,16 +112,23 @@ class GuardedFetcher:
         ``byte_range`` is a ``Range`` header's value. A success must declare one of ``kinds``, or nothing in particular;
         an error's body may be anything. Raises the classes of ``fetch_errors``, except FetchGone.
         """
+        if self._connections is None:
+            raise RuntimeError("the fetcher is not open")
         limit = self._limits.max_bytes if max_bytes is None else min(max_bytes, self._limits.max_bytes)
-        budget = FetchBudget(max_bytes=limit, total_timeout_s=self._limits.total_timeout_s)
+        budget = FetchBudget(
+            max_bytes=limit, total_timeout_s=self._limits.total_timeout_s, watch=self._connections.watch
+        )
         more = {"Range": byte_range} if byte_range else {}
-        answer = await self._follow(parse_link(link), method, dict(headers or {}), more, budget)
+        answer = None
         try:
+            answer = await self._follow(parse_link(link), method, dict(headers or {}), more, budget)
             if answer.status < 400:
                 answer.check(kinds, max_bytes=limit if method == "GET" else None)
             yield answer
         finally:
-            self._release(answer)
+            budget.close()
+            if answer is not None:
+                _release(answer)
 
     async def _follow(
         self, url: URL, method: str, secret: dict[str, str], plain: Mapping[str, str], budget: FetchBudget
@@ -129,10 +136,11 @@ class GuardedFetcher:
         """The first answer that is not a redirect. Every hop is judged before anything is sent there."""
         for _ in range(self._limits.max_redirects + 1):
             origin = self._judge(url)
-            answer = await self._send(url, method, {**self._headers, **plain, **secret}, budget)
+            head = _head_bytes(method, url, {**self._headers, **plain, **secret})
+            answer = await self._send(origin, method, head, budget)
             if answer.status not in _REDIRECTS:
                 return answer
-            self._release(answer)
+            _release(answer)
             location = answer.headers.get("Location")
             if location is None:
                 raise FetchBroken("a redirect without a target")
@@ -144,14 +152,11 @@ class GuardedFetcher:
                 secret = {}
         raise FetchRefused("too many redirects")
 
-    async def _send(self, url: URL, method: str, headers: Mapping[str, str], budget: FetchBudget) -> Answer:
-        """The head of the answer. Every hop is one exchange on a connection of its origin's."""
-        if self._connections is None:
-            raise RuntimeError("the fetcher is not open")
-        scheme, host, port = origin_of(url)
-        origin = ConnectionOrigin(host, port, scheme == "https")
-        head = _head_bytes(method, url, headers)
-        async with budget.waiting():
+    async def _send(self, at: Origin, method: str, head: bytes, budget: FetchBudget) -> Answer:
+        """The answer to one hop, on a connection that was waiting or else on a new one."""
+        assert self._connections is not None, "open has looked"
+        origin = ConnectionOrigin(at.host, at.port, at.scheme == "https")
+        async with budget:
             waiting = self._connections.take_idle(origin)
             if waiting is not None:
                 try:
@@ -178,12 +183,6 @@ class GuardedFetcher:
             connection.finish()
             raise
 
-    def _release(self, answer: Answer) -> None:
-        """The exchange is over. If its end has been reached, another one may follow on the connection."""
-        connection = answer.detach()
-        if connection is not None:
-            connection.finish()
-
     def _judge(self, url: URL) -> Origin:
         """Refuse by what the link itself says; names are judged when they are resolved."""
         origin = origin_of(url)
@@ -201,6 +200,13 @@ class GuardedFetcher:
             return True
         parsed = parse_address(address)
         return parsed is not None and is_public(parsed)
+
+
+def _release(answer: Answer) -> None:
+    """The exchange is over. If its end has been reached, another one may follow on the connection."""
+    connection = answer.detach()
+    if connection is not None:
+        connection.finish()
 
 
 def _head_bytes(method: str, url: URL, headers: Mapping[str, str]) -> bytes:

@@ -7,6 +7,7 @@ rewritten.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from yarl import URL
@@ -30,6 +31,7 @@ class Origin(NamedTuple):
     port: int
 
 
+@lru_cache(maxsize=256)
 def parse_link(text: str) -> URL:
     """Read a link of the outside world. Raises FetchRefused for anything but a plain absolute http(s) URL."""
     if len(text) > MAX_URL_LENGTH:

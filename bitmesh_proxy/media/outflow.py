@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
+from bitmesh_proxy.media.deferred import Deferred
+
 
 class Outflow:
     """One body. ``prepare`` the response by it, then ``write_now`` within ``flowing``."""
@@ -50,10 +52,10 @@ class Outflow:
         Raises ConnectionError when the caller has left; so does what it gives, and TimeoutError when the caller stalls.
         """
         if not self._has_begun:
-            return self._write_first(piece)
+            return Deferred(lambda: self._write_first(piece))
         framed = b"".join((b"%x\r\n" % len(piece), piece, b"\r\n")) if self._response.chunked else piece
         self._transport().write(framed)
-        return self._drain() if self._request.protocol.writing_paused else None
+        return Deferred(self._drain) if self._request.protocol.writing_paused else None
 
     async def finish(self) -> None:
         """The clean end. Raises ConnectionError."""
