@@ -149,6 +149,7 @@ async def database(app: web.Application) -> AsyncIterator[None]:
             busy_timeout_s=settings.data.busy_timeout_s,
             max_pending_writes=settings.data.max_pending_writes,
             min_free_bytes=settings.data.min_free_bytes,
+            takes_turns=keys.WORKER in app,
         )
     except (OSError, StorageError, MasterSecretError) as exc:
         raise StartError(str(exc)) from exc

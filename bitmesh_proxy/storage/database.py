@@ -26,6 +26,7 @@ from bitmesh_proxy.metrics import WriteWaits
 from bitmesh_proxy.storage.checkpoints import Checkpoints
 from bitmesh_proxy.storage.failures import StorageError, as_unavailable, is_trouble
 from bitmesh_proxy.storage.migrations import migrate
+from bitmesh_proxy.storage.turns import Turns
 from bitmesh_proxy.storage.writer import Bulk, Done, Operation, T, Writer
 
 Parameters = Sequence[Any] | Mapping[str, Any]
@@ -74,8 +75,10 @@ class Database:
         writer: Writer,
         checkpoints: Checkpoints,
         lookup: sqlite3.Connection,
+        turns: Turns | None = None,
     ) -> None:
         self.path = path
+        self._turns = turns
         self._busy_timeout_s = busy_timeout_s
         self._writer = writer
         self._checkpoints = checkpoints
@@ -86,14 +89,23 @@ class Database:
 
     @classmethod
     async def open(
-        cls, path: Path, *, busy_timeout_s: float, max_pending_writes: int, min_free_bytes: int = 0
+        cls,
+        path: Path,
+        *,
+        busy_timeout_s: float,
+        max_pending_writes: int,
+        min_free_bytes: int = 0,
+        takes_turns: bool = False,
     ) -> Database:
         """Open the file, make it if it is not there, and bring it up to date.
 
-        Raises StorageError when the file cannot be used (newer than the program, of another program, no permission).
+        With ``takes_turns`` several processes that write all the time do so in turn (``turns.py``), and so does whoever
+        opens the database after them. Raises StorageError when the file cannot be used (newer than the program, of
+        another program, no permission).
         """
         try:
             lookup = await asyncio.to_thread(_prepare, path, busy_timeout_s)
+            turns = await asyncio.to_thread(_turns_of, path, takes_turns)
         except (sqlite3.Error, OSError) as exc:
             raise StorageError(f"{path}: {exc}") from exc
         writer = Writer(
@@ -101,10 +113,13 @@ class Database:
             path,
             max_pending=max_pending_writes,
             min_free_bytes=min_free_bytes,
+            turns=turns,
         )
         checkpoints = Checkpoints(lambda: _connect(path, timeout_s=busy_timeout_s), writer)
         checkpoints.start()
-        return cls(path, busy_timeout_s=busy_timeout_s, writer=writer, checkpoints=checkpoints, lookup=lookup)
+        return cls(
+            path, busy_timeout_s=busy_timeout_s, writer=writer, checkpoints=checkpoints, lookup=lookup, turns=turns
+        )
 
     async def close(self) -> None:
         """Write what is waiting and close all connections. May be called twice."""
@@ -116,6 +131,8 @@ class Database:
             await self._writer.close()
         finally:
             self._lookup.close()
+            if self._turns is not None:
+                self._turns.close()
             if self._reader is not None:
                 # aiosqlite's thread is no daemon: left open, it would hold up the end of the program.
                 await self._reader.close()
@@ -208,6 +225,11 @@ class Database:
 
 def _mapped(exc: sqlite3.Error) -> Exception:
     return as_unavailable(exc) if is_trouble(exc) else StorageError(f"{type(exc).__name__}: {exc}")
+
+
+def _turns_of(path: Path, takes_turns: bool) -> Turns | None:
+    turns = path.with_name(path.name + ".turns")
+    return Turns(turns) if takes_turns or turns.exists() else None
 
 
 def _prepare(path: Path, busy_timeout_s: float) -> sqlite3.Connection:

@@ -241,7 +241,8 @@ class Writer:
                 break
             if self._is_checkpoint_wanted and connection is not None:
                 self._is_checkpoint_wanted = False
-                self._checkpoint(connection)
+                with self._turns:  # or another process would write more meanwhile, and the end would never be reached
+                    self._checkpoint(connection)
         if connection is not None:
             connection.close()
 

@@ -1,0 +1,80 @@
+"""Writers of several processes stand in a queue; whoever dies in it or at its head leaves it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.turns import Turns
+
+ROOT = Path(__file__).parents[2]
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from bitmesh_proxy.storage.turns import Turns
+with Turns(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def add(connection: sqlite3.Connection) -> None:
+    connection.execute("UPDATE versions SET keys_version = keys_version + 1")
+
+
+def test_one_at_a_time(tmp_path: Path) -> None:
+    """Two descriptors have two locks, as in two processes."""
+    first, second = Turns(tmp_path / "turns"), Turns(tmp_path / "turns")
+    order: list[str] = []
+
+    def write() -> None:
+        with second:
+            order.append("second")
+
+    thread = threading.Thread(target=write)
+    with first:
+        thread.start()
+        thread.join(0.1)
+        order.append("first")
+    thread.join(5)
+    assert order == ["first", "second"]
+    first.close()
+    second.close()
+
+
+def test_a_turn_ends_with_its_holder(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "turns")], cwd=ROOT, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"held\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    turns = Turns(tmp_path / "turns")
+    with turns:
+        pass
+    turns.close()
+
+
+async def test_a_database_waits_for_its_turn_and_later_ones_do_so_unasked(tmp_path: Path) -> None:
+    path = tmp_path / "books.db"
+    alone = await Database.open(path, busy_timeout_s=5, max_pending_writes=10)
+    assert not await asyncio.to_thread(path.with_name("books.db.turns").exists)
+    asked = await Database.open(path, busy_timeout_s=5, max_pending_writes=10, takes_turns=True)
+    unasked = await Database.open(path, busy_timeout_s=5, max_pending_writes=10)
+    held = await asyncio.to_thread(Turns, path.with_name("books.db.turns"))
+    with held:
+        waiting = [asyncio.ensure_future(database.write(add)) for database in (asked, unasked)]
+        await alone.write(add)  # who came before takes no turns, and is not kept from writing
+        done, _ = await asyncio.wait(waiting, timeout=0.1)
+        assert done == set()
+    await asyncio.gather(*waiting)
+    assert alone.lookup("SELECT keys_version FROM versions") == (4,)
+    held.close()
+    for database in (alone, asked, unasked):
+        await database.close()
