@@ -13,7 +13,14 @@ from bitmesh_proxy.providers import openai_compatible
 from bitmesh_proxy.providers.base import FormPart, UpstreamRequest
 from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.connections import Origin
-from bitmesh_proxy.upstream.requests import USER_AGENT, form_bytes, head_bytes, request_bytes, target_of
+from bitmesh_proxy.upstream.requests import (
+    USER_AGENT,
+    form_bytes,
+    head_around_length,
+    head_bytes,
+    request_bytes,
+    target_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -74,13 +81,11 @@ def access_to(url: str, **headers: str) -> ProviderAccess:
     return ProviderAccess(provider=provider, roots={"default": url}, auth_headers=headers)
 
 
-#: Such headers are remembered, as a dialect's constants.
 CONSTANT = MappingProxyType({"Accept": "application/json"})
 BODY = UpstreamRequest(path="/chat", headers={"Accept": "application/json"}, body=b"{}")
 
 
 def test_a_request_has_the_head_of_its_parts_whatever_was_sent_before() -> None:
-    """Also where heads are remembered: the length, the query, the credential and the address are this request's."""
     near, far = access_to("http://near.test/v1", Authorization="Bearer 1"), access_to("https://far.test/v1", X="y")
     for access in (near, far, near):
         for request in (
@@ -108,6 +113,13 @@ def test_a_request_has_the_head_of_its_parts_whatever_was_sent_before() -> None:
                 content_type=None if request.body is None else request.content_type,
                 length_bytes=len(body) if request.method == "POST" else None,
             )
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"x" * 12_345])
+def test_a_head_around_its_length_takes_any_body(body: bytes) -> None:
+    access = access_to("http://near.test/v1", Authorization="Bearer 1", Zeta="Content-Length: 0")
+    around = head_around_length(access, UpstreamRequest(path="/chat", headers=CONSTANT, body=b"not this"))
+    assert around.with_body(body) == request_bytes(access, UpstreamRequest(path="/chat", headers=CONSTANT, body=body))
 
 
 def test_a_form_s_head_names_its_boundary() -> None:
