@@ -21,6 +21,12 @@ MAX_SIZE_DIGITS: Final = 15
 _MAX_KEPT_LENGTH: Final = 4096
 _BEGINNINGS: Final[dict[int, bytes]] = {}
 
+#: Sizes that have been seen, as they were written. Never one that is no size and nothing else, nor the last chunk's.
+_SIZES: Final[dict[bytes, int]] = {}
+_MAX_SIZES: Final = 4096
+#: A read above this size is no small chunks.
+_MAX_SPLIT_BYTES: Final = 64 * 1024
+
 _HEX_DIGITS: Final = b"0123456789abcdefABCDEF"
 
 
@@ -141,17 +147,13 @@ class ChunkedBody:
         pieces: list[bytes] = []
         at, size = 0, len(data)
         is_framed = self._state == _SIZE
-        while is_framed:  # what a stream is otherwise: several chunks, whole, for it is faster than we are
-            end = data.find(b"\r\n", at)
-            length = plain_size(data[at:end]) if end > 0 else 0
-            start = end + 2
-            after = start + length
-            if not length or data[after : after + 2] != b"\r\n":
-                break
-            pieces.append(data[start:after])
-            at = after + 2
-            if at == size:
-                return b"".join(pieces), data
+        if is_framed and size <= _MAX_SPLIT_BYTES and data.endswith(b"\r\n"):
+            # What a stream is otherwise: several chunks, whole, for it is faster than we are. If every second line is
+            # as long as the one before it says, that is all there is (a third of what it takes one by one).
+            lines = data.split(b"\r\n")
+            bodies = lines[1::2]
+            if [*map(_SIZES.get, lines[:-1:2])] == [*map(len, bodies)]:
+                return b"".join(bodies), data
         while at < size and not self.is_done:
             state = self._state
             if state == _DATA:
@@ -209,15 +211,14 @@ class ChunkedBody:
                     raise FramingError("the trailers are too long")
             return False
         line = data[at:end]
-        self._left_bytes = chunk_size(line)
-        self._state = _DATA if self._left_bytes else _TRAILERS
-        return line.isalnum()
-
-
-@lru_cache(maxsize=4096)
-def plain_size(line: bytes) -> int:
-    """``1a``: a size and nothing else; 0 for all that needs a closer look."""
-    return int(line, 16) if line.isalnum() and len(line) <= 4 and not line.translate(None, _HEX_DIGITS) else 0
+        if len(line) > MAX_SIZE_LINE_BYTES:
+            raise FramingError("a chunk's size is too long")
+        self._left_bytes = size = chunk_size(line)
+        self._state = _DATA if size else _TRAILERS
+        is_plain = line.isalnum()
+        if is_plain and size and len(_SIZES) < _MAX_SIZES:
+            _SIZES[line] = size
+        return is_plain
 
 
 @lru_cache(maxsize=4096)
