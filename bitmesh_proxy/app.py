@@ -279,13 +279,15 @@ async def upstream(app: web.Application) -> AsyncIterator[None]:
 
 async def media(app: web.Application) -> AsyncIterator[None]:
     """Results: ids, copies, the guarded way out."""
-    settings = app[keys.SETTINGS]
+    settings, worker = app[keys.SETTINGS], app.get(keys.WORKER)
     async with open_media(
         settings.media,
         directory=resolve_media_dir(settings, app[keys.ENVIRON]),
         store=SqliteMedia(app[keys.DATABASE]),
         access=app[keys.ACCESS],
         allow_private=app[keys.IS_SANDBOX],
+        shared_as=None if worker is None else str(worker.seat),
+        is_first=worker is None or worker.is_first,
     ) as results:
         async with open_inputs(settings.uploads, results, example=example_of(app)) as inputs:
             app[keys.MEDIA] = results

@@ -5,6 +5,9 @@
 - A copy has its final name (``{id}.{ending}``) only when it is whole. What is in ``partial/`` at the start is removed.
 - The directory is the index: the ending names the type, the modification time the age, the access time (set by us, so
   that mount options do not matter) the last use. A restart loses nothing.
+- Several processes may share a directory (``shared_as``). Then a copy that one has made is found by the others when it
+  is asked for, half copies are removed by their owner's replacement only, and each process looks at what the others
+  have made before it makes room, at most every 5 s: by so much ``max_bytes`` may be exceeded.
 - A full or broken disk costs the copy, never the answer: ``begin`` gives None, ``append`` and ``finish`` raise
   ``CopyFailed``.
 """
@@ -171,7 +174,11 @@ class RunningCopy:
 
 
 class CopyStore:
-    """The directory of copies. See the module's docstring. ``start`` it before use, ``close`` it at the end."""
+    """The directory of copies. See the module's docstring. ``start`` it before use, ``close`` it at the end.
+
+    ``shared_as`` is this process's name among those that share the directory; None: it has it for itself. ``is_first``:
+    none of them is at work yet, so all half copies are nobody's.
+    """
 
     def __init__(
         self,
@@ -182,8 +189,13 @@ class CopyStore:
         clock: Callable[[], float],
         min_free_bytes: int = 0,
         files: Files | None = None,
+        shared_as: str | None = None,
+        is_first: bool = True,
     ) -> None:
         self.keep_s = keep_s
+        self._is_shared = shared_as is not None
+        self._own_mark = "" if shared_as is None else f"{shared_as}-"
+        self._is_first = is_first
         #: No copy is ever made.
         self.is_off = max_bytes <= 0
         self._directory = directory
@@ -200,6 +212,7 @@ class CopyStore:
             clock=clock,
             files=self._files,
             threads=self._threads,
+            is_shared=self._is_shared,
         )
 
     @property
@@ -209,7 +222,7 @@ class CopyStore:
 
     async def start(self) -> None:
         """Make the directory, throw away half copies, take up the whole ones. Raises OSError if it cannot be used."""
-        await self._room.load(self._partial)
+        await self._room.load(self._partial, mark="" if self._is_first else self._own_mark)
 
     async def close(self) -> None:
         """Wait for what the threads are doing."""
@@ -218,6 +231,8 @@ class CopyStore:
     async def open(self, media_id: str) -> CopyReader | None:
         """The copy of ``media_id`` if there is a whole one that is not too old. Does not wait where there is none."""
         entry = self._room.find(media_id)
+        if entry is None and self._is_shared:
+            entry = await self._room.discover(media_id)
         if entry is None:
             return None
         entry.readers += 1
@@ -238,7 +253,7 @@ class CopyStore:
         reserved_bytes = GROWTH_BYTES if length_bytes is None else length_bytes
         if not await self._room.set_aside(reserved_bytes):
             return None
-        path = self._partial / f"{media_id}.{next(self._numbers)}"
+        path = self._partial / f"{media_id}.{self._own_mark}{next(self._numbers)}"
         try:
             descriptor = await self._threads.run(self._files.create, path, undo=os.close)
         except OSError as exc:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import stat
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ from bitmesh_proxy.media.sniff import EXTENSIONS
 logger = logging.getLogger(__name__)
 
 SWEEP_INTERVAL_S = 600.0
+#: Where others work in the same directory, it is looked through so often at most.
+LOOK_INTERVAL_S = 5.0
 _TYPES = {ending: media_type for media_type, ending in EXTENSIONS.items()}
 
 
@@ -49,8 +52,11 @@ class CopyRoom:
         clock: Callable[[], float],
         files: Files,
         threads: FileThreads,
+        is_shared: bool = False,
     ) -> None:
         self.used_bytes = 0
+        self._is_shared = is_shared
+        self._next_look_s = 0.0
         self._directory = directory
         self._max_bytes = max_bytes
         self._keep_s = keep_s
@@ -62,9 +68,13 @@ class CopyRoom:
         self._deciding = asyncio.Lock()
         self._next_sweep_s = 0.0
 
-    async def load(self, partial: Path) -> None:
-        """Take up what is there from before, throw away half copies. Raises OSError if the directory cannot be used."""
-        for entry in await self._threads.run(_scan, self._directory, partial):
+    async def load(self, partial: Path, *, mark: str = "") -> None:
+        """Take up what is there from before, throw away half copies whose second name begins with ``mark``.
+
+        Raises OSError if the directory cannot be used.
+        """
+        await self._threads.run(_clear, partial, mark)
+        for entry in await self._threads.run(_scan, self._directory):
             await self.add(entry)
         async with self._deciding:
             await self._sweep()
@@ -76,6 +86,17 @@ class CopyRoom:
         if entry is None or self._is_expired(entry):
             return None
         self._entries.move_to_end(media_id)
+        return entry
+
+    async def discover(self, media_id: str) -> CopyEntry | None:
+        """A copy that another process has made, if it is there and not too old."""
+        entry = await self._threads.run(_find, self._directory, media_id)
+        if entry is None or self._is_expired(entry):
+            return None
+        known = self._entries.get(media_id)  # found meanwhile by somebody else
+        if known is not None:
+            return known
+        await self.add(entry)
         return entry
 
     async def add(self, entry: CopyEntry) -> None:
@@ -94,6 +115,7 @@ class CopyRoom:
     async def set_aside(self, size_bytes: int) -> bool:
         """Count in ``size_bytes`` for a running copy, after removing what must go for it. False: there is no room."""
         async with self._deciding:
+            await self._look_around()
             await self._sweep()
             await self._free(self.used_bytes + size_bytes - self._max_bytes)
             if self.used_bytes + size_bytes > self._max_bytes:
@@ -129,6 +151,21 @@ class CopyRoom:
             if not entry.readers:  # or somebody came while a thread was at work
                 await self._evict(entry)
 
+    async def _look_around(self) -> None:
+        """Take up what other processes have made, and drop what they have removed."""
+        began_s = self._clock()
+        if not self._is_shared or began_s < self._next_look_s:
+            return
+        self._next_look_s = began_s + LOOK_INTERVAL_S
+        there = {entry.media_id: entry for entry in await self._threads.run(_scan, self._directory)}
+        for media_id, entry in list(self._entries.items()):
+            if media_id not in there and not entry.readers and entry.created_at_s < began_s:
+                del self._entries[media_id]
+                self.used_bytes -= entry.size_bytes
+        for media_id, entry in there.items():
+            if media_id not in self._entries:
+                await self.add(entry)
+
     async def _sweep(self) -> None:
         """Remove what is too old, now and then: the look over all copies is not for every request."""
         if self._clock() < self._next_sweep_s:
@@ -160,25 +197,39 @@ class CopyRoom:
         return self._clock() - entry.created_at_s >= self._keep_s
 
 
-def _scan(directory: Path, partial: Path) -> list[CopyEntry]:
-    """The whole copies, least recently used first. Files with other names are not ours and stay untouched."""
+def _clear(partial: Path, mark: str) -> None:
     partial.mkdir(mode=0o700, parents=True, exist_ok=True)
     for path in partial.iterdir():
-        path.unlink(missing_ok=True)
-    found: list[CopyEntry] = []
-    for path in directory.iterdir():
-        media_id, _, ending = path.name.partition(".")
-        if ending not in _TYPES or not is_media_id(media_id) or path.is_symlink() or not path.is_file():
-            continue
-        status = path.stat()
-        found.append(
-            CopyEntry(
-                media_id=media_id,
-                path=path,
-                media_type=_TYPES[ending],
-                size_bytes=status.st_size,
-                created_at_s=status.st_mtime,
-                used_at_s=max(status.st_atime, status.st_mtime),
-            )
-        )
+        if path.name.partition(".")[2].startswith(mark):
+            path.unlink(missing_ok=True)
+
+
+def _scan(directory: Path) -> list[CopyEntry]:
+    """The whole copies, least recently used first. Files with other names are not ours and stay untouched."""
+    found = [entry for path in directory.iterdir() if (entry := _entry_of(path)) is not None]
     return sorted(found, key=lambda entry: entry.used_at_s)
+
+
+def _find(directory: Path, media_id: str) -> CopyEntry | None:
+    paths = (directory / f"{media_id}.{ending}" for ending in _TYPES)
+    return next((entry for path in paths if (entry := _entry_of(path)) is not None), None)
+
+
+def _entry_of(path: Path) -> CopyEntry | None:
+    media_id, _, ending = path.name.partition(".")
+    if ending not in _TYPES or not is_media_id(media_id):
+        return None
+    try:
+        status = path.lstat()
+    except FileNotFoundError:  # another process has made room
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    return CopyEntry(
+        media_id=media_id,
+        path=path,
+        media_type=_TYPES[ending],
+        size_bytes=status.st_size,
+        created_at_s=status.st_mtime,
+        used_at_s=max(status.st_atime, status.st_mtime),
+    )

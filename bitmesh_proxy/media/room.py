@@ -30,8 +30,13 @@ async def open_media(
     allow_private: bool,
     min_free_bytes: int = 0,
     clock: Callable[[], float] = time.time,
+    shared_as: str | None = None,
+    is_first: bool = True,
 ) -> AsyncIterator[MediaResults]:
-    """The room, ready for use. ``allow_private`` is the sandbox's: its results lie on a loopback port."""
+    """The room, ready for use. ``allow_private`` is the sandbox's: its results lie on a loopback port.
+
+    ``shared_as`` and ``is_first`` as for ``CopyStore``.
+    """
     sources = {name: _source(entry) for name, entry in access.items()}
     limits = FetchLimits(
         max_bytes=settings.max_bytes,
@@ -39,7 +44,13 @@ async def open_media(
         total_timeout_s=settings.fetch_timeout_s,
     )
     copies = CopyStore(
-        directory, max_bytes=settings.cache_bytes, keep_s=settings.keep_s, clock=clock, min_free_bytes=min_free_bytes
+        directory,
+        max_bytes=settings.cache_bytes,
+        keep_s=settings.keep_s,
+        clock=clock,
+        min_free_bytes=min_free_bytes,
+        shared_as=shared_as,
+        is_first=is_first,
     )
     trusted = [origin for source in sources.values() for origin in source.origins]
     await copies.start()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bitmesh_proxy.media.copies import GROWTH_BYTES, TOUCH_INTERVAL_S, CopyFailed, CopyStore
+from bitmesh_proxy.media.copy_room import LOOK_INTERVAL_S
 from bitmesh_proxy.media.files import Files
 from tests.media.disks import Clock, FailingFiles, RefusingFiles, SlowFiles
 
@@ -26,6 +27,8 @@ async def store_in(
     clock: Callable[[], float] | None = None,
     min_free_bytes: int = 0,
     files: Files | None = None,
+    shared_as: str | None = None,
+    is_first: bool = True,
 ) -> AsyncIterator[CopyStore]:
     store = CopyStore(
         directory,
@@ -34,6 +37,8 @@ async def store_in(
         clock=clock or Clock(),
         min_free_bytes=min_free_bytes,
         files=files,
+        shared_as=shared_as,
+        is_first=is_first,
     )
     await store.start()
     try:
@@ -243,3 +248,60 @@ async def test_a_cancelled_writer_leaves_no_open_file_and_no_debt(tmp_path: Path
         assert store.used_bytes == 0
         assert await content(store, "abc") is None
     assert files_in(tmp_path) == []
+
+
+class TestSeveralProcesses:
+    async def test_what_one_has_made_the_others_find(self, tmp_path: Path) -> None:
+        async with store_in(tmp_path, shared_as="0") as one, store_in(tmp_path, shared_as="1", is_first=False) as other:
+            await one.put("A" * 24, b"x" * 100, media_type="image/png")
+            assert await content(other, "A" * 24) == b"x" * 100
+            assert other.used_bytes == 100
+            assert await content(other, "B" * 24) is None
+
+    async def test_alone_nobody_looks_at_the_disk_for_what_is_not_known(self, tmp_path: Path) -> None:
+        async with store_in(tmp_path) as one, store_in(tmp_path, shared_as="1") as other:
+            await other.put("A" * 24, b"x", media_type="image/png")
+            assert await content(one, "A" * 24) is None
+
+    async def test_half_copies_of_others_are_left_to_them(self, tmp_path: Path) -> None:
+        async with store_in(tmp_path, shared_as="0") as one:
+            running = await one.begin("A" * 24, media_type="image/png", length_bytes=4)
+            assert running is not None
+            await running.append(b"half")
+            async with store_in(tmp_path, shared_as="1", is_first=False) as other:
+                both = await other.begin("A" * 24, media_type="image/png", length_bytes=4)
+                assert both is not None, "each has a name of its own"
+                await both.close()
+            await running.finish()
+            await running.close()
+            assert await content(one, "A" * 24) == b"half"
+
+    async def test_a_replacement_removes_what_the_dead_one_left(self, tmp_path: Path) -> None:
+        async with store_in(tmp_path, shared_as="0"):
+            for name in ("0-3", "1-3", "10-3", "7"):
+                await asyncio.to_thread((tmp_path / "partial" / f"{'A' * 24}.{name}").write_bytes, b"x")
+            async with store_in(tmp_path, shared_as="1", is_first=False):
+                left = await asyncio.to_thread(files_in, tmp_path / "partial")
+                assert [name.partition(".")[2] for name in left] == ["0-3", "10-3", "7"]
+        async with store_in(tmp_path, shared_as="0"):
+            assert await asyncio.to_thread(files_in, tmp_path) == []
+
+    async def test_room_is_made_by_what_all_have_made(self, tmp_path: Path) -> None:
+        clock = Clock()
+        async with (
+            store_in(tmp_path, max_bytes=300, clock=clock, shared_as="0") as one,
+            store_in(tmp_path, max_bytes=300, clock=clock, shared_as="1", is_first=False) as other,
+        ):
+            for number in range(3):
+                clock.now_s += 1
+                await one.put(str(number) * 24, b"x" * 100, media_type="image/png")
+            clock.now_s += LOOK_INTERVAL_S
+            await other.put("A" * 24, b"y" * 100, media_type="image/png")
+            assert other.used_bytes == 300
+            assert await asyncio.to_thread(files_in, tmp_path) == [
+                f"{'1' * 24}.png", f"{'2' * 24}.png", f"{'A' * 24}.png"
+            ]  # fmt: skip
+            clock.now_s += LOOK_INTERVAL_S
+            await one.put("B" * 24, b"z" * 100, media_type="image/png")
+            assert one.used_bytes == 300, "what the other has removed takes no room any more"
+            assert await content(one, "0" * 24) is None
