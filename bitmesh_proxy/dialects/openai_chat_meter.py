@@ -24,11 +24,6 @@ _MAX_TAIL_BYTES: Final = 64 * 1024
 _RECENT_CHUNKS: Final = 5
 _MAX_RECENT_CHUNK_BYTES: Final = 4096
 
-#: How often the shape of a server's events is learned anew; some write another time or number into each.
-_LESSONS: Final = 3
-_MAX_SHAPE_BYTES: Final = 1024
-_MAX_SHAPED_TEXT_BYTES: Final = _MAX_RECENT_CHUNK_BYTES - _MAX_SHAPE_BYTES
-
 _COMPACT: Final = (b'"content":"', b'"reasoning_content":"', b'"reasoning":"', b'"arguments":"')
 _SPACED: Final = (b'"content": "', b'"reasoning_content": "', b'"reasoning": "', b'"arguments": "')
 
@@ -43,17 +38,7 @@ class OpenAIChatMeter:
     The properties look through the end of the stream each time: ask after the last chunk, not with every one.
     """
 
-    __slots__ = (
-        "_cost_field",
-        "_cutter",
-        "_first",
-        "_is_cut",
-        "_keys",
-        "_lessons_left",
-        "_recent",
-        "_shape",
-        "output_characters",
-    )
+    __slots__ = ("_cost_field", "_cutter", "_first", "_is_cut", "_keys", "_recent", "output_characters")
 
     def __init__(self, *, cost_field: str | None = None) -> None:
         self.output_characters = 0
@@ -62,25 +47,33 @@ class OpenAIChatMeter:
         self._is_cut = True  # also at the start, where the cutter has to see a byte order mark
         self._keys: tuple[bytes, bytes, bytes, bytes] | None = None
         self._first = b""
-        #: What stands before and behind the text in an event with one text and nothing else that counts: a server
-        #: writes the same with every token, so that a chunk of that shape takes two comparisons (1.3 us, else 1.9).
-        self._shape = (b"", b"", 0, 0)
-        self._lessons_left = _LESSONS
         #: The last chunks. A list, because a deque takes 600 bytes more, and there is one for every open stream.
         self._recent: list[bytes] = []
 
     def feed(self, data: bytes) -> None:
         """Look at the next bytes of the stream, cut anywhere."""
-        prefix, suffix, start, end = self._shape
-        if prefix and not self._is_cut and data.startswith(prefix) and data.endswith(suffix):
-            text = data[start:end]
-            if 0 < (characters := len(text)) <= _MAX_SHAPED_TEXT_BYTES and b'"' not in text and text[-1] != 0x5C:
+        keys = self._keys
+        if keys is not None and not self._is_cut and data.endswith(b"\n\n") and len(data) <= _MAX_RECENT_CHUNK_BYTES:
+            # One event with one text, as nearly all are: what `_look` would count, in 1.5 us instead of 2.
+            key = keys[0]
+            start = data.find(key) + len(key)
+            end = data.find(b'"', start)
+            if (
+                end > start >= len(key)
+                and data[end - 1] != 0x5C
+                and data.find(b"\n\n") == len(data) - 2
+                and data.find(key, end) < 0
+            ):
                 recent = self._recent
                 recent.append(data)
                 if len(recent) > _RECENT_CHUNKS:
                     del recent[0]
-                self.output_characters += characters
+                self.output_characters += end - start
                 return
+        self._look(data)
+
+    def _look(self, data: bytes) -> None:
+        """``feed`` for whatever may come."""
         whole = data
         if self._is_cut or not data.endswith(b"\n\n"):
             whole = self._cutter.cut(data)
@@ -101,8 +94,6 @@ class OpenAIChatMeter:
             # Some servers send the same reasoning under both names.
             characters += _text_bytes(whole, keys[1]) or _text_bytes(whole, keys[2])
             characters += _text_bytes(whole, keys[3])
-        elif self._lessons_left:
-            self._learn_shape(whole, keys)
         self.output_characters += characters
 
     @property
@@ -127,17 +118,6 @@ class OpenAIChatMeter:
     def provider_request_id(self) -> str | None:
         """The id in the first event."""
         return find_id(self._first)
-
-    def _learn_shape(self, event: bytes, keys: tuple[bytes, bytes, bytes, bytes]) -> None:
-        """Remember how an event with text is written, if nothing but its first text would ever count in one like it."""
-        self._lessons_left -= 1
-        start = event.find(keys[0]) + len(keys[0])
-        end = event.find(b'"', start)
-        prefix, suffix = event[:start], event[end:]
-        if len(prefix) + len(suffix) > _MAX_SHAPE_BYTES or event[end - 1] == 0x5C:
-            return
-        if not any(key in prefix or key in suffix for key in keys[1:]) and keys[0] not in suffix:
-            self._shape = (prefix, suffix, start, end - len(event))
 
     def _open(self, whole: bytes) -> tuple[bytes, bytes, bytes, bytes] | None:
         """Learn from the first event with data how this server writes; comments may come before it."""
