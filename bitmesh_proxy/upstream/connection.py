@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from math import inf
 from typing import Final, Protocol, cast
 
 from bitmesh_proxy.errors import UpstreamBroken, UpstreamTimeout
-from bitmesh_proxy.upstream.framing import Framing, FramingError
+from bitmesh_proxy.upstream.framing import Framing, FramingError, SizedBody, UntilClosed
 from bitmesh_proxy.upstream.heads import MAX_HEAD_BYTES, MAX_INTERIM_ANSWERS, AnswerHead, HeadReader
 from bitmesh_proxy.upstream.inbox import Inbox, Take
 from bitmesh_proxy.upstream.listener import Listener
@@ -132,6 +132,17 @@ class ProviderConnection(asyncio.Protocol):
     def is_complete(self) -> bool:
         """Has the exchange's answer come to its end?"""
         return self._phase == _COMPLETE
+
+    @property
+    def takes_at_once(self) -> bool:
+        """Are bytes that come now handed on at once as they are? Then ``data_received`` may be given a view of them."""
+        inbox, framing = self._inbox, self._framing
+        return inbox is not None and inbox.is_open_handed and isinstance(framing, SizedBody | UntilClosed)
+
+    @property
+    def is_done_with_piece(self) -> bool:
+        """After that: is nothing kept of them, so that what they lay in may be used again?"""
+        return self._inbox is None or not self._inbox.has_its_hands_full
 
     def begin(
         self,
@@ -263,20 +274,20 @@ class ProviderConnection(asyncio.Protocol):
         if not has_begun:
             inbox.on_error(_broken_before())
 
-    async def head(self) -> AnswerHead:
+    def head(self) -> Coroutine[None, None, AnswerHead]:
         """The answer's head. Raises UpstreamBroken or UpstreamTimeout."""
-        return await self._waiting_inbox().head()
+        return self._waiting_inbox().head()
 
-    async def read(self) -> bytes:
+    def read(self) -> Coroutine[None, None, bytes]:
         """The next piece of the body, or all that has come meanwhile; empty at the end.
 
         Raises UpstreamBroken when it breaks off, UpstreamTimeout when nothing comes for too long or all takes too long.
         """
-        return await self._waiting_inbox().read()
+        return self._waiting_inbox().read()
 
-    async def pour(self, take: Take) -> None:
+    def pour(self, take: Take) -> Coroutine[None, None, None]:
         """Give each piece to ``take`` the moment it is read, until the end. Raises as ``read``, and what it raises."""
-        await self._waiting_inbox().pour(take)
+        return self._waiting_inbox().pour(take)
 
     def _waiting_inbox(self) -> Inbox:
         assert self._inbox is not None, "send comes first"
