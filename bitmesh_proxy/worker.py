@@ -7,8 +7,7 @@ what is promised to providers (calls at once, connections) is divided, so that a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import msgspec
 from msgspec import structs
 
 from bitmesh_proxy.catalogue.catalogue import Catalogue
@@ -20,8 +19,7 @@ from bitmesh_proxy.shared_memory import SharedMemory
 from bitmesh_proxy.shared_metrics import SharedMetrics, SharedWriteWaits
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Memories:
+class Memories(msgspec.Struct, frozen=True, kw_only=True):
     """What all workers see. Each kind of bucket has a table, and so a lock, of its own."""
 
     address_buckets: SharedMemory
@@ -55,8 +53,7 @@ class Memories:
             memory.close()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Worker:
+class Worker(msgspec.Struct, frozen=True, kw_only=True):
     """See the module's docstring. ``is_first``: no other one serves yet, so leftovers of earlier runs are nobody's.
 
     ``catalogue`` is that of all workers, whatever has become of its files since. ``sandbox_url``: where the providers

@@ -12,8 +12,9 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final, NoReturn
+
+import msgspec
 
 from bitmesh_proxy.cli.worker_process import READY, Lines
 
@@ -27,8 +28,7 @@ PROVEN_AFTER_S: Final = 60.0
 HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class Child:
+class Child(msgspec.Struct, eq=False, kw_only=True):
     """A place in which a process runs, or is to run again at ``due_s``. Times are of the supervisor's clock.
 
     Whoever starts a process closes its pipes (``close``) when it has ended. ``run`` is what the process does, and gives

@@ -14,11 +14,12 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import click
+import msgspec
 from aiohttp import web
+from msgspec.structs import replace
 
 from bitmesh_proxy import keys
 from bitmesh_proxy.app import StartError, make_app, make_runner, sandbox_for
@@ -34,8 +35,7 @@ BEAT: Final = b"."
 WELCOME: Final = b"W"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lines:
+class Lines(msgspec.Struct, frozen=True, kw_only=True):
     """Descriptors of a child's pipes. ``beat_interval_s`` is None where nobody listens for it.
 
     ``is_replacement``: another process was here before, and others may be serving.

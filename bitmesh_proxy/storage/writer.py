@@ -26,11 +26,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
+
+import msgspec
 
 from bitmesh_proxy.errors import Unavailable
 from bitmesh_proxy.metrics import WriteWaits
@@ -49,8 +50,7 @@ LENIENCE = 4
 SPACE_CHECK_INTERVAL_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True):
     """Stands in a list of results where an operation, or an item of a bulk, failed and left no trace."""
 
     error: Exception
@@ -69,16 +69,15 @@ class Bulk(Protocol):
 Done = Callable[[Any], None]
 
 
-@dataclass(slots=True, eq=False)
-class _Batch:
+class _Batch(msgspec.Struct, eq=False):
     """What shares a transaction. Items lie together as their bulk will get them, beside who waits for each."""
 
-    operations: list[tuple[Operation[Any], Done, bool]] = field(default_factory=list)
-    items: dict[Bulk, tuple[list[Any], list[Done]]] = field(default_factory=dict)
-    new_items: dict[Bulk, tuple[list[Any], list[Done]]] = field(default_factory=dict)
+    operations: list[tuple[Operation[Any], Done, bool]] = msgspec.field(default_factory=list)
+    items: dict[Bulk, tuple[list[Any], list[Done]]] = msgspec.field(default_factory=dict)
+    new_items: dict[Bulk, tuple[list[Any], list[Done]]] = msgspec.field(default_factory=dict)
     size: int = 0
     #: When its first write was queued.
-    began_s: float = field(default_factory=time.monotonic)
+    began_s: float = msgspec.field(default_factory=time.monotonic)
 
     def waiters(self) -> list[Done]:
         """All who wait, in the order in which ``Writer._attempt`` gives results."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from enum import StrEnum
 
+import msgspec
 from aiohttp import web
 
 from bitmesh_proxy.context import Surface
@@ -26,8 +26,7 @@ class Access(StrEnum):
     PROBE = "probe"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
+class Route(msgspec.Struct, frozen=True, kw_only=True):
     """``name`` is what the endpoint is called in limits, metrics and the ledger.
 
     ``plain_call``: the handler does nothing but take a JSON body through the pipeline, for this endpoint; then the lane
