@@ -121,7 +121,7 @@ def _books(bench: Bench, size: Size) -> Path:
             f"books of {size.rows:,} rows need {size.rows * ROW_BYTES >> 20:,} MiB of disk; {free >> 20:,} are free"
         )
     for old in bench.cache.glob(f"{of_this_size}-*.books*"):
-        shutil.rmtree(old)  # of another schema, or half made
+        shutil.rmtree(old)  # made in another way, or half made
     say(f"Making books of {size.rows:,} rows for this and later runs, in {bench.cache} …")
     began_s = time.monotonic()
     making = place.with_suffix(".books-in-making")
@@ -134,10 +134,8 @@ def _books(bench: Bench, size: Size) -> Path:
 
 
 def _place(cache: Path, size: Size) -> Path:
-    """Where books of that size are kept, as long as neither the schema nor the way they are made changes."""
-    package = Path(big_books.__file__).parents[2] / "bitmesh_proxy"
-    sources = [Path(big_books.__file__), *sorted((package / "storage" / "schema").glob("*.sql"))]
-    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
+    """Where books of that size are kept, as long as the way they are made is the same. The program migrates them."""
+    digest = hashlib.sha256(Path(big_books.__file__).read_bytes()).hexdigest()[:12]
     return cache / f"{size.keys}-{size.models}-{size.rows}-{digest}.books"
 
 
