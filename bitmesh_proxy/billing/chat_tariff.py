@@ -1,18 +1,21 @@
-"""What plain conversations may be charged at most at one offer: ``bill.hold_of`` with all that a call cannot change
-worked out beforehand.
+"""What common chat calls cost at one offer: ``bill.hold_of`` and ``bill.bill_of`` with all that a call cannot change
+worked out beforehand. They walk through a dozen functions, whose code alone fills the processor's first cache.
 
-Plain is a conversation of roles and texts (``usage.plain_text_bytes``) at an offer whose price is the same for every
-length and is charged by cost and markup. The tests hold both functions against each other.
+A tariff is for plain conversations (``usage.plain_text_bytes``), for answers whose usage is tokens in and out, and for
+offers whose price is the same for every length and is charged by cost and markup. The tests hold it against the two.
 """
 
 from __future__ import annotations
 
 from msgspec import Struct
 
+from bitmesh_proxy.billing.bill import Bill
 from bitmesh_proxy.billing.usage import BYTES_PER_TOKEN_AT_LEAST, TOKENS_PER_MESSAGE, max_output_tokens
-from bitmesh_proxy.calls import ChatCall
+from bitmesh_proxy.calls import Basis, ChatCall, Usage
 from bitmesh_proxy.catalogue.offer import Offer
-from bitmesh_proxy.money import NANO_PER_USD, PER_MILLION, ZERO, NanoUsd
+from bitmesh_proxy.money import NANO_PER_USD, PER_MILLION, ZERO, NanoUsd, round_half_even
+
+_MEASURED = Basis.MEASURED
 
 
 class ChatTariff(Struct, frozen=True):
@@ -20,7 +23,9 @@ class ChatTariff(Struct, frozen=True):
 
     offer: Offer
     request_nano_usd: int
-    text_nano_usd_per_million: int
+    dearest_text_nano_usd_per_million: int
+    dearest_output_nano_usd_per_million: int
+    input_nano_usd_per_million: int
     output_nano_usd_per_million: int
     markup_nano: int
     default_max_output_tokens: int
@@ -31,11 +36,35 @@ class ChatTariff(Struct, frozen=True):
             return ZERO
         text_tokens = (1 + len(call.messages)) * TOKENS_PER_MESSAGE - (-text_bytes // BYTES_PER_TOKEN_AT_LEAST)
         output_tokens = max_output_tokens(call, self.offer, self.default_max_output_tokens)
-        tokens = text_tokens * self.text_nano_usd_per_million + output_tokens * self.output_nano_usd_per_million
-        hold = self.request_nano_usd - (-tokens // PER_MILLION)
-        if self.markup_nano != NANO_PER_USD:
-            hold = -(-hold * self.markup_nano // NANO_PER_USD)
-        return NanoUsd(hold)
+        tokens = text_tokens * self.dearest_text_nano_usd_per_million
+        tokens += output_tokens * self.dearest_output_nano_usd_per_million
+        return self._with_markup(self.request_nano_usd - (-tokens // PER_MILLION))
+
+    def bill_of(self, usage: Usage, *, hold_nano_usd: NanoUsd, is_test: bool) -> Bill | None:
+        """What a whole answer with the provider's own figures comes to, as ``bill.bill_of`` says it.
+
+        None where there is more in the figures than tokens in and out.
+        """
+        input_tokens, output_tokens = usage.input_tokens, usage.output_tokens
+        if (
+            usage.cached_input_tokens
+            or usage.cache_write_tokens
+            or usage.image_input_tokens
+            or usage.image_output_tokens
+            or usage.is_estimated
+            or usage.reported_cost_nano_usd is not None
+            or not (input_tokens or output_tokens)
+        ):
+            return None
+        tokens = input_tokens * self.input_nano_usd_per_million + output_tokens * self.output_nano_usd_per_million
+        cost = self.request_nano_usd + round_half_even(tokens, PER_MILLION)
+        charge = ZERO if is_test else min(self._with_markup(cost), hold_nano_usd)
+        return Bill(cost_nano_usd=NanoUsd(cost), charge_nano_usd=charge, basis=_MEASURED, usage=usage)
+
+    def _with_markup(self, nano_usd: int) -> NanoUsd:
+        if self.markup_nano == NANO_PER_USD:
+            return NanoUsd(nano_usd)
+        return NanoUsd(-(-nano_usd * self.markup_nano // NANO_PER_USD))
 
 
 def chat_tariff(offer: Offer, *, markup_nano: int, default_max_output_tokens: int) -> ChatTariff | None:
@@ -44,11 +73,15 @@ def chat_tariff(offer: Offer, *, markup_nano: int, default_max_output_tokens: in
     text, output = price.dearest_text_nano_usd_per_million, price.dearest_output_nano_usd_per_million
     if price.is_free or price.long_context is not None or offer.sell_price is not None or not text + output > 0:
         return None
+    if not price.counts_tokens:
+        return None
     return ChatTariff(
         offer,
         price.request_nano_usd,
         text,
         output,
+        price.input_nano_usd_per_million,
+        price.output_nano_usd_per_million,
         markup_nano if offer.markup_nano is None else offer.markup_nano,
         default_max_output_tokens,
     )

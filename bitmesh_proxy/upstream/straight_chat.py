@@ -51,12 +51,16 @@ class StraightAttempt(Struct, kw_only=True):
 
 
 class StraightPlan(Struct, frozen=True, kw_only=True):
-    """A call that is ready to be reserved and sent. ``offers`` in the order of trying; ``first`` is for the first."""
+    """A call that is ready to be reserved and sent. ``offers`` in the order of trying; ``first`` is for the first.
+
+    ``tariff`` prices its answer, if that is a common one.
+    """
 
     call: ChatCall
     offers: tuple[Offer, ...]
     hold_nano_usd: NanoUsd
     first: StraightAttempt
+    tariff: ChatTariff | None = None
 
 
 class _Ready(Struct, frozen=True, kw_only=True):
@@ -92,6 +96,7 @@ class _Ready(Struct, frozen=True, kw_only=True):
                 request=self.head.with_body(self.body(call, offer)),
                 drops_usage=endpoint.drops_unasked_usage and drops_usage(call, dialect),
             ),
+            tariff=self.tariff,
         )
 
 
@@ -203,9 +208,21 @@ class StraightChats:
         ``progress`` has begun with the attempt's offer. Raises UpstreamBroken for what is no JSON.
         """
         check_looks_like_json(body)
-        progress.usage, progress.provider_request_id = attempt.dialect.read_usage(body)
-        if progress.usage is None:
+        usage, request_id = attempt.dialect.read_usage(body)
+        progress.usage, progress.provider_request_id = usage, request_id
+        if usage is None:
             progress.output_characters = count_characters(attempt.dialect, body)
+        elif plan.tariff is not None and attempt is plan.first:
+            bill = plan.tariff.bill_of(usage, hold_nano_usd=plan.hold_nano_usd, is_test=plan.call.test)
+            if bill is not None:
+                return Outcome(
+                    status=200,
+                    outcome="completed",
+                    bill=bill,
+                    offer=attempt.offer,
+                    provider_request_id=request_id,
+                    first_byte_s=progress.first_byte_s,
+                )
         return self._outcomes.of(plan.call, plan, progress, status=200, outcome="completed")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from bitmesh_proxy.billing.bill import Bill
 from bitmesh_proxy.calls import Basis, ChatCall, Usage
@@ -306,6 +307,30 @@ def test_an_answer_becomes_an_outcome(chats: StraightChats) -> None:
     )
 
 
+@pytest.mark.parametrize("model", ["local/one", "one", "local/tiny", "local/free", "local/sold"])
+@pytest.mark.parametrize("test", [False, True])
+@pytest.mark.parametrize(
+    "usage",
+    [
+        ANSWER["usage"],
+        {"prompt_tokens": 10**7, "completion_tokens": 10**7},
+        {**ANSWER["usage"], "prompt_tokens_details": {"cached_tokens": 7}},
+        {"prompt_tokens": 0, "completion_tokens": 0},
+        None,
+    ],
+)
+def test_what_is_ready_comes_to_the_same(
+    catalogue: Catalogue, health: OfferHealth, model: str, test: bool, usage: Any
+) -> None:
+    body, answer = {**BODY, "model": model, "test": test}, orjson.dumps({**ANSWER, "usage": usage})
+    warm, cold = new_chats(catalogue, health), new_chats(catalogue, health)
+    made(warm, body)
+    plan, plain = made(warm, body), made(cold, body)
+    assert plain.tariff is None
+    outcome = warm.outcome_of_whole(plan, plan.first, answer, begun(plan))
+    assert outcome == cold.outcome_of_whole(plain, plain.first, answer, begun(plain))
+
+
 def test_a_charge_is_never_above_what_was_reserved(chats: StraightChats) -> None:
     plan = made(chats, BODY)
     dear = {**ANSWER, "usage": {"prompt_tokens": 10**6, "completion_tokens": 10**6}}
@@ -382,6 +407,8 @@ def test_what_is_ready_gives_the_plan_that_the_steps_would(
     ):
         call = ChatCall(model=model, messages=messages, options=options, stream=stream, test=test)
         plan = said(warm, call, endpoint, caller)
+        if isinstance(plan, StraightPlan):
+            plan = replace(plan, tariff=None)
         assert plan == said(new_chats(catalogue, health), call, endpoint, caller)
         if isinstance(plan, StraightPlan):
             first = plan.first
