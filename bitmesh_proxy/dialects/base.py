@@ -1,4 +1,4 @@
-"""What a dialect is: a frozen dataclass of pure functions for one operation of one wire protocol.
+"""What a dialect is: a frozen struct of pure functions for one operation of one wire protocol.
 
 Build the request, read the answer, read the error: values in, values out, no I/O. Providers are made of these.
 """

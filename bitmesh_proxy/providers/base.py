@@ -1,7 +1,7 @@
 """What a provider is: data, plus the pure functions of its dialects.
 
 A ``Provider`` does no I/O and holds no secret; the upstream room joins it with the configured address and credential
-(``ProviderAccess``). A dialect is a frozen dataclass of functions: build the request, read the answer, read the error.
+(``ProviderAccess``). A dialect is a frozen struct of functions: build the request, read the answer, read the error.
 ``None`` for an operation means that the provider cannot do it.
 """
 
