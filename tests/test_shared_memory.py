@@ -38,6 +38,24 @@ time.sleep(60)
 """
 
 
+FORK = """
+import os, sys, time
+from bitmesh_proxy.shared_memory import SharedMemory
+memory = SharedMemory(int(sys.argv[1]))
+memory.lock()
+child = os.fork()
+if child == 0:
+    memory.lock()
+    memory.words[2] = memory.words[3]
+    memory.unlock()
+    os._exit(0)
+time.sleep(0.1)
+memory.words[3] = 11
+memory.unlock()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
 @pytest.fixture
 def memory() -> Iterator[SharedMemory]:
     made = SharedMemory.create(100, name="test")
@@ -84,16 +102,9 @@ def test_a_lock_is_free_when_its_holder_is_killed(memory: SharedMemory) -> None:
 
 def test_a_forked_child_has_a_lock_of_its_own(memory: SharedMemory) -> None:
     """What it inherits is the parent's: it would neither keep the parent out nor be kept out by it."""
-    with memory.locked():
-        child = os.fork()
-        if child == 0:  # pragma: no cover - in another process
-            memory.lock()
-            memory.words[2] = memory.words[3]
-            memory.unlock()
-            os._exit(0)
-        memory.words[3] = 11
-    _, status = os.waitpid(child, 0)
-    assert status == 0
+    process = start(FORK, memory)
+    process.communicate()
+    assert process.returncode == 0
     assert memory.words[2] == 11
 
 

@@ -73,7 +73,9 @@ os.execv(sys.executable, [sys.executable, "-m", "bitmesh_proxy", "serve"])
 
 
 @contextmanager
-def started_by_a_manager(directory: Path, listener: socket.socket) -> Iterator[subprocess.Popen[bytes]]:
+def started_by_a_manager(
+    directory: Path, listener: socket.socket, *, workers: int, watchdog_us: int
+) -> Iterator[subprocess.Popen[bytes]]:
     """The program, started as by the units, and ended whatever happens."""
     environ = {
         "PATH": os.environ["PATH"],
@@ -81,7 +83,8 @@ def started_by_a_manager(directory: Path, listener: socket.socket) -> Iterator[s
         "STATE_DIRECTORY": str(directory / "state"),
         "CACHE_DIRECTORY": str(directory / "cache"),
         "NOTIFY_SOCKET": str(directory / "notify"),
-        "WATCHDOG_USEC": "200000",
+        "WATCHDOG_USEC": str(watchdog_us),
+        "BITMESH_HTTP__WORKERS": str(workers),
     }
     for name in ("state", "cache"):
         (directory / name).mkdir()
@@ -112,14 +115,17 @@ def wait_for(manager: socket.socket, word: bytes) -> list[bytes]:
 
 @pytest.mark.journey
 @pytest.mark.timeout(30)
-def test_started_by_a_manager_it_says_when_it_is_ready_alive_and_stopping(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("workers", "watchdog_us"), [(1, 200_000), (2, 3_000_000)])
+def test_started_by_a_manager_it_says_when_it_is_ready_alive_and_stopping(
+    tmp_path: Path, workers: int, watchdog_us: int
+) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
     ):
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(20)
-        with started_by_a_manager(tmp_path, listener) as process:
+        with started_by_a_manager(tmp_path, listener, workers=workers, watchdog_us=watchdog_us) as process:
             assert b"WATCHDOG=1" not in wait_for(manager, b"READY=1")
             wait_for(manager, b"WATCHDOG=1")
             wait_for(manager, b"WATCHDOG=1")

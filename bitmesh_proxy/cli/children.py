@@ -16,7 +16,11 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from bitmesh_proxy.cli.worker_process import READY, Lines
+#: What a child says: it serves, and its loop turns.
+READY: Final = b"R"
+BEAT: Final = b"."
+#: An order: say where the service is.
+WELCOME: Final = b"W"
 
 #: A replacement comes after ever longer pauses, from the first to the last of these.
 FIRST_PAUSE_S: Final = 0.1
@@ -26,6 +30,18 @@ PROVEN_AFTER_S: Final = 60.0
 
 #: Signals that the supervisor handles, and its children each in their own way.
 HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+
+
+class Lines(msgspec.Struct, frozen=True, kw_only=True):
+    """A child's ends of its pipes. ``beat_interval_s`` is None where nobody listens for it.
+
+    ``is_replacement``: another process was here before, and others may be serving.
+    """
+
+    orders: int
+    reports: int
+    beat_interval_s: float | None
+    is_replacement: bool
 
 
 class Child(msgspec.Struct, eq=False, kw_only=True):

@@ -20,10 +20,9 @@ from types import FrameType
 from typing import Final
 
 from bitmesh_proxy import service
-from bitmesh_proxy.cli.children import Child
+from bitmesh_proxy.cli.children import WELCOME, Child
 from bitmesh_proxy.cli.options import EXIT_CONFIG
 from bitmesh_proxy.cli.process import settle_memory
-from bitmesh_proxy.cli.worker_process import WELCOME
 
 log = logging.getLogger(__name__)
 

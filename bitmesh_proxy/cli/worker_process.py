@@ -14,37 +14,20 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any, Final
+from typing import Any
 
 import click
-import msgspec
 from aiohttp import web
 from msgspec.structs import replace
 
 from bitmesh_proxy import keys
 from bitmesh_proxy.app import StartError, make_app, make_runner, sandbox_for
+from bitmesh_proxy.cli.children import BEAT, READY, WELCOME, Lines
 from bitmesh_proxy.cli.first_run import welcome
 from bitmesh_proxy.cli.options import EXIT_CONFIG
 from bitmesh_proxy.cli.process import BACKLOG, loop_factory, settle_memory, url_of
 from bitmesh_proxy.settings import Settings
 from bitmesh_proxy.worker import Worker, settings_of_seat
-
-READY: Final = b"R"
-BEAT: Final = b"."
-#: An order: say where the service is.
-WELCOME: Final = b"W"
-
-
-class Lines(msgspec.Struct, frozen=True, kw_only=True):
-    """Descriptors of a child's pipes. ``beat_interval_s`` is None where nobody listens for it.
-
-    ``is_replacement``: another process was here before, and others may be serving.
-    """
-
-    orders: int
-    reports: int
-    beat_interval_s: float | None
-    is_replacement: bool
 
 
 def run_worker(settings: Settings, worker: Worker, sockets: Sequence[socket.socket], lines: Lines) -> int:

@@ -1,0 +1,179 @@
+"""Looking after processes: who is replaced, who is killed, and that nobody is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.timeout(30)
+
+ROOT = Path(__file__).parent.parent.parent
+
+#: Children that say their name and number and do nothing until they are told to end. Those that are named in the
+#: arguments end at their start.
+SCRIPT = """
+import logging, os, select, signal, sys
+from functools import partial
+from bitmesh_proxy import service
+from bitmesh_proxy.cli.children import BEAT, READY, WELCOME, Child
+from bitmesh_proxy.cli.supervisor import Supervisor
+
+def say(*words):
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())  # a line at a time, whoever else speaks
+
+def run(name, lines):
+    if name in sys.argv:
+        return 78
+    told = []
+    signal.signal(signal.SIGTERM, lambda number, frame: told.append("stop"))
+    woken, waker = os.pipe()
+    os.set_blocking(waker, False)
+    signal.set_wakeup_fd(waker)
+    say(name, os.getpid(), "again" if lines.is_replacement else "first")
+    os.write(lines.reports, READY)
+    while not told:
+        ready, _, _ = select.select([lines.orders, woken], [], [], lines.beat_interval_s)
+        if lines.orders in ready:
+            order = os.read(lines.orders, 1)
+            say(name, "is told to welcome" if order == WELCOME else "is alone")
+            if order != WELCOME:
+                break
+        os.write(lines.reports, BEAT) if not ready else None
+    say(name, "ends")
+    return 0
+
+logging.basicConfig(stream=sys.stdout, format="log %(message)s", level="INFO")
+interval_s = service.watchdog_interval_s()
+def child(name, seat=None):
+    return Child(name=name, run=partial(run, name), seat=seat, beat_interval_s=interval_s and interval_s / 2)
+supervisor = Supervisor(
+    [child("sandbox")],
+    [child("one", 0), child("two", 1)],
+    sockets=[],
+    on_death=lambda child: say("dead", child.name),
+    watchdog_interval_s=interval_s,
+)
+sys.exit(supervisor.run())
+"""
+
+
+class Running:
+    """A supervisor and what it and its children have said."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.said: list[str] = []
+
+    def until(self, word: str) -> str:
+        """Read lines up to one that begins so."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.said.append(line.rstrip())
+            if line.startswith(word):
+                return self.said[-1]
+        raise AssertionError(f"never said {word!r}: {self.said}")
+
+    def rest(self) -> list[str]:
+        """All that is said up to the end of the last process."""
+        assert self.process.stdout is not None
+        return [line.rstrip() for line in self.process.stdout]
+
+
+@contextmanager
+def supervised(*failing: str, env: dict[str, str] | None = None) -> Iterator[Running]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, *failing],
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield Running(process)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def pid_in(line: str) -> int:
+    return int(line.split()[1])
+
+
+def test_one_after_the_other_and_back() -> None:
+    with supervised() as running:
+        running.until("one is told to welcome")
+        assert [line.split()[0] for line in running.said[:3]] == ["sandbox", "one", "two"]
+        running.process.send_signal(signal.SIGTERM)
+        rest = running.rest()
+        assert running.process.wait() == 0
+        assert rest[0].startswith("log draining")
+        ends = [line for line in rest if line.endswith("ends")]
+        assert ends[-1] == "sandbox ends", "running answers may need it"
+        assert sorted(ends) == ["one ends", "sandbox ends", "two ends"]
+
+
+def test_one_that_dies_is_replaced_and_nobody_else() -> None:
+    with supervised() as running:
+        victim = pid_in(running.until("one"))
+        running.until("one is told to welcome")
+        os.kill(victim, signal.SIGKILL)
+        running.until("dead one")
+        assert "killed by SIGKILL; another one comes in 0.1 s" in running.until("log one")
+        again = running.until("one")
+        assert again.endswith("again")
+        assert pid_in(again) != victim
+        running.process.send_signal(signal.SIGINT)
+        assert [line for line in running.rest() if "first" in line or "again" in line or "welcome" in line] == []
+        assert running.process.wait() == 0
+
+
+@pytest.mark.parametrize(("failing", "before"), [("one", ["sandbox"]), ("two", ["sandbox", "one"])])
+def test_a_start_that_fails_is_the_end_of_all(failing: str, before: list[str]) -> None:
+    with supervised(failing) as running:
+        said = running.rest()
+        assert running.process.wait() == 78
+        assert [line.split()[0] for line in said if line.endswith("first")] == before
+        assert f"log {failing} did not start: exit status 78" in said
+        assert [line.split()[0] for line in said if line.endswith("ends")] == before[::-1]
+
+
+def test_children_end_when_the_supervisor_is_killed() -> None:
+    with supervised() as running:
+        running.until("one is told to welcome")
+        running.process.kill()
+        # The pipe's end comes when the last of them has ended.
+        assert sorted(line for line in running.rest() if "alone" in line) == [
+            "one is alone", "sandbox is alone", "two is alone"
+        ]  # fmt: skip
+
+
+def test_one_that_stands_still_is_killed_and_replaced(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(10)
+        env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"}
+        with supervised(env=env) as running:
+            stopped = pid_in(running.until("two"))
+            assert manager.recv(100) == b"READY=1\nSTATUS=2 workers"
+            assert manager.recv(100) == b"WATCHDOG=1"
+            time.sleep(0.1)
+            os.kill(stopped, signal.SIGSTOP)
+            assert "two has stood still for 1.0 s" in running.until("log")
+            assert running.until("two").endswith("again")
+            running.process.send_signal(signal.SIGTERM)
+            running.rest()
+            assert running.process.wait() == 0
+        manager.settimeout(0)
+        told = [b"WATCHDOG=1"]
+        while told[-1] == b"WATCHDOG=1":
+            told.append(manager.recv(100))
+        assert told[-1] == b"STOPPING=1"

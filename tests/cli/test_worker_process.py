@@ -1,0 +1,79 @@
+"""A worker by itself, with the pipes of a supervisor: it says when it serves, and ends with its orders."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from bitmesh_proxy.cli.children import BEAT, READY, WELCOME
+from tests.journeys.processes import environment
+
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(30)]
+
+ROOT = Path(__file__).parent.parent.parent
+
+#: As ``workers.py`` puts one together.
+SCRIPT = """
+import os, sys
+from pathlib import Path
+from bitmesh_proxy.app import offered_by
+from bitmesh_proxy.cli.process import bind, url_of
+from bitmesh_proxy.cli.children import Lines
+from bitmesh_proxy.cli.worker_process import run_sandbox, run_worker
+from bitmesh_proxy.settings import load_settings
+from bitmesh_proxy.worker import Memories, Worker
+
+settings = load_settings(overrides={"data": {"dir": sys.argv[1]}})
+lines = Lines(orders=int(sys.argv[2]), reports=int(sys.argv[3]), beat_interval_s=0.05, is_replacement=False)
+callers = bind("127.0.0.1", 0)
+print(url_of(callers[0].getsockname()), flush=True)
+if sys.argv[4] == "sandbox":
+    (own,) = bind("127.0.0.1", 0)
+    sys.exit(run_sandbox(settings, own, callers, lines))
+worker = Worker(
+    seat=0, seats=1, memories=Memories.create(1), catalogue=offered_by(settings, os.environ), sandbox_url="http://127.0.0.1:9"
+)
+sys.exit(run_worker(settings, worker, callers, lines))
+"""
+
+
+@pytest.mark.parametrize("kind", ["worker", "sandbox"])
+def test_it_says_that_it_serves_and_ends_when_nobody_gives_orders(tmp_path: Path, kind: str) -> None:
+    orders, order = os.pipe()
+    report, reports = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(tmp_path), str(orders), str(reports), kind],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        pass_fds=[orders, reports],
+    )
+    for descriptor in (orders, reports):
+        os.close(descriptor)
+    try:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert os.read(report, 1) == READY
+        assert os.read(report, 1) == BEAT
+        if kind == "worker":
+            os.write(order, WELCOME)
+            assert process.stdout.readline().startswith(f"bitmesh-proxy listens on {url} (sandbox")
+            with urllib.request.urlopen(url + "/ready", timeout=5) as answer:
+                assert answer.status == 200
+        else:
+            with pytest.raises(OSError, match="refused"):
+                urllib.request.urlopen(url, timeout=5)
+        os.close(order)
+        assert process.wait() == 0
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+        os.close(report)

@@ -1,0 +1,56 @@
+"""``serve --workers``: what it says when it cannot. What it serves, the journeys show."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bitmesh_proxy.app import StartError
+from bitmesh_proxy.cli.workers import check
+from bitmesh_proxy.settings import load_settings
+from tests.journeys.processes import run, serving
+
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(30)]
+
+TWO = ("--workers", "2", "--port", "0")
+
+
+def test_what_cannot_be_divided_is_a_fault_of_the_configuration() -> None:
+    tree: dict[str, Any] = {"http": {"workers": 3}, "providers": [{"name": "openai", "max_concurrent": 2}]}
+    with pytest.raises(StartError, match="max_concurrent"):
+        check(load_settings(environ={}, overrides=tree))
+    check(load_settings(environ={}, overrides={**tree, "http": {"workers": 2}}))
+
+
+def test_a_data_directory_that_cannot_be_is_said_once_and_ends_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = run(tmp_path / "file" / "data", "serve", *TWO)
+    assert done.returncode == 78, done.stderr
+    assert done.stderr.count("bitmesh-proxy: ") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_a_broken_catalogue_ends_the_start(tmp_path: Path) -> None:
+    (tmp_path / "broken.toml").write_text("[[model]]\n")
+    done = run(tmp_path / "data", "serve", *TWO, env={"BITMESH_CATALOGUE__DIR": str(tmp_path)})
+    assert done.returncode == 78, done.stderr
+    assert "broken.toml" in done.stderr
+
+
+def test_a_port_that_cannot_be_is_said_in_a_line(tmp_path: Path) -> None:
+    done = run(tmp_path / "data", "serve", "--workers", "2", "--host", "192.0.2.1", "--port", "0")
+    assert done.returncode == 1, done.stderr
+    assert "cannot listen on 192.0.2.1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_it_introduces_itself_once(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data", arguments=["--workers", "3"]) as served:
+        assert served.text().count("listens on") == 1
+        assert served.text().count("bearer token") == 1
+        served.process.send_signal(signal.SIGTERM)
+        assert await served.ended() == 0
+        assert "Traceback" not in served.text()
