@@ -58,33 +58,61 @@ class Authenticator:
         """The caller with the token of this digest, at once. Raises AuthenticationFailed."""
         return self._usable(self._directory.by_token_digest(digest))
 
+    async def signed(
+        self,
+        credential: OAuthCredential,
+        *,
+        method: str,
+        raw_target: str,
+        public_base_url: str,
+        body: bytes,
+        payload_signature: str | None,
+    ) -> Caller:
+        """The caller who signed a request whose body is no form; its nonce is burnt. Raises AuthenticationFailed."""
+        caller, verified = self._verify(
+            credential, method=method, raw_target=raw_target, public_base_url=public_base_url
+        )
+        _verify_body(Received(raw=body), payload_signature, verified)
+        await self._burn(verified)
+        return caller
+
     async def _oauth(
         self, request: web.Request, context: RequestContext, credential: OAuthCredential
     ) -> tuple[Caller, Received | None]:
-        record = self._directory.by_consumer_key(credential.consumer_key)
-        key_id, generation = (record.caller.key_id, record.generation) if record else (_NO_SUCH_KEY_ID, 0)
-        secret = derive_consumer_secret(self._master_secret, key_id, generation)
-        verified = verify(
-            OAuthRequest(
-                method=request.method,
-                raw_target=request.raw_path,
-                public_base_urls=(context.public_base_url,),
-                header=credential.header,
-            ),
-            consumer_secret=secret,
-            now_s=self._clock(),
-            window_s=self._window_s,
+        caller, verified = self._verify(
+            credential,
+            method=request.method,
+            raw_target=request.raw_path,
+            public_base_url=context.public_base_url,
         )
-        caller = self._usable(record)
         received = await receive(request, self._http)
         try:
             _verify_body(received, request.headers.get(HEADER), verified)
-            if not await self._nonces.burn(verified.consumer_key, verified.nonce, verified.timestamp_s):
-                raise AuthenticationFailed("The OAuth nonce was already used.")
+            await self._burn(verified)
         except BaseException:
             await received.close()
             raise
         return caller, received
+
+    def _verify(
+        self, credential: OAuthCredential, *, method: str, raw_target: str, public_base_url: str
+    ) -> tuple[Caller, VerifiedOAuth]:
+        """The signature, but for the body and the nonce."""
+        record = self._directory.by_consumer_key(credential.consumer_key)
+        key_id, generation = (record.caller.key_id, record.generation) if record else (_NO_SUCH_KEY_ID, 0)
+        verified = verify(
+            OAuthRequest(
+                method=method, raw_target=raw_target, public_base_urls=(public_base_url,), header=credential.header
+            ),
+            consumer_secret=derive_consumer_secret(self._master_secret, key_id, generation),
+            now_s=self._clock(),
+            window_s=self._window_s,
+        )
+        return self._usable(record), verified
+
+    async def _burn(self, verified: VerifiedOAuth) -> None:
+        if not await self._nonces.burn(verified.consumer_key, verified.nonce, verified.timestamp_s):
+            raise AuthenticationFailed("The OAuth nonce was already used.")
 
     def _usable(self, record: KeyRecord | None) -> Caller:
         if record is None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 from msgspec import Struct
@@ -44,9 +45,9 @@ class LaneCall(Struct, eq=False):
     caller: Caller | None = None
     slot: Slot | None = None
     error_code: str | None = None
-    # Either of them, once the call has been admitted.
+    # Either of them is at work.
     straight: StraightCall | None = None
-    task: asyncio.Task[None] | None = None
+    task: asyncio.Task[Caller] | asyncio.Task[None] | None = None
 
     def begin(self, body: bytes) -> None:
         """Admit the call, in the order of the plain way, and start it if it may go on."""
@@ -54,12 +55,28 @@ class LaneCall(Struct, eq=False):
         lane.metrics.under_way += 1
         try:
             reply.snapshots = (lane.admit_address(self.visitor),)
-            self.caller = caller = lane.authenticate(self.visitor)
-            reply.snapshots = lane.admit_key(caller, self.route)
-            self.slot = lane.take_slot(caller)
-            self._start(body, caller)
+            if self.visitor.signed is None:
+                self._admit(lane.authenticate(self.visitor), body)
+            else:  # its nonce has to be burnt first, durably
+                self.task = asyncio.create_task(lane.authenticate_signed(self.visitor, self.path, body))
+                self.task.add_done_callback(partial(self._authenticated, body))
         except Exception as exc:  # noqa: BLE001 - whatever it is, the caller gets an answer
             self._ended(exc)
+
+    def _authenticated(self, body: bytes, task: asyncio.Task[Caller]) -> None:
+        self.task = None
+        try:
+            if task.cancelled() or self.connection.transport is None:
+                raise CallerLeft
+            self._admit(task.result(), body)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the caller gets an answer
+            self._ended(exc)
+
+    def _admit(self, caller: Caller, body: bytes) -> None:
+        self.caller = caller
+        self.reply.snapshots = self.lane.admit_key(caller, self.route)
+        self.slot = self.lane.take_slot(caller)
+        self._start(body, caller)
 
     def _start(self, body: bytes, caller: Caller) -> None:
         endpoint, line = self.route.plain_call, self.lane.line

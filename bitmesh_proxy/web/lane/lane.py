@@ -1,8 +1,8 @@
 """Which requests the lane takes, and who may go on it.
 
 The lane takes a request that is all there and has nothing about it but a call: a POST to a chat route with a JSON body,
-a bearer key, and no wish that concerns the connection or a browser. Anything else is no business of the lane, and
-nothing has happened to it yet when the lane lets it pass. So the two ways need not agree on what is unusual.
+a key or a signature, and no wish that concerns the connection or a browser. Anything else is no business of the lane,
+and nothing has happened to it yet when the lane lets it pass. So the two ways need not agree on what is unusual.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from msgspec import Struct
 from multidict import CIMultiDictProxy
 
 from bitmesh_proxy import keys
-from bitmesh_proxy.auth.bearer import BearerCredential, credentials_of
+from bitmesh_proxy.auth.bearer import BearerCredential, OAuthCredential, credentials_of
+from bitmesh_proxy.auth.payload_signature import HEADER
 from bitmesh_proxy.auth.secrets import token_digest
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.errors import AuthenticationFailed
@@ -43,14 +44,18 @@ RawHeaders = tuple[tuple[bytes, bytes], ...]
 
 
 class Visitor(Struct, frozen=True):
-    """What the headers of a plain request say: where it comes from, how callers reach us, and whose token it bears.
+    """What the headers of a plain request say: where it comes from, how callers reach us, and whose token it bears, or
+    who has signed it.
 
     Who has the token, and what that key may do, is looked up with every request.
     """
 
     address: str
     public_base_url: str
-    token_digest: bytes
+    token_digest: bytes = b""
+    #: A signature instead of a token, and the header that signs the body. No two requests have the same.
+    signed: OAuthCredential | None = None
+    payload_signature: str | None = None
 
 
 class Lane:
@@ -101,24 +106,25 @@ class Lane:
             visitor = self._visitor(message.headers, peer)
             if visitor is None:
                 return None
-            if sum([len(name) + len(value) for name, value in raw]) <= MAX_KNOWN_HEAD_BYTES:
+            if visitor.signed is None and sum([len(name) + len(value) for name, value in raw]) <= MAX_KNOWN_HEAD_BYTES:
                 if len(self._known) >= MAX_KNOWN:
                     self._known.clear()
                 self._known[key] = visitor
         return route, visitor
 
     def _visitor(self, headers: CIMultiDictProxy[str], peer: str | None) -> Visitor | None:
-        """None for headers that are not plain, or hold no one bearer token that could be any."""
+        """None for headers that are not plain, or hold no one credential that could be any."""
         if headers.get("Content-Type") not in _JSON or any(name in headers for name in _NOT_PLAIN):
             return None
         try:
             credential = credentials_of(headers)
         except AuthenticationFailed:
             return None
-        if not isinstance(credential, BearerCredential):
-            return None
         address, scheme, host = self._forwarded.resolve(peer, headers, scheme="http", host=headers.get("Host", ""))
-        return Visitor(address, self._public_url or public_base_url(scheme, host), token_digest(credential.token))
+        base_url = self._public_url or public_base_url(scheme, host)
+        if isinstance(credential, BearerCredential):
+            return Visitor(address, base_url, token_digest(credential.token))
+        return Visitor(address, base_url, signed=credential, payload_signature=headers.get(HEADER))
 
     def context_of(self, route: Route, visitor: Visitor) -> RequestContext:
         """Names the request."""
@@ -138,6 +144,18 @@ class Lane:
     def authenticate(self, visitor: Visitor) -> Caller:
         """Who it is. Raises AuthenticationFailed."""
         return self._authenticator.by_token_digest(visitor.token_digest)
+
+    async def authenticate_signed(self, visitor: Visitor, path: str, body: bytes) -> Caller:
+        """Who has signed it, once. Raises AuthenticationFailed."""
+        assert visitor.signed is not None
+        return await self._authenticator.signed(
+            visitor.signed,
+            method="POST",
+            raw_target=path,
+            public_base_url=visitor.public_base_url,
+            body=body,
+            payload_signature=visitor.payload_signature,
+        )
 
     def admit_key(self, caller: Caller, route: Route) -> list[Snapshot | None]:
         """Through the limits of the key and of the key at this endpoint. Raises RateLimited."""
