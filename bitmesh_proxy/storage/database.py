@@ -25,6 +25,7 @@ import aiosqlite
 from bitmesh_proxy.metrics import WriteWaits
 from bitmesh_proxy.storage.checkpoints import Checkpoints
 from bitmesh_proxy.storage.failures import StorageError, as_unavailable, is_trouble
+from bitmesh_proxy.storage.key_changes import KeyChanges
 from bitmesh_proxy.storage.migrations import migrate
 from bitmesh_proxy.storage.turns import Turns
 from bitmesh_proxy.storage.writer import Bulk, Done, Operation, T, Writer
@@ -75,9 +76,11 @@ class Database:
         writer: Writer,
         checkpoints: Checkpoints,
         lookup: sqlite3.Connection,
+        key_changes: KeyChanges,
         turns: Turns | None = None,
     ) -> None:
         self.path = path
+        self.key_changes = key_changes
         self._turns = turns
         self._busy_timeout_s = busy_timeout_s
         self._writer = writer
@@ -106,6 +109,7 @@ class Database:
         try:
             lookup = await asyncio.to_thread(_prepare, path, busy_timeout_s)
             turns = await asyncio.to_thread(_turns_of, path, takes_turns)
+            key_changes = await asyncio.to_thread(KeyChanges, path.with_name(path.name + ".key-changes"))
         except (sqlite3.Error, OSError) as exc:
             raise StorageError(f"{path}: {exc}") from exc
         writer = Writer(
@@ -114,11 +118,18 @@ class Database:
             max_pending=max_pending_writes,
             min_free_bytes=min_free_bytes,
             turns=turns,
+            watch=key_changes,
         )
         checkpoints = Checkpoints(lambda: _connect(path, timeout_s=busy_timeout_s), writer)
         checkpoints.start()
         return cls(
-            path, busy_timeout_s=busy_timeout_s, writer=writer, checkpoints=checkpoints, lookup=lookup, turns=turns
+            path,
+            busy_timeout_s=busy_timeout_s,
+            writer=writer,
+            checkpoints=checkpoints,
+            lookup=lookup,
+            key_changes=key_changes,
+            turns=turns,
         )
 
     async def close(self) -> None:
@@ -131,6 +142,7 @@ class Database:
             await self._writer.close()
         finally:
             self._lookup.close()
+            self.key_changes.close()
             if self._turns is not None:
                 self._turns.close()
             if self._reader is not None:
@@ -201,7 +213,7 @@ class Database:
         return row
 
     def data_version(self) -> int:
-        """A number that moves whenever anyone, our writer included, has committed. Costs a microsecond or two."""
+        """A number that moves whenever anyone, our writer included, has committed. Costs 6 to 12 us."""
         try:
             return int(self._lookup.execute("PRAGMA data_version").fetchone()[0])
         except sqlite3.Error as exc:

@@ -3,13 +3,14 @@
 The database never sees a token or a secret in the clear: a token comes in as the digest that ``auth`` makes, OAuth
 secrets are derived from the master secret, or sealed by it.
 
-A change of a key, made in whatever process, counts with the next request: before each look-up the directory asks
-SQLite whether anyone has committed, and if so, whether ``keys_version`` moved.
+A change of a key, made by this program in whatever process, counts with the next request: before each look-up the
+directory looks at a word that all processes share (``key_changes.py``). What was changed in another way, with SQLite's
+own shell for example, counts within ``LOOK_INTERVAL_S``: that often the directory asks SQLite whether anyone has
+committed, and if so, whether ``keys_version`` moved.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sqlite3
 import time
@@ -24,6 +25,9 @@ from bitmesh_proxy.errors import Conflict, NotFound
 from bitmesh_proxy.money import NanoUsd
 from bitmesh_proxy.storage.database import Database, Row
 from bitmesh_proxy.storage.failures import is_double
+
+#: How long a change of keys that no program of ours made may go unseen.
+LOOK_INTERVAL_S = 0.05
 
 
 class KeySpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,14 +167,19 @@ class KeyDirectory:
     Raises Unavailable when the database cannot be read.
     """
 
-    def __init__(self, database: Database, *, max_cached: int = 25_000) -> None:
+    def __init__(
+        self, database: Database, *, max_cached: int = 25_000, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._database = database
+        self._changes = database.key_changes
         self._max_cached = max_cached
+        self._clock = clock
+        self._word = -1
+        self._next_look_s = float("-inf")
         self._data_version = -1
         self._keys_version = -1
         self._by_digest: OrderedDict[bytes, KeyRecord] = OrderedDict()
         self._by_consumer_key: OrderedDict[str, KeyRecord] = OrderedDict()
-        self._is_looked_up = False
 
     def by_token_digest(self, digest: bytes) -> KeyRecord | None:
         """The key with this token, switched off and expired ones included."""
@@ -195,12 +204,8 @@ class KeyDirectory:
         return record
 
     def _forget_if_changed(self) -> None:
-        """Once for all requests that are looked at in one turn of the event loop.
-
-        A request that comes in after the look is handled in a later turn, so that it is looked for again: what was
-        committed before a request was sent counts for it.
-        """
-        if self._is_looked_up:
+        word, now_s = self._changes.word, self._clock()
+        if word == self._word and now_s < self._next_look_s:
             return
         data_version = self._database.data_version()
         if data_version != self._data_version:
@@ -211,11 +216,9 @@ class KeyDirectory:
                 self._by_consumer_key.clear()
                 self._keys_version = keys_version
             self._data_version = data_version
-        self._is_looked_up = True
-        asyncio.get_running_loop().call_soon(self._look_again)
-
-    def _look_again(self) -> None:
-        self._is_looked_up = False
+        # Only now, so that a failed look is not taken for one. The word is of before it: what came after it differs.
+        self._word = word
+        self._next_look_s = now_s + LOOK_INTERVAL_S
 
 
 _INSERT = """

@@ -88,6 +88,16 @@ class _Batch(msgspec.Struct, eq=False):
         return waiters
 
 
+class Watch(Protocol):
+    """Looks at what operations change, in the writer's thread."""
+
+    def begin(self, connection: sqlite3.Connection) -> None:
+        """Before the first of a transaction's operations; again, if the transaction is run again."""
+
+    def end(self, connection: sqlite3.Connection) -> Callable[[], None] | None:
+        """After the last. What it gives is called when they are committed, before anybody hears of it."""
+
+
 class Writer:
     """See the module's docstring. Made and used on the event loop; ``connect`` runs in the thread."""
 
@@ -99,10 +109,13 @@ class Writer:
         max_pending: int,
         min_free_bytes: int,
         turns: AbstractContextManager[None] | None = None,
+        watch: Watch | None = None,
     ) -> None:
-        """``turns`` is entered for each transaction, in the thread: see ``turns.py``."""
+        """``turns`` is entered for each transaction, in the thread: see ``turns.py``. ``watch`` is for operations, not
+        for items."""
         self._connect = connect
         self._turns = turns or nullcontext()
+        self._watch = watch
         self._directory = path.parent
         self._max_pending = max_pending
         self._min_free_bytes = min_free_bytes
@@ -256,8 +269,11 @@ class Writer:
                 connection.execute("BEGIN IMMEDIATE")
                 results = self._attempt(connection, batch, with_savepoints=True)
                 assert results is not None
+            tell = self._watch.end(connection) if self._watch is not None and batch.operations else None
             connection.execute("COMMIT")
             self.commits += 1
+            if tell is not None:
+                tell()
         except BaseException:
             if connection.in_transaction:
                 connection.rollback()
@@ -267,6 +283,8 @@ class Writer:
     def _attempt(self, connection: sqlite3.Connection, batch: _Batch, *, with_savepoints: bool) -> Sequence[Any] | None:
         """The results, or None when an operation has to be undone and there is no savepoint to go back to."""
         results: list[Any] = []
+        if self._watch is not None and batch.operations:
+            self._watch.begin(connection)
         run = _run_with_savepoint if with_savepoints else _run_plainly
         for operation, _, is_new_work in batch.operations:
             if is_new_work and self._space_is_short:
