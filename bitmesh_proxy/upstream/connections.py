@@ -209,6 +209,8 @@ class Connections:
             if connection is None:
                 pool.count_down()
         pool.members.add(connection)
+        if self._is_closed:
+            connection.close()
         if connection.is_lost:  # meanwhile
             pool.forget(connection)
         return connection

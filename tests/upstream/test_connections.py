@@ -225,3 +225,23 @@ async def test_an_origin_without_connections_is_forgotten() -> None:
             await taken(connections, gone.port)
         assert connections.origins == 0
         assert await exchange(connections, running.port) is not first
+
+
+async def test_closing_ends_those_that_are_being_opened_too() -> None:
+    may_open = asyncio.Event()
+
+    async def slowly(wanted: Origin, make: Callable[[], ProviderConnection]) -> ProviderConnection:
+        await may_open.wait()
+        _, connection = await asyncio.get_running_loop().create_connection(make, "127.0.0.1", wanted.port)
+        return connection
+
+    async with provider(answering(ANSWER)) as running:
+        connections = Connections(connect_timeout_s=2.0, keepalive_s=30.0, max_per_origin=1, connect=slowly)
+        opening = asyncio.create_task(connections.take(origin(running.port), is_fresh=False, until_s=1e12))
+        await asyncio.sleep(0)
+        await connections.close()
+        may_open.set()
+        connection = await opening
+        assert not connection.is_usable
+        connections.give_back(connection)
+        assert connections.take_idle(origin(running.port)) is None
