@@ -7,7 +7,7 @@ Secrets never stand in the file: a provider's ``credential`` is a reference, ``e
 key with its default; a test holds the two together.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: each field's type would be looked up by its text, at every start.
 
 import ipaddress
 import os
