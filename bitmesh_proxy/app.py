@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -393,5 +393,12 @@ async def responses(app: web.Application) -> AsyncIterator[None]:
         settings=settings.responses,
         instance=app[keys.INSTANCE],
     )
-    yield
-    await service.background.close(settings.http.shutdown_timeout_s)
+    async with AsyncExitStack() as stack:
+        if (worker := app.get(keys.WORKER)) is not None:
+            from bitmesh_proxy.web.responses.elsewhere import Elsewhere
+
+            elsewhere = app[keys.ELSEWHERE] = Elsewhere(service.background.log_of, worker.doors, seat=worker.seat)
+            await elsewhere.start()
+            stack.push_async_callback(elsewhere.close)
+        yield
+        await service.background.close(settings.http.shutdown_timeout_s)

@@ -38,6 +38,7 @@ from bitmesh_proxy.web.received import Received
 if TYPE_CHECKING:
     from bitmesh_proxy.auth.sealing import Sealer
     from bitmesh_proxy.sandbox.server import Sandbox
+    from bitmesh_proxy.web.responses.elsewhere import Elsewhere
     from bitmesh_proxy.web.responses.service import Responses
     from bitmesh_proxy.worker import Worker
 
@@ -88,6 +89,8 @@ INSTANCE = web.AppKey("instance", int)
 #: For what callers carry from one request to another.
 SEALER: web.AppKey[Sealer] = web.AppKey("sealer")
 RESPONSES: web.AppKey[Responses] = web.AppKey("responses")
+#: Of a worker: the way to what its siblings make.
+ELSEWHERE: web.AppKey[Elsewhere] = web.AppKey("elsewhere")
 IS_SANDBOX = web.AppKey("is_sandbox", bool)
 DRAINING = web.AppKey("draining", asyncio.Event)
 JOBS = web.AppKey("jobs", JobService)

@@ -7,6 +7,9 @@ what is promised to providers (calls at once, connections) is divided, so that a
 
 from __future__ import annotations
 
+import secrets
+import socket
+
 import msgspec
 from msgspec import structs
 
@@ -53,6 +56,31 @@ class Memories(msgspec.Struct, frozen=True, kw_only=True):
             memory.close()
 
 
+class Doors(msgspec.Struct, frozen=True, kw_only=True):
+    """A listening socket for each worker, by seat, for its siblings.
+
+    They are abstract unix sockets (Linux), which are nowhere in the file system. Any user of the machine could come to
+    them, so whoever comes has to say the secret.
+    """
+
+    names: tuple[str, ...]
+    sockets: tuple[socket.socket, ...]
+    secret: str
+
+    @classmethod
+    def open(cls, seats: int) -> Doors:
+        """Raises OSError."""
+        names = tuple(f"\0bitmesh-proxy-{secrets.token_hex(8)}-{seat}" for seat in range(seats))
+        sockets = []
+        for name in names:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.bind(name)
+            sock.listen()
+            sock.setblocking(False)
+            sockets.append(sock)
+        return cls(names=names, sockets=tuple(sockets), secret=secrets.token_hex(16))
+
+
 class Worker(msgspec.Struct, frozen=True, kw_only=True):
     """See the module's docstring. ``is_first``: no other one serves yet, so leftovers of earlier runs are nobody's.
 
@@ -63,6 +91,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     seat: int
     seats: int
     memories: Memories
+    doors: Doors
     catalogue: Catalogue
     sandbox_url: str | None
     is_first: bool = False

@@ -18,7 +18,7 @@ from bitmesh_proxy.cli.process import bind, url_of
 from bitmesh_proxy.cli.supervisor import Supervisor
 from bitmesh_proxy.cli.worker_process import run_sandbox, run_worker
 from bitmesh_proxy.settings import Settings, SettingsError
-from bitmesh_proxy.worker import Memories, Worker, settings_of_seat
+from bitmesh_proxy.worker import Doors, Memories, Worker, settings_of_seat
 
 
 def supervise(settings: Settings) -> int:
@@ -29,7 +29,7 @@ def supervise(settings: Settings) -> int:
     is_sandbox = access_by(settings, os.environ) is None
     sockets = service.listen_sockets() or bind(settings.http.host, settings.http.port)
     sandbox_sockets = bind("127.0.0.1", settings.sandbox.port) if is_sandbox else []
-    memories = Memories.create(seats)
+    memories, doors = Memories.create(seats), Doors.open(seats)
     interval_s = service.watchdog_interval_s()
     played = [Child(name="the sandbox", run=partial(run_sandbox, settings, sock, sockets)) for sock in sandbox_sockets]
     serving = []
@@ -38,6 +38,7 @@ def supervise(settings: Settings) -> int:
             seat=seat,
             seats=seats,
             memories=memories,
+            doors=doors,
             catalogue=catalogue,
             sandbox_url=url_of(sandbox_sockets[0].getsockname()) if is_sandbox else None,
         )
@@ -47,7 +48,7 @@ def supervise(settings: Settings) -> int:
     supervisor = Supervisor(
         played,
         serving,
-        sockets=[*sockets, *sandbox_sockets],
+        sockets=[*sockets, *sandbox_sockets, *doors.sockets],
         # What was under way in a worker has ended with it.
         on_death=lambda child: None if child.seat is None else memories.forget_seat(child.seat, seats=seats),
         watchdog_interval_s=interval_s,

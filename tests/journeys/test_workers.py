@@ -28,7 +28,7 @@ from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.keys import KeyStore
 from tests.auth.bitmesh_clients import authorization, payload_signature
-from tests.journeys.gateway import Books, bearer, chat, eventually, open_books, until
+from tests.journeys.gateway import CHAT_MODEL, Books, bearer, chat, eventually, open_books, until
 from tests.journeys.processes import Served, serving
 from tests.journeys.test_processes import config_of
 
@@ -268,3 +268,49 @@ async def test_a_signal_drains_all_and_lets_nobody_else_in(tmp_path: Path) -> No
         assert "Traceback" not in served.text()
         assert await house.pids() == []
         await house.books.check()
+
+
+async def test_a_background_response_is_followed_and_cancelled_at_any_worker(tmp_path: Path) -> None:
+    env = {"BITMESH_SANDBOX__TOKEN_INTERVAL_MS": "20", "BITMESH_SANDBOX__MODE": "on"}
+    async with two_workers(tmp_path, env) as house:
+        headers = bearer(await house.new_key())
+
+        async def make(tokens: int) -> str:
+            text = f"Hello [[sandbox: tokens={tokens}]]"
+            body = {"model": CHAT_MODEL, "input": text, "background": True, "stream": True, "max_output_tokens": tokens}
+            async with house.http.post(house.served.url + "/v1/responses", json=body, headers=headers) as answer:
+                first = (await answer.content.readuntil(b"\n\n")).decode()
+            return str(json.loads(first.partition("data: ")[2])["response"]["id"])
+
+        async def get(response_id: str, query: str = "") -> bytes:
+            url = f"{house.served.url}/v1/responses/{response_id}{query}"
+            async with house.http.get(url, headers=headers) as answer:
+                assert answer.status == 200, await answer.text()
+                return await answer.read()
+
+        response_id = await make(30)
+        assert {json.loads(await get(response_id))["status"] for _ in range(10)} == {"in_progress"}
+        streams = await asyncio.gather(*(get(response_id, "?stream=true") for _ in range(10)))
+        assert {stream.count(b"response.output_text.delta\n") for stream in streams} == {30}
+        assert all(stream.endswith(b"data: [DONE]\n\n") for stream in streams)
+        rests = await asyncio.gather(*(get(response_id, "?stream=true&starting_after=20") for _ in range(10)))
+        assert {rest.partition(b"event: ")[2] for rest in rests} == {
+            streams[0][streams[0].index(b"event: ", frame_at(streams[0], 21)) + 7 :]
+        }
+        for _ in range(3):  # one of them is made by the other worker than the one that is asked to cancel it
+            response_id = await make(2000)
+            url = f"{house.served.url}/v1/responses/{response_id}/cancel"
+            async with house.http.post(url, headers=headers) as answer:
+                assert (await answer.json())["status"] == "cancelled"
+            assert {json.loads(await get(response_id))["status"] for _ in range(6)} == {"cancelled"}
+
+        async def are_closed() -> bool:
+            return all(row.state != "open" for row in await house.books.rows())
+
+        await until(are_closed, "the provider's work has ended")
+        await house.books.check()
+
+
+def frame_at(stream: bytes, number: int) -> int:
+    """Where the event with that sequence number begins."""
+    return stream.index(b"event: ", stream.index(f'"sequence_number":{number - 1},'.encode()))

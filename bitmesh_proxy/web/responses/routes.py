@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import orjson
@@ -21,7 +21,7 @@ from bitmesh_proxy.storage.responses import StoredResponse
 from bitmesh_proxy.upstream.attempts import STREAM_HEADERS
 from bitmesh_proxy.web.call_bodies import digest_of
 from bitmesh_proxy.web.responses.bodies import read_request_body
-from bitmesh_proxy.web.responses.replies import KEEP_ALIVE, MEDIA_GRACE_S, VERSION_HEADERS, EventLog, HeldReply
+from bitmesh_proxy.web.responses.replies import KEEP_ALIVE, MEDIA_GRACE_S, VERSION_HEADERS, HeldReply
 from bitmesh_proxy.web.responses.service import Prepared, Responses
 from bitmesh_proxy.web.responses.session import ResponseSession, Transport
 from bitmesh_proxy.web.responses.websocket import handle_socket
@@ -85,17 +85,17 @@ async def _in_background(
     session = responses.session(prepared, caller=incoming.caller, context=incoming.context, transport=Transport.SSE)
     queued = session.response
     events = await responses.background.start(session, incoming)
-    return await _followed(request, events) if prepared.request.stream else _json(queued)
+    return await _followed(request, events.follow()) if prepared.request.stream else _json(queued)
 
 
-async def _followed(request: web.Request, events: EventLog, *, after: int = -1) -> web.StreamResponse:
+async def _followed(request: web.Request, events: AsyncIterator[bytes]) -> web.StreamResponse:
     """Stream the events of a background response as they come. Who leaves, leaves it running."""
     interval_s = request.app[keys.SETTINGS].answers.keep_alive_after_s
     async with HeldReply(
         request, is_stream=True, opens_after_s=0.0, interval_s=interval_s, begin=lambda: KEEP_ALIVE
     ) as reply:
         await reply.start(200, STREAM_HEADERS)
-        async for frames in events.follow(after=after):
+        async for frames in events:
             await reply.write(frames)
         await reply.write(DONE)
         await reply.finish()
@@ -108,10 +108,20 @@ async def handle_get(request: web.Request) -> web.StreamResponse:
     stored = await _stored(request)
     if request.query.get("stream") != "true":
         return _json(stored.body)
-    events = request.app[keys.RESPONSES].background.log_of(stored.id)
-    if events is None or not stored.is_background:
+    after = _integer(request.query, "starting_after", -1, low=-1, high=2**31)
+    events = await _events_of(request.app, stored, after=after) if stored.is_background else None
+    if events is None:
         raise InvalidRequest("Only a background response that runs can be streamed.", param="stream")
-    return await _followed(request, events, after=_integer(request.query, "starting_after", -1, low=-1, high=2**31))
+    return await _followed(request, events)
+
+
+async def _events_of(app: web.Application, stored: StoredResponse, *, after: int) -> AsyncIterator[bytes] | None:
+    """What a background response has said behind a sequence number and will say, in whichever worker it is made."""
+    here = app[keys.RESPONSES].background.log_of(stored.id)
+    if here is not None:
+        return here.follow(after=after)
+    elsewhere = app.get(keys.ELSEWHERE)
+    return None if elsewhere is None else await elsewhere.follow(stored.id, after=after)
 
 
 async def handle_delete(request: web.Request) -> web.StreamResponse:

@@ -167,7 +167,8 @@ class Responses:
         if stored.job_id is not None:
             return self._shown(await self._job_of(stored, caller, context))
         if stored.instance != self._instance and await self.store.is_alive(stored.instance):
-            return self._shown(stored)
+            # Its row says "queued" up to its end; it is made as soon as it is taken.
+            return self._shown(replace(stored, body={**stored.body, "status": "in_progress"}))
         error = {"code": "interrupted", "message": "The service was stopped while it worked on this response."}
         return await self._ended(stored, {"status": "failed", "error": error})
 
