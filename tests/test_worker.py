@@ -13,26 +13,29 @@ from bitmesh_proxy.limits.per_address import AddressLimit
 from bitmesh_proxy.limits.per_endpoint import EndpointLimit
 from bitmesh_proxy.limits.per_key import KeyLimit
 from bitmesh_proxy.settings import SettingsError, load_settings
-from bitmesh_proxy.worker import Memories, Worker, settings_of_seat
+from bitmesh_proxy.worker import Doors, Memories, Worker, settings_of_seat
 
 SEATS = 2
 
 
 @pytest.fixture
 def workers() -> Iterator[list[Worker]]:
-    memories = Memories.create(SEATS)
+    memories, doors = Memories.create(SEATS), Doors.open(SEATS)
     yield [
         Worker(
             seat=seat,
             seats=SEATS,
             is_first=seat == 0,
             memories=memories,
+            doors=doors,
             catalogue=Catalogue.build(()),
             sandbox_url=None,
         )
         for seat in range(SEATS)
     ]
     memories.close()
+    for sock in doors.sockets:
+        sock.close()
 
 
 def test_every_limit_is_that_of_all_workers(workers: list[Worker]) -> None:

@@ -26,7 +26,7 @@ from bitmesh_proxy.cli.process import bind, url_of
 from bitmesh_proxy.cli.children import Lines
 from bitmesh_proxy.cli.worker_process import run_sandbox, run_worker
 from bitmesh_proxy.settings import load_settings
-from bitmesh_proxy.worker import Memories, Worker
+from bitmesh_proxy.worker import Doors, Memories, Worker
 
 settings = load_settings(overrides={"data": {"dir": sys.argv[1]}})
 lines = Lines(orders=int(sys.argv[2]), reports=int(sys.argv[3]), beat_interval_s=0.05, is_replacement=False)
@@ -36,7 +36,8 @@ if sys.argv[4] == "sandbox":
     (own,) = bind("127.0.0.1", 0)
     sys.exit(run_sandbox(settings, own, callers, lines))
 worker = Worker(
-    seat=0, seats=1, memories=Memories.create(1), catalogue=offered_by(settings, os.environ), sandbox_url="http://127.0.0.1:9"
+    seat=0, seats=1, memories=Memories.create(1), doors=Doors.open(1),
+    catalogue=offered_by(settings, os.environ), sandbox_url="http://127.0.0.1:9"
 )
 sys.exit(run_worker(settings, worker, callers, lines))
 """
