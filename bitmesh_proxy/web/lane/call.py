@@ -65,9 +65,13 @@ class LaneCall(Struct, eq=False):
 
     def _authenticated(self, body: bytes, task: asyncio.Task[Caller]) -> None:
         self.task = None
+        error = CallerLeft() if task.cancelled() else task.exception()
+        if error is None and self.connection.transport is None:  # nobody could cancel it any more
+            error = CallerLeft()
+        if error is not None:
+            self._ended(error)
+            return
         try:
-            if task.cancelled() or self.connection.transport is None:
-                raise CallerLeft
             self._admit(task.result(), body)
         except Exception as exc:  # noqa: BLE001 - whatever it is, the caller gets an answer
             self._ended(exc)
