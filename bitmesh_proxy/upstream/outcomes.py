@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from bitmesh_proxy.billing.bill import Ending, bill_of, hold_of
+from bitmesh_proxy.billing.bill import Bill, Ending, bill_of, hold_of
 from bitmesh_proxy.billing.chat_tariff import ChatTariff, chat_tariff
 from bitmesh_proxy.billing.reservation import Outcome
 from bitmesh_proxy.billing.usage import prompt_size
@@ -62,21 +62,11 @@ class Outcomes:
         error: GatewayError | None = None,
     ) -> Outcome:
         """The outcome of a call that ended with ``status`` for the caller; ``outcome`` is its word in the ledger."""
-        offer = progress.offer
-        bill = bill_of(
-            call,
-            offer,
-            usage=progress.reported_usage,
-            output_characters=progress.characters,
-            ending=ending_of(call, progress, outcome=outcome, error=error, settings=self._settings),
-            markup_nano=self._markup_nano,
-            hold_nano_usd=reservation.hold_nano_usd,
-        )
         return Outcome(
             status=status,
             outcome=outcome,
-            bill=bill,
-            offer=offer,
+            bill=self._bill(call, reservation, progress, outcome=outcome, error=error),
+            offer=progress.offer,
             provider_request_id=progress.request_id,
             first_byte_s=progress.first_byte_s,
         )
@@ -85,8 +75,21 @@ class Outcomes:
         """What would be charged if everything stopped now: noted now and then, for the case of a crash."""
         if not progress.delivered:
             return None
-        bill = self.of(call, reservation, progress, status=200, outcome="caller_left").bill
+        bill = self._bill(call, reservation, progress, outcome="caller_left", error=None)
         return Accrued(cost_nano_usd=bill.cost_nano_usd, charge_nano_usd=bill.charge_nano_usd)
+
+    def _bill(
+        self, call: Call, reservation: Held, progress: Progress, *, outcome: str, error: GatewayError | None
+    ) -> Bill:
+        return bill_of(
+            call,
+            progress.offer,
+            usage=progress.reported_usage,
+            output_characters=progress.characters,
+            ending=ending_of(call, progress, outcome=outcome, error=error, settings=self._settings),
+            markup_nano=self._markup_nano,
+            hold_nano_usd=reservation.hold_nano_usd,
+        )
 
 
 def ending_of(call: Call, progress: Progress, *, outcome: str, error: GatewayError | None, settings: Billing) -> Ending:
