@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -66,3 +69,17 @@ def test_one_application_does_not_see_another() -> None:
     first, second = Metrics(), Metrics()
     first.note_request("chat", 200, duration_ms=1)
     assert "chat" not in second.render().decode()
+
+
+def test_the_renderer_is_loaded_when_asked_for_and_whole() -> None:
+    script = """
+import sys
+from bitmesh_proxy import metrics
+print("prometheus_client" in sys.modules)
+metrics.load_renderer()
+before = set(sys.modules)
+metrics.Metrics().render()
+print(set(sys.modules) - before)
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["False", "set()"]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
 
@@ -14,7 +15,7 @@ from aiohttp import web
 from bitmesh_proxy import __version__, keys
 from bitmesh_proxy.context import Surface
 from bitmesh_proxy.errors import NotFound, Unavailable
-from bitmesh_proxy.metrics import CONTENT_TYPE
+from bitmesh_proxy.metrics import CONTENT_TYPE, load_renderer
 from bitmesh_proxy.web.route import Access, Route
 
 
@@ -44,6 +45,7 @@ async def handle_metrics(request: web.Request) -> web.StreamResponse:
     networks = request.app[keys.SETTINGS].metrics.allowed_networks
     if not _is_within(address, networks):
         raise NotFound("Not found")
+    await asyncio.to_thread(load_renderer)
     return web.Response(body=request.app[keys.METRICS].render(), headers={"Content-Type": CONTENT_TYPE})
 
 
