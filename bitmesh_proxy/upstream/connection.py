@@ -17,7 +17,7 @@ from math import inf
 from typing import Final, Protocol, cast
 
 from bitmesh_proxy.errors import UpstreamBroken, UpstreamTimeout
-from bitmesh_proxy.upstream.framing import Framing, FramingError, SizedBody, UntilClosed
+from bitmesh_proxy.upstream.framing import Framing, FramingError
 from bitmesh_proxy.upstream.heads import MAX_HEAD_BYTES, MAX_INTERIM_ANSWERS, AnswerHead, HeadReader
 from bitmesh_proxy.upstream.inbox import Inbox, Take
 from bitmesh_proxy.upstream.listener import Listener
@@ -132,17 +132,6 @@ class ProviderConnection(asyncio.Protocol):
     def is_complete(self) -> bool:
         """Has the exchange's answer come to its end?"""
         return self._phase == _COMPLETE
-
-    @property
-    def takes_at_once(self) -> bool:
-        """Are bytes that come now handed on at once as they are? Then ``data_received`` may be given a view of them."""
-        inbox, framing = self._inbox, self._framing
-        return inbox is not None and inbox.is_open_handed and isinstance(framing, SizedBody | UntilClosed)
-
-    @property
-    def is_done_with_piece(self) -> bool:
-        """After that: is nothing kept of them, so that what they lay in may be used again?"""
-        return self._inbox is None or not self._inbox.has_its_hands_full
 
     def begin(
         self,
