@@ -12,7 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
+import hypothesis
 import pytest
+
+#: No test says how fast the machine is that it runs on.
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 PACKAGE = str(Path(__file__).parent.parent / "bitmesh_proxy") + "/"
 BLOCKING_EVENTS = frozenset(
