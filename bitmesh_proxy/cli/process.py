@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 #: A request makes a few hundred objects and almost no circles, so that looking for them after every 700 is in vain.
@@ -30,20 +30,39 @@ def settle_memory() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-def bind(host: str, port: int) -> list[socket.socket]:
-    """Listening sockets on all addresses of a host (empty: of this machine). Raises OSError."""
+def reserve(host: str, port: int) -> list[socket.socket]:
+    """Hold all addresses of a host (empty: of this machine) at a port, for those who will listen ``beside``.
+
+    Port 0 takes a free one for each address. Raises OSError.
+    """
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    wanted = [(socket.AddressFamily(family), address) for family, _, _, _, address in dict.fromkeys(found)]
+    for alone in _bound(wanted, is_shared=False):  # or we would move in with another service of this user
+        alone.close()
+    return _bound(wanted, is_shared=True)
+
+
+def beside(reserved: Sequence[socket.socket]) -> list[socket.socket]:
+    """Sockets of one's own at the same addresses, among which the kernel divides callers (SO_REUSEPORT).
+
+    When their process dies, callers are with the others at once. Raises OSError.
+    """
+    return _bound([(sock.family, sock.getsockname()) for sock in reserved], is_shared=True)
+
+
+def _bound(wanted: Sequence[tuple[int, Any]], *, is_shared: bool) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, kind, protocol, _, address in dict.fromkeys(found):
-            sock = socket.socket(family, kind, protocol)
+        for family, address in wanted:
+            sock = socket.socket(family, socket.SOCK_STREAM)
             sockets.append(sock)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if is_shared:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind(address)
-            sock.listen(BACKLOG)
             sock.setblocking(False)
+            sock.bind(address)
     except BaseException:
         for sock in sockets:
             sock.close()

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
 import click
+import msgspec
 from aiohttp import web
 from msgspec.structs import replace
 
@@ -25,21 +26,37 @@ from bitmesh_proxy.app import StartError, make_app, make_runner, sandbox_for
 from bitmesh_proxy.cli.children import BEAT, READY, WELCOME, Lines
 from bitmesh_proxy.cli.first_run import welcome
 from bitmesh_proxy.cli.options import EXIT_CONFIG
-from bitmesh_proxy.cli.process import BACKLOG, loop_factory, settle_memory, url_of
+from bitmesh_proxy.cli.process import BACKLOG, beside, loop_factory, settle_memory, url_of
 from bitmesh_proxy.settings import Settings
 from bitmesh_proxy.worker import Worker, settings_of_seat
 
 
-def run_worker(settings: Settings, worker: Worker, sockets: Sequence[socket.socket], lines: Lines) -> int:
+class Callers(msgspec.Struct, frozen=True):
+    """Where callers come: sockets of the service manager, which all workers have in common, or reserved addresses."""
+
+    given: Sequence[socket.socket]
+    reserved: Sequence[socket.socket]
+
+    @property
+    def url(self) -> str:
+        """The first of them."""
+        return url_of([*self.given, *self.reserved][0].getsockname())
+
+    def close(self) -> None:
+        """Let go of them."""
+        for sock in (*self.given, *self.reserved):
+            sock.close()
+
+
+def run_worker(settings: Settings, worker: Worker, callers: Callers, lines: Lines) -> int:
     """Serve until told to stop; gives the exit status."""
     worker = replace(worker, is_first=worker.seat == 0 and not lines.is_replacement)
-    return _run(lambda: _serve(settings, worker, sockets, lines))
+    return _run(lambda: _serve(settings, worker, callers, lines))
 
 
-def run_sandbox(settings: Settings, sock: socket.socket, callers: Sequence[socket.socket], lines: Lines) -> int:
-    """Play the providers until told to stop; gives the exit status. ``callers``: the workers' sockets."""
-    for each in callers:
-        each.close()  # or callers would still be let in when no worker listens any more
+def run_sandbox(settings: Settings, sock: socket.socket, callers: Callers, lines: Lines) -> int:
+    """Play the providers until told to stop; gives the exit status."""
+    callers.close()  # or they would still be let in when no worker listens any more
     # Ctrl-C reaches all, but running streams need the sandbox to their end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     return _run(lambda: _play(settings, sock, lines))
@@ -57,18 +74,19 @@ def _run(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
     return 0
 
 
-async def _serve(settings: Settings, worker: Worker, sockets: Sequence[socket.socket], lines: Lines) -> None:
+async def _serve(settings: Settings, worker: Worker, callers: Callers, lines: Lines) -> None:
     orders = _Orders(lines, signals=(signal.SIGTERM, signal.SIGINT))
     runner = make_runner(app := make_app(settings_of_seat(settings, worker.seat, seats=worker.seats), worker=worker))
     try:
         await runner.setup()
+        sockets = callers.given or beside(callers.reserved)
         for sock in sockets:
             await web.SockSite(runner, sock, backlog=BACKLOG).start()
         settle_memory()
         async with _reporting(lines):
             await orders.welcome.wait()
             if not orders.stop.is_set():
-                await welcome(app, url_of(sockets[0].getsockname()))
+                await welcome(app, callers.url)
             await orders.stop.wait()
         app[keys.DRAINING].set()
     finally:

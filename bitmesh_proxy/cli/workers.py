@@ -1,9 +1,10 @@
 """Several workers behind one address (``http.workers`` above 1).
 
-The supervisor binds the sockets (or has them from systemd), makes the memory that is shared, and forks: the sandbox, if
-the providers are played, then the first worker, and when that serves, the others. The first makes what is not there yet
-and closes what an earlier run left open; what is wrong with the configuration is said once, and ends the start with
-status 78 as with one process. All workers accept from the same sockets, so that a caller waits for whoever is free.
+The supervisor reserves the addresses (or has sockets from systemd), makes the memory that is shared, and forks: the
+sandbox, if the providers are played, then the first worker, and when that serves, the others. The first makes what is
+not there yet and closes what an earlier run left open; what is wrong with the configuration is said once, and ends the
+start with status 78 as with one process. Each worker listens on a socket of its own, and the kernel divides callers
+among them; sockets from systemd they have in common, and whoever is first takes the caller.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from functools import partial
 from bitmesh_proxy import service
 from bitmesh_proxy.app import StartError, access_by, offered_by
 from bitmesh_proxy.cli.children import Child
-from bitmesh_proxy.cli.process import bind, url_of
+from bitmesh_proxy.cli.process import reserve, url_of
 from bitmesh_proxy.cli.supervisor import Supervisor
-from bitmesh_proxy.cli.worker_process import run_sandbox, run_worker
+from bitmesh_proxy.cli.worker_process import Callers, run_sandbox, run_worker
 from bitmesh_proxy.settings import Settings, SettingsError
 from bitmesh_proxy.worker import Doors, Memories, Worker, settings_of_seat
 
@@ -27,11 +28,12 @@ def supervise(settings: Settings) -> int:
     seats = settings.http.workers
     catalogue = offered_by(settings, os.environ)
     is_sandbox = access_by(settings, os.environ) is None
-    sockets = service.listen_sockets() or bind(settings.http.host, settings.http.port)
-    sandbox_sockets = bind("127.0.0.1", settings.sandbox.port) if is_sandbox else []
+    given = service.listen_sockets()
+    callers = Callers(given, [] if given else reserve(settings.http.host, settings.http.port))
+    sandbox_sockets = reserve("127.0.0.1", settings.sandbox.port) if is_sandbox else []
     memories, doors = Memories.create(seats), Doors.open(seats)
     interval_s = service.watchdog_interval_s()
-    played = [Child(name="the sandbox", run=partial(run_sandbox, settings, sock, sockets)) for sock in sandbox_sockets]
+    played = [Child(name="the sandbox", run=partial(run_sandbox, settings, sock, callers)) for sock in sandbox_sockets]
     serving = []
     for seat in range(seats):
         worker = Worker(
@@ -42,13 +44,13 @@ def supervise(settings: Settings) -> int:
             catalogue=catalogue,
             sandbox_url=url_of(sandbox_sockets[0].getsockname()) if is_sandbox else None,
         )
-        run = partial(run_worker, settings, worker, sockets)
+        run = partial(run_worker, settings, worker, callers)
         beat_interval_s = None if interval_s is None else interval_s / 2
         serving.append(Child(name=f"worker {seat}", run=run, seat=seat, beat_interval_s=beat_interval_s))
     supervisor = Supervisor(
         played,
         serving,
-        sockets=[*sockets, *sandbox_sockets, *doors.sockets],
+        sockets=[*callers.given, *callers.reserved, *sandbox_sockets, *doors.sockets],
         # What was under way in a worker has ended with it.
         on_death=lambda child: None if child.seat is None else memories.forget_seat(child.seat, seats=seats),
         watchdog_interval_s=interval_s,

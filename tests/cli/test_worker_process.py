@@ -22,18 +22,18 @@ SCRIPT = """
 import os, sys
 from pathlib import Path
 from bitmesh_proxy.app import offered_by
-from bitmesh_proxy.cli.process import bind, url_of
+from bitmesh_proxy.cli.process import reserve
 from bitmesh_proxy.cli.children import Lines
-from bitmesh_proxy.cli.worker_process import run_sandbox, run_worker
+from bitmesh_proxy.cli.worker_process import Callers, run_sandbox, run_worker
 from bitmesh_proxy.settings import load_settings
 from bitmesh_proxy.worker import Doors, Memories, Worker
 
 settings = load_settings(overrides={"data": {"dir": sys.argv[1]}})
 lines = Lines(orders=int(sys.argv[2]), reports=int(sys.argv[3]), beat_interval_s=0.05, is_replacement=False)
-callers = bind("127.0.0.1", 0)
-print(url_of(callers[0].getsockname()), flush=True)
+callers = Callers([], reserve("127.0.0.1", 0))
+print(callers.url, flush=True)
 if sys.argv[4] == "sandbox":
-    (own,) = bind("127.0.0.1", 0)
+    (own,) = reserve("127.0.0.1", 0)
     sys.exit(run_sandbox(settings, own, callers, lines))
 worker = Worker(
     seat=0, seats=1, memories=Memories.create(1), doors=Doors.open(1),
