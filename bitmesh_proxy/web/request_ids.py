@@ -27,13 +27,18 @@ class RequestIds:
         self._random_bytes = random_bytes
         self._clock_ns = clock_ns
         self._digits: list[str] = []
+        self._unit = -1
+        self._prefix = ""
 
     def make(self) -> str:
         """An id that nobody has had before, and nobody can guess."""
         if not self._digits:
             digits, size = self._random_bytes(RANDOM_BYTES * _IDS_AT_ONCE).hex(), 2 * RANDOM_BYTES
             self._digits = [digits[at : at + size] for at in range(len(digits) - size, -1, -size)]
-        return f"req_{self._clock_ns() >> _TIME_SHIFT:010x}{self._digits.pop()}"
+        unit = self._clock_ns() >> _TIME_SHIFT
+        if unit != self._unit:  # else it is written as it was for the last one
+            self._unit, self._prefix = unit, f"req_{unit:010x}"
+        return self._prefix + self._digits.pop()
 
 
 #: Of this process. A worker process has to begin with its own (``os.register_at_fork``), or two would make the same.
