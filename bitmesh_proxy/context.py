@@ -37,6 +37,8 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     budget_day_nano_usd: NanoUsd | None = None
     budget_month_nano_usd: NanoUsd | None = None
     expires_at_s: float | None = None
+    #: The rows of account and key in the books, so that an opening need not look for them; None where nobody knows.
+    row_numbers: tuple[int, int] | None = None
 
 
 class RequestContext(msgspec.Struct, frozen=True, kw_only=True):

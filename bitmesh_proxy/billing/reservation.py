@@ -198,6 +198,7 @@ class Books:
             is_live=live,
             address=context.address,
             started_at_s=context.received_at_s,
+            row_numbers=caller.row_numbers,
         )
         return Reservation(self, opening, context)
 

@@ -76,7 +76,8 @@ _SELECT = """
 SELECT keys.id, accounts.id, keys.name, keys.bound_model, keys.allowed_models, keys.rate_per_minute,
        keys.max_concurrent, keys.budget_day_nano_usd, keys.budget_month_nano_usd, keys.expires_at_ms,
        keys.consumer_key, keys.token_hint, keys.sealed_secret, keys.generation, keys.token_digest IS NOT NULL,
-       keys.disabled_at_ms IS NOT NULL OR accounts.disabled_at_ms IS NOT NULL, keys.created_at_ms
+       keys.disabled_at_ms IS NOT NULL OR accounts.disabled_at_ms IS NOT NULL, keys.created_at_ms,
+       accounts.number, keys.number
 FROM keys JOIN accounts ON accounts.number = keys.account
 """
 
@@ -168,7 +169,7 @@ class KeyDirectory:
     """
 
     def __init__(
-        self, database: Database, *, max_cached: int = 25_000, clock: Callable[[], float] = time.monotonic
+        self, database: Database, *, max_cached: int = 131_072, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._database = database
         self._changes = database.key_changes
@@ -265,7 +266,7 @@ def _record(row: Row) -> KeyRecord:
     (
         key_id, account_id, name, bound_model, allowed_models, rate_per_minute, max_concurrent, budget_day,
         budget_month, expires_at_ms, consumer_key, token_hint, sealed_secret, generation, has_token, is_disabled,
-        created_at_ms,
+        created_at_ms, account_number, key_number,
     ) = row  # fmt: skip
     return KeyRecord(
         caller=Caller(
@@ -279,6 +280,7 @@ def _record(row: Row) -> KeyRecord:
             budget_day_nano_usd=None if budget_day is None else NanoUsd(budget_day),
             budget_month_nano_usd=None if budget_month is None else NanoUsd(budget_month),
             expires_at_s=None if expires_at_ms is None else expires_at_ms / 1000,
+            row_numbers=(account_number, key_number),
         ),
         consumer_key=consumer_key,
         token_hint=token_hint,

@@ -41,6 +41,8 @@ class Opening(Struct, frozen=True, kw_only=True):
     is_live: bool
     address: str
     started_at_s: float
+    #: Of the account and the key, if known.
+    row_numbers: tuple[int, int] | None = None
 
 
 class Closing(Struct, frozen=True, kw_only=True):
@@ -134,7 +136,7 @@ class LedgerStore:
         It gets None when the row and its hold are durable, or ``Failed`` with one of the future's errors; then nothing
         is held. Raises what ``open_reservation`` raises; then ``on_done`` is not called.
         """
-        account, key = self._numbers_of(opening.account_id, opening.key_id)
+        account, key = opening.row_numbers or self._numbers_of(opening.account_id, opening.key_id)
         endpoint, model = self._names.find(opening.endpoint), self._names.find(opening.model)
         if endpoint is not None and model is not None:
             item = _opening_item(opening, account, key, endpoint, model)

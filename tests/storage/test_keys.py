@@ -48,6 +48,7 @@ async def test_everything_that_is_said_is_kept(keys: KeyStore, account: Account)
         budget_day_nano_usd=usd(1),
         budget_month_nano_usd=usd(2),
         expires_at_s=NOON_S + 60,
+        row_numbers=(1, 1),  # the first of both
     )
     assert (record.token_hint, record.consumer_key, record.sealed_secret) == ("wxyz", "ck_full", b"sealed")
     assert (record.generation, record.has_token, record.has_oauth, record.is_disabled) == (1, True, True, False)
@@ -56,7 +57,7 @@ async def test_everything_that_is_said_is_kept(keys: KeyStore, account: Account)
 
 async def test_what_is_not_said_is_nothing(keys: KeyStore, account: Account) -> None:
     record = await keys.create(key_spec(account.id, name="", token_digest=None, consumer_key="ck_1"))
-    assert record.caller == Caller(account_id=account.id, key_id="key_1")
+    assert record.caller == Caller(account_id=account.id, key_id="key_1", row_numbers=(1, 1))
     assert (record.has_token, record.has_oauth) == (False, True)
     assert not record.is_expired(NOON_S * 2)
 
