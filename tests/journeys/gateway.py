@@ -39,7 +39,7 @@ Changes = Mapping[str, Any]
 SMALL_CLIPS = {"max_clip_frames": 6, "max_clip_pixels": 160 * 90}
 
 #: What makes a journey quick: no pauses between tokens, short jobs, prompt polls. No limit but those under test.
-QUICK: Mapping[str, Mapping[str, Any]] = {
+QUICK: dict[str, dict[str, Any]] = {
     "sandbox": {"mode": "on", "token_interval_ms": 0, "job_duration_s": 0.2, **SMALL_CLIPS},
     "jobs": {"first_poll_s": 0.05, "max_poll_s": 0.2},
     "logging": {"access_log": False},

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.journey
 INPUT_NANO_USD, OUTPUT_NANO_USD = 150, 600
 
 
+@pytest.mark.both_ways
 async def test_a_whole_chat_is_the_providers_answer_and_is_charged_by_its_usage(gateway: Gateway) -> None:
     answer = await gateway.post("/chat", chat(top_p=0.5))
     assert answer.status == 200
@@ -41,6 +42,7 @@ async def test_a_whole_chat_is_the_providers_answer_and_is_charged_by_its_usage(
     await gateway.check_books()
 
 
+@pytest.mark.both_ways
 @pytest.mark.parametrize("path", ["/chat", "/v1/chat"])
 async def test_a_streamed_chat_arrives_byte_for_byte(gateway: Gateway, path: str) -> None:
     """Odd line ends and comments, split anywhere, are none of our business."""
@@ -130,6 +132,7 @@ async def test_anothers_clip_is_not_there(gateway: Gateway) -> None:
     await gateway.check_books()
 
 
+@pytest.mark.both_ways
 @pytest.mark.parametrize(("path", "body"), [("/chat", chat(test=True)), ("/image", image(test=True))])
 async def test_a_test_call_is_made_and_recorded_but_not_charged(
     gateway: Gateway, path: str, body: dict[str, object]

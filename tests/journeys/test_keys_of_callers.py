@@ -17,6 +17,7 @@ pytestmark = pytest.mark.journey
 MESSAGES = [{"role": "user", "content": "Hello"}]
 
 
+@pytest.mark.both_ways
 async def test_a_bound_key_speaks_to_its_model_only(gateway: Gateway) -> None:
     bound = bearer(await gateway.new_key(bound_model=CHAT_MODEL))
     answer = await gateway.post("/chat", {"messages": MESSAGES}, headers=bound)
@@ -47,6 +48,7 @@ async def test_models_that_a_key_may_not_use_are_not_there_for_it(gateway: Gatew
     await gateway.check_books()
 
 
+@pytest.mark.both_ways
 @pytest.mark.parametrize(
     "headers",
     [
@@ -70,12 +72,14 @@ async def test_the_other_header_for_a_token_does_too(gateway: Gateway) -> None:
         assert (answer.status, await answer.json()) == (200, {"message": "you are the man"})
 
 
+@pytest.mark.both_ways
 async def test_an_expired_key_is_refused(gateway: Gateway) -> None:
     late = await gateway.new_key(expires_at_s=time.time() - 1)
     answer = await gateway.get("/test", headers=bearer(late))
     assert (answer.status, answer.json) == (401, {"error": "This API key has expired."})
 
 
+@pytest.mark.both_ways
 async def test_a_key_switched_off_through_another_connection_stops_with_the_next_request(tmp_path: Path) -> None:
     async with running_gateway(tmp_path) as gateway, open_books(tmp_path) as outside:
         assert (await gateway.get("/test")).status == 200

@@ -26,6 +26,7 @@ async def read_events(reader: asyncio.StreamReader, count: int) -> None:
         await reader.readuntil(b"\n\n")
 
 
+@pytest.mark.both_ways
 @pytest.mark.parametrize("stream", [False, True])
 async def test_before_the_first_byte_the_upstream_is_cancelled_and_nothing_is_charged(
     gateway: Gateway, stream: bool
@@ -41,6 +42,7 @@ async def test_before_the_first_byte_the_upstream_is_cancelled_and_nothing_is_ch
     await gateway.check_books()
 
 
+@pytest.mark.both_ways
 async def test_in_mid_stream_the_upstream_is_cancelled_and_the_delivered_part_is_charged(gateway: Gateway) -> None:
     gateway.fault("tokens=1000 interval_ms=10")
     body = orjson.dumps(chat(stream=True, max_tokens=1000))
@@ -57,6 +59,7 @@ async def test_in_mid_stream_the_upstream_is_cancelled_and_the_delivered_part_is
     await gateway.check_books()
 
 
+@pytest.mark.both_ways
 async def test_a_stream_that_waits_for_its_next_token_notices_too(gateway: Gateway) -> None:
     gateway.fault("tokens=20 stall_after=3:60")
     body = orjson.dumps(chat(stream=True, max_tokens=20))
@@ -91,6 +94,7 @@ async def test_a_clip_goes_on_without_the_caller_who_handed_it_in(gateway: Gatew
     await gateway.check_books()
 
 
+@pytest.mark.both_ways
 async def test_while_its_provider_is_not_reachable_yet_nothing_is_charged(tmp_path: Path) -> None:
     """A listening socket whose queue is full takes no connection: nothing was sent, so nobody can have begun."""
     with socket.socket() as deaf:

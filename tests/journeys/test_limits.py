@@ -22,6 +22,7 @@ async def assert_refused(gateway: Gateway, path: str, headers: dict[str, str]) -
     assert int(answer.headers["RateLimit-Reset"]) >= 1
 
 
+@pytest.mark.both_ways
 async def test_an_address_has_a_bucket_before_anybody_is_authenticated(tmp_path: Path) -> None:
     async with running_gateway(tmp_path, {"limits": {"address_per_minute": 2, "address_burst": 2}}) as gateway:
         wrong = {"Authorization": "Bearer bm_wrong"}
@@ -33,6 +34,7 @@ async def test_an_address_has_a_bucket_before_anybody_is_authenticated(tmp_path:
         assert (await gateway.get("/health")).status == 200, "probes are not limited"
 
 
+@pytest.mark.both_ways
 async def test_a_key_has_a_bucket(tmp_path: Path) -> None:
     async with running_gateway(tmp_path, {"limits": {"key_per_minute": 60, "key_burst": 2}}) as gateway:
         answers = [await gateway.get("/test") for _ in range(2)]
@@ -44,6 +46,7 @@ async def test_a_key_has_a_bucket(tmp_path: Path) -> None:
         await assert_refused(gateway, "/test", slow)
 
 
+@pytest.mark.both_ways
 async def test_an_endpoint_has_a_bucket_for_each_key(tmp_path: Path) -> None:
     async with running_gateway(tmp_path, {"limits": {"endpoint_per_minute": {"image": 1}}}) as gateway:
         assert (await gateway.post("/image", image())).status == 200
@@ -56,6 +59,7 @@ async def test_an_endpoint_has_a_bucket_for_each_key(tmp_path: Path) -> None:
         await gateway.check_books()
 
 
+@pytest.mark.both_ways
 @pytest.mark.parametrize("own", [None, 2])
 async def test_a_key_has_so_many_calls_under_way_and_gets_its_place_back(tmp_path: Path, own: int | None) -> None:
     async with running_gateway(tmp_path, {"limits": {"key_max_concurrent": 2 if own is None else 64}}) as gateway:

@@ -16,6 +16,7 @@ from tests.journeys.gateway import bearer, chat, image, running_gateway, video
 pytestmark = pytest.mark.journey
 
 
+@pytest.mark.both_ways
 async def test_two_hundred_at_once_against_a_balance_for_seven(tmp_path: Path) -> None:
     """Every call is held at its upper bound until it ends, so that while all run exactly seven fit."""
     async with running_gateway(tmp_path, credit_usd="0") as gateway:
@@ -35,6 +36,7 @@ async def test_two_hundred_at_once_against_a_balance_for_seven(tmp_path: Path) -
         await gateway.check_books()
 
 
+@pytest.mark.both_ways
 @pytest.mark.parametrize(("path", "body"), [("/chat", chat()), ("/image", image()), ("/video", video())])
 async def test_without_money_no_call_is_made(tmp_path: Path, path: str, body: dict[str, object]) -> None:
     async with running_gateway(tmp_path, credit_usd="0") as gateway:
@@ -46,6 +48,7 @@ async def test_without_money_no_call_is_made(tmp_path: Path, path: str, body: di
         await gateway.check_books()
 
 
+@pytest.mark.both_ways
 @pytest.mark.parametrize("period", ["day", "month"])
 async def test_a_budget_ends_a_key_and_leaves_the_others(tmp_path: Path, period: str) -> None:
     async with running_gateway(tmp_path) as gateway:
@@ -61,6 +64,7 @@ async def test_a_budget_ends_a_key_and_leaves_the_others(tmp_path: Path, period:
         await gateway.check_books()
 
 
+@pytest.mark.both_ways
 async def test_markup_is_what_the_account_pays_on_top(tmp_path: Path) -> None:
     async with running_gateway(tmp_path, {"billing": {"markup": "1.5"}}) as gateway:
         answer = await gateway.post("/chat", chat())

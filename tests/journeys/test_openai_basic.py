@@ -23,6 +23,7 @@ def events_of(body: bytes) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line != b"[DONE]"]
 
 
+@pytest.mark.both_ways
 @pytest.mark.parametrize("prefix", PREFIXES)
 async def test_a_chat_is_the_providers_answer(gateway: Gateway, prefix: str) -> None:
     answer = await gateway.post(f"{prefix}/chat/completions", chat(max_completion_tokens=4))
@@ -37,6 +38,7 @@ async def test_a_chat_is_the_providers_answer(gateway: Gateway, prefix: str) -> 
     await gateway.check_books()
 
 
+@pytest.mark.both_ways
 @pytest.mark.parametrize("is_asked", [True, False])
 @pytest.mark.parametrize("split", ["split=1", "split=7", "crlf split=5", ""])
 async def test_the_usage_chunk_reaches_only_those_who_asked(gateway: Gateway, is_asked: bool, split: str) -> None:

@@ -74,6 +74,7 @@ def php_json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
+@pytest.mark.both_ways
 async def test_a_signed_conversation_from_test_to_clip(gateway: Gateway) -> None:
     assert (await send(gateway, "GET", "/test")).json == {"message": "you are the man"}
     said = await send(gateway, "POST", "/v1/chat", php_json(chat("Grüße/aus Köln")))
@@ -96,6 +97,7 @@ async def test_an_escaped_id_is_signed_as_it_is_sent(gateway: Gateway) -> None:
         assert orjson.loads(await reader.read(4096)) == {"error": "Video job not found"}
 
 
+@pytest.mark.both_ways
 async def test_a_nonce_is_good_once_also_after_a_restart(tmp_path: Path) -> None:
     body = php_json(chat())
     how = {"timestamp_s": int(time.time()), "nonce": "fa0e22d8692912ad"}
@@ -112,6 +114,7 @@ async def test_a_nonce_is_good_once_also_after_a_restart(tmp_path: Path) -> None
         await gateway.check_books()
 
 
+@pytest.mark.both_ways
 @pytest.mark.parametrize("off_s", [-400, 400])
 async def test_a_stale_timestamp_is_refused(gateway: Gateway, off_s: int) -> None:
     answer = await send(gateway, "POST", "/chat", php_json(chat()), timestamp_s=int(time.time()) + off_s)
@@ -120,6 +123,7 @@ async def test_a_stale_timestamp_is_refused(gateway: Gateway, off_s: int) -> Non
     assert gateway.upstream_calls() == []
 
 
+@pytest.mark.both_ways
 async def test_another_body_than_was_signed_is_refused_and_burns_nothing(gateway: Gateway) -> None:
     body, nonce, now_s = php_json(chat()), secrets.token_hex(8), int(time.time())
     wrong = await send(gateway, "POST", "/chat", body, covers=b"{}", nonce=nonce, timestamp_s=now_s)
@@ -150,6 +154,7 @@ async def test_what_was_not_signed_is_refused(gateway: Gateway, change: str) -> 
     assert gateway.upstream_calls() == []
 
 
+@pytest.mark.both_ways
 async def test_a_disabled_key_signs_in_vain(tmp_path: Path) -> None:
     async with running_gateway(tmp_path) as gateway, open_books(tmp_path) as outside:
         assert (await send(gateway, "GET", "/test")).status == 200

@@ -20,6 +20,7 @@ from tests.journeys.processes import make_key, serving
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(30)]
 
 
+@pytest.mark.both_ways
 async def test_a_database_locked_by_another_process_is_503_until_it_is_free(tmp_path: Path) -> None:
     async with running_gateway(tmp_path, {"data": {"dir": str(tmp_path), "busy_timeout_s": 0.2}}) as gateway:
         assert (await gateway.post("/chat", chat())).status == 200
@@ -42,6 +43,7 @@ async def test_a_database_locked_by_another_process_is_503_until_it_is_free(tmp_
         await gateway.check_books()
 
 
+@pytest.mark.both_ways
 async def test_a_settlement_waits_for_a_locked_database_and_is_not_lost(tmp_path: Path) -> None:
     async with running_gateway(tmp_path, {"data": {"dir": str(tmp_path), "busy_timeout_s": 0.1}}) as gateway:
         gateway.fault("stall=0.3")
@@ -100,6 +102,7 @@ async def test_a_clip_that_was_begun_while_the_database_was_locked_is_not_orphan
         await gateway.check_books()
 
 
+@pytest.mark.both_ways
 async def test_a_nearly_full_disk_takes_no_new_work(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
     async with running_gateway(tmp_path, {"data": {"dir": str(tmp_path), "min_free_bytes": 2 * free}}) as gateway:
@@ -123,6 +126,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+@pytest.mark.both_ways
 async def test_a_full_disk_stops_calls_and_freeing_it_lets_them_go_on(small_disk: Path) -> None:
     changes = {"data": {"dir": str(small_disk / "data"), "min_free_bytes": 0}}
     async with running_gateway(small_disk / "data", changes) as gateway:
@@ -181,6 +185,7 @@ async def test_a_slow_reader_of_a_large_picture_costs_no_memory(tmp_path: Path) 
         await books.check()
 
 
+@pytest.mark.both_ways
 async def test_a_slow_reader_of_a_stream_holds_the_upstream_back(tmp_path: Path) -> None:
     """A chunk is read when the one before it has been taken: nothing is collected in between."""
     async with running_gateway(tmp_path) as gateway:

@@ -47,6 +47,7 @@ async def stream_of(request: web.Request, *pieces: bytes) -> web.StreamResponse:
     return response
 
 
+@pytest.mark.both_ways
 async def test_not_a_byte_of_a_stream_is_changed(tmp_path: Path) -> None:
     async def script(request: web.Request) -> web.StreamResponse:
         return await stream_of(request, *(ODD_STREAM[at : at + 11] for at in range(0, len(ODD_STREAM), 11)))
@@ -62,6 +63,7 @@ async def test_not_a_byte_of_a_stream_is_changed(tmp_path: Path) -> None:
         await gateway.check_books()
 
 
+@pytest.mark.both_ways
 async def test_not_a_byte_of_a_whole_answer_is_changed(tmp_path: Path) -> None:
     body = b'{ "id":"c-9", "choices":[], "big": 1e300, "a": 1, "a": 2,'
     body += b' "usage":{"prompt_tokens":3,"completion_tokens":2}}\n'
@@ -95,6 +97,7 @@ FAULTS = [
 NOT_IN_STREAMS = {"garbage", "break_after=1"}
 
 
+@pytest.mark.both_ways
 @pytest.mark.parametrize(
     ("directives", "status", "outcome", "stream"),
     [(*fault, stream) for fault in FAULTS for stream in (False, True) if not stream or fault[0] not in NOT_IN_STREAMS],
@@ -116,6 +119,7 @@ async def test_a_provider_that_fails_before_its_first_byte_has_a_status_and_cost
     await gateway.check_books()
 
 
+@pytest.mark.both_ways
 @pytest.mark.parametrize("status", [401, 402])
 async def test_what_a_provider_says_about_our_own_credential_stays_with_us(gateway: Gateway, status: int) -> None:
     gateway.fault(f"status={status}")
@@ -125,6 +129,7 @@ async def test_what_a_provider_says_about_our_own_credential_stays_with_us(gatew
     await gateway.check_books()
 
 
+@pytest.mark.both_ways
 async def test_a_refused_prompt_keeps_the_providers_error(gateway: Gateway) -> None:
     gateway.fault("moderated")
     answer = await gateway.post("/chat", chat())
@@ -135,6 +140,7 @@ async def test_a_refused_prompt_keeps_the_providers_error(gateway: Gateway) -> N
     await gateway.check_books()
 
 
+@pytest.mark.both_ways
 async def test_an_unreachable_provider_is_502(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -147,6 +153,7 @@ async def test_an_unreachable_provider_is_502(tmp_path: Path) -> None:
         await gateway.check_books()
 
 
+@pytest.mark.both_ways
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_provider_that_does_not_answer_is_504(quick_to_give_up: Gateway, stream: bool) -> None:
     quick_to_give_up.fault("stall=60")
@@ -158,6 +165,7 @@ async def test_a_provider_that_does_not_answer_is_504(quick_to_give_up: Gateway,
     await quick_to_give_up.check_books()
 
 
+@pytest.mark.both_ways
 @pytest.mark.parametrize(
     ("directives", "outcome"), [("stall_after=4:60", "upstream_timeout"), ("break_after=4", "upstream_broken")]
 )
@@ -178,6 +186,7 @@ async def test_a_stream_that_stops_ends_with_an_error_event_and_charges_what_was
     await gateway.check_books()
 
 
+@pytest.mark.both_ways
 async def test_an_error_inside_a_stream_is_passed_on_and_not_called_a_success(gateway: Gateway) -> None:
     gateway.fault("error_in_stream=3")
     answer = await gateway.post("/chat", chat(stream=True))
@@ -189,6 +198,7 @@ async def test_an_error_inside_a_stream_is_passed_on_and_not_called_a_success(ga
     await gateway.check_books()
 
 
+@pytest.mark.both_ways
 async def test_an_error_as_the_first_event_has_a_status(gateway: Gateway) -> None:
     gateway.fault("error_in_stream=0")
     answer = await gateway.post("/chat", chat(stream=True))
@@ -199,6 +209,7 @@ async def test_an_error_as_the_first_event_has_a_status(gateway: Gateway) -> Non
     await gateway.check_books()
 
 
+@pytest.mark.both_ways
 async def test_a_stream_without_usage_is_charged_by_its_text(gateway: Gateway) -> None:
     gateway.fault("no_usage no_done tokens=8")
     answer = await gateway.post("/chat", chat(stream=True))
@@ -209,6 +220,7 @@ async def test_a_stream_without_usage_is_charged_by_its_text(gateway: Gateway) -
     await gateway.check_books()
 
 
+@pytest.mark.both_ways
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("status", [429, 500, 503, 401, None])
 async def test_the_next_offer_is_tried_before_the_first_byte(tmp_path: Path, stream: bool, status: int | None) -> None:
@@ -238,6 +250,7 @@ async def test_the_next_offer_is_tried_before_the_first_byte(tmp_path: Path, str
         assert (len(first.bodies), len(second.bodies)) == (1, 2), "an offer that failed is put last for a while"
 
 
+@pytest.mark.both_ways
 @pytest.mark.parametrize("status", [400, 422])
 async def test_a_request_that_a_provider_finds_bad_is_not_carried_to_the_next(tmp_path: Path, status: int) -> None:
     async def refuse(request: web.Request) -> web.StreamResponse:
@@ -257,6 +270,7 @@ async def test_a_request_that_a_provider_finds_bad_is_not_carried_to_the_next(tm
         await gateway.check_books()
 
 
+@pytest.mark.both_ways
 async def test_after_the_first_byte_there_is_no_other_try(tmp_path: Path) -> None:
     async def broken(request: web.Request) -> web.StreamResponse:
         response = await stream_of(request, ODD_STREAM[:100])
@@ -293,6 +307,7 @@ async def test_a_picture_that_may_have_been_made_is_not_made_again(gateway: Gate
     await gateway.check_books()
 
 
+@pytest.mark.both_ways
 async def test_an_answer_over_the_bound_is_refused(tmp_path: Path) -> None:
     async def script(request: web.Request) -> web.StreamResponse:
         return web.json_response(whole_answer("x" * 200_000))
@@ -305,6 +320,7 @@ async def test_an_answer_over_the_bound_is_refused(tmp_path: Path) -> None:
             await gateway.check_books()
 
 
+@pytest.mark.both_ways
 async def test_a_large_conversation_arrives_whole(tmp_path: Path) -> None:
     async def script(request: web.Request) -> web.StreamResponse:
         return web.json_response(whole_answer(prompt_tokens=1000))
