@@ -67,8 +67,8 @@ class _Ready(Struct, frozen=True, kw_only=True):
     """What the calls of a model with one offer have in common, whole ones or streams.
 
     For a plain conversation ``plan`` gives what the steps of ``StraightChats.plan`` would give, one by one: there is
-    nothing that the offer could refuse, no order of offers, and the hold goes by sizes alone. It takes a third of the
-    time (4 us instead of 12).
+    nothing that the offer could refuse, no order of offers, and the hold goes by sizes alone. It takes 5.5 us instead
+    of 9, and a third of the code.
     """
 
     offers: tuple[Offer, ...]
