@@ -39,7 +39,8 @@ class Outflow:
         """Within it, the transport is full with the first byte that it cannot pass on."""
         transport = self._transport()
         low, high = transport.get_write_buffer_limits()
-        transport.set_write_buffer_limits(high=0)
+        # TLS is full at its limit, and at 0 would be so for ever; plain transports are full only above theirs.
+        transport.set_write_buffer_limits(high=0 if transport.get_extra_info("sslcontext") is None else 1, low=0)
         try:
             yield
         finally:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from bitmesh_proxy.media.outflow import Outflow
 from tests.media.callers import SlowCaller, ask, slow_caller
@@ -26,6 +29,7 @@ else:
 
 Sending = Callable[[Outflow, web.Request], Awaitable[None]]
 MIB = 1024 * 1024
+TLS = Path(__file__).parent / "tls"
 
 
 @pytest.fixture(params=list(LOOPS))
@@ -44,7 +48,12 @@ def run(request: pytest.FixtureRequest) -> Callable[[Awaitable[None]], None]:
 
 @asynccontextmanager
 async def sending(
-    send: Sending, *, length: int | None, stall_timeout_s: float = 5.0, sent_bytes: int | None = None
+    send: Sending,
+    *,
+    length: int | None,
+    stall_timeout_s: float = 5.0,
+    sent_bytes: int | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[str]:
     """A server whose answers ``send`` writes. ``sent_bytes`` bounds what the kernel keeps of them."""
 
@@ -64,7 +73,7 @@ async def sending(
 
     runner = web.ServerRunner(web.Server(answer), shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
     try:
         yield f"http://127.0.0.1:{runner.addresses[0][1]}/"
@@ -143,6 +152,33 @@ def test_pieces_may_lie_in_one_buffer_that_is_used_again(run: Callable[[Awaitabl
             ):
                 await caller.read_head()
                 assert await everything(caller) == expected
+
+    run(journey())
+
+
+def test_the_same_over_tls(run: Callable[[Awaitable[None]], None]) -> None:
+    count, size = 60, 40_000
+
+    async def send(out: Outflow, _request: web.Request) -> None:
+        buffer = bytearray(size)
+        with out.flowing():
+            for number in range(count):
+                buffer[:] = bytes([number]) * size
+                await put(out, memoryview(buffer))
+        buffer[:] = b"\xff" * size
+
+    async def journey() -> None:
+        server_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        server_side.load_cert_chain(TLS / "certificate.pem", TLS / "key.pem")
+        client_side = ssl.create_default_context(cafile=str(TLS / "certificate.pem"))
+        async with sending(send, length=count * size, sent_bytes=8192, tls=server_side) as link:
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", URL(link).port, ssl=client_side, server_hostname="media.test", limit=4096
+            )
+            writer.write(b"GET / HTTP/1.1\r\nHost: media.test\r\n\r\n")
+            await reader.readuntil(b"\r\n\r\n")
+            assert await reader.readexactly(count * size) == b"".join(bytes([number]) * size for number in range(count))
+            writer.transport.abort()
 
     run(journey())
 
