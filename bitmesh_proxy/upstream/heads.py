@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
+from aiohttp import hdrs
 from aiohttp.http import HttpProcessingError
 from aiohttp.http_parser import HttpResponseParser, RawResponseMessage
 
@@ -19,13 +20,15 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 #: Interim answers (100, 103) before the real one.
 MAX_INTERIM_ANSWERS: Final = 16
 
+_WITHOUT_BODY: Final = frozenset({204, 304})
+
 
 class AnswerHead:
     """Status and headers of an answer. ``should_close``: no other one follows on the connection."""
 
     __slots__ = ("code", "headers", "should_close")
 
-    def __init__(self, *, code: int, headers: Mapping[str, str], should_close: bool) -> None:
+    def __init__(self, code: int, headers: Mapping[str, str], should_close: bool) -> None:
         self.code = code
         self.headers = headers
         self.should_close = should_close
@@ -68,28 +71,28 @@ class HeadReader:
         message: RawResponseMessage = messages[0][0]
         if not message.should_close and not message.upgrade:
             self._parser = parser  # otherwise it would take nothing more
-        head = AnswerHead(code=message.code, headers=message.headers, should_close=message.should_close)
-        if message.code < 200:
+        head = AnswerHead(message.code, message.headers, message.should_close)
+        if head.code < 200:
             return head, None
         return head, framing_of(message, is_head_only=is_head_only)
 
 
 def framing_of(message: RawResponseMessage, *, is_head_only: bool) -> Framing:
     """How the body behind a head is framed. Raises FramingError where two readers might disagree."""
-    headers: Mapping[str, str] = message.headers
-    lengths = message.headers.getall("Content-Length", ())
-    codings = message.headers.getall("Transfer-Encoding", ())
+    headers = message.headers
+    lengths = headers.getall(hdrs.CONTENT_LENGTH, ())
+    codings = headers.getall(hdrs.TRANSFER_ENCODING, ())
     if codings and (lengths or len(codings) > 1 or codings[0].strip().lower() != "chunked"):
         raise FramingError("the head names two framings, or one that nobody knows")
     if len(lengths) > 1:
         raise FramingError("the head names two lengths")
-    if is_head_only or message.code in (204, 304):
+    if is_head_only or message.code in _WITHOUT_BODY:
         return NoBody()
     if codings:
         return ChunkedBody()
-    if lengths:
-        length = headers["Content-Length"].strip()
-        if not (length.isascii() and length.isdecimal()):
-            raise FramingError("the length is no number")
-        return SizedBody(int(length))
-    return UntilClosed()
+    if not lengths:
+        return UntilClosed()
+    length = lengths[0].strip()
+    if not (length.isascii() and length.isdecimal()):
+        raise FramingError("the length is no number")
+    return SizedBody(int(length))

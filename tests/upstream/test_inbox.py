@@ -11,7 +11,7 @@ from bitmesh_proxy.errors import UpstreamBroken
 from bitmesh_proxy.upstream.heads import AnswerHead
 from bitmesh_proxy.upstream.inbox import HIGH_WATER_BYTES, Inbox
 
-HEAD = AnswerHead(code=200, headers={}, should_close=False)
+HEAD = AnswerHead(200, {}, should_close=False)
 
 
 class Connection:
