@@ -319,6 +319,53 @@ async def test_a_caller_that_leaves_a_large_rest_ends_the_fetch(tmp_path: Path) 
         await until(lambda: room.copies.used_bytes == 0)
 
 
+@pytest.mark.parametrize("cache_bytes", [0, 1000])
+async def test_without_a_copy_a_caller_that_leaves_ends_the_fetch_at_once(tmp_path: Path, cache_bytes: int) -> None:
+    """Not with the next piece: the provider says nothing more, and would be listened to until it is given up."""
+    left = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: 99999\r\n\r\n" + PNG)
+        await writer.drain()
+        assert await reader.read() == b""
+        left.set()
+
+    async with raw_serving(script) as outside, gateway(tmp_path, outside, cache_bytes=cache_bytes) as room:
+        async with slow_caller(await room.hand_out(outside.url("/a"))) as caller:
+            await caller.read_head()
+            size = 0
+            while size < len(PNG):
+                size += len(await caller.read(64 * 1024))
+            assert not left.is_set()
+        await left.wait()
+
+
+@pytest.mark.parametrize("cache_bytes", [512 * MIB, 1000, 0])
+async def test_a_large_result_arrives_whole_whichever_way_it_goes(tmp_path: Path, cache_bytes: int) -> None:
+    """With a copy being made, by hand since there is no room for it, and alone since none is kept."""
+    large = PNG + b"".join(number.to_bytes(4, "big") for number in range(500_000))
+
+    async def chunked(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        response.content_type = "image/png"
+        await response.prepare(request)
+        for start in range(0, len(large), 300_000):
+            await response.write(large[start : start + 300_000])
+        return response
+
+    routes = {"/sized": body(large), "/chunked": chunked}
+    async with serving(routes) as outside, gateway(tmp_path, outside, cache_bytes=cache_bytes) as room:
+        for path in routes:
+            link = await room.hand_out(outside.url(path))
+            answers = await asyncio.gather(ask(link), ask(link))
+            assert [answer.body == large for answer in answers] == [True, True]
+            part = await ask(link, headers={"Range": "bytes=1000000-1499999"})
+            if part.status == 206:
+                assert part.body == large[1_000_000:1_500_000]
+            else:
+                assert (path, part.body == large) == ("/chunked", True)
+
+
 async def test_a_restart_serves_the_copies(tmp_path: Path) -> None:
     store = MemoryMediaStore()
     routes = {"/a": body(PNG)}
