@@ -36,9 +36,13 @@ class SharedMetrics(Metrics):
         self._names_at = 1
         self._counts_at = self._names_at + MAX_COUNTS * NAME_WORDS
         self._own_at = self._counts_at + seat
-        #: Number of each name that is known here, and the word where this worker counts it.
+        #: Numbers of the names that are known here.
         self._numbers: dict[str, int] = {}
+        #: Words where this worker counts: requests by endpoint and status, attempts by provider and outcome; classes of
+        #: duration by endpoint, with their sum at the end; the same for writes.
         self._known: dict[tuple[str, str | int], int] = {}
+        self._durations_at: dict[str, tuple[int, ...]] = {}
+        self._writes_at: list[int] = []
         super().__init__()
 
     @staticmethod
@@ -58,19 +62,32 @@ class SharedMetrics(Metrics):
 
     def note_request(self, endpoint: str, status: int, *, duration_ms: int) -> None:
         """See Metrics."""
-        words = self._words
-        words[self._word("requests", endpoint, status)] += 1
-        words[self._word("durations", endpoint, bisect_left(DURATION_BOUNDS_MS, duration_ms))] += 1
-        words[self._word("duration_sums_ms", endpoint, 0)] += duration_ms
+        words, known = self._words, self._known
+        request = known.get((endpoint, status))
+        if request is None:
+            request = known[endpoint, status] = self._word("requests", endpoint, status)
+        words[request] += 1
+        durations = self._durations_at.get(endpoint)
+        if durations is None:
+            classes = [self._word("durations", endpoint, place) for place in range(len(DURATION_BOUNDS_MS) + 1)]
+            durations = self._durations_at[endpoint] = (*classes, self._word("duration_sums_ms", endpoint, 0))
+        words[durations[bisect_left(DURATION_BOUNDS_MS, duration_ms)]] += 1
+        words[durations[-1]] += duration_ms
 
     def note_attempt(self, provider: str, outcome: str) -> None:
         """See Metrics."""
-        self._words[self._word("attempts", provider, outcome)] += 1
+        word = self._known.get((provider, outcome))
+        if word is None:
+            word = self._known[provider, outcome] = self._word("attempts", provider, outcome)
+        self._words[word] += 1
 
     def note_write(self, wait_s: float, *, writes: int) -> None:
         """See WriteWaits."""
-        self._words[self._word("writes", "", bisect_left(WRITE_BOUNDS_MS, wait_s * 1000))] += writes
-        self._words[self._word("write_sums_us", "", 0)] += round(wait_s * 1_000_000) * writes
+        if not self._writes_at:
+            self._writes_at = [self._word("writes", "", place) for place in range(len(WRITE_BOUNDS_MS) + 1)]
+            self._writes_at.append(self._word("write_sums_us", "", 0))
+        self._words[self._writes_at[bisect_left(WRITE_BOUNDS_MS, wait_s * 1000)]] += writes
+        self._words[self._writes_at[-1]] += round(wait_s * 1_000_000) * writes
 
     def forget_seat(self, seat: int) -> None:
         """A worker has died: it answers nothing any more."""
@@ -96,11 +113,7 @@ class SharedMetrics(Metrics):
 
     def _word(self, kind: str, first: str, second: str | int) -> int:
         """Where this worker counts that."""
-        word = self._known.get((kind + first, second))
-        if word is None:
-            number = self._number(f"{kind}{_SEPARATOR}{first}{_SEPARATOR}{second}")
-            word = self._known[kind + first, second] = self._own_at + number * self._seats
-        return word
+        return self._own_at + self._number(f"{kind}{_SEPARATOR}{first}{_SEPARATOR}{second}") * self._seats
 
     def _number(self, name: str) -> int:
         """The number of a name, which is made if need be."""
