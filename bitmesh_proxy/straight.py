@@ -251,7 +251,7 @@ class StraightCall(Struct, eq=False):
             if self._filter is None:
                 self.reply.push(data, framed)
             elif passed := self._filter.feed(data):
-                self.reply.push(passed)
+                self.reply.push(passed, framed if passed is data else None)
             return
         self._pieces.append(data)
         self._size_bytes += len(data)
