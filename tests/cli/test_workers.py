@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from bitmesh_proxy.app import StartError
 from bitmesh_proxy.cli.workers import check
 from bitmesh_proxy.settings import load_settings
-from tests.journeys.processes import run, serving
+from tests.journeys.processes import ROOT, run, serving
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(30)]
 
@@ -54,3 +56,14 @@ async def test_it_introduces_itself_once(tmp_path: Path) -> None:
         served.process.send_signal(signal.SIGTERM)
         assert await served.ended() == 0
         assert "Traceback" not in served.text()
+
+
+def test_one_process_loads_nothing_of_what_several_need() -> None:
+    script = (
+        "import sys\n"
+        "import bitmesh_proxy.cli.serve\n"
+        "print([name for name in sys.modules if name.startswith('bitmesh_proxy.') and any(\n"
+        "    word in name for word in ('shared', 'worker', 'supervisor', 'children', 'elsewhere'))])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
