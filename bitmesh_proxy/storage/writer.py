@@ -251,6 +251,8 @@ class Writer:
                 self._loop.call_soon_threadsafe(self._deliver, batch, results)
             except RuntimeError:  # the loop is closed: nobody waits any more
                 break
+            # Or they would live until the next batch, and those who waited would be taken apart in this thread.
+            del batch, results
             if self._is_checkpoint_wanted and connection is not None:
                 self._is_checkpoint_wanted = False
                 with self._turns:  # or another process would write more meanwhile, and the end would never be reached

@@ -5,6 +5,7 @@ import logging
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -394,3 +395,19 @@ async def test_bulk_that_loses_a_result_is_a_fault_of_ours(make_writer: MakeWrit
     with pytest.raises(StorageError, match="2 writes gave 1 results"):
         await asyncio.gather(writer.submit_item(lose, "a"), writer.submit_item(lose, "b"))
     assert names_in(path) == set()
+
+
+async def test_nothing_of_what_is_done_is_kept(make_writer: MakeWriter) -> None:
+    class Waiter:
+        def hear(self, _: Any) -> None:
+            is_done.set()
+
+    writer = make_writer()
+    is_done = asyncio.Event()
+    waiter = Waiter()
+    left = weakref.ref(waiter)
+    writer.submit_item_now(AddMany(), "a", waiter.hear)
+    del waiter
+    await is_done.wait()
+    while left() is not None:  # the thread lets go a moment later; the test's own time limit is the bound
+        await asyncio.to_thread(threading.Event().wait, 0.001)
