@@ -44,6 +44,7 @@ BAD = tuple(
     b"%d Reason" % code
     for code in (302, 304, 400, 401, 402, 403, 404, 408, 409, 413, 418, 422, 429, 500, 502, 503, 529, 599, 999)
 )
+WITHOUT_BODY = (b"204", b"304")
 EXTRA_LINES = (
     b"X-Bitmesh-Sandbox: 1\r\n",
     b"x-bitmesh-sandbox:1\r\n",
@@ -211,7 +212,8 @@ def event(chance: Random) -> bytes:
 
 def wire(chance: Random, body: bytes, *, types: Sequence[bytes], statuses: Sequence[bytes]) -> Play:
     """An answer with this body: head, framing, cuts and the connection's end as they come."""
-    lines = [b"HTTP/1.1 " + chance.choice(statuses) + b"\r\n"]
+    status = chance.choice(statuses)
+    lines = [b"HTTP/1.1 " + status + b"\r\n"]
     if content_type := chance.choice(types):
         lines.append(
             chance.choice([b"Content-Type", b"content-type", b"CONTENT-TYPE"]) + b": " + content_type + b"\r\n"
@@ -237,7 +239,10 @@ def wire(chance: Random, body: bytes, *, types: Sequence[bytes], statuses: Seque
     elif chance.random() < 0.15:
         lines.append(b"Connection: close\r\n")
         ending = "closed"
-    return Play(pieces=cut(chance, chance.choice(INTERIM) + b"".join(lines) + b"\r\n" + body), ending=ending)
+    data = chance.choice(INTERIM) + b"".join(lines) + b"\r\n" + body
+    if status.startswith(WITHOUT_BODY):  # what came later would be taken for the next answer, by any reader of HTTP
+        return Play(pieces=[data], ending="closed")
+    return Play(pieces=cut(chance, data), ending=ending)
 
 
 def in_chunks(chance: Random, body: bytes) -> bytes:

@@ -82,10 +82,12 @@ class Stage:
             play = self.cases[int(named[1])].plays[offer] if named else NAMELESS
             for piece in play.pieces:
                 await turns()
+                if exchange.writer.is_closing():  # the gateway has had enough
+                    return
                 exchange.writer.write(piece)
             if play.ending == "open":
                 continue
-            with suppress(OSError):  # the gateway may have had enough already
+            with suppress(OSError, RuntimeError):  # the gateway may have had enough already
                 if play.ending == "reset":
                     await turns()
                     sock = exchange.writer.get_extra_info("socket")

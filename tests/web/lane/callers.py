@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,13 @@ from bitmesh_proxy import keys
 from tests.journeys.gateway import Changes, Gateway, running_gateway
 from tests.journeys.scripted import MODEL, at, whole_answer
 from tests.upstream.scripted_provider import Provider, Script, provider
+
+#: Ours to serve on: uvloop where it is installed, and asyncio's own.
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+with suppress(ImportError):
+    import uvloop
+
+    LOOPS["uvloop"] = uvloop.new_event_loop
 
 #: Headers that are another's in every answer: names, moments, and what is left of a bucket.
 PASSING = frozenset({"date", "x-request-id"})

@@ -1,0 +1,14 @@
+"""Connections are tried on both event loops, which read, write and call in different orders."""
+
+from __future__ import annotations
+
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from tests.web.lane.callers import LOOPS
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], AbstractEventLoop]]:
+    return LOOPS if item.path.name == "test_protocol.py" else {"asyncio": LOOPS["asyncio"]}
