@@ -87,6 +87,8 @@ class Stage:
                 exchange.writer.write(piece)
             if play.ending == "open":
                 continue
+            if exchange.writer.is_closing():
+                return
             with suppress(OSError, RuntimeError):  # the gateway may have had enough already
                 if play.ending == "reset":
                     await turns()
