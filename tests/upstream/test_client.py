@@ -7,10 +7,11 @@ import ssl
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Final
 
 import aiohttp
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -249,9 +250,17 @@ async def heard_by_us(upstream: Upstream, running: Provider) -> Seen:
     return Seen(call.code, call.headers, call.body) if call.error is None else Seen(error=True)
 
 
-@pytest.mark.timeout(60)  # hundreds of connections, on a machine that may have other things to do
-@hypothesis_settings(max_examples=50, deadline=None, derandomize=True)
+#: In three reads, the last of them the faulty body, aiohttp's own client (3.14.5) waits for more of it for ever.
+WAITED_FOR: Final = (
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 500 Reason\r\nX-A: a, b\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"zz\r\n1\r\n~\r\n0\r\n\r\n"
+)
+
+
+@pytest.mark.timeout(120)  # hundreds of connections, on a machine that may have other things to do
+@hypothesis_settings(max_examples=150, deadline=None)
 @given(data=answers(), cuts=st.lists(st.integers(min_value=1, max_value=300), max_size=3))
+@example(data=WAITED_FOR, cuts=[40, len(WAITED_FOR) - 15])
 def test_we_see_what_aiohttp_sees(data: bytes, cuts: list[int]) -> None:
     edges = [0, *sorted({cut for cut in cuts if cut < len(data)}), len(data)]
     pieces = [data[a:b] for a, b in pairwise(edges)]
@@ -263,12 +272,11 @@ def test_we_see_what_aiohttp_sees(data: bytes, cuts: list[int]) -> None:
     async def compare() -> None:
         async with provider(script) as running, Upstream(settings()) as upstream:
             try:
-                async with asyncio.timeout(1):
+                async with asyncio.timeout(5):
                     theirs = await seen_by_aiohttp(f"http://127.0.0.1:{running.port}/x")
-            except TimeoutError:  # its client waits for more where there is an end: nothing to compare with
-                return
-            async with asyncio.timeout(5):
-                assert await seen_by_us(upstream, running.access()) == theirs
-                assert await heard_by_us(upstream, running) == theirs
+            except TimeoutError:  # it takes a broken body for one that is still to come
+                theirs = Seen(error=True)
+            assert await seen_by_us(upstream, running.access()) == theirs
+            assert await heard_by_us(upstream, running) == theirs
 
     asyncio.run(compare())
