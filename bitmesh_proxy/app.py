@@ -368,8 +368,6 @@ async def pipeline(app: web.Application) -> AsyncIterator[None]:
         books=app[keys.BOOKS],
         upstream=app[keys.UPSTREAM],
         outcomes=outcomes,
-        health=health,
-        metrics=app[keys.METRICS],
         pipeline=app[keys.PIPELINE],
         render_stream_error=render_stream_error,
         max_answer_bytes=settings.upstream.max_answer_bytes,

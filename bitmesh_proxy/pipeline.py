@@ -267,22 +267,35 @@ class Pipeline:
                     reply=reply,
                 )
             except UpstreamError as error:
-                self._metrics.note_attempt(offer.provider, error.code)
-                if is_offers_fault(error):
-                    self._health.note_failure(offer.id)
-                if reply.is_started or number == len(offers) or not may_try_next(call, error):
+                has_next = number < len(offers) and not reply.is_started
+                if not self.failed(call, offer, error, has_next=has_next, context=incoming.context):
                     raise
-                log.info(
-                    "an offer failed, the next one is tried: %s, %s",
-                    offer.id,
-                    error.code,
-                    extra={"request_id": incoming.context.request_id},
-                )
                 continue
-            self._health.note_success(offer.id)
-            self._metrics.note_attempt(offer.provider, "ok")
+            self.delivered(offer)
             return delivery
         raise Unavailable("No provider can take this call now.")
+
+    def delivered(self, offer: Offer) -> None:
+        """Note that an offer has done its part."""
+        self._health.note_success(offer.id)
+        self._metrics.note_attempt(offer.provider, "ok")
+
+    def failed(
+        self, call: Call, offer: Offer, error: UpstreamError, *, has_next: bool, context: RequestContext
+    ) -> bool:
+        """Note that an offer has failed, and say whether the next one, if there is one, is to be tried."""
+        self._metrics.note_attempt(offer.provider, error.code)
+        if is_offers_fault(error):
+            self._health.note_failure(offer.id)
+        if not has_next or not may_try_next(call, error):
+            return False
+        log.info(
+            "an offer failed, the next one is tried: %s, %s",
+            offer.id,
+            error.code,
+            extra={"request_id": context.request_id},
+        )
+        return True
 
     async def _complete(
         self,

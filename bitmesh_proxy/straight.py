@@ -20,20 +20,18 @@ from typing import Any, Final, Protocol
 from msgspec import Struct, field
 
 from bitmesh_proxy.billing.reservation import Books, Outcome, Reservation
-from bitmesh_proxy.catalogue.health import OfferHealth
 from bitmesh_proxy.context import Surface
 from bitmesh_proxy.dialects.openai_chat_usage_filter import UsageChunkFilter
 from bitmesh_proxy.endpoints.endpoint import Endpoint
 from bitmesh_proxy.errors import CallerLeft, GatewayError, ProviderRefused, UpstreamBroken, UpstreamError
-from bitmesh_proxy.metrics import Metrics
 from bitmesh_proxy.pipeline import Incoming, Pipeline, cost_comment, cost_headers
 from bitmesh_proxy.providers.base import StreamMeter
 from bitmesh_proxy.storage.ledger import Accrued
 from bitmesh_proxy.storage.writer import Failed
-from bitmesh_proxy.upstream.attempts import MAX_ERROR_BYTES, STREAM_HEADERS, THREAD_PARSE_BYTES, Reply
+from bitmesh_proxy.upstream.answers import MAX_ERROR_BYTES, is_good, marks_of, refusal_of, too_large
+from bitmesh_proxy.upstream.attempts import STREAM_HEADERS, THREAD_PARSE_BYTES, Reply
 from bitmesh_proxy.upstream.client import Upstream
 from bitmesh_proxy.upstream.connection import ProviderConnection
-from bitmesh_proxy.upstream.failover import is_offers_fault, may_try_next
 from bitmesh_proxy.upstream.heads import AnswerHead
 from bitmesh_proxy.upstream.outcomes import Outcomes
 from bitmesh_proxy.upstream.progress import Progress
@@ -82,8 +80,6 @@ class StraightLine:
         books: Books,
         upstream: Upstream,
         outcomes: Outcomes,
-        health: OfferHealth,
-        metrics: Metrics,
         pipeline: Pipeline,
         render_stream_error: Callable[[GatewayError, Surface], bytes],
         max_answer_bytes: int,
@@ -93,8 +89,6 @@ class StraightLine:
         self.books = books
         self.upstream = upstream
         self.outcomes = outcomes
-        self.health = health
-        self.metrics = metrics
         self.pipeline = pipeline
         self.render_stream_error = render_stream_error
         self.max_answer_bytes = max_answer_bytes
@@ -170,7 +164,7 @@ class StraightCall(Struct, eq=False):
             if state == _ASKING:
                 if task is not None:
                     task.cancel()
-                self.reservation.settle_now(self._outcome(status=499, word="caller_left"), _note_fault)
+                self._settle_left()
         finally:
             self._end(CallerLeft())
 
@@ -235,7 +229,7 @@ class StraightCall(Struct, eq=False):
     def on_head(self, head: AnswerHead) -> None:
         """See Listener."""
         self._head = head
-        if not 200 <= head.code < 300:
+        if not is_good(head.code):
             self._kind = _REFUSAL
         elif self.plan.call.stream:
             self._kind = _STREAM if head.media_type == "text/event-stream" else _REFUSAL
@@ -259,7 +253,7 @@ class StraightCall(Struct, eq=False):
             if self._size_bytes >= MAX_ERROR_BYTES:
                 self._refused()
         elif self._size_bytes > self.line.max_answer_bytes:
-            self._failed(UpstreamBroken("The provider's answer is larger than this service takes."))
+            self._failed(too_large())
 
     def on_end(self) -> None:
         """See Listener."""
@@ -293,7 +287,7 @@ class StraightCall(Struct, eq=False):
         if meter.error is not None:
             self._failed(ProviderRefused(meter.error, status=502, provider_status=502))
             return
-        self.reply.start_now(200, {**STREAM_HEADERS, **self._marks()})
+        self.reply.start_now(200, {**STREAM_HEADERS, **marks_of(self._known_head().headers)})
         progress.delivered = True
         self._head = None  # an open stream need not keep what is over
         attempt.forget_request()
@@ -350,22 +344,12 @@ class StraightCall(Struct, eq=False):
 
     def _refused(self) -> None:
         """The provider's error, or something that is no stream."""
-        head, body = self._head, self._whole_body()[:MAX_ERROR_BYTES]
-        assert head is not None, "a refusal is known by its head"
-        access = self.plan.first.access
-        if not 200 <= head.code < 300:
-            self._failed(access.provider.read_error(head.code, head.headers, body))
-        elif head.media_type.endswith("json") and b'"error"' in body:
-            self._failed(access.provider.read_error(502, head.headers, body))
-        else:
-            self._failed(UpstreamBroken("The provider did not answer with a stream."))
+        self._failed(refusal_of(self.plan.first.access, self._known_head(), self._whole_body()))
 
     def _delivered(self) -> None:
         """The provider has done its part."""
         self._leave_provider()
-        offer = self.plan.first.offer
-        self.line.health.note_success(offer.id)
-        self.line.metrics.note_attempt(offer.provider, "ok")
+        self.line.pipeline.delivered(self.plan.first.offer)
 
     def _failed(self, error: GatewayError) -> None:
         """The attempt has failed: another offer is tried, or this is the call's end."""
@@ -378,16 +362,9 @@ class StraightCall(Struct, eq=False):
     def _try_next_or_end(self, error: GatewayError) -> None:
         line, offer, reply = self.line, self.plan.first.offer, self.reply
         if isinstance(error, UpstreamError):
-            line.metrics.note_attempt(offer.provider, error.code)
-            if is_offers_fault(error):
-                line.health.note_failure(offer.id)
-            if not reply.is_started and len(self.plan.offers) > 1 and may_try_next(self.plan.call, error):
-                log.info(
-                    "an offer failed, the next one is tried: %s, %s",
-                    offer.id,
-                    error.code,
-                    extra={"request_id": self.incoming.context.request_id},
-                )
+            has_next = len(self.plan.offers) > 1 and not reply.is_started
+            context = self.incoming.context
+            if line.pipeline.failed(self.plan.call, offer, error, has_next=has_next, context=context):
                 self._go_on_in_task(self._try_others())
                 return
         outcome = self._outcome(status=error.status, word=error.code, error=error)
@@ -420,8 +397,7 @@ class StraightCall(Struct, eq=False):
         if task.cancelled():
             try:
                 if self.reservation.is_open:
-                    outcome = self._outcome(status=499, word="caller_left")
-                    self.reservation.settle_now(outcome, _note_fault)
+                    self._settle_left()
             finally:
                 self._end(CallerLeft())
         elif isinstance(error := task.exception(), Exception):
@@ -432,6 +408,10 @@ class StraightCall(Struct, eq=False):
     def _settle(self, outcome: Outcome) -> None:
         self._state = _SETTLING
         self.reservation.settle_now(outcome, self._settled)
+
+    def _settle_left(self) -> None:
+        """Nobody waits for it."""
+        self.reservation.settle_now(self._outcome(status=499, word="caller_left"), _note_fault)
 
     def _settled(self, failed: Failed | None) -> None:
         if self._state == _ENDED:  # the caller has left meanwhile
@@ -458,7 +438,7 @@ class StraightCall(Struct, eq=False):
         else:
             headers = {
                 "Content-Type": "application/json",
-                **self._marks(),
+                **marks_of(self._known_head().headers),
                 **cost_headers(reservation.bill, progress),
             }
             reply.send_now(200, headers, self._whole_body())
@@ -468,10 +448,9 @@ class StraightCall(Struct, eq=False):
             self.plan.call, self.reservation, self._progress, status=status, outcome=word, error=error
         )
 
-    def _marks(self) -> dict[str, str]:
-        """What of a provider's head concerns the caller: that the sandbox made it."""
-        head = self._head
-        return {"X-Bitmesh-Sandbox": "1"} if head and head.headers.get("X-Bitmesh-Sandbox") == "1" else {}
+    def _known_head(self) -> AnswerHead:
+        assert self._head is not None, "it comes first"
+        return self._head
 
     def _whole_body(self) -> bytes:
         if len(self._pieces) != 1:

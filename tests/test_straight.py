@@ -678,8 +678,6 @@ def with_outcomes(gateway: Gateway, outcomes: Outcomes) -> StraightLine:
         books=line.books,
         upstream=line.upstream,
         outcomes=outcomes,
-        health=line.health,
-        metrics=line.metrics,
         pipeline=line.pipeline,
         render_stream_error=line.render_stream_error,
         max_answer_bytes=line.max_answer_bytes,

@@ -37,14 +37,13 @@ from bitmesh_proxy.endpoints.endpoint import ChunkRenderer
 from bitmesh_proxy.errors import GatewayError, ProviderRefused, UpstreamBroken, UpstreamError
 from bitmesh_proxy.providers.base import StreamMeter, StreamReader, UpstreamRequest
 from bitmesh_proxy.upstream.access import ProviderAccess
+from bitmesh_proxy.upstream.answers import MAX_ERROR_BYTES, is_good, marks_of, refusal_of
 from bitmesh_proxy.upstream.client import Upstream, UpstreamAnswer
 from bitmesh_proxy.upstream.progress import Progress
 from bitmesh_proxy.upstream.straight_chat import check_looks_like_json, count_characters, drops_usage
 
 T = TypeVar("T")
 
-#: Error bodies are read up to here; more is noise.
-MAX_ERROR_BYTES = 64 * 1024
 #: JSON above this size is parsed off the loop, which it would block for milliseconds.
 THREAD_PARSE_BYTES = 256 * 1024
 
@@ -140,7 +139,7 @@ class Attempts:
             await self._check_head(access, answer)
             if call.stream:
                 if answer.media_type != "text/event-stream":
-                    raise await self._not_a_stream(access, answer)
+                    raise await self._refusal(access, answer)
                 if straight:
                     drops = drops_unasked_usage and drops_usage(call, dialect)
                     return await self._relay(
@@ -189,7 +188,7 @@ class Attempts:
         async with self._upstream.open(access, request, on_sent=progress.note_sent) as answer:
             await self._check_head(access, answer)
             if answer.media_type != "text/event-stream":
-                raise await self._not_a_stream(access, answer)
+                raise await self._refusal(access, answer)
             return await self._relay(answer, dialect.stream_meter(), progress=progress, reply=reply)
 
     async def submit_video(
@@ -229,7 +228,7 @@ class Attempts:
             progress.usage = dialect.read_usage(call, answer.headers)
             media_type = dialect.media_type(call, answer.headers)
             stream_headers = STREAM_HEADERS if media_type == "text/event-stream" else {}
-            await reply.start(200, {**stream_headers, "Content-Type": media_type, **_marks(answer)})
+            await reply.start(200, {**stream_headers, "Content-Type": media_type, **marks_of(answer.headers)})
             progress.delivered = True
             progress.is_event_stream = media_type == "text/event-stream"
             await reply.write(data)
@@ -290,9 +289,11 @@ class Attempts:
 
     async def _check_head(self, access: ProviderAccess, answer: UpstreamAnswer) -> None:
         """Raises ProviderRefused for an error status, with what the provider said."""
-        if 200 <= answer.status < 300:
-            return
-        raise access.provider.read_error(answer.status, answer.headers, await self._read_error_body(answer))
+        if not is_good(answer.status):
+            raise await self._refusal(access, answer)
+
+    async def _refusal(self, access: ProviderAccess, answer: UpstreamAnswer) -> GatewayError:
+        return refusal_of(access, answer.head, await self._read_error_body(answer))
 
     async def _read_error_body(self, answer: UpstreamAnswer) -> bytes:
         parts = b""
@@ -303,7 +304,7 @@ class Attempts:
                     break
         except UpstreamError:
             pass  # the status alone is enough
-        return parts[:MAX_ERROR_BYTES]
+        return parts
 
     async def _read_json(self, answer: UpstreamAnswer, progress: Progress | None) -> bytes:
         """The whole body, which must look like one JSON object: an HTML page under a 200 is no answer."""
@@ -312,12 +313,6 @@ class Attempts:
             progress.first_byte_s = self._clock()
         check_looks_like_json(body)
         return body
-
-    async def _not_a_stream(self, access: ProviderAccess, answer: UpstreamAnswer) -> Exception:
-        body = await self._read_error_body(answer)
-        if answer.media_type.endswith("json") and b'"error"' in body:
-            return access.provider.read_error(502, answer.headers, body)
-        return UpstreamBroken("The provider did not answer with a stream.")
 
     async def _first(self, answer: UpstreamAnswer, progress: Progress) -> bytes:
         data = await answer.piece()
@@ -343,7 +338,7 @@ class Attempts:
         refusal = meter.error
         if refusal is not None:  # the first event is an error: nothing has begun, so say it with a status
             raise ProviderRefused(refusal, status=502, provider_status=502)
-        await reply.start(200, {**STREAM_HEADERS, **_marks(answer)})
+        await reply.start(200, {**STREAM_HEADERS, **marks_of(answer.headers)})
         progress.delivered = True
         if passed := shown(data):
             await reply.write(passed)
@@ -379,7 +374,7 @@ class Attempts:
             raise ProviderRefused(failure.message, status=502, provider_status=502, provider_code=failure.code)
         is_broken = failure is not None
         _note_events(events, progress)
-        await reply.start(200, {**STREAM_HEADERS, **_marks(answer)})
+        await reply.start(200, {**STREAM_HEADERS, **marks_of(answer.headers)})
         progress.delivered = True
         if rendered := renderer.render(events):
             await reply.write(rendered)
@@ -424,13 +419,8 @@ def _note_events(events: list[Event], progress: Progress) -> None:
             progress.provider_request_id = event.provider_request_id
 
 
-def _marks(answer: UpstreamAnswer) -> dict[str, str]:
-    """What of a provider's head concerns the caller: that the sandbox made it."""
-    return {"X-Bitmesh-Sandbox": "1"} if answer.headers.get("X-Bitmesh-Sandbox") == "1" else {}
-
-
 def _whole_headers(answer: UpstreamAnswer) -> dict[str, str]:
-    return {"Content-Type": "application/json", **_marks(answer)}
+    return {"Content-Type": "application/json", **marks_of(answer.headers)}
 
 
 async def in_thread_if_large(function: Callable[[bytes], T], data: bytes) -> T:

@@ -25,8 +25,10 @@ from bitmesh_proxy.errors import UpstreamBroken
 from bitmesh_proxy.providers.base import UpstreamRequest
 from bitmesh_proxy.settings import Upstream as UpstreamSettings
 from bitmesh_proxy.upstream.access import ProviderAccess
+from bitmesh_proxy.upstream.answers import too_large
 from bitmesh_proxy.upstream.connection import ProviderConnection
 from bitmesh_proxy.upstream.connections import Connections, Origin
+from bitmesh_proxy.upstream.heads import AnswerHead
 from bitmesh_proxy.upstream.inbox import Take
 from bitmesh_proxy.upstream.listener import Listener
 from bitmesh_proxy.upstream.requests import request_bytes
@@ -39,17 +41,26 @@ _REPEATABLE = frozenset({"GET", "HEAD"})
 class UpstreamAnswer:
     """The head of a provider's answer, and its body to come."""
 
-    __slots__ = ("_connection", "headers", "status")
+    __slots__ = ("_connection", "head")
 
-    def __init__(self, connection: ProviderConnection, *, status: int, headers: Mapping[str, str]) -> None:
+    def __init__(self, connection: ProviderConnection, head: AnswerHead) -> None:
         self._connection = connection
-        self.status = status
-        self.headers = headers
+        self.head = head
+
+    @property
+    def status(self) -> int:
+        """The status."""
+        return self.head.code
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers."""
+        return self.head.headers
 
     @property
     def media_type(self) -> str:
         """The content type without parameters, in lower case; empty when the provider sent none."""
-        return self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        return self.head.media_type
 
     @property
     def content_length(self) -> int | None:
@@ -83,7 +94,7 @@ class UpstreamAnswer:
         while chunk := await self._connection.read():
             size += len(chunk)
             if size > max_bytes:
-                raise UpstreamBroken("The provider's answer is larger than this service takes.")
+                raise too_large()
             parts.append(chunk)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -297,4 +308,4 @@ class Exchange:
                 self._connection = None
                 is_repeated = True
                 continue
-            return UpstreamAnswer(connection, status=answer.code, headers=answer.headers)
+            return UpstreamAnswer(connection, answer)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, Final
 
 from aiohttp import web
@@ -21,9 +22,7 @@ from bitmesh_proxy.errors import (
     InvalidRequest,
     UnsupportedMediaType,
 )
-
-#: Bodies above this size are parsed in a thread: the loop then waits for the parser alone, not for the walk after it.
-THREAD_PARSE_BYTES: Final = 256 * 1024
+from bitmesh_proxy.upstream.attempts import in_thread_if_large
 
 _UTF8: Final = frozenset(("", "utf-8", "utf8", "us-ascii", "ascii"))
 
@@ -113,7 +112,8 @@ def too_slow(timeout_s: float) -> BodyTimeout:
 
 
 async def parse_json_object(raw: bytes, *, max_depth: int) -> dict[str, Any]:
-    """The JSON object that ``raw`` is. Raises InvalidRequest, with the position where there is one."""
-    if len(raw) > THREAD_PARSE_BYTES:
-        return await asyncio.to_thread(parse_object, raw, max_depth=max_depth)
-    return parse_object(raw, max_depth=max_depth)
+    """The JSON object that ``raw`` is. Raises InvalidRequest, with the position where there is one.
+
+    A large one is parsed in a thread: the loop then waits for the parser alone, not for the walk after it.
+    """
+    return await in_thread_if_large(partial(parse_object, max_depth=max_depth), raw)

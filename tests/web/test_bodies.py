@@ -19,7 +19,8 @@ from pytest_aiohttp.plugin import AiohttpServer
 from bitmesh_proxy.context import Surface
 from bitmesh_proxy.endpoints.json_bodies import MAX_VALUES
 from bitmesh_proxy.errors import CallerLeft, GatewayError, InvalidRequest
-from bitmesh_proxy.web.bodies import THREAD_PARSE_BYTES, parse_json_object, read_json
+from bitmesh_proxy.upstream.attempts import THREAD_PARSE_BYTES
+from bitmesh_proxy.web.bodies import parse_json_object, read_json
 from bitmesh_proxy.web.error_formats import render_error
 
 MAX_BYTES = 512 * 1024

@@ -1,0 +1,63 @@
+"""What a provider's answer comes to, by its head and first words."""
+
+from __future__ import annotations
+
+import pytest
+from multidict import CIMultiDict
+
+from bitmesh_proxy.errors import GatewayError, ProviderRefused, UpstreamBroken
+from bitmesh_proxy.providers import together
+from bitmesh_proxy.upstream.access import ProviderAccess
+from bitmesh_proxy.upstream.answers import MAX_ERROR_BYTES, is_good, marks_of, refusal_of, too_large
+from bitmesh_proxy.upstream.heads import AnswerHead
+
+ACCESS = ProviderAccess(provider=together.PROVIDER, roots={"default": "http://provider.test"}, auth_headers={})
+
+
+def head(code: int, content_type: str = "application/json") -> AnswerHead:
+    return AnswerHead(code=code, headers=CIMultiDict({"Content-Type": content_type}), should_close=False)
+
+
+def refusal(code: int, body: bytes, content_type: str = "application/json") -> GatewayError:
+    return refusal_of(ACCESS, head(code, content_type), body)
+
+
+@pytest.mark.parametrize(("status", "expected"), [(199, False), (200, True), (299, True), (300, False), (500, False)])
+def test_two_hundreds_are_good(status: int, expected: bool) -> None:
+    assert is_good(status) is expected
+
+
+def test_an_error_status_is_the_providers_refusal() -> None:
+    error = refusal(429, b'{"error":{"message":"slow down"}}')
+    assert isinstance(error, ProviderRefused)
+    assert (error.status, error.provider_status, error.message) == (429, 429, "slow down")
+
+
+def test_an_error_under_a_good_status_counts_as_a_bad_gateways() -> None:
+    error = refusal(200, b'{"error":{"message":"no model"}}', "application/problem+json")
+    assert isinstance(error, ProviderRefused)
+    assert error.provider_status == 502
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [(b'{"choices":[]}', "application/json"), (b'<p>"error"</p>', "text/html"), (b"", "application/json")],
+)
+def test_anything_else_is_no_stream(body: bytes, content_type: str) -> None:
+    error = refusal(200, body, content_type)
+    assert isinstance(error, UpstreamBroken)
+    assert error.message == "The provider did not answer with a stream."
+
+
+def test_only_the_beginning_of_a_long_error_is_read() -> None:
+    assert isinstance(refusal(200, b" " * MAX_ERROR_BYTES + b'{"error":{}}'), UpstreamBroken)
+
+
+def test_the_sandboxs_mark_goes_to_the_caller_and_nothing_else_does() -> None:
+    assert marks_of(CIMultiDict({"x-bitmesh-sandbox": "1", "Server": "x"})) == {"X-Bitmesh-Sandbox": "1"}
+    assert marks_of(CIMultiDict({"X-Bitmesh-Sandbox": "0"})) == {}
+    assert marks_of(CIMultiDict()) == {}
+
+
+def test_too_large_is_a_broken_answer() -> None:
+    assert too_large().status == 502
