@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
 
 #: A request makes a few hundred objects and almost no circles, so that looking for them after every 700 is in vain.
@@ -28,6 +29,30 @@ def settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+
+
+@contextlib.asynccontextmanager
+async def beating(beat: Callable[[], object], interval_s: float | None) -> AsyncIterator[None]:
+    """Call ``beat`` now and then, from the loop itself, so that whoever hears it knows that the loop turns.
+
+    None: nobody wants to know.
+    """
+    if interval_s is None:
+        yield
+        return
+
+    async def go_on() -> None:
+        while True:
+            beat()
+            await asyncio.sleep(interval_s)
+
+    task = asyncio.create_task(go_on())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 def reserve(host: str, port: int) -> list[socket.socket]:

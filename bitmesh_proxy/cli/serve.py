@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from bitmesh_proxy import keys, service
 from bitmesh_proxy.app import StartError, make_app, make_runner
 from bitmesh_proxy.cli.first_run import welcome
 from bitmesh_proxy.cli.options import EXIT_CONFIG, common_options, fail, settings_of
-from bitmesh_proxy.cli.process import BACKLOG, loop_factory, settle_memory, url_of
+from bitmesh_proxy.cli.process import BACKLOG, beating, loop_factory, settle_memory, url_of
 from bitmesh_proxy.logs import set_up_logs
 from bitmesh_proxy.settings import Settings
 
@@ -81,7 +80,7 @@ async def _serve(settings: Settings) -> None:
         settle_memory()
         await welcome(app, address)
         service.notify(b"READY=1")
-        async with _watchdog():
+        async with beating(partial(service.notify, b"WATCHDOG=1"), service.watchdog_interval_s()):
             await stop.wait()
         log.info("draining: no new calls are taken, running ones are finished")
         service.notify(b"STOPPING=1")
@@ -99,25 +98,3 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> str:
     else:
         await web.TCPSite(runner, settings.http.host, settings.http.port, backlog=BACKLOG).start()
     return url_of(runner.addresses[0])
-
-
-@contextlib.asynccontextmanager
-async def _watchdog() -> AsyncIterator[None]:
-    """Tell systemd that the loop turns, from the loop itself, so that a blocked one is noticed."""
-    interval_s = service.watchdog_interval_s()
-    if interval_s is None:
-        yield
-        return
-
-    async def beat() -> None:
-        while True:
-            service.notify(b"WATCHDOG=1")
-            await asyncio.sleep(interval_s)
-
-    task = asyncio.create_task(beat())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task

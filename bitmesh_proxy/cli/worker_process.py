@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 import click
@@ -26,7 +27,7 @@ from bitmesh_proxy.app import StartError, make_app, make_runner, sandbox_for
 from bitmesh_proxy.cli.children import BEAT, READY, WELCOME, Lines
 from bitmesh_proxy.cli.first_run import welcome
 from bitmesh_proxy.cli.options import EXIT_CONFIG
-from bitmesh_proxy.cli.process import BACKLOG, beside, loop_factory, settle_memory, url_of
+from bitmesh_proxy.cli.process import BACKLOG, beating, beside, loop_factory, settle_memory, url_of
 from bitmesh_proxy.settings import Settings
 from bitmesh_proxy.worker import Worker, settings_of_seat
 
@@ -128,24 +129,10 @@ class _Orders:
 
 @contextlib.asynccontextmanager
 async def _reporting(lines: Lines) -> AsyncIterator[None]:
-    """Say that it serves, and then, from the loop itself, that the loop turns."""
+    """Say that it serves, and then that the loop turns."""
     _report(lines, READY)
-
-    async def beat(interval_s: float) -> None:
-        while True:
-            await asyncio.sleep(interval_s)
-            _report(lines, BEAT)
-
-    if lines.beat_interval_s is None:
+    async with beating(partial(_report, lines, BEAT), lines.beat_interval_s):
         yield
-        return
-    task = asyncio.create_task(beat(lines.beat_interval_s))
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 def _report(lines: Lines, word: bytes) -> None:
