@@ -341,10 +341,16 @@ async def pipeline(app: web.Application) -> AsyncIterator[None]:
         max_answer_bytes=settings.upstream.max_answer_bytes,
     )
     health = OfferHealth(clock=time.monotonic, unhealthy_s=settings.upstream.unhealthy_s)
-    app[keys.PIPELINE] = Pipeline(
-        settings=settings,
+    chats = StraightChats(
         catalogue=app[keys.CATALOGUE],
         access=app[keys.ACCESS],
+        health=health,
+        outcomes=outcomes,
+        max_attempts=settings.upstream.max_attempts,
+        max_json_depth=settings.http.max_json_depth,
+    )
+    app[keys.PIPELINE] = Pipeline(
+        route=chats.route,
         health=health,
         metrics=app[keys.METRICS],
         books=app[keys.BOOKS],
@@ -357,14 +363,7 @@ async def pipeline(app: web.Application) -> AsyncIterator[None]:
         render_stream_error=render_stream_error,
     )
     app[keys.STRAIGHT] = StraightLine(
-        chats=StraightChats(
-            catalogue=app[keys.CATALOGUE],
-            access=app[keys.ACCESS],
-            health=health,
-            outcomes=outcomes,
-            max_attempts=settings.upstream.max_attempts,
-            max_json_depth=settings.http.max_json_depth,
-        ),
+        chats=chats,
         books=app[keys.BOOKS],
         upstream=app[keys.UPSTREAM],
         outcomes=outcomes,

@@ -26,8 +26,6 @@ from bitmesh_proxy.calls import (
     JsonObject,
     VideoCall,
 )
-from bitmesh_proxy.catalogue import routing
-from bitmesh_proxy.catalogue.catalogue import Catalogue
 from bitmesh_proxy.catalogue.health import OfferHealth
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.context import Caller, RequestContext, Surface
@@ -44,8 +42,6 @@ from bitmesh_proxy.jobs.service import JobService
 from bitmesh_proxy.media.inputs import InputMedia
 from bitmesh_proxy.metrics import Metrics
 from bitmesh_proxy.money import format_usd
-from bitmesh_proxy.settings import Settings
-from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.attempts import Reply, Streamed, Whole
 from bitmesh_proxy.upstream.failover import is_offers_fault, may_try_next
 from bitmesh_proxy.upstream.outcomes import Outcomes
@@ -80,14 +76,15 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pipeline:
-    """The line, with the rooms it goes through. One per application."""
+    """The line, with the rooms it goes through. One per application.
+
+    ``route`` gives the offers that may be tried, best first, and raises as ``routing.route``.
+    """
 
     def __init__(
         self,
         *,
-        settings: Settings,
-        catalogue: Catalogue,
-        access: Mapping[str, ProviderAccess],
+        route: Callable[[Call, Caller], tuple[Offer, ...]],
         health: OfferHealth,
         metrics: Metrics,
         books: Books,
@@ -99,9 +96,7 @@ class Pipeline:
         settlements: Settlements,
         render_stream_error: Callable[[GatewayError, Surface], bytes],
     ) -> None:
-        self._settings = settings
-        self._catalogue = catalogue
-        self._access = access
+        self._route = route
         self._health = health
         self._metrics = metrics
         self._books = books
@@ -330,16 +325,6 @@ class Pipeline:
             await self._settlements.run(end_ticket())
         except Unavailable:
             self._settlements.insist(end_ticket)
-
-    def _route(self, call: Call, caller: Caller) -> tuple[Offer, ...]:
-        offers = routing.route(
-            self._catalogue,
-            call,
-            available=self._access.keys(),
-            health=self._health,
-            allowed_models=caller.allowed_models,
-        )
-        return offers[: self._settings.upstream.max_attempts]
 
 
 def cost_headers(bill: Bill | None, progress: Progress) -> dict[str, str]:
