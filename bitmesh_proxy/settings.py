@@ -37,7 +37,7 @@ class Http(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 3000
-    #: Scheme and host that callers use, when no trusted proxy says it (``https://ai.example.org``).
+    #: Scheme and host that callers use (``https://ai.example.org``). Empty: as a trusted proxy says, else the request.
     public_url: str = ""
     trusted_proxies: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
     max_body_bytes: Count = 32 * MIB
