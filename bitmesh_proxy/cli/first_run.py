@@ -15,7 +15,7 @@ FIRST_CREDIT = parse_usd("10")
 
 async def welcome(app: web.Application, address: str) -> None:
     """Say where the service is; in the sandbox, on a database without accounts, make the first account and key."""
-    mode = "sandbox: the providers are played in this process, nothing is sent out" if app[keys.IS_SANDBOX] else "live"
+    mode = "sandbox: the providers are played on this machine, nothing is sent out" if app[keys.IS_SANDBOX] else "live"
     click.echo(f"bitmesh-proxy listens on {address} ({mode}).")
     accounts = AccountStore(app[keys.DATABASE])
     if await accounts.list():
