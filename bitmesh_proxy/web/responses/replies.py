@@ -13,6 +13,7 @@ from contextlib import suppress
 from types import TracebackType
 
 from aiohttp import web
+from aiohttp.http import HttpVersion11
 
 from bitmesh_proxy.errors import CallerLeft
 from bitmesh_proxy.upstream.attempts import STREAM_HEADERS
@@ -24,10 +25,14 @@ VERSION_HEADERS = {"OpenResponses-Version": "2026-04-24"}
 
 
 class HeldReply:
-    """The pipeline's ``Reply`` on HTTP. ``async with`` it: the clockwork of keep-alives runs inside.
+    """The pipeline's ``Reply`` on HTTP. ``async with`` it: the clock of keep-alives stops at its end.
 
     ``opens_after_s``: when the head goes out although nothing has come yet; None: never by itself (a chat stream begins
     with the model's first byte). ``begin`` gives what a stream that is opened so begins with.
+
+    The head of a stream and its first bytes go out through aiohttp, and so does its end. What lies between may be
+    written straight into the transport (``write_now``), in the framing that aiohttp announced in the head. The clock is
+    one timer, which looks when it rings how long the silence has been: a write moves no timer.
     """
 
     def __init__(
@@ -44,21 +49,38 @@ class HeldReply:
         self._opens_after_s = opens_after_s
         self._interval_s = interval_s
         self._begin = begin
+        self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()
-        self._ticker: asyncio.Task[None] | None = None
-        self._wrote = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._beat: asyncio.Task[None] | None = None
+        self._opens_at_s = math.inf
+        self._wrote_at_s = 0.0
         self._is_over = False
         self._is_pipelines = False
+        #: Where bytes may be written straight to: there is one from the first bytes of a stream on.
+        self._transport: asyncio.Transport | None = None
+        self._is_chunked = False
         self.response: web.StreamResponse | None = None
 
     async def __aenter__(self) -> HeldReply:
-        self._ticker = asyncio.create_task(self._tick())
+        if self._opens_after_s is not None:
+            self._opens_at_s = self._loop.time() + self._opens_after_s
+            self._wind(self._opens_at_s)
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._stop()
+        self._is_over = True
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+        beat, self._beat = self._beat, None
+        if beat is not None:
+            beat.cancel()
+            # A caller who left is noticed by whoever writes next; the clock need not say it.
+            with suppress(asyncio.CancelledError, CallerLeft):
+                await beat
 
     @property
     def is_started(self) -> bool:
@@ -97,8 +119,15 @@ class HeldReply:
             await self._write(data)
 
     def write_now(self, data: bytes) -> Awaitable[None] | None:
-        """The same: what the clock writes must not come in between."""
-        return self.write(data)
+        """The same at once. When the caller reads slowly, what it gives has to be awaited before more is written."""
+        transport = self._transport
+        if transport is None or not data or self._lock.locked():
+            return self.write(data)
+        if transport.is_closing():
+            raise CallerLeft
+        self._wrote_at_s = self._loop.time()
+        transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
+        return self._drain() if self._request.protocol.writing_paused else None
 
     async def finish(self) -> None:
         """The clean end of a stream."""
@@ -111,49 +140,72 @@ class HeldReply:
         if self._request.transport is not None:
             self._request.transport.abort()
 
+    # ------------------------------------------------------------ inside
+
     async def _open(self, headers: Mapping[str, str]) -> None:
         self.response = web.StreamResponse(status=200, headers={**headers, **VERSION_HEADERS})
+        if self._request.version >= HttpVersion11:
+            self.response.enable_chunked_encoding()  # as it would by itself, but then it would not say so
+            self._is_chunked = True
         try:
             await self.response.prepare(self._request)
         except ConnectionError as exc:
             raise CallerLeft from exc
+        self._wrote_at_s = self._loop.time()
+        self._wind(self._wrote_at_s + self._interval_s)
 
     async def _write(self, data: bytes) -> None:
         assert self.response is not None, "the head comes first"
-        self._wrote.set()
+        self._wrote_at_s = self._loop.time()
         try:
             await self.response.write(data)
+        except ConnectionError as exc:
+            raise CallerLeft from exc
+        if data:
+            self._transport = self._request.transport
+
+    async def _drain(self) -> None:
+        try:
+            await self._request.writer.drain()
         except ConnectionError as exc:
             raise CallerLeft from exc
 
     async def _write_eof(self) -> None:
         assert self.response is not None, "the head comes first"
+        self._transport = None
         try:
             await self.response.write_eof()
         except ConnectionError as exc:
             raise CallerLeft from exc
 
-    async def _tick(self) -> None:
-        loop = asyncio.get_running_loop()
-        opens_at_s = math.inf if self._opens_after_s is None else loop.time() + self._opens_after_s
-        while not self._is_over:
-            pause_s = self._interval_s if self.is_open else min(self._interval_s, max(0.0, opens_at_s - loop.time()))
-            self._wrote.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause_s):
-                    await self._wrote.wait()
-                continue
-            await self._beat(is_time=loop.time() >= opens_at_s)
+    # ------------------------------------------------------------ the clock
 
-    async def _beat(self, *, is_time: bool) -> None:
-        """A sign of life, or the head if it is time for it; nothing when the end came while this waited."""
+    def _wind(self, at_s: float) -> None:
+        """Ring at this moment of the loop's clock, and not when it was to ring before."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(at_s, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        if self._is_over:
+            return
+        due_s = self._wrote_at_s + self._interval_s if self.is_open else self._opens_at_s
+        if self._loop.time() < due_s:
+            self._wind(due_s)
+        else:
+            self._beat = self._loop.create_task(self._say_something())
+
+    async def _say_something(self) -> None:
+        """A sign of life, or the head; nothing when something else was said, or all of it, while this waited."""
         async with self._lock:
             if self._is_over:
                 return
-            if self.is_open:
-                await self._write(KEEP_ALIVE if self._is_stream else b" ")
-            elif is_time:
+            if not self.is_open:
                 await self._open_by_clock()
+            elif self._loop.time() >= self._wrote_at_s + self._interval_s:
+                await self._write(KEEP_ALIVE if self._is_stream else b" ")
+        self._wind(self._wrote_at_s + self._interval_s)
 
     async def _open_by_clock(self) -> None:
         if self._is_stream:
@@ -162,14 +214,6 @@ class HeldReply:
         else:
             await self._open({"Content-Type": "application/json"})
             await self._write(b" ")
-
-    async def _stop(self) -> None:
-        ticker, self._ticker = self._ticker, None
-        if ticker is not None:
-            ticker.cancel()
-            # A caller who left is noticed by whoever writes next; the clockwork need not say it.
-            with suppress(asyncio.CancelledError, CallerLeft):
-                await ticker
 
 
 class CapturedReply:

@@ -3,8 +3,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from aiohttp import web
 
+from bitmesh_proxy.errors import CallerLeft
 from bitmesh_proxy.web.responses.replies import CapturedReply, EventLog, HeldReply
 from tests.web.responses.examples import served
 
@@ -77,9 +79,7 @@ async def test_a_chat_stream_is_opened_by_its_model_alone_and_kept_alive_after()
             assert reply.is_started
             await reply.write(b"one|")
             await asyncio.sleep(QUICK_S * 5)
-            waiting = reply.write_now(b"two|")
-            assert waiting is not None
-            await waiting
+            assert reply.write_now(b"two|") is None
             await reply.finish()
         return done(reply)
 
@@ -101,6 +101,66 @@ async def test_nothing_is_said_into_a_busy_stream() -> None:
 
     async with served(handle) as client:
         assert await (await client.get("/")).read() == b"x" * 20
+
+
+async def test_what_is_written_at_once_breaks_the_silence_too() -> None:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        async with held(request, is_stream=True, opens_after_s=None, interval_s=0.5) as reply:
+            first = reply.write_now(b"x")  # the head is still to go out
+            assert first is not None
+            await first
+            for _ in range(30):
+                assert reply.write_now(b"x") is None
+                await asyncio.sleep(QUICK_S)
+            await reply.finish()
+        return done(reply)
+
+    async with served(handle) as client:
+        assert await (await client.get("/")).read() == b"x" * 31
+
+
+async def test_a_caller_of_http_1_0_gets_the_bytes_without_a_frame() -> None:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        async with held(request, is_stream=True, opens_after_s=None) as reply:
+            await reply.start(200, {})
+            await reply.write(b"one|")
+            assert reply.write_now(b"two") is None
+            await reply.finish()
+        return done(reply)
+
+    async with served(handle) as client:
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        assert b"chunked" not in head.lower()
+        assert body == b"one|two"
+        writer.close()
+
+
+async def test_a_slow_reader_is_waited_for_and_one_who_left_is_noticed() -> None:
+    ended = asyncio.Event()
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        async with held(request, is_stream=True, opens_after_s=None) as reply:
+            await reply.start(200, {})
+            await reply.write(b"begun")
+            try:
+                while (waiting := reply.write_now(b"x" * 65536)) is None:
+                    pass
+                await waiting
+            except (CallerLeft, asyncio.CancelledError):  # the server cancels whose caller has gone
+                with pytest.raises(CallerLeft):
+                    reply.write_now(b"more")
+                ended.set()
+                raise
+        return done(reply)
+
+    async with served(handle) as client:
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert b"begun" in await reader.readuntil(b"begun")
+        writer.transport.abort()
+        await asyncio.wait_for(ended.wait(), 5)
 
 
 async def test_captured_bytes_are_all_there() -> None:
