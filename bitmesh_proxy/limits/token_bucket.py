@@ -100,18 +100,19 @@ class BucketMemoryStorage(MemoryStorage, TokenBucketSupport):
         return self._look(key, limit, expiry, burst, amount, True)
 
     def take_token(self, key: str, limit: int, token: int, capacity: int) -> int:
-        """See TokenBucketSupport. A bucket that is known and holds enough: nine of ten."""
+        """See TokenBucketSupport. Nine of ten, and the first of each key: with many keys, most calls are that."""
         lock = self._bucket_lock
         lock.acquire()  # without `with`, which takes twice as long
         try:
             found = self._buckets.get(key)
-            if found is None:
-                return -1
-            now = int(self._clock() * MICROSECONDS + 0.5) * limit
-            missing = token if found[0] <= now else found[0] - now + token
-            if missing > capacity:
+            now_us = int(self._clock() * MICROSECONDS + 0.5)
+            now = now_us * limit
+            missing = token if found is None or found[0] <= now else found[0] - now + token
+            if missing > capacity or limit <= 0:
                 return -1
             self._buckets[key] = (now + missing, limit)
+            if found is None:
+                self._forget(now_us)
             return missing
         finally:
             lock.release()

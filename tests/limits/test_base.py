@@ -115,3 +115,26 @@ def test_it_hits_the_bucket_that_the_strategy_sees() -> None:
 def test_a_limit_that_admits_nobody_is_not_made(rate: int, burst: int) -> None:
     with pytest.raises(ValueError, match="admits nobody"):
         Limit(BucketMemoryStorage(clock=HandClock()), per_minute(rate), policy="key", who="", burst=burst)
+
+
+def test_the_short_way_keeps_and_forgets_the_same_buckets() -> None:
+    chance, clock = random.Random(5), HandClock()
+    storages = [kind(clock=clock, max_buckets=20) for kind in (BucketMemoryStorage, WithoutShortcut)]
+    short, full = (
+        Limit(storage, parse("60/minute"), policy="key", who="with this API key", burst=2) for storage in storages
+    )
+    counts = set()
+    for _ in range(3_000):
+        identifier = f"key{chance.randrange(60)}"
+        assert said(short, identifier, 1) == said(full, identifier, 1)
+        count, same = (storage.bucket_count() for storage in storages)
+        assert count == same <= 20
+        counts.add(count)
+        clock.move(chance.choice([0.0, 0.01, 0.05, 0.3, 3.0]))
+    assert len(counts) > 5
+
+
+def test_the_short_way_admits_nobody_at_no_rate() -> None:
+    storage = BucketMemoryStorage()
+    assert storage.take_token("a", 0, 60_000_000, 60_000_000) == -1
+    assert storage.bucket_count() == 0
