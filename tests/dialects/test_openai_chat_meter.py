@@ -144,7 +144,7 @@ def stream_of(chance: random.Random) -> list[bytes]:
     names = ["content"] * 4 + chance.choices(["reasoning_content", "reasoning", "arguments", "role"], k=2)
     is_spaced = chance.random() < 0.3
     events = []
-    for _ in range(chance.randrange(9)):
+    for _ in range(chance.randrange(chance.choice([9, 30]))):
         deltas = [
             {name: chance.choice(_WORDS) for name in chance.sample(names, chance.choice([1, 1, 1, 2]))}
             for _ in range(chance.choice([1, 1, 1, 2]))
@@ -167,4 +167,6 @@ def test_common_chunks_count_as_if_looked_at_in_full(is_cut: bool) -> None:
         for chunk in chunks:
             short.feed(chunk)
             full.feed(chunk)
-            assert seen(short) == seen(full), (seed, chunks)
+            if chance.random() < 0.2:  # not after each: a few at a time are looked through
+                assert seen(short) == seen(full), (seed, chunks)
+        assert seen(short) == seen(full), (seed, chunks)
