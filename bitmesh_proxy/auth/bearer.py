@@ -17,6 +17,7 @@ from bitmesh_proxy.errors import AuthenticationFailed
 
 # Ours are URL-safe base64; keys taken over from another installation may hold anything visible but separators.
 _TOKEN = re.compile(r"[!#-+\--:<-~]{1,512}")
+_PLAIN = re.compile(rb"Bearer ([!#-+\--:<-~]{1,512})")
 
 
 class BearerCredential(Discreet, frozen=True, kw_only=True):
@@ -56,6 +57,12 @@ def credentials_of(headers: Mapping[str, str]) -> Credential:
     if found is None:
         raise AuthenticationFailed("No API key: send Authorization: Bearer, x-api-key, or an OAuth 1.0a signature.")
     return found
+
+
+def plain_token(value: bytes) -> str | None:
+    """The token of an ``Authorization`` header in the usual spelling; None for any other, which may hold one too."""
+    match = _PLAIN.fullmatch(value)
+    return None if match is None else match[1].decode("ascii")
 
 
 def _read(name: str, value: str) -> Credential | None:

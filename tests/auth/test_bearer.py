@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from bitmesh_proxy.auth.bearer import BearerCredential, OAuthCredential, credentials_of
+from bitmesh_proxy.auth.bearer import BearerCredential, OAuthCredential, credentials_of, plain_token
 from bitmesh_proxy.errors import AuthenticationFailed
 from tests.auth import bitmesh_clients
 
@@ -101,3 +101,18 @@ def test_no_value_raises_anything_else(name: str, value: str) -> None:
 
 def test_the_token_stays_out_of_the_repr() -> None:
     assert TOKEN not in repr(credentials_of({"x-api-key": TOKEN}))
+
+
+@given(st.text(st.sampled_from("aZ09-_~!#$,;:\"' \x7f\u00e9"), max_size=20).map(lambda rest: f"Bearer {rest}"))
+def test_a_plain_token_is_the_one_that_is_found_anyway(value: str) -> None:
+    token = plain_token(value.encode())
+    if token is not None:
+        assert credentials_of({"Authorization": value}) == BearerCredential(token=token)
+    elif value == f"Bearer {value[7:].strip()}":
+        with pytest.raises(AuthenticationFailed):
+            credentials_of({"Authorization": value})
+
+
+def test_a_token_in_another_spelling_is_not_plain() -> None:
+    for value in (b"bearer a", b"Bearer  a", b"Bearer a ", b"Bearer a\n", b"OAuth a", b"Bearer \xff", b""):
+        assert plain_token(value) is None

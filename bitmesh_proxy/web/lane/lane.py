@@ -18,7 +18,7 @@ from msgspec import Struct
 from multidict import CIMultiDictProxy
 
 from bitmesh_proxy import keys
-from bitmesh_proxy.auth.bearer import BearerCredential, OAuthCredential, credentials_of
+from bitmesh_proxy.auth.bearer import BearerCredential, OAuthCredential, credentials_of, plain_token
 from bitmesh_proxy.auth.payload_signature import HEADER
 from bitmesh_proxy.auth.secrets import token_digest
 from bitmesh_proxy.context import Caller, RequestContext
@@ -74,6 +74,9 @@ class Lane:
         self._max_body_bytes = min(MAX_BODY_BYTES, settings.http.max_body_bytes)
         # Callers send the same headers again and again, but for the length of the body; reading them costs 12 us.
         self._known: dict[tuple[str | None, RawHeaders], Visitor] = {}
+        # And those of many keys differ in the token: the rest of their heads is remembered by itself, with a visitor
+        # of no token.
+        self._around: dict[tuple[str | None, RawHeaders], Visitor] = {}
         self.metrics = app[keys.METRICS]
         self.pipeline = app[keys.PIPELINE]
         self.line = app[keys.STRAIGHT]
@@ -103,14 +106,46 @@ class Lane:
         key = (peer, raw[:at] + raw[at + 1 :])
         visitor = self._known.get(key)
         if visitor is None:
-            visitor = self._visitor(message.headers, peer)
+            visitor = self._with_new_token(key) or self._learn(key, message.headers)
             if visitor is None:
                 return None
-            if visitor.signed is None and sum([len(name) + len(value) for name, value in raw]) <= MAX_KNOWN_HEAD_BYTES:
-                if len(self._known) >= MAX_KNOWN:
-                    self._known.clear()
-                self._known[key] = visitor
         return route, visitor
+
+    def _with_new_token(self, key: tuple[str | None, RawHeaders]) -> Visitor | None:
+        """The visitor with a head of which all but the token has been learnt."""
+        peer, raw = key
+        at = _place_of_authorization(raw)
+        if at < 0:
+            return None
+        around = self._around.get((peer, raw[:at] + raw[at + 1 :]))
+        if around is None or (token := plain_token(raw[at][1])) is None:
+            return None
+        visitor = Visitor(around.address, around.public_base_url, token_digest(token))
+        self._remember(self._known, key, visitor)
+        return visitor
+
+    def _learn(self, key: tuple[str | None, RawHeaders], headers: CIMultiDictProxy[str]) -> Visitor | None:
+        """The visitor with a head that is seen for the first time; None for one that is not plain."""
+        peer, raw = key
+        visitor = self._visitor(headers, peer)
+        if visitor is None or visitor.signed is not None:
+            return visitor
+        if sum([len(name) + len(value) for name, value in raw]) <= MAX_KNOWN_HEAD_BYTES:
+            self._remember(self._known, key, visitor)
+            at = _place_of_authorization(raw)
+            # Another header may hold a credential too, and then the two have to be compared.
+            if at >= 0 and "X-Api-Key" not in headers and _place_of_authorization(raw, at + 1) < 0:
+                around = Visitor(visitor.address, visitor.public_base_url)
+                self._remember(self._around, (peer, raw[:at] + raw[at + 1 :]), around)
+        return visitor
+
+    @staticmethod
+    def _remember(
+        known: dict[tuple[str | None, RawHeaders], Visitor], key: tuple[str | None, RawHeaders], visitor: Visitor
+    ) -> None:
+        if len(known) >= MAX_KNOWN:
+            known.clear()
+        known[key] = visitor
 
     def _visitor(self, headers: CIMultiDictProxy[str], peer: str | None) -> Visitor | None:
         """None for headers that are not plain, or hold no one credential that could be any."""
@@ -169,3 +204,12 @@ class Lane:
         slot = self._concurrency_limit.enter(caller.key_id, caller.max_concurrent)
         slot.__enter__()
         return slot
+
+
+def _place_of_authorization(raw: RawHeaders, begin: int = 0) -> int:
+    """Where the header stands, from place ``begin`` on; -1 without one."""
+    for at in range(begin, len(raw)):
+        name = raw[at][0]
+        if len(name) == 13 and name.lower() == b"authorization":
+            return at
+    return -1

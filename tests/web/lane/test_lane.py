@@ -199,6 +199,48 @@ async def test_what_was_seen_before_changes_nothing(gateway: Gateway) -> None:
     assert seen > 200
 
 
+AUTHORIZATIONS = (
+    *("Bearer another", "Bearer x", f"Bearer {'x' * 512}", f"Bearer {'x' * 513}", "Bearer ", "Bearer", "Bearer a b"),
+    *("Bearer  two-blanks", "bearer lower", "Bearer a,b", 'Bearer a"b', "Bearer \udcff", "Basic eA==", TOKEN),
+    'OAuth oauth_consumer_key="k"',
+)
+BESIDE_THE_TOKEN: tuple[Headers, ...] = (
+    (),
+    (("User-Agent", "x"), ("X-Forwarded-For", "203.0.113.7")),
+    (("X-Api-Key", TOKEN),),
+    (("X-Api-Key", "another"),),
+    (("Authorization", f"Bearer {TOKEN}"),),
+    (("authorization", "Bearer another"),),
+    (("Cache-Control", "none"), ("X-Requested-X", "y")),
+    (("Origin", "https://x.example"),),
+)
+
+
+@pytest.mark.parametrize("beside", BESIDE_THE_TOKEN)
+async def test_another_token_in_a_head_that_was_seen_before(gateway: Gateway, beside: Headers) -> None:
+    """What is known of the rest of a head makes no credential good, and hides none that contradicts it."""
+    old = Lane(gateway.app)
+    for first in ((*PLAIN, *beside), (*beside, *PLAIN)):
+        for authorization in (f"Bearer {TOKEN}", *AUTHORIZATIONS, *AUTHORIZATIONS):
+            headers = [
+                (name, authorization if (name, value) == ("Authorization", f"Bearer {TOKEN}") else value)
+                for name, value in first
+            ]
+            for each in (headers, headers[::-1]):
+                assert taken(old, each, peer="127.0.0.1") == taken(Lane(gateway.app), each, peer="127.0.0.1")
+
+
+async def test_of_many_tokens_one_head_is_learnt(gateway: Gateway) -> None:
+    lane = Lane(gateway.app)
+    for number in range(2 * MAX_KNOWN):
+        found = taken(lane, replaced("Authorization", f"Bearer token-{number}"))
+        assert found is not None
+        assert found[1].token_digest == token_digest(f"token-{number}")
+        assert len(lane._known) <= MAX_KNOWN
+    assert len(lane._around) == 1
+    assert "token-" not in repr(lane._around)
+
+
 async def test_the_peer_counts_as_much_as_what_it_says(gateway: Gateway) -> None:
     lane = Lane(gateway.app)
     told = (*PLAIN, ("X-Forwarded-For", "203.0.113.7"))
@@ -214,11 +256,13 @@ async def test_so_many_heads_are_remembered_and_none_that_is_large(gateway: Gate
     lane = Lane(gateway.app)
     large = (*PLAIN, ("X-A", "x" * MAX_KNOWN_HEAD_BYTES))
     assert taken(lane, large) is not None
-    assert lane._known == {}
+    assert lane._known == lane._around == {}
     for number in range(MAX_KNOWN + 10):
         assert taken(lane, (*PLAIN, ("X-A", f"{number}"))) is not None
         assert len(lane._known) <= MAX_KNOWN
+        assert len(lane._around) <= MAX_KNOWN
     assert 0 < len(lane._known) <= 10
+    assert 0 < len(lane._around) <= 10
     assert sum(len(name) + len(value) for _, raw in lane._known for name, value in raw) < 10 * MAX_KNOWN_HEAD_BYTES
 
 
