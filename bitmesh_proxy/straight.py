@@ -110,7 +110,7 @@ class StraightLine:
             endpoint=endpoint.name,
             model_id=plan.offers[0].model_id,
             hold_nano_usd=plan.hold_nano_usd,
-            live=not plan.call.test,
+            live=not plan.is_test,
         )
         return StraightCall(self, plan, incoming, endpoint, reply, reservation, on_ended)
 
@@ -190,7 +190,7 @@ class StraightCall(Struct, eq=False):
             self._broke(exc)
 
     def _ask(self) -> None:
-        if self.plan.call.stream:  # of a whole answer nothing is delivered before it is settled
+        if self.plan.stream:  # of a whole answer nothing is delivered before it is settled
             self.line.books.watch(self.reservation, self._accrued)
         self._state = _ASKING
         attempt, line = self.plan.first, self.line
@@ -231,7 +231,7 @@ class StraightCall(Struct, eq=False):
         self._head = head
         if not is_good(head.code):
             self._kind = _REFUSAL
-        elif self.plan.call.stream:
+        elif self.plan.stream:
             self._kind = _STREAM if head.media_type == "text/event-stream" else _REFUSAL
 
     def on_piece(self, data: bytes, framed: bytes | None) -> None:

@@ -7,11 +7,11 @@ offers whose price is the same for every length and is charged by cost and marku
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from bitmesh_proxy.billing.bill import Bill
-from bitmesh_proxy.billing.usage import BYTES_PER_TOKEN_AT_LEAST, TOKENS_PER_MESSAGE, max_output_tokens
-from bitmesh_proxy.calls import Basis, ChatCall, Usage
+from bitmesh_proxy.billing.usage import BYTES_PER_TOKEN_AT_LEAST, TOKENS_PER_MESSAGE
+from bitmesh_proxy.calls import Basis, Usage
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.money import NANO_PER_USD, PER_MILLION, ZERO, NanoUsd, round_half_even
 
@@ -21,7 +21,7 @@ _MEASURED = Basis.MEASURED
 class ChatTariff(Struct, frozen=True):
     """Made by ``chat_tariff``. Nano-dollars; ``markup_nano`` is a ratio (10⁹ is one)."""
 
-    offer: Offer
+    max_output_tokens: int | None
     request_nano_usd: int
     dearest_text_nano_usd_per_million: int
     dearest_output_nano_usd_per_million: int
@@ -30,15 +30,27 @@ class ChatTariff(Struct, frozen=True):
     markup_nano: int
     default_max_output_tokens: int
 
-    def hold_of(self, call: ChatCall, text_bytes: int) -> NanoUsd:
-        """The upper bound of what the account may be charged, as ``bill.hold_of`` says it; 0 for a test call."""
-        if call.test:
-            return ZERO
-        text_tokens = (1 + len(call.messages)) * TOKENS_PER_MESSAGE - (-text_bytes // BYTES_PER_TOKEN_AT_LEAST)
-        output_tokens = max_output_tokens(call, self.offer, self.default_max_output_tokens)
+    def hold_of_texts(
+        self, messages: int, text_bytes: int, first_limit: int | UnsetType, second_limit: int | UnsetType
+    ) -> NanoUsd:
+        """The upper bound of what the account may be charged for a plain conversation, as ``bill.hold_of`` says it.
+
+        The limits are what a caller has set for the answer's tokens, at least 1. Not for test calls: they hold nothing.
+        """
+        output_tokens = self.max_output_tokens
+        if first_limit is not UNSET and (output_tokens is None or first_limit < output_tokens):
+            output_tokens = first_limit
+        if second_limit is not UNSET and (output_tokens is None or second_limit < output_tokens):
+            output_tokens = second_limit
+        if output_tokens is None:
+            output_tokens = self.default_max_output_tokens
+        text_tokens = (1 + messages) * TOKENS_PER_MESSAGE - (-text_bytes // BYTES_PER_TOKEN_AT_LEAST)
         tokens = text_tokens * self.dearest_text_nano_usd_per_million
         tokens += output_tokens * self.dearest_output_nano_usd_per_million
-        return self._with_markup(self.request_nano_usd - (-tokens // PER_MILLION))
+        hold = self.request_nano_usd - (-tokens // PER_MILLION)
+        if self.markup_nano != NANO_PER_USD:
+            hold = -(-hold * self.markup_nano // NANO_PER_USD)
+        return hold  # type: ignore[return-value]  # nano-dollars, as all its summands
 
     def bill_of(self, usage: Usage, *, hold_nano_usd: NanoUsd, is_test: bool) -> Bill | None:
         """What a whole answer with the provider's own figures comes to, as ``bill.bill_of`` says it.
@@ -76,7 +88,7 @@ def chat_tariff(offer: Offer, *, markup_nano: int, default_max_output_tokens: in
     if not price.counts_tokens:
         return None
     return ChatTariff(
-        offer,
+        offer.max_output_tokens,
         price.request_nano_usd,
         text,
         output,

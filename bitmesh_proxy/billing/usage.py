@@ -52,7 +52,7 @@ CLIP_SECONDS_USUALLY = 5
 #: What of a call's options a model reads, and what bounds its answer.
 _READ_BY_MODELS = ("tools", "functions", "response_format", "system")
 _OUTPUT_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-_PLAIN_NAMES_BYTES = len("role") + len("content")
+PLAIN_NAMES_BYTES = len("role") + len("content")
 _PICTURES = frozenset({"image_url", "input_image", "image"})
 _FILES = frozenset({"file", "input_file", "input_audio", "video_url", "input_video", "document"})
 
@@ -203,7 +203,7 @@ def plain_text_bytes(call: ChatCall) -> int | None:
         role, content = message.get("role"), message.get("content")
         if type(role) is not str or type(content) is not str:
             return None
-        text_bytes += _PLAIN_NAMES_BYTES
+        text_bytes += PLAIN_NAMES_BYTES
         text_bytes += len(role) if role.isascii() else _utf8_length(role)
         text_bytes += len(content) if content.isascii() else _utf8_length(content)
     return text_bytes

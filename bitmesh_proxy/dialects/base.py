@@ -25,6 +25,7 @@ from bitmesh_proxy.calls import (
 )
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.errors import ProviderRefused
+from bitmesh_proxy.plain_chats import PlainWriter
 
 #: Stands for an id that is made when a request is sent. See ``UpstreamRequest.needs_fresh_uuid``.
 FRESH_UUID: Final = b"00000000-0000-4000-8000-000000000000"
@@ -112,7 +113,8 @@ class ChatDialect(msgspec.Struct, frozen=True, kw_only=True):
     sends a chunk (without choices) that the caller did not ask for. ``takes_image_urls``: it fetches pictures in the
     conversation itself; where it does not, ``request`` wants them as data URIs.
     ``body``: makes the body of ``request``, where all else in the requests to one offer is the same for all plain calls
-    and for all streamed ones.
+    and for all streamed ones. ``plain_writer`` gives what writes plain conversations for an offer, with what ``body``
+    would say; None where that takes more than to leave out and to rename.
     """
 
     wire_format: str
@@ -124,6 +126,7 @@ class ChatDialect(msgspec.Struct, frozen=True, kw_only=True):
     adds_usage_chunk: bool = False
     takes_image_urls: bool = True
     body: Callable[[ChatCall, Offer], bytes] | None = None
+    plain_writer: Callable[[Offer], PlainWriter | None] | None = None
 
 
 class ImageDialect(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ from bitmesh_proxy.dialects.base import ChatDialect, UpstreamRequest
 from bitmesh_proxy.dialects.openai_chat_meter import OpenAIChatMeter
 from bitmesh_proxy.dialects.openai_chat_reader import OpenAIChatReader, read_whole
 from bitmesh_proxy.dialects.openai_usage import read_whole_usage
+from bitmesh_proxy.plain_chats import PLAIN_OPTIONS, PlainWriter
 
 WIRE_FORMAT: Final = "openai_chat"
 
@@ -74,6 +75,7 @@ def dialect(
     stream_options: bool = True,
     cost_field: str | None = None,
     adapt: Adapt | None = None,
+    adapts_plain_chats: bool = True,
     path: str = "/chat/completions",
 ) -> ChatDialect:
     """Make a provider's chat dialect.
@@ -81,7 +83,7 @@ def dialect(
     ``rename`` gives fields the provider's own names (a field sent under its own name wins), ``drop`` and ``extra`` are
     fields of the protocol that it lacks and further ones that it has. ``stream_options``: it has that switch, and
     without it streams no usage. ``cost_field``: the member of its usage that is a cost in US dollars. ``adapt`` changes
-    the finished body where a table cannot say it.
+    the finished body where a table cannot say it; ``adapts_plain_chats``: perhaps also that of a ``PlainChat``.
     """
     known = (FIELDS | extra | frozenset(rename)) - drop
 
@@ -100,6 +102,11 @@ def dialect(
             body = adapt(body)
         return orjson.dumps(body)
 
+    def plain_writer(offer: Offer) -> PlainWriter | None:
+        if offer.defaults or (adapt is not None and adapts_plain_chats):
+            return None
+        return _plain_writer(offer, known=known, rename=rename, asks_for_usage=stream_options)
+
     def request(call: ChatCall, offer: Offer) -> UpstreamRequest:
         accept = _ACCEPT_EVENTS if call.stream else _ACCEPT_JSON
         return UpstreamRequest(path=path, headers=accept, body=body_of(call, offer))
@@ -113,6 +120,7 @@ def dialect(
         reader=partial(OpenAIChatReader, cost_field=cost_field),
         adds_usage_chunk=stream_options,
         body=body_of,
+        plain_writer=plain_writer,
     )
 
 
@@ -121,8 +129,7 @@ def _options(call: ChatCall, offer: Offer, *, known: frozenset[str], rename: Map
 
     An offer's options ``passes`` and ``refuses`` add fields, or take away some, for one model.
     """
-    if "passes" in offer.options or "refuses" in offer.options:
-        known = (known | frozenset(offer.options.get("passes", ()))) - frozenset(offer.options.get("refuses", ()))
+    known = _known_to(offer, known)
     body: dict[str, Any] = {}
     for name, value in call.options.items():
         if value is None or name not in known:
@@ -134,3 +141,25 @@ def _options(call: ChatCall, offer: Offer, *, known: frozenset[str], rename: Map
     for name, value in offer.defaults.items():
         body.setdefault(name, value)
     return body
+
+
+def _known_to(offer: Offer, known: frozenset[str]) -> frozenset[str]:
+    if "passes" in offer.options or "refuses" in offer.options:
+        return (known | frozenset(offer.options.get("passes", ()))) - frozenset(offer.options.get("refuses", ()))
+    return known
+
+
+def _plain_writer(
+    offer: Offer, *, known: frozenset[str], rename: Mapping[str, str], asks_for_usage: bool
+) -> PlainWriter | None:
+    """What ``body_of`` does to the options of a plain conversation, option by option."""
+    known = _known_to(offer, known)
+    targets = {name: rename.get(name, name) if name in known else None for name in PLAIN_OPTIONS}
+    changes = tuple((name, target) for name, target in targets.items() if target != name)
+    new_names = [target for _, target in changes if target is not None]
+    # What could not be written one by one: names that are no plain ones, are changed themselves, or come twice.
+    if not set(new_names) <= set(PLAIN_OPTIONS) - dict(changes).keys() or len(set(new_names)) < len(new_names):
+        return None
+    if "stream_options" in known:  # by ``passes``, as the caller sent it
+        return None
+    return PlainWriter(offer.upstream_model, changes, asks_for_usage)

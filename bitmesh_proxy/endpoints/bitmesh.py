@@ -259,6 +259,7 @@ CHAT: Final = Endpoint(
     render_chat=render_chat,
     # Clients read the usage of every answer, streamed ones too.
     chunk_renderer=partial(ChunkRenderer, include_usage=True),
+    takes_plain_chats=True,
 )
 IMAGE: Final = Endpoint(
     name="image",

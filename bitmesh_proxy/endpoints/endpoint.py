@@ -69,6 +69,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     ``render_pictures`` takes the place of ``render_media``; ``render_picture_events`` writes a finished answer as a
     stream, for providers that do not stream pictures in the caller's format. ``render_transcript`` writes the text of
     a transcript (bytes and content type) for providers of another format than ``transcription_format``.
+    ``takes_plain_chats``: of a ``PlainChat`` whose texts do not begin with a blank, ``parse`` would make the call that
+    it says, whoever the caller is (but for the model, where the key is bound to one).
     """
 
     name: str
@@ -86,3 +88,4 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     render_picture_events: Callable[[MadePictures], bytes] | None = None
     transcription_format: str = "openai_transcription"
     render_transcript: Callable[[TranscriptionCall, str], tuple[bytes, str]] | None = None
+    takes_plain_chats: bool = False

@@ -134,4 +134,5 @@ COMPLETIONS: Final = Endpoint(
     chunk_renderer=ChunkRenderer,
     drops_unasked_usage=True,
     comments_cost=True,
+    takes_plain_chats=True,
 )

@@ -24,7 +24,7 @@ _SELDOM: Final = (
 )
 _MAX_INTEGER: Final = 2**63
 #: With what is no text at all.
-_BLANK_OR_NOTHING: Final = frozenset(("", *BLANKS))
+BLANK_OR_NOTHING: Final = frozenset(("", *BLANKS))
 
 
 def plain_chat(body: JsonObject, bound_model: str | None, *, without: frozenset[str]) -> ChatCall | None:
@@ -37,7 +37,7 @@ def plain_chat(body: JsonObject, bound_model: str | None, *, without: frozenset[
         if model is not None:
             return None
         model = bound_model
-    elif type(model) is not str or model[:1] in _BLANK_OR_NOTHING or model[-1] in _BLANK_OR_NOTHING:
+    elif type(model) is not str or model[:1] in BLANK_OR_NOTHING or model[-1] in BLANK_OR_NOTHING:
         return None
     messages = body.get("messages")
     if type(messages) is not list or not _are_plain(messages):
@@ -85,7 +85,7 @@ def _are_plain(messages: list[Any]) -> bool:
         if type(role) is not str or role not in _ROLES:
             return False
         if type(content) is str:
-            if content[:1] in _BLANK_OR_NOTHING:
+            if content[:1] in BLANK_OR_NOTHING:
                 return False
         elif type(content) is list:
             count += len(content)
@@ -102,4 +102,4 @@ def _has_tool_calls(message: dict[str, Any]) -> bool:
 
 
 def _is_plain_part(part: Any) -> bool:
-    return type(part) is dict and type(kind := part.get("type")) is str and kind[:1] not in _BLANK_OR_NOTHING
+    return type(part) is dict and type(kind := part.get("type")) is str and kind[:1] not in BLANK_OR_NOTHING

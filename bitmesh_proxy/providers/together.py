@@ -108,6 +108,7 @@ PROVIDER = Provider(
         extra=_CHAT_EXTRAS,
         stream_options=False,  # not in the description; usage comes unasked on the last chunk
         adapt=adapt_chat,
+        adapts_plain_chats=False,
     ),
     image=together_media.image_dialect(),
     video=together_media.video_dialect(),

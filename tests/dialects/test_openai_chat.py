@@ -9,6 +9,7 @@ import pytest
 
 from bitmesh_proxy.calls import ChatCall, Operation
 from bitmesh_proxy.dialects import openai_chat
+from bitmesh_proxy.plain_chats import read_plain_chat
 from bitmesh_proxy.providers.base import ChatDialect
 from tests.dialects.offers import make_offer
 
@@ -94,3 +95,53 @@ def test_a_stream_asks_for_usage_where_the_provider_has_the_switch() -> None:
     without = openai_chat.dialect(stream_options=False)
     assert not without.adds_usage_chunk
     assert "stream_options" not in body_of(without, options, stream=True)
+
+
+PLAIN = b'{"model":"m","messages":[{"role":"user","content":"Hi"}],"max_tokens":5,"seed":7,"top_p":1,"user":"u"}'
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("dialect", "offer_options"),
+    [
+        (openai_chat.dialect(), {}),
+        (openai_chat.dialect(rename={"max_tokens": "max_completion_tokens"}), {}),
+        (openai_chat.dialect(drop=frozenset({"user"}), stream_options=False), {}),
+        (openai_chat.dialect(), {"refuses": ["seed"]}),
+        (openai_chat.dialect(drop=frozenset({"user"})), {"passes": ["user", "top_k"]}),
+        (openai_chat.dialect(adapt=lambda body: body, adapts_plain_chats=False), {}),
+    ],
+)
+def test_plain_conversations_are_written_as_any_other(
+    dialect: ChatDialect, offer_options: dict[str, Any], stream: bool
+) -> None:
+    offer = make_offer(Operation.CHAT, options=offer_options)
+    assert dialect.plain_writer is not None
+    writer = dialect.plain_writer(offer)
+    assert writer is not None
+    chat = read_plain_chat(PLAIN.replace(b"{", b'{"stream":true,', 1) if stream else PLAIN)
+    options = {"max_tokens": 5, "seed": 7, "top_p": 1, "user": "u"}
+    assert orjson.loads(writer.write(chat)) == body_of(dialect, options, stream=stream, offer_options=offer_options)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "offer_options", "defaults"),
+    [
+        (openai_chat.dialect(adapt=lambda body: body), {}, {}),
+        (openai_chat.dialect(), {}, {"temperature": 1}),
+        (openai_chat.dialect(), {"passes": ["stream_options"]}, {}),
+        (openai_chat.dialect(rename={"seed": "random_seed"}), {}, {}),
+        (openai_chat.dialect(rename={"seed": "user", "user": "seed"}), {}, {}),
+        (openai_chat.dialect(rename={"seed": "top_p", "user": "top_p"}), {}, {}),
+        (
+            openai_chat.dialect(rename={"max_tokens": "max_completion_tokens"}),
+            {"refuses": ["max_completion_tokens"]},
+            {},
+        ),
+    ],
+)
+def test_what_takes_more_than_to_leave_out_and_rename_is_not_written_plainly(
+    dialect: ChatDialect, offer_options: dict[str, Any], defaults: dict[str, Any]
+) -> None:
+    assert dialect.plain_writer is not None
+    assert dialect.plain_writer(make_offer(Operation.CHAT, options=offer_options, defaults=defaults)) is None

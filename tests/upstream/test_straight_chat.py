@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import random
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from msgspec.structs import replace
 
 from bitmesh_proxy.billing.bill import Bill
 from bitmesh_proxy.calls import Basis, ChatCall, Usage
@@ -162,14 +162,14 @@ def made(chats: StraightChats, body: dict[str, Any], *, endpoint: Endpoint = CHA
     return plan
 
 
-def new_chats(catalogue: Catalogue, health: OfferHealth) -> StraightChats:
+def new_chats(catalogue: Catalogue, health: OfferHealth, *, max_json_depth: int = 64) -> StraightChats:
     return StraightChats(
         catalogue=catalogue,
         access=access(),
         health=health,
         outcomes=Outcomes(Billing(), markup_nano=1_500_000_000),
         max_attempts=3,
-        max_json_depth=64,
+        max_json_depth=max_json_depth,
     )
 
 
@@ -324,9 +324,10 @@ def test_what_is_ready_comes_to_the_same(
 ) -> None:
     body, answer = {**BODY, "model": model, "test": test}, orjson.dumps({**ANSWER, "usage": usage})
     warm, cold = new_chats(catalogue, health), new_chats(catalogue, health)
-    made(warm, body)
-    plan, plain = made(warm, body), made(cold, body)
-    assert plain.tariff is None
+    made(warm, {**body, "test": False})
+    raw = orjson.dumps(body if test else {**BODY, "model": model})
+    plan, plain = warm.glance(raw, CHAT, CALLER) or made(warm, body), made(cold, body)
+    assert (plan.tariff is not None) is (model in ("local/one", "one") and not test)
     outcome = warm.outcome_of_whole(plan, plan.first, answer, begun(plan))
     assert outcome == cold.outcome_of_whole(plain, plain.first, answer, begun(plain))
 
@@ -365,57 +366,211 @@ def test_an_answer_that_only_looks_like_json_counts_by_its_bytes(chats: Straight
 
 MODELS = ["local/one", "one", "Local/ONE", "local/tiny", "local/free", "local/sold", "local/still", "no/such"]
 MODELS += ["openai/gpt-4o-mini", "openai/gpt-5.4", "openai/gpt-oss-120b", "anthropic/claude-sonnet-4-6"]
-OPTIONS: list[dict[str, Any]] = [
-    {},
-    {"max_tokens": 7},
-    {"max_tokens": 5, "max_completion_tokens": 9_000, "temperature": 0.5},
-    {"n": 3},
-    {"tools": [{"type": "function"}]},
-    {"response_format": {"type": "json_object"}},
-    {"stream_options": {"include_usage": True}},
-    {"unheard_of": [1]},
+#: What may stand behind a name in a body: at first what is plain.
+VALUES: dict[str, list[bytes]] = {
+    "max_tokens": [b"64", b"1", b"9000", b"0", b"64.0", b'"64"', b"null", b"9223372036854775808", b"6e1"],
+    "max_completion_tokens": [b"7", b"5000", b"0", b"null", b"true"],
+    "temperature": [b"0.7", b"0.70", b"1", b"7e-1", b"-0", b"0e0", b"2.0000000000000001", b"2.1", b'"1"', b"NaN"],
+    "top_p": [b"0.9", b"1", b"1e-400", b"1.5", b"[1]"],
+    "repetition_penalty": [b"1.1", b"9007199254740993", b"1e309", b"-1"],
+    "frequency_penalty": [b"-2", b"0.1234567890123456789", b"2.1"],
+    "presence_penalty": [b"2", b"-0.0", b"-3"],
+    "seed": [b"1", b"-9223372036854775807", b"18446744073709551615", b"1.0", b"null"],
+    "user": [b'"u"', b'"\xc3\xa9"', b'"\\u00e9\\ud83d\\ude00"', b'"\xff"', b'"\\ud800"', b"5", b"null"],
+    "us\\u0065r": [b'"w"', b"7"],
+    "stream_options": [b"{}", b'{"include_usage":true}', b'{"include_usage":false}', b'{"x":1}', b"null"],
+    "test": [b"false", b"true", b"null", b"0"],
+    "stop": [b'"x"', b'["x"]'],
+    "n": [b"1", b"3"],
+    "tools": [b'[{"type":"function"}]'],
+    "metadata": [b"{}"],
+    "unheard_of": [b"1"],
+    "\xff": [b"1"],
+}
+TEXTS = [
+    b"Hello",
+    b"Be \xc3\xa9 \xe2\x98\x83 \xf0\x9f\x98\x80",
+    b"\\u00e9\\n\\ud83d\\ude00 \\/",
+    b"a" * 300,
+    b"x \\u0000",
 ]
-CONVERSATIONS: list[list[dict[str, Any]]] = [
-    MESSAGES,
-    [{"role": "user", "content": "é" * 1_001}],
-    [{"role": "user", "content": [WORDS]}],
-    [{"role": "user", "content": [WORDS, LINK]}],
-    [{"role": "user", "content": "x", "name": "n"}],
-    [{"role": "assistant", "content": None, "tool_calls": [{"id": "c"}]}],
+ODD_TEXTS = [b"", b" x", b"\xe2\x80\x8bx", b"\xff", b"\\ud800", b"\x01", b"\xed\xa0\x80", b"\\x"]
+ODD_MESSAGES = [
+    b'{"role":"user","content":[{"type":"text","text":"x"}]}',
+    b'{"role":"user","content":[{"type":"image_url","image_url":{"url":"https://example.org/cat.png"}}]}',
+    b'{"role":"user","content":"x","name":"n"}',
+    b'{"role":"assistant","content":null,"tool_calls":[{"id":"c"}]}',
+    b'{"role":"developer","content":"x"}',
+    b'{"role":"user "}',
+    b"null",
+]
+GAPS = [b"", b"", b" ", b"\n\t "]
+
+
+def a_body(rng: random.Random, model: str) -> bytes:
+    """A body as bytes: plain ones, and ones with something odd about them, in every order and spacing."""
+    gap = rng.choice(GAPS)
+
+    def mostly(usual: list[bytes], odd: list[bytes]) -> bytes:
+        """One in twelve is odd: with several in a body, most bodies would be."""
+        return rng.choice(usual if rng.randrange(12) else odd)
+
+    def a_message() -> bytes:
+        members = [
+            b'"role":"%b"' % rng.choice([b"system", b"user", b"assistant", b"tool"]),
+            b'"content"%b:"%b"' % (gap, mostly(TEXTS, ODD_TEXTS)),
+        ]
+        rng.shuffle(members)
+        return mostly([b"{%b}" % b",".join(members)], ODD_MESSAGES)
+
+    messages = [a_message() for _ in range(rng.choice([1, 1, 2, 3, 0]))]
+    members = [(b"model", orjson.dumps(model)), (b"messages", b"[" + (gap + b",").join(messages) + b"]")]
+    names = rng.choices([*VALUES, *list(VALUES)[:7] * 4], k=rng.randrange(4))
+    members += [(name.encode("latin-1"), mostly(VALUES[name][:2], VALUES[name])) for name in names]
+    if rng.randrange(2):
+        members.append((b"stream", mostly([b"true", b"false"], [b"null", b"1"])))
+    rng.shuffle(members)
+    inner = (gap + b"," + gap).join([b'"%b"%b:%b%b' % (name, gap, gap, value) for name, value in members])
+    return gap + b"{" + gap + inner + gap + b"}" + gap
+
+
+CALLERS = [
+    CALLER,
+    Caller(account_id="a", key_id="k", bound_model="local/one"),
+    Caller(account_id="a", key_id="k", allowed_models=frozenset({"local/one"})),
 ]
 
 
-def said(chats: StraightChats, call: ChatCall, endpoint: Endpoint, caller: Caller) -> object:
+def step_by_step(chats: StraightChats, raw: bytes, endpoint: Endpoint, caller: Caller) -> StraightPlan | None:
     try:
-        return chats.plan(call, endpoint, caller)
-    except GatewayError as exc:
-        return type(exc), str(exc), exc.param
+        return chats.plan(chats.parse(raw, endpoint, caller), endpoint, caller)
+    except GatewayError:
+        return None
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_what_is_ready_gives_the_plan_that_the_steps_would(
-    catalogue: Catalogue, health: OfferHealth, model: str
+def same(one: StraightPlan, other: StraightPlan) -> None:
+    """All that two plans say, but for the order and the spacing in the provider's JSON."""
+    first, second = one.first, other.first
+    assert repr(one.call) == repr(other.call)  # with the order of options, and 1 told from 1.0
+    for field in ("offers", "hold_nano_usd", "stream", "is_test"):
+        assert getattr(one, field) == getattr(other, field), field
+    for field in ("offer", "access", "dialect", "drops_usage"):
+        assert getattr(first, field) == getattr(second, field), field
+    assert first.request.target == second.request.target
+    heads = [each.request.head.replace(b" %d\r\n" % len(each.request.body), b" -\r\n") for each in (first, second)]
+    assert heads[0] == heads[1]
+    assert b"Content-Length: -" in heads[0]
+    sent = [orjson.loads(each.request.body) for each in (first, second)]
+    assert sent[0] == sent[1]
+    figures = [{name: repr(value) for name, value in each.items() if name != "messages"} for each in sent]
+    assert figures[0] == figures[1]  # 1 is told from 1.0
+
+
+def warmed(catalogue: Catalogue, health: OfferHealth) -> StraightChats:
+    chats = new_chats(catalogue, health)
+    for model, stream in itertools.product(MODELS, (False, True)):
+        step_by_step(chats, orjson.dumps({**BODY, "model": model, "stream": stream}), CHAT, CALLER)
+    return chats
+
+
+@pytest.mark.parametrize("endpoint", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize("caller", CALLERS)
+def test_a_glance_sees_what_the_steps_would(
+    catalogue: Catalogue, health: OfferHealth, endpoint: Endpoint, caller: Caller
 ) -> None:
-    """Calls of a model that has been called before, against the same ones by a planner that has seen nothing yet."""
-    callers = [CALLER, Caller(account_id="a", key_id="k", allowed_models=frozenset({"local/tiny", model}))]
-    callers.append(Caller(account_id="a", key_id="k", allowed_models=frozenset({"other"})))
-    warm = new_chats(catalogue, health)
-    for stream in (False, True):
-        said(warm, ChatCall(model=model, messages=MESSAGES, stream=stream), CHAT, CALLER)
-    for options, messages, stream, endpoint, caller, test in itertools.product(
-        OPTIONS, CONVERSATIONS, (False, True), (CHAT, COMPLETIONS), callers, (False, True)
-    ):
-        call = ChatCall(model=model, messages=messages, options=options, stream=stream, test=test)
-        plan = said(warm, call, endpoint, caller)
-        if isinstance(plan, StraightPlan):
-            plan = replace(plan, tariff=None)
-        assert plan == said(new_chats(catalogue, health), call, endpoint, caller)
-        if isinstance(plan, StraightPlan):
-            first = plan.first
-            assert first.request == request_bytes(first.access, first.dialect.request(call, first.offer))
+    """Generated bodies: what is taken at a glance has the plan that the steps make."""
+    rng = random.Random(caller.key_id + endpoint.surface)
+    chats = warmed(catalogue, health)
+    seen = [0, 0]
+    for _ in range(2_000):
+        raw = a_body(rng, rng.choice(MODELS))
+        if caller.bound_model is not None:
+            raw = raw.replace(b'"model"', b'"user"', 1)
+        plan = chats.glance(raw, endpoint, caller)
+        seen[plan is not None] += 1
+        if plan is not None:
+            other = step_by_step(new_chats(catalogue, health), raw, endpoint, caller)
+            assert other is not None, raw
+            same(plan, other)
+    assert seen[0] > 200, seen
+    assert (seen[1] > 200) is (caller.allowed_models is None), seen
+
+
+@pytest.mark.parametrize("model", ["local/one", "one", "openai/gpt-4o-mini", "openai/gpt-oss-120b"])
+@pytest.mark.parametrize("endpoint", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"stream": True},
+        {"stream": True, "stream_options": {"include_usage": True}, "user": "u"},
+        {"stream": True, "stream_options": {"include_usage": False}, "max_completion_tokens": 9},
+        {"stream": False, "test": False, "max_completion_tokens": 9_000, "repetition_penalty": 1.1},
+        {"messages": [{"role": "user", "content": "é" * 1_001}] * 9, "top_p": 0, "seed": 3},
+    ],
+)
+def test_common_bodies_are_taken_at_a_glance(
+    catalogue: Catalogue, health: OfferHealth, model: str, endpoint: Endpoint, more: dict[str, Any]
+) -> None:
+    chats, raw = new_chats(catalogue, health), orjson.dumps({**BODY, "model": model, **more})
+    assert chats.glance(raw, endpoint, CALLER) is None  # the first call of a model is read step by step
+    other = step_by_step(chats, raw, endpoint, CALLER)
+    plan = chats.glance(raw, endpoint, CALLER)
+    assert plan is not None
+    assert other is not None
+    assert plan.tariff is not None
+    same(plan, other)
+    request = plan.first.access, plan.first.dialect.request(plan.call, plan.first.offer)
+    assert orjson.loads(plan.first.request.body) == orjson.loads(request_bytes(*request).body)
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "caller"),
+    [
+        ("local/tiny", {}, CALLER),  # two offers
+        ("local/free", {}, CALLER),
+        ("local/sold", {}, CALLER),
+        ("Local/ONE", {}, CALLER),
+        ("anthropic/claude-sonnet-4-6", {}, CALLER),
+        ("local/one", {"test": True}, CALLER),
+        ("local/one", {"n": 2}, CALLER),
+        ("local/one", {"tools": []}, CALLER),
+        ("local/one", {"max_tokens": None}, CALLER),
+        ("local/one", {"messages": [{"role": "user", "content": " x"}]}, CALLER),
+        ("local/one", {"messages": [{"role": "user", "content": ""}]}, CALLER),
+        ("local/one", {}, CALLERS[1]),  # bound, and the model is named
+        ("local/one", {}, CALLERS[2]),
+        ("local/still", {"stream": True}, CALLER),
+    ],
+)
+def test_what_has_to_be_looked_at_is_not_taken_at_a_glance(
+    catalogue: Catalogue, health: OfferHealth, model: str, more: dict[str, Any], caller: Caller
+) -> None:
+    raw = orjson.dumps({**BODY, "model": model, **more})
+    assert warmed(catalogue, health).glance(raw, CHAT, caller) is None
+
+
+def test_a_bound_key_s_plain_calls_are_taken_at_a_glance(catalogue: Catalogue, health: OfferHealth) -> None:
+    raw = orjson.dumps({"messages": MESSAGES})
+    plan = warmed(catalogue, health).glance(raw, CHAT, CALLERS[1])
+    assert plan is not None
+    assert plan.call == ChatCall(model="local/one", messages=MESSAGES)
+    assert plan.call is plan.call
+
+
+def test_where_hardly_any_depth_is_allowed_every_body_is_looked_at(catalogue: Catalogue, health: OfferHealth) -> None:
+    chats = new_chats(catalogue, health, max_json_depth=2)
+    chats.plan(ChatCall(model="local/one", messages=MESSAGES), CHAT, CALLER)
+    raw = orjson.dumps({**BODY, "model": "local/one"})
+    assert chats.glance(raw, CHAT, CALLER) is None
+    with pytest.raises(InvalidRequest, match="nested more than 2"):
+        chats.parse(raw, CHAT, CALLER)
+    deep_enough = new_chats(catalogue, health, max_json_depth=3)
+    deep_enough.plan(deep_enough.parse(raw, CHAT, CALLER), CHAT, CALLER)
+    assert deep_enough.glance(raw, CHAT, CALLER) is not None
 
 
 def test_only_what_the_catalogue_names_is_kept_ready(chats: StraightChats) -> None:
     for name in ("local/one", "one", "Local/One", "LOCAL/ONE", "local/tiny", "local/free", "local/sold"):
         assert plan_of(chats, {**BODY, "model": name}) is not None
-    assert [sorted(names) for names in chats._ready] == [["local/one", "one"], []]
+    assert [sorted(map(str, names)) for names in chats._ready] == [["local/one", "one"], []]

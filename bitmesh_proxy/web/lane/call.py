@@ -85,14 +85,16 @@ class LaneCall(Struct, eq=False):
     def _start(self, body: bytes, caller: Caller) -> None:
         endpoint, line = self.route.plain_call, self.lane.line
         assert endpoint is not None, "the lane takes no other route"
-        call = line.chats.parse(body, endpoint, caller)
-        plan = line.chats.plan(call, endpoint, caller)
         incoming = Incoming(context=self.context, caller=caller, body={})
-        if plan is None:  # it does not pass straight through
-            serving = self.lane.pipeline.serve_parsed(call, incoming, endpoint, self.reply)
-            self.task = asyncio.create_task(serving)
-            self.task.add_done_callback(self._served)  # which hears of one, too, that was cancelled before it began
-            return
+        plan = line.chats.glance(body, endpoint, caller)
+        if plan is None:
+            call = line.chats.parse(body, endpoint, caller)
+            plan = line.chats.plan(call, endpoint, caller)
+            if plan is None:  # it does not pass straight through
+                serving = self.lane.pipeline.serve_parsed(call, incoming, endpoint, self.reply)
+                self.task = asyncio.create_task(serving)
+                self.task.add_done_callback(self._served)  # which hears of one, too, that was cancelled before it began
+                return
         straight = line.call(plan, incoming, endpoint=endpoint, reply=self.reply, on_ended=self._ended)
         straight.begin()
         self.straight = straight

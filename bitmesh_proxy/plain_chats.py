@@ -1,0 +1,100 @@
+"""Plain conversations as JSON: nothing but roles, texts and a few figures, as nine of ten chat calls are.
+
+OpenAI's protocol has the same words for such a call on its way in and on its way out, so one typed pass reads and
+checks it, and what was read is written again with little changed. It is plain only to the letter: one field that is not
+named here, one null, one figure out of its range or of another type, and it is not. Then the endpoint's rules are the
+judge; here is neither a refusal nor a conversion.
+
+What stands here is good by the rules of every endpoint with ``takes_plain_chats``: a range is the narrowest of theirs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+#: How deep the JSON of a plain conversation is: the body, its messages, a message.
+PLAIN_DEPTH: Final = 3
+_MAX_INTEGER: Final = 2**63 - 1
+
+# The annotations are evaluated when the decoder is made, so these are no types for the type checker alone.
+_Count = Annotated[int, Meta(ge=1, le=_MAX_INTEGER)]
+_Share = Annotated[int, Meta(ge=0, le=1)] | Annotated[float, Meta(ge=0, le=1)]
+_Warmth = Annotated[int, Meta(ge=0, le=2)] | Annotated[float, Meta(ge=0, le=2)]
+_Penalty = Annotated[int, Meta(ge=-2, le=2)] | Annotated[float, Meta(ge=-2, le=2)]
+_Factor = Annotated[int, Meta(ge=0, le=_MAX_INTEGER)] | Annotated[float, Meta(ge=0)]
+
+
+# No garbage collection for these: they hold nothing that could lead back to them.
+class PlainMessage(Struct, forbid_unknown_fields=True, gc=False):
+    """A role and a text."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+
+
+class StreamOptions(Struct, forbid_unknown_fields=True, frozen=True, gc=False):
+    """Does the caller want the usage at the end of a stream?"""
+
+    include_usage: bool | UnsetType = UNSET
+
+
+class PlainChat(Struct, forbid_unknown_fields=True, kw_only=True, gc=False):
+    """A plain conversation. What is ``UNSET`` was not sent, and is not written.
+
+    The fields behind ``test`` are a call's options (``PLAIN_OPTIONS``), in the order in which they are written.
+    """
+
+    model: str | UnsetType = UNSET
+    messages: Annotated[list[PlainMessage], Meta(min_length=1, max_length=1_000)]
+    stream: bool | UnsetType = UNSET
+    stream_options: StreamOptions | UnsetType = UNSET
+    test: bool | UnsetType = UNSET
+    max_tokens: _Count | UnsetType = UNSET
+    temperature: _Warmth | UnsetType = UNSET
+    top_p: _Share | UnsetType = UNSET
+    max_completion_tokens: _Count | UnsetType = UNSET
+    repetition_penalty: _Factor | UnsetType = UNSET
+    frequency_penalty: _Penalty | UnsetType = UNSET
+    presence_penalty: _Penalty | UnsetType = UNSET
+    seed: Annotated[int, Meta(ge=-_MAX_INTEGER, le=_MAX_INTEGER)] | UnsetType = UNSET
+    user: str | UnsetType = UNSET
+
+
+PLAIN_OPTIONS: Final = PlainChat.__struct_fields__[5:]
+_WITH_USAGE: Final = StreamOptions(include_usage=True)
+_encode: Final = msgspec.json.Encoder().encode
+
+NOT_PLAIN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+#: Reads a body. Raises ``NOT_PLAIN`` for any other. No text is passed over unread, so that all of it is UTF-8.
+read_plain_chat: Final = msgspec.json.Decoder(PlainChat).decode
+
+
+class PlainWriter(Struct, frozen=True):
+    """Writes plain conversations as one offer's provider wants them.
+
+    ``changes`` are options that do not go on as they came: each with the name that the provider has for it (which wins
+    if it was sent, too), or None if it knows none. ``asks_for_usage``: a stream has to be asked for its usage.
+    """
+
+    upstream_model: str
+    changes: tuple[tuple[str, str | None], ...]
+    asks_for_usage: bool
+
+    def write(self, chat: PlainChat) -> bytes:
+        """The body of a request. ``chat`` is used up by this."""
+        chat.model = self.upstream_model
+        chat.test = UNSET
+        if chat.stream is True:
+            chat.stream_options = _WITH_USAGE if self.asks_for_usage else UNSET
+        else:
+            chat.stream = chat.stream_options = UNSET
+        for name, target in self.changes:
+            value = getattr(chat, name)
+            if value is not UNSET:
+                setattr(chat, name, UNSET)
+                if target is not None and getattr(chat, target) is UNSET:
+                    setattr(chat, target, value)
+        return _encode(chat)
