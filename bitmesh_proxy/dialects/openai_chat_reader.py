@@ -29,6 +29,7 @@ from bitmesh_proxy.calls import (
     UsageReport,
 )
 from bitmesh_proxy.dialects.json_answers import from_base64, objects, read_object, string
+from bitmesh_proxy.dialects.openai_chat_text import plain_text
 from bitmesh_proxy.dialects.openai_usage import parse_usage
 from bitmesh_proxy.dialects.provider_errors import error_code, error_message, redact, refused_within_success
 from bitmesh_proxy.dialects.sse import SseParser
@@ -71,7 +72,14 @@ class OpenAIChatReader:
 
     def feed(self, data: bytes) -> Sequence[Event]:
         """The events that ``data`` completes. Raises UpstreamBroken for an event that is no JSON object."""
-        return [event for sse in self._parser.feed(data) for event in self._read(sse.data)]
+        events: list[Event] = []
+        for payload in self._parser.feed_data(data):
+            text = plain_text(payload) if self._is_started and not self._is_over else None
+            if text:
+                events.append(TextDelta(text=text))
+            else:
+                events += self._read(payload)
+        return events
 
     def close(self) -> Sequence[Event]:
         """What the end of the body completes. Raises UpstreamBroken if neither a finish reason nor ``[DONE]`` came."""

@@ -10,6 +10,7 @@ order mark, a last event without its blank line. No regular expression, no decod
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import Final
 
@@ -127,6 +128,15 @@ class SseParser:
         """The events that ``data`` completes. Raises UpstreamBroken for an event over the limit."""
         whole = self._cutter.cut(data)
         return self._parse(whole) if whole else []
+
+    def feed_data(self, data: bytes) -> Sequence[bytes]:
+        """As ``feed``, for protocols that name no events: the data of each."""
+        whole = self._cutter.cut(data)
+        if not whole:
+            return ()
+        if whole.startswith(b"data: ") and whole.find(b"\n") == len(whole) - 2 <= self._max:  # one event of one line
+            return (whole[6:-2],)
+        return [event.data for event in self._parse(whole)]
 
     def close(self) -> list[SseEvent]:
         """The event that the end of the body completed, where a server left out the last blank line."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -367,13 +367,12 @@ class Attempts:
     ) -> Streamed:
         """Events out of the provider's stream, the caller's stream out of the events; one write for each read."""
         data = await self._first(answer, progress)
-        events = list(reader.feed(data))
-        failure = _failure_in(events)
+        events = reader.feed(data)
+        failure = next((event for event in events if isinstance(event, StreamFailed)), None)
         if failure is not None and all(isinstance(event, Started | StreamFailed | UsageReport) for event in events):
             # Nothing has begun, so say it with a status.
             raise ProviderRefused(failure.message, status=502, provider_status=502, provider_code=failure.code)
-        is_broken = failure is not None
-        _note_events(events, progress)
+        is_broken = _note_events(events, progress)
         await reply.start(200, {**STREAM_HEADERS, **marks_of(answer.headers)})
         progress.delivered = True
         if rendered := renderer.render(events):
@@ -381,17 +380,16 @@ class Attempts:
 
         def take(data: bytes) -> Awaitable[None] | None:
             nonlocal is_broken
-            events = list(reader.feed(data))
-            is_broken = is_broken or _failure_in(events) is not None
-            _note_events(events, progress)
+            events = reader.feed(data)
+            if _note_events(events, progress):
+                is_broken = True
             rendered = renderer.render(events)
             return reply.write_now(rendered) if rendered else None
 
         await answer.pour(take)
-        events = list(reader.close())
-        is_broken = is_broken or _failure_in(events) is not None
-        _note_events(events, progress)
-        return Streamed(tail=renderer.render(events) + renderer.finish(), is_broken=is_broken)
+        events = reader.close()
+        has_failed = _note_events(events, progress)
+        return Streamed(tail=renderer.render(events) + renderer.finish(), is_broken=is_broken or has_failed)
 
 
 async def _built(build: Callable[[], UpstreamRequest], call: ImageCall | VideoCall) -> UpstreamRequest:
@@ -405,18 +403,19 @@ def _unchanged(data: bytes) -> bytes:
     return data
 
 
-def _failure_in(events: list[Event]) -> StreamFailed | None:
-    return next((event for event in events if isinstance(event, StreamFailed)), None)
-
-
-def _note_events(events: list[Event], progress: Progress) -> None:
+def _note_events(events: Sequence[Event], progress: Progress) -> bool:
+    """Note what the books need. Was a failure of the provider's among them?"""
+    has_failed = False
     for event in events:
         if isinstance(event, TextDelta):
             progress.output_characters += len(event.text)
         elif isinstance(event, UsageReport):
             progress.usage = event.usage
-        elif progress.provider_request_id is None and hasattr(event, "provider_request_id"):
+        elif isinstance(event, StreamFailed):
+            has_failed = True
+        elif isinstance(event, Started) and progress.provider_request_id is None:
             progress.provider_request_id = event.provider_request_id
+    return has_failed
 
 
 def _whole_headers(answer: UpstreamAnswer) -> dict[str, str]:

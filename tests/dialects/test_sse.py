@@ -44,6 +44,25 @@ def test_every_place_to_cut_gives_the_same_events(line_end: bytes) -> None:
         assert parse(chunks) == EXPECTED
 
 
+def test_data_alone_is_the_data_of_the_events() -> None:
+    for chunks in ways_to_cut(MIXED):
+        parser = SseParser()
+        found = [data for chunk in chunks for data in parser.feed_data(chunk)]
+        assert found + [event.data for event in parser.close()] == [event.data for event in EXPECTED]
+
+
+def test_data_over_the_limit_is_refused_as_events_are() -> None:
+    for size in (13, 14, 15):
+        stream = b"data: " + b"x" * (size - 6) + b"\n\n"
+        told = []
+        for feed in (SseParser(14).feed, SseParser(14).feed_data):
+            try:
+                told.append(len(feed(stream)))
+            except UpstreamBroken:
+                told.append(-1)
+        assert told == [1 if size <= 14 else -1] * 2
+
+
 @given(st.lists(st.integers(0, 2**16)), st.sampled_from([b"\n", b"\r\n", b"\r"]))
 def test_any_set_of_cuts_gives_the_same_events(places: list[int], line_end: bytes) -> None:
     assert parse(cut_at(MIXED.replace(b"\n", line_end), places)) == EXPECTED

@@ -17,6 +17,11 @@ def sse(event: JsonObject) -> bytes:
     return b"event: " + str(event["type"]).encode() + b"\ndata: " + orjson.dumps(event) + b"\n\n"
 
 
+#: What stands around the JSON of more text: in a stream of events, and in lines for a WebSocket.
+SSE_TEXT: Final = (b"event: response.output_text.delta\ndata: ", b"\n\n")
+LINE: Final = (b"", b"\n")
+
+
 def sse_all(events: Sequence[JsonObject]) -> bytes:
     """Several events, whole ones only."""
     return b"".join(map(sse, events))

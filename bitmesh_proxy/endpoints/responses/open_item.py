@@ -95,6 +95,16 @@ class OpenItem:
             delta["obfuscation"] = padding
         yield delta
 
+    def text_run(self) -> tuple[list[str], bytes] | None:
+        """Where more of the open text is to go, and where its events lie, as the inside of a JSON object.
+
+        None unless a text is open. Valid until anything but text comes.
+        """
+        part = self._part
+        if part is None or part.kind != "output_text":
+            return None
+        return part.texts, orjson.dumps(self._place(part))[1:-1]
+
     def annotation(self, annotation: JsonObject) -> Iterator[JsonObject]:
         """A citation of the text that is open; nothing where none is."""
         part = self._part

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
+import orjson
 
 from bitmesh_proxy.calls import (
     Annotation,
@@ -62,6 +63,13 @@ class _Waiting(msgspec.Struct):
     events: list[Event] = msgspec.field(default_factory=list)
 
 
+class _TextRun(msgspec.Struct):
+    """Deltas of one text, one after the other. ``template`` lacks their number and their text."""
+
+    texts: list[str]
+    template: bytes
+
+
 class EventWriter:
     """One response. Call ``start``, then ``feed`` as often as there is something, then ``finish`` or ``fail``.
 
@@ -93,6 +101,7 @@ class EventWriter:
         self._output: list[JsonObject] = []
         self._open: OpenItem | None = None
         self._open_call: int | None = None
+        self._run: _TextRun | None = None
         self._waiting: list[_Waiting] = []
         self._refused_calls: set[int] = set()
         self._closed_calls: set[int] = set()
@@ -121,7 +130,26 @@ class EventWriter:
 
     def feed(self, events: Sequence[Event]) -> list[JsonObject]:
         """What these events are, in the caller's format. After a failure or the model's stop, content is ignored."""
-        return [self._numbered(event) for each in events for event in self._take(each)]
+        self._run = None
+        written = [self._numbered(event) for each in events for event in self._take(each)]
+        if events and type(events[-1]) is TextDelta:
+            self._run = self._text_run()
+        return written
+
+    def more_text(self, event: TextDelta) -> bytes | None:
+        """The one event that more of an open text causes, as JSON; None where it may cause others: then ``feed`` it.
+
+        Nearly every event of every stream is one of these. They differ in number and text alone, so that all around
+        the two is written once.
+        """
+        run, text = self._run, event.text
+        if run is None or not text:
+            return None
+        run.texts.append(text)
+        self._output_characters += len(text)
+        number = self._sequence_number
+        self._sequence_number = number + 1
+        return run.template % (number, orjson.dumps(text))
 
     def media(self, url: str, *, kind: Literal["image", "video", "audio"], media_type: str | None) -> list[JsonObject]:
         """A finished result, whose ``url`` may be a data URI, as a message of its own."""
@@ -157,7 +185,7 @@ class EventWriter:
             return []
         self._failure = failure
         self.is_over = True
-        self._open = None
+        self._open = self._run = None
         usage = None
         if self._usage is not None or self._output_characters:
             usage = render_usage(self._usage or self._estimate(), cost or Cost())
@@ -171,6 +199,16 @@ class EventWriter:
         ]
 
     # ------------------------------------------------------------ one event
+
+    def _text_run(self) -> _TextRun | None:
+        """What the deltas of the open text have in common; None where more text is not one delta and nothing else."""
+        item, request = self._open, self._request
+        if item is None or self._open_call is not None or self._waiting or self._failure is not None:
+            return None
+        if request.include_obfuscation or request.wants_logprobs or (found := item.text_run()) is None:
+            return None
+        texts, place = found
+        return _TextRun(texts, _TEXT_DELTA % place.replace(b"%", b"%%"))
 
     def _take(self, event: Event) -> Iterator[JsonObject]:
         if self._failure is not None or self.is_over:
@@ -303,7 +341,7 @@ class EventWriter:
         yield self._open.open()
 
     def _close(self, status: Literal["completed", "incomplete"]) -> Iterator[JsonObject]:
-        item, self._open = self._open, None
+        item, self._open, self._run = self._open, None, None
         if self._open_call is not None:
             self._closed_calls.add(self._open_call)
             self._open_call = None
@@ -378,6 +416,8 @@ class EventWriter:
         }
 
 
+#: An event of a text: its place is to be filled in first, then (``_TextRun``) its number and its text.
+_TEXT_DELTA: Final = b'{"type":"response.output_text.delta","sequence_number":%%d,%b,"delta":%%b,"logprobs":[]}'
 _PREFIXES: Final[dict[ItemKind, str]] = {"message": "msg_", "reasoning": "rs_", "function_call": "fc_"}
 _INCOMPLETE: Final[dict[FinishReason | None, str]] = {
     FinishReason.LENGTH: "max_output_tokens",

@@ -14,7 +14,7 @@ import string
 import time
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import orjson
 from msgspec.structs import replace
@@ -35,7 +35,7 @@ from bitmesh_proxy.calls import (
 )
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.endpoints.endpoint import Endpoint, JobView, MadePictures
-from bitmesh_proxy.endpoints.responses.framing import DONE, sse_all, websocket_texts
+from bitmesh_proxy.endpoints.responses.framing import DONE, LINE, SSE_TEXT, sse_all, websocket_texts
 from bitmesh_proxy.endpoints.responses.media_parts import output_link
 from bitmesh_proxy.endpoints.responses.request import ResponseRequest
 from bitmesh_proxy.endpoints.responses.resource import Cost
@@ -60,6 +60,9 @@ class Transport(StrEnum):
     WHOLE = "whole"
     SSE = "sse"
     WEBSOCKET = "websocket"
+
+
+_AROUND_TEXT: Final = {Transport.WHOLE: None, Transport.SSE: SSE_TEXT, Transport.WEBSOCKET: LINE}
 
 
 def new_id(prefix: str) -> str:
@@ -148,7 +151,15 @@ class ResponseSession:
 
     def render(self, events: Sequence[Event]) -> bytes:
         """Part of a translated stream."""
-        return self.framed([*self.begin(), *self._writer.feed(events)])
+        frames = [] if self._is_begun else [self.begin_frames()]
+        writer, around = self._writer, _AROUND_TEXT[self.transport]
+        for event in events:
+            more = writer.more_text(event) if type(event) is TextDelta else None
+            if more is None:
+                frames.append(self.framed(writer.feed((event,))))
+            elif around is not None:
+                frames += (around[0], more, around[1])
+        return b"".join(frames)
 
     def finish(self) -> bytes:
         """Nothing: the end waits for the bill."""

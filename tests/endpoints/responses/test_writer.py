@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,6 +24,7 @@ from bitmesh_proxy.calls import (
     ToolCallDelta,
     UsageReport,
 )
+from bitmesh_proxy.endpoints.responses.request import ResponseRequest
 from bitmesh_proxy.endpoints.responses.resource import Cost
 from bitmesh_proxy.endpoints.responses.writer import Failure
 from bitmesh_proxy.money import parse_usd
@@ -378,6 +381,55 @@ def test_every_answer_keeps_grammar_and_schema_however_it_is_cut(
     batches = [answer[start:end] for start, end in itertools.pairwise(edges)]
     assert check(written(request, *batches)) == whole
     assert written(request, answer)[-1]["response"] == whole
+
+
+def as_json(events: list[Any]) -> list[bytes]:
+    return [orjson.dumps(event) for event in events]
+
+
+def written_short(request: ResponseRequest, events: Sequence[Event]) -> tuple[list[bytes], int]:
+    """Every event of an answer as JSON, more text in the short way wherever that goes; and how often it went."""
+    writer = a_writer(request)
+    lines = as_json(writer.start())
+    short = 0
+    for event in events:
+        line = writer.more_text(event) if isinstance(event, TextDelta) else None
+        if line is None:
+            lines += as_json(writer.feed([event]))
+        else:
+            lines.append(line)
+            short += 1
+    return lines + as_json(writer.finish()), short
+
+
+def test_more_text_is_written_in_one_piece() -> None:
+    texts = ["a", "%d %b %", '"quoted"\n', "\u2028 \U0001f600", "", "b"]
+    lines, short = written_short(a_request(), [*said(*texts), *stopped()])
+    assert lines == as_json(written(a_request(), said(*texts), stopped()))
+    assert short == 4  # neither the first one, nor the empty one, which has no event
+
+
+@pytest.mark.parametrize(
+    "fields", [{"stream": True, "stream_options": {"include_obfuscation": True}}, {"top_logprobs": 1}]
+)
+def test_text_that_goes_out_with_more_is_not_written_short(fields: dict[str, Any]) -> None:
+    lines, short = written_short(a_request(**fields), [*said("a", "b", "c"), *stopped()])
+    assert lines == as_json(written(a_request(**fields), said("a", "b", "c"), stopped()))
+    assert short == 0
+
+
+def test_nothing_follows_a_failure_in_the_short_way_either() -> None:
+    writer = a_writer()
+    writer.start()
+    writer.feed(said("a"))
+    writer.fail(Failure(message="gone", code="x"))
+    assert writer.more_text(TextDelta(text="b")) is None
+
+
+@settings(deadline=None)
+@given(request=REQUESTS, answer=answers())
+def test_the_short_way_writes_what_the_long_one_does(request: Any, answer: list[Event]) -> None:
+    assert written_short(request, answer)[0] == as_json(written(request, answer))
 
 
 @settings(deadline=None)

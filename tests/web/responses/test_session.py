@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.responses import ResponseStore
 from bitmesh_proxy.web.responses.session import ResponseSession, Transport, failure_of, in_words_of, new_id
 from tests.endpoints.responses.grammar import check, events_of
-from tests.endpoints.responses.making import a_request, said, stopped
+from tests.endpoints.responses.making import TOOLS, a_request, called, said, stopped
 from tests.endpoints.responses.specification import check_response
 from tests.web.responses.examples import CONTEXT, a_session, a_store
 
@@ -52,6 +53,23 @@ async def test_a_stream_is_rendered_as_it_comes_and_ends_with_the_bill(store: Re
     assert response["usage"]["total_cost"] == 0.04
     assert response["id"] == session.response_id
     assert session.is_over
+
+
+@pytest.mark.parametrize("transport", [Transport.SSE, Transport.WEBSOCKET])
+async def test_a_read_of_many_events_is_rendered_as_many_reads_are(store: ResponseStore, transport: Transport) -> None:
+    answer = [*said("Grüße, ", "100 %d ", "\n\ndata: "), *called(0, "look", "{}"), *said("b", "c"), *stopped()]
+    pieces = [*([event] for event in answer)]
+    rendered = []
+    for batches in (pieces, [answer]):
+        session = a_session(store, transport=transport, stream=True, tools=TOOLS)
+        data = b"".join(session.render(batch) for batch in batches)
+        anonymous = re.sub(rb"(resp|msg|fc)_[0-9a-f]{32}", rb"\1", data)
+        rendered.append(anonymous)
+    assert rendered[0] == rendered[1]
+    assert rendered[0].count(b'"delta":') == 6
+    lines = rendered[0].splitlines() if transport is Transport.WEBSOCKET else rendered[0].split(b"\n")
+    events = [json.loads(line.removeprefix(b"data: ")) for line in lines if line.startswith((b"data: ", b"{"))]
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
 
 
 async def test_another_offer_begins_anew(store: ResponseStore) -> None:
