@@ -160,14 +160,16 @@ async def database(app: web.Application) -> AsyncIterator[None]:
     else:
         db.write_waits = worker.write_waits
     app[keys.SEALER] = Sealer(master_secret, "compaction")
+    directory_of_keys = KeyDirectory(db)
     app[keys.AUTHENTICATOR] = Authenticator(
-        KeyDirectory(db),
+        directory_of_keys,
         nonces=SqliteNonces(db, window_s=settings.auth.timestamp_window_s, max_nonces=settings.auth.max_nonces),
         master_secret=master_secret,
         window_s=settings.auth.timestamp_window_s,
         http=settings.http,
     )
     yield
+    await directory_of_keys.close()
     await db.close()
 
 

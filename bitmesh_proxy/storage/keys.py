@@ -11,23 +11,33 @@ committed, and if so, whether ``keys_version`` moved.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import sqlite3
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import msgspec
 
 from bitmesh_proxy.context import Caller
-from bitmesh_proxy.errors import Conflict, NotFound
+from bitmesh_proxy.errors import Conflict, NotFound, Unavailable
 from bitmesh_proxy.money import NanoUsd
 from bitmesh_proxy.storage.database import Database, Row
-from bitmesh_proxy.storage.failures import is_double
+from bitmesh_proxy.storage.failures import StorageError, is_double
+from bitmesh_proxy.storage.packed_keys import PackedKeys
+
+log = logging.getLogger(__name__)
 
 #: How long a change of keys that no program of ours made may go unseen.
 LOOK_INTERVAL_S = 0.05
+#: So many keys that were not in memory, since keys last changed, are taken as a sign that many more will be asked for.
+MISSES_BEFORE_LOAD = 256
+#: All keys are read no more often than this, however often keys change: a hundred thousand take half a second of CPU.
+LOAD_INTERVAL_S = 30.0
 
 
 class KeySpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,14 +82,21 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
         return expires_at_s is not None and expires_at_s <= now_s
 
 
-_SELECT = """
-SELECT keys.id, accounts.id, keys.name, keys.bound_model, keys.allowed_models, keys.rate_per_minute,
-       keys.max_concurrent, keys.budget_day_nano_usd, keys.budget_month_nano_usd, keys.expires_at_ms,
-       keys.consumer_key, keys.token_hint, keys.sealed_secret, keys.generation, keys.token_digest IS NOT NULL,
-       keys.disabled_at_ms IS NOT NULL OR accounts.disabled_at_ms IS NOT NULL, keys.created_at_ms,
-       accounts.number, keys.number
-FROM keys JOIN accounts ON accounts.number = keys.account
+_COLUMNS = """
+    keys.id, accounts.id, keys.name, keys.bound_model, keys.allowed_models, keys.rate_per_minute,
+    keys.max_concurrent, keys.budget_day_nano_usd, keys.budget_month_nano_usd, keys.expires_at_ms,
+    keys.consumer_key, keys.token_hint, keys.sealed_secret, keys.generation, keys.token_digest IS NOT NULL,
+    keys.disabled_at_ms IS NOT NULL OR accounts.disabled_at_ms IS NOT NULL, keys.created_at_ms,
+    accounts.number, keys.number
 """
+_TABLES = "keys JOIN accounts ON accounts.number = keys.account"
+_SELECT = f"SELECT {_COLUMNS} FROM {_TABLES} "  # noqa: S608 - made of constants
+
+
+_BY_DIGEST = _SELECT + "WHERE keys.token_digest = ?"
+_BY_CONSUMER_KEY = _SELECT + "WHERE keys.consumer_key = ?"
+
+_Name = TypeVar("_Name", bytes, str)
 
 
 class KeyStore:
@@ -163,13 +180,13 @@ class KeyStore:
 class KeyDirectory:
     """Who a token or consumer key belongs to. Synchronous, for the request's way; use it on the event loop's thread.
 
-    Keys in use stay in memory, ``max_cached`` at most (under 1 KB each). Unknown ones are not remembered, so guessing
-    fills nothing.
-    Raises Unavailable when the database cannot be read.
+    Keys in use stay in memory, ``max_cached`` at most (under 1 KB each), and where many are in use, all those with a
+    token (``packed_keys.py``). Unknown ones are not remembered, so guessing fills nothing.
+    Raises Unavailable when the database cannot be read. ``close`` it before the database.
     """
 
     def __init__(
-        self, database: Database, *, max_cached: int = 131_072, clock: Callable[[], float] = time.monotonic
+        self, database: Database, *, max_cached: int = 16_384, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._database = database
         self._changes = database.key_changes
@@ -181,28 +198,73 @@ class KeyDirectory:
         self._keys_version = -1
         self._by_digest: OrderedDict[bytes, KeyRecord] = OrderedDict()
         self._by_consumer_key: OrderedDict[str, KeyRecord] = OrderedDict()
+        self._packed = PackedKeys(database, columns=_COLUMNS, tables=_TABLES)
+        self._misses = 0
+        self._next_load_s = float("-inf")
+        self._loading: asyncio.Task[None] | None = None
 
     def by_token_digest(self, digest: bytes) -> KeyRecord | None:
         """The key with this token, switched off and expired ones included."""
-        return self._find(self._by_digest, digest, _SELECT + "WHERE keys.token_digest = ?")
+        self._forget_if_changed()
+        record = self._by_digest.get(digest)
+        if record is not None:
+            self._by_digest.move_to_end(digest)
+            return record
+        row: Sequence[Any] | None = self._packed.get(digest)
+        if row is None:
+            row = self._database.lookup(_BY_DIGEST, (digest,))
+            if row is None:
+                return None
+            self._missed()
+        return self._remember(self._by_digest, digest, row)
 
     def by_consumer_key(self, consumer_key: str) -> KeyRecord | None:
         """The key with this OAuth consumer key, switched off and expired ones included."""
-        return self._find(self._by_consumer_key, consumer_key, _SELECT + "WHERE keys.consumer_key = ?")
-
-    def _find(self, cache: OrderedDict[Any, KeyRecord], wanted: bytes | str, sql: str) -> KeyRecord | None:
         self._forget_if_changed()
-        record = cache.get(wanted)
+        record = self._by_consumer_key.get(consumer_key)
         if record is not None:
-            cache.move_to_end(wanted)
+            self._by_consumer_key.move_to_end(consumer_key)
             return record
-        row = self._database.lookup(sql, (wanted,))
-        if row is None:
-            return None
-        record = cache[wanted] = _record(row)
+        row = self._database.lookup(_BY_CONSUMER_KEY, (consumer_key,))
+        return None if row is None else self._remember(self._by_consumer_key, consumer_key, row)
+
+    async def close(self) -> None:
+        """Read no more."""
+        loading, self._loading = self._loading, None
+        if loading is not None:
+            loading.cancel()
+            with suppress(asyncio.CancelledError):
+                await loading
+
+    def _remember(self, cache: OrderedDict[_Name, KeyRecord], name: _Name, row: Sequence[Any]) -> KeyRecord:
+        record = cache[name] = _record(row)
         if len(cache) > self._max_cached:
             cache.popitem(last=False)
         return record
+
+    def _missed(self) -> None:
+        """A key had to be looked up that might have been in memory."""
+        self._misses += 1
+        if (
+            self._misses >= MISSES_BEFORE_LOAD
+            and self._loading is None
+            and not self._packed.is_complete
+            and self._clock() >= self._next_load_s
+        ):
+            self._next_load_s = self._clock() + LOAD_INTERVAL_S
+            self._loading = asyncio.create_task(self._load())
+
+    async def _load(self) -> None:
+        try:
+            await self._packed.load(self._is_current)
+        except (Unavailable, StorageError) as exc:  # they are looked up one by one, as ever
+            log.info("the keys could not be read into memory: %s", exc)
+        finally:
+            self._loading = None
+
+    def _is_current(self, keys_version: int) -> bool:
+        self._forget_if_changed()
+        return keys_version == self._keys_version
 
     def _forget_if_changed(self) -> None:
         word, now_s = self._changes.word, self._clock()
@@ -215,6 +277,8 @@ class KeyDirectory:
             if keys_version != self._keys_version:
                 self._by_digest.clear()
                 self._by_consumer_key.clear()
+                self._packed.forget()
+                self._misses = 0
                 self._keys_version = keys_version
             self._data_version = data_version
         # Only now, so that a failed look is not taken for one. The word is of before it: what came after it differs.
@@ -262,7 +326,7 @@ def _fetch(connection: sqlite3.Connection, key_id: str) -> Row:
     return row
 
 
-def _record(row: Row) -> KeyRecord:
+def _record(row: Sequence[Any]) -> KeyRecord:
     (
         key_id, account_id, name, bound_model, allowed_models, rate_per_minute, max_concurrent, budget_day,
         budget_month, expires_at_ms, consumer_key, token_hint, sealed_secret, generation, has_token, is_disabled,
