@@ -17,7 +17,7 @@ from math import inf
 from typing import Final, Protocol, cast
 
 from bitmesh_proxy.errors import UpstreamBroken, UpstreamTimeout
-from bitmesh_proxy.upstream.framing import Framing, FramingError
+from bitmesh_proxy.upstream.framing import BEGINNINGS, BETWEEN_CHUNKS, Framing, FramingError
 from bitmesh_proxy.upstream.heads import MAX_HEAD_BYTES, MAX_INTERIM_ANSWERS, AnswerHead, HeadReader
 from bitmesh_proxy.upstream.inbox import Inbox, Take
 from bitmesh_proxy.upstream.listener import Listener
@@ -294,15 +294,21 @@ class ProviderConnection(asyncio.Protocol):
         if framing is None:
             self._read_head(data)
             return
-        # What happens with every piece of every stream: no call but the two that have to be, and no clock.
-        try:
-            piece, framed = framing.feed(data)
-        except FramingError as exc:
-            self._fail(_not_http(), exc)
-            return
-        if framing.is_done:
-            self._complete(framing, piece)
-            return
+        # What happens with every piece of every stream: no call but the one that has to be, and no clock. It mostly is
+        # one chunk, whole; about everything else the framing is asked.
+        beginning = BEGINNINGS.get(len(data)) if framing.state == BETWEEN_CHUNKS else None
+        framed: bytes | None
+        if beginning is not None and data.startswith(beginning) and data.endswith(b"\r\n"):
+            piece, framed = data[len(beginning) : -2], data
+        else:
+            try:
+                piece, framed = framing.feed(data)
+            except FramingError as exc:
+                self._fail(_not_http(), exc)
+                return
+            if framing.is_done:
+                self._complete(framing, piece)
+                return
         self._was_heard = True
         if piece:
             listener = self._listener
@@ -366,17 +372,28 @@ class ProviderConnection(asyncio.Protocol):
                 self.close()
             return
         self.is_silent = False
-        try:
-            found = self._find_head(data)
-        except FramingError as exc:
-            self._fail(_not_http(), exc)
+        kept, end = None, 0
+        if not self._head and not self._is_head_only:
+            end = data.find(b"\r\n\r\n") + 4
+            kept = self.home.heads.kept.get(data[:end])
+        if kept is not None:
+            (head, make_framing), rest = kept, data[end:]
+            framing = make_framing() if head.length_bytes != len(rest) else None
+        else:
+            try:
+                found = self._find_head(data)
+            except FramingError as exc:
+                self._fail(_not_http(), exc)
+                return
+            if found is None:
+                return
+            head, framing, rest = found
+        self._may_follow = not head.should_close
+        if framing is None or head.length_bytes == len(rest):
+            self._take_whole(head, rest)
             return
-        if found is None:
-            return
-        head, framing, rest = found
         self._phase = _BODY
         self._framing = framing
-        self._may_follow = not head.should_close
         listener = self._listener
         assert listener is not None
         try:
@@ -393,6 +410,22 @@ class ProviderConnection(asyncio.Protocol):
         if self._framing is framing:  # from now on it is silence that is timed
             self._last_s = now_s = self._loop.time()
             self.home.watch.add(self, min(now_s + self._idle_s / LOOKS, self._deadline_s))
+
+    def _take_whole(self, head: AnswerHead, body: bytes) -> None:
+        """An answer that came with a single read, as most do that are no streams: nothing is left to be framed."""
+        self._phase = _BODY
+        listener = self._listener
+        assert listener is not None
+        try:
+            listener.on_head(head)
+            if self._listener is listener and self._phase == _BODY:  # else it is finished
+                self._phase = _COMPLETE
+                if body:
+                    listener.on_piece(body, None)
+                if self._listener is listener and self._phase == _COMPLETE:
+                    listener.on_end()
+        except Exception as exc:  # noqa: BLE001 - it belongs to the listener, not to the event loop
+            self._fail_for(listener, exc)
 
     def _find_head(self, data: bytes) -> tuple[AnswerHead, Framing, bytes] | None:
         """The head, the framing behind it, and what came there already. Raises FramingError."""

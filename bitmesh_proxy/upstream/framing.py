@@ -9,7 +9,7 @@ how one caller gets another one's answer. Trailers are read past. Source: RFC 91
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 #: A chunk's size with its extensions. Nobody needs more.
 MAX_SIZE_LINE_BYTES: Final = 256
@@ -19,13 +19,21 @@ MAX_SIZE_DIGITS: Final = 15
 
 #: Of chunks up to this length the beginning is remembered.
 _MAX_KEPT_LENGTH: Final = 4096
-_BEGINNINGS: Final[dict[int, bytes]] = {}
+#: How so many bytes begin that are one whole chunk, for lengths that have been seen.
+BEGINNINGS: Final[dict[int, bytes]] = {}
+
+#: ``Framing.state`` where no chunk has begun that is not over.
+BETWEEN_CHUNKS: Final = 0
+_NO_CHUNKS: Final = -1
 
 #: Sizes that have been seen, as they were written. Never one that is no size and nothing else, nor the last chunk's.
 _SIZES: Final[dict[bytes, int]] = {}
 _MAX_SIZES: Final = 4096
 #: A read above this size is no small chunks.
 _MAX_SPLIT_BYTES: Final = 64 * 1024
+
+#: Without trailers.
+_LAST_CHUNK: Final = b"0\r\n\r\n"
 
 _HEX_DIGITS: Final = b"0123456789abcdefABCDEF"
 
@@ -35,10 +43,17 @@ class FramingError(ValueError):
 
 
 class Framing(Protocol):
-    """How a body's end is known. ``is_done``: it has been reached; ``rest`` came after it."""
+    """How a body's end is known. ``is_done``: it has been reached; ``rest`` came after it.
+
+    While ``state`` is BETWEEN_CHUNKS, a read that begins as BEGINNINGS has it for its length, and ends with a line end,
+    is a single whole chunk: whoever sees that may take the body out of it and leave ``feed`` alone.
+    """
 
     is_done: bool
     rest: bytes
+
+    @property
+    def state(self) -> int: ...
 
     def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
         """The body in ``data``; and ``data`` itself, if it is whole chunks without extensions and not the last one.
@@ -54,6 +69,8 @@ class NoBody:
     """An answer without one: to HEAD, 204, 304, or of length 0."""
 
     __slots__ = ("is_done", "rest")
+
+    state: ClassVar[int] = _NO_CHUNKS
 
     def __init__(self) -> None:
         self.is_done = True
@@ -73,6 +90,8 @@ class SizedBody:
     """A body of a declared length, in bytes."""
 
     __slots__ = ("_left_bytes", "is_done", "rest")
+
+    state: ClassVar[int] = _NO_CHUNKS
 
     def __init__(self, length_bytes: int) -> None:
         self._left_bytes = length_bytes
@@ -101,6 +120,8 @@ class UntilClosed:
 
     __slots__ = ("is_done", "rest")
 
+    state: ClassVar[int] = _NO_CHUNKS
+
     def __init__(self) -> None:
         self.is_done = False
         self.rest = b""
@@ -115,16 +136,16 @@ class UntilClosed:
         return True
 
 
-_SIZE, _SIZE_CUT, _DATA, _DATA_END, _TRAILERS = range(5)
+_SIZE, _SIZE_CUT, _DATA, _DATA_END, _TRAILERS = range(BETWEEN_CHUNKS, 5)
 
 
 class ChunkedBody:
     """A body in chunks. What was cut in the middle of a line is kept, no byte of the body is."""
 
-    __slots__ = ("_left_bytes", "_line", "_state", "_trailer_bytes", "is_done", "rest")
+    __slots__ = ("_left_bytes", "_line", "_trailer_bytes", "is_done", "rest", "state")
 
     def __init__(self) -> None:
-        self._state = _SIZE
+        self.state = _SIZE
         self._left_bytes = 0
         self._line = b""
         self._trailer_bytes = 0
@@ -133,9 +154,9 @@ class ChunkedBody:
 
     def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
         """See Framing."""
-        if self._state == _SIZE:
+        if self.state == _SIZE:
             # What a stream mostly is: one chunk, whole, in one read. If it is, its length says how it begins.
-            beginning = _BEGINNINGS.get(len(data)) or _beginning_of(len(data))
+            beginning = BEGINNINGS.get(len(data)) or _beginning_of(len(data))
             if data.startswith(beginning) and data.endswith(b"\r\n"):
                 return data[len(beginning) : -2], data
         elif self._line:
@@ -146,16 +167,19 @@ class ChunkedBody:
     def _walk(self, data: bytes) -> tuple[bytes, bytes | None]:
         pieces: list[bytes] = []
         at, size = 0, len(data)
-        is_framed = self._state == _SIZE
+        is_framed = self.state == _SIZE
         if is_framed and size <= _MAX_SPLIT_BYTES and data.endswith(b"\r\n"):
             # What a stream is otherwise: several chunks, whole, for it is faster than we are. If every second line is
-            # as long as the one before it says, that is all there is (a third of what it takes one by one).
-            lines = data.split(b"\r\n")
+            # as long as the one before it says, that is all there is (a third of what it takes one by one), but for
+            # the last chunk, which may stand behind them.
+            is_last = data.endswith(_LAST_CHUNK) and (size == len(_LAST_CHUNK) or data.endswith(b"\r\n" + _LAST_CHUNK))
+            lines = (data[: -len(_LAST_CHUNK)] if is_last else data).split(b"\r\n")
             bodies = lines[1::2]
             if [*map(_SIZES.get, lines[:-1:2])] == [*map(len, bodies)]:
-                return b"".join(bodies), data
+                self.is_done = is_last
+                return b"".join(bodies), None if is_last else data
         while at < size and not self.is_done:
-            state = self._state
+            state = self.state
             if state == _DATA:
                 end = at + self._left_bytes
                 if end > size:
@@ -163,7 +187,7 @@ class ChunkedBody:
                     end = size
                 else:
                     self._left_bytes = 0
-                    self._state = _DATA_END
+                    self.state = _DATA_END
                 pieces.append(data[at:end])
                 at = end
             elif state == _DATA_END:
@@ -173,7 +197,7 @@ class ChunkedBody:
                     self._line = data[at:]
                     break
                 at += 2
-                self._state = _SIZE
+                self.state = _SIZE
             else:
                 end = data.find(b"\r\n", at)
                 if end < 0:
@@ -182,26 +206,26 @@ class ChunkedBody:
                 is_framed = self._take_line(data, at, end) and is_framed
                 at = end + 2
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        return body, data if is_framed and self._state == _SIZE else None
+        return body, data if is_framed and self.state == _SIZE else None
 
     def ends_here(self) -> bool:
         """Only after the last chunk and the trailers."""
         return self.is_done
 
     def _keep_line(self, line: bytes) -> None:
-        bound = MAX_TRAILER_BYTES - self._trailer_bytes if self._state == _TRAILERS else MAX_SIZE_LINE_BYTES
+        bound = MAX_TRAILER_BYTES - self._trailer_bytes if self.state == _TRAILERS else MAX_SIZE_LINE_BYTES
         if len(line) > bound:
             raise FramingError("a chunk's size, or the trailers, are too long")
         self._line = line
-        if self._state == _SIZE:
-            self._state = _SIZE_CUT
+        if self.state == _SIZE:
+            self.state = _SIZE_CUT
 
     def _take_line(self, data: bytes, at: int, end: int) -> bool:
         """A whole line, without its end: a chunk's size, or a trailer; the empty one ends it all.
 
         Gives whether it was a size and nothing else.
         """
-        if self._state == _TRAILERS:
+        if self.state == _TRAILERS:
             if end == at:
                 self.is_done = True
                 self.rest = data[end + 2 :]
@@ -214,7 +238,7 @@ class ChunkedBody:
         if len(line) > MAX_SIZE_LINE_BYTES:
             raise FramingError("a chunk's size is too long")
         self._left_bytes = size = chunk_size(line)
-        self._state = _DATA if size else _TRAILERS
+        self.state = _DATA if size else _TRAILERS
         is_plain = line.isalnum()
         if is_plain and size and len(_SIZES) < _MAX_SIZES:
             _SIZES[line] = size
@@ -243,5 +267,5 @@ def _beginning_of(length: int) -> bytes:
         return bytes(length + 1)  # which nothing of that length begins with
     beginning = b"%x\r\n" % size
     if length <= _MAX_KEPT_LENGTH:
-        _BEGINNINGS[length] = beginning
+        BEGINNINGS[length] = beginning
     return beginning

@@ -44,9 +44,9 @@ class Wire(asyncio.Transport):
 class Alone:
     """The home of a connection without a pool."""
 
-    def __init__(self) -> None:
+    def __init__(self, heads: HeadReader | None = None) -> None:
         loop = asyncio.get_running_loop()
-        self.heads = HeadReader(loop)
+        self.heads = heads or HeadReader(loop)
         self.watch = Watch(loop)
 
     def give_back(self, connection: ProviderConnection) -> None:
@@ -56,17 +56,19 @@ class Alone:
         self.watch.forget(connection)
 
 
-def connected() -> tuple[ProviderConnection, Wire]:
+def connected(heads: HeadReader | None = None) -> tuple[ProviderConnection, Wire]:
     """A connection that is up, with nothing asked yet."""
     wire = Wire()
-    connection = ProviderConnection(asyncio.get_running_loop(), Alone())
+    connection = ProviderConnection(asyncio.get_running_loop(), Alone(heads))
     connection.connection_made(wire)
     return connection, wire
 
 
-def asked(*, is_head_only: bool = False, idle_s: float = 5.0, total_s: float = 60.0) -> tuple[ProviderConnection, Wire]:
+def asked(
+    *, is_head_only: bool = False, idle_s: float = 5.0, total_s: float = 60.0, heads: HeadReader | None = None
+) -> tuple[ProviderConnection, Wire]:
     """A connection whose request is out."""
-    connection, wire = connected()
+    connection, wire = connected(heads)
     now_s = asyncio.get_running_loop().time()
     connection.send(
         b"GET / HTTP/1.1\r\n\r\n",
@@ -91,8 +93,9 @@ async def body_of(connection: ProviderConnection) -> bytes:
 @pytest.mark.parametrize("kind", ANSWERS)
 async def test_an_answer_is_the_same_wherever_it_is_cut(kind: str) -> None:
     data, body, may_follow = ANSWERS[kind]
-    for first in range(len(data) + 1):
-        connection, wire = asked()
+    heads = HeadReader(asyncio.get_running_loop())
+    for first in range(len(data) + 1):  # at first the head is new, then it is known
+        connection, wire = asked(heads=heads)
         for piece in (data[:first], data[first:]):
             if piece:
                 connection.data_received(piece)
@@ -124,10 +127,12 @@ async def test_one_answer_after_the_other_on_the_same_connection() -> None:
 
 
 async def test_an_answer_to_head_has_no_body_whatever_it_says() -> None:
-    connection, _ = asked(is_head_only=True)
-    connection.data_received(HEAD + b"Content-Length: 5\r\n\r\n")
-    assert await body_of(connection) == b""
-    assert connection.end()
+    heads = HeadReader(asyncio.get_running_loop())
+    for is_head_only in (True, False, True):  # whatever is known of the head
+        connection, _ = asked(is_head_only=is_head_only, heads=heads)
+        connection.data_received(HEAD + b"Content-Length: 5\r\n\r\n" + (b"" if is_head_only else b"hello"))
+        assert await body_of(connection) == (b"" if is_head_only else b"hello")
+        assert connection.end()
 
 
 async def test_without_a_length_the_end_of_the_connection_is_the_end() -> None:

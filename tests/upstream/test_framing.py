@@ -144,6 +144,22 @@ def test_whole_chunks_are_given_in_their_framing_however_many() -> None:
     assert framing.feed(one + b"0\r\n\r\n") == (b"hello", None)
 
 
+_TRICKY = [b"a", b"0\r\n\r\n", b"\r\n0\r\n\r\n", b"x\r\n", b"1\r\na\r\n0", b"\r\n"]
+
+
+@given(
+    chunks=st.lists(st.sampled_from(_TRICKY), max_size=4), is_last=st.booleans(), behind=st.sampled_from([b"", b"0"])
+)
+def test_one_read_of_all_gives_what_its_bytes_one_by_one_do(chunks: list[bytes], is_last: bool, behind: bytes) -> None:
+    data = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
+    data += b"0\r\n\r\n" + behind if is_last else b""
+    for _ in range(2):  # the second time, the sizes have been seen
+        at_once, one_by_one = ChunkedBody(), ChunkedBody()
+        assert fed(at_once, data, []) == fed(one_by_one, data, list(range(len(data)))) == b"".join(chunks)
+        assert at_once.is_done == one_by_one.is_done == is_last
+        assert at_once.rest == one_by_one.rest == (behind if is_last else b"")
+
+
 @pytest.mark.parametrize("size", [1, 15, 16, 17, 255, 256, 257, 4095, 4096, 4097, 65535, 65536])
 def test_one_chunk_is_known_by_its_length_at_every_number_of_digits(size: int) -> None:
     body = b"\r\n" * (size // 2) + b"x" * (size % 2)

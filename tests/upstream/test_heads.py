@@ -8,7 +8,7 @@ from itertools import permutations
 import pytest
 
 from bitmesh_proxy.upstream.framing import ChunkedBody, Framing, FramingError, NoBody, SizedBody, UntilClosed
-from bitmesh_proxy.upstream.heads import HeadReader
+from bitmesh_proxy.upstream.heads import MAX_KEPT, MAX_KEPT_BYTES, HeadReader
 
 #: What a head says, the framing of its body, and whether the connection ends with the answer.
 HEADS: dict[bytes, tuple[type[Framing] | None, bool]] = {
@@ -79,3 +79,32 @@ async def test_the_media_type_is_plain(line: bytes, media_type: str) -> None:
 async def test_half_a_head_is_none() -> None:
     with pytest.raises(FramingError):
         (await reader()).read(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n", is_head_only=False)
+
+
+async def test_what_is_kept_of_a_head_is_what_was_read() -> None:
+    heads = await reader()
+    for data in HEADS:
+        head, framing = heads.read(data, is_head_only=False)
+        if framing is None:
+            assert data not in heads.kept  # others of them may follow
+            continue
+        kept, make_framing = heads.kept[data]
+        assert kept is head
+        first, second = make_framing(), make_framing()
+        assert type(first) is type(second) is type(framing)
+        assert first is not second
+        assert head.length_bytes == (5 if isinstance(framing, SizedBody) else None)
+
+
+async def test_what_is_kept_is_bounded_and_nothing_else_than_heads_of_answers_that_may_have_a_body() -> None:
+    heads = await reader()
+    sized = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"
+    heads.read(sized, is_head_only=True)
+    heads.read(b"HTTP/1.1 200 OK\r\nX-Id: " + b"x" * MAX_KEPT_BYTES + b"\r\n\r\n", is_head_only=False)
+    for data in REFUSED:
+        with pytest.raises(FramingError):
+            heads.read(data, is_head_only=False)
+    assert not heads.kept
+    for number in range(2 * MAX_KEPT + 1):
+        heads.read(sized.replace(b"OK", b"%d" % number), is_head_only=False)
+        assert len(heads.kept) <= MAX_KEPT
