@@ -25,14 +25,17 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
     _offers: Mapping[str, Offer]
 
     @classmethod
-    def build(cls, models: Iterable[Model]) -> Catalogue:
-        """Index the models. Names must not collide (the loader sees to it); a later one would hide an earlier one."""
+    def build(cls, models: Iterable[Model], *, version: str | None = None) -> Catalogue:
+        """Index the models. Names must not collide (the loader sees to it); a later one would hide an earlier one.
+
+        ``version``: what came out for the same models before, for whoever knows it; it takes most of the time.
+        """
         ordered = tuple(sorted(models, key=lambda model: (model.id.casefold(), model.id)))
         names = {name: model for model in ordered for name in (model.id, *model.aliases)}
         return cls(
             models=ordered,
             # The representation of frozen values holds every field, so comments and order of rows do not matter.
-            version=hashlib.sha256(repr(ordered).encode()).hexdigest()[:16],
+            version=version or hashlib.sha256(repr(ordered).encode()).hexdigest()[:16],
             _by_name=names,
             _by_folded_name={name.casefold(): model for name, model in names.items()},
             _offers={offer.id: offer for model in ordered for offer in model.offers},

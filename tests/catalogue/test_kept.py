@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from bitmesh_proxy.catalogue.catalogue import Catalogue
-from bitmesh_proxy.catalogue.kept import KEPT_NAME, Kept, key_of, load_kept_catalogue
+from bitmesh_proxy.catalogue.kept import KEPT_NAME, key_of, load_kept_catalogue, packed, unpacked
 from bitmesh_proxy.catalogue.loader import catalogue_dirs, load_catalogue
 from bitmesh_proxy.catalogue.row_files import CatalogueError
 from bitmesh_proxy.settings import Settings
@@ -48,9 +49,9 @@ def load(models: Path, *, providers: tuple[str, ...] = ("alpha",)) -> Catalogue:
 def marked(models: Path) -> None:
     """Change a title in what is kept, consistently, so that a catalogue from there can be told from one of the rows."""
     path = models.parent / KEPT_NAME
-    found = msgspec.msgpack.decode(path.read_bytes(), type=Kept)
+    found = unpacked(path.read_bytes())
     changed = Catalogue.build(replace(model, title="kept") for model in found.models)
-    path.write_bytes(msgspec.msgpack.encode(replace(found, version=changed.version, models=changed.models)))
+    path.write_bytes(packed(replace(found, version=changed.version, models=changed.models)))
 
 
 def test_the_shipped_catalogue_comes_back_the_same(tmp_path: Path) -> None:
@@ -115,17 +116,65 @@ def test_a_file_that_cannot_be_read_does_no_harm(models: Path, raw: bytes) -> No
     path = models.parent / KEPT_NAME
     path.write_bytes(raw)
     assert load(models).get("acme/one").title == "One"
-    assert msgspec.msgpack.decode(path.read_bytes(), type=Kept).models[0].id == "acme/one"
+    assert unpacked(path.read_bytes()).models[0].id == "acme/one"
 
 
-def test_what_does_not_come_out_as_it_went_in_is_read_anew(models: Path) -> None:
-    """A date among the provider's own options comes back as text."""
-    (models / "a.toml").write_text(ROWS + "options = { since = 2026-01-31 }\n", encoding="utf-8")
+@pytest.mark.parametrize("place", [0, 31, 32, 60, -1])
+def test_a_file_that_was_changed_is_not_believed(models: Path, place: int) -> None:
+    load(models)
+    marked(models)
+    path = models.parent / KEPT_NAME
+    raw = bytearray(path.read_bytes())
+    raw[place] ^= 1
+    path.write_bytes(raw)
+    assert load(models).get("acme/one").title == "One"
+    marked(models)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert load(models).get("acme/one").title == "One"
+
+
+@pytest.mark.parametrize(
+    "value", ["2026-01-31", "{ at = [12:00:00] }", "nan", "170141183460469231731687303715884105727"]
+)
+def test_what_does_not_come_out_as_it_went_in_is_not_kept(models: Path, value: str) -> None:
+    """A date among the provider's own options would come back as text."""
+    (models / "a.toml").write_text(ROWS + f"options = {{ since = {value} }}\n", encoding="utf-8")
     read = load_catalogue([models], providers=["alpha"])
     for _ in range(2):
-        found = load(models)
-        assert found == read
-        assert repr(found) == repr(read)
+        assert repr(load(models)) == repr(read)
+    assert not (models.parent / KEPT_NAME).exists()
+
+
+def test_numbers_come_back_of_their_own_kind(models: Path) -> None:
+    values = "options = { whole = 1, real = 1.0, yes = true, minus = -0.0, list = [1, 2.0, [true]], far = inf }\n"
+    (models / "a.toml").write_text(ROWS + values, encoding="utf-8")
+    read = load_catalogue([models], providers=["alpha"])
+    for _ in range(2):
+        assert repr(load(models)) == repr(read)
+    assert (models.parent / KEPT_NAME).exists()
+
+
+def test_a_copy_of_an_installation_need_not_read_anew(models: Path) -> None:
+    load(models)
+    marked(models)
+    moved = models.rename(models.with_name("moved"))
+    assert load(moved).get("acme/one").title == "kept"
+
+
+def test_the_collector_is_left_as_it_was(models: Path) -> None:
+    assert gc.isenabled()
+    load(models)
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        load(models)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+    (models / "a.toml").write_text("junk", encoding="utf-8")
+    with pytest.raises(CatalogueError):
+        load(models)
+    assert gc.isenabled()
 
 
 def test_where_nothing_can_be_written_it_works_all_the_same(models: Path) -> None:
@@ -163,7 +212,7 @@ def test_its_key_covers_the_code_that_reads_the_files(models: Path, tmp_path: Pa
 def test_another_key_is_read_anew(models: Path, tmp_path: Path) -> None:
     load(models)
     path = tmp_path / KEPT_NAME
-    found = msgspec.msgpack.decode(path.read_bytes(), type=Kept)
-    path.write_bytes(msgspec.msgpack.encode(replace(found, key=bytes(32))))
+    found = unpacked(path.read_bytes())
+    path.write_bytes(packed(replace(found, key=bytes(32))))
     assert load(models).get("acme/one").title == "One"
-    assert msgspec.msgpack.decode(path.read_bytes(), type=Kept).key == found.key
+    assert unpacked(path.read_bytes()).key == found.key
