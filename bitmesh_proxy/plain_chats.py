@@ -72,6 +72,49 @@ NOT_PLAIN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 read_plain_chat: Final = msgspec.json.Decoder(PlainChat).decode
 
 
+_Tokens = Annotated[int, Meta(ge=0, le=2**53)]
+
+
+class _InputDetails(Struct, forbid_unknown_fields=True, gc=False):
+    cached_tokens: _Tokens = 0
+    audio_tokens: _Tokens = 0
+
+
+class _OutputDetails(Struct, forbid_unknown_fields=True, gc=False):
+    reasoning_tokens: _Tokens = 0
+    audio_tokens: _Tokens = 0
+    accepted_prediction_tokens: _Tokens = 0
+    rejected_prediction_tokens: _Tokens = 0
+
+
+class PlainUsage(Struct, forbid_unknown_fields=True, gc=False):
+    """What a whole answer has used, where nothing but tokens is named."""
+
+    prompt_tokens: _Tokens
+    completion_tokens: _Tokens
+    total_tokens: _Tokens = 0
+    prompt_tokens_details: _InputDetails | None = None
+    completion_tokens_details: _OutputDetails | None = None
+
+
+class PlainAnswer(Struct, gc=False):
+    """What the books want of a whole answer with plain usage. All else in it is passed over."""
+
+    id: str
+    usage: PlainUsage
+
+
+_read_answer: Final = msgspec.json.Decoder(PlainAnswer).decode
+
+
+def read_plain_answer(body: bytes) -> PlainAnswer:
+    """Raises ``NOT_PLAIN`` for any other answer, and for what is no JSON."""
+    answer = _read_answer(body)
+    if not body.isascii():
+        body.decode()  # in what is passed over, the decoder does not look for it
+    return answer
+
+
 class PlainWriter(Struct, frozen=True):
     """Writes plain conversations as one offer's provider wants them.
 

@@ -1,4 +1,4 @@
-"""Plain conversations are read where they are so to the letter, and written as a provider's offer wants them."""
+"""Plain conversations, and answers, are read where they are so to the letter; requests are as an offer wants them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ import orjson
 import pytest
 from msgspec import UNSET
 
-from bitmesh_proxy.plain_chats import NOT_PLAIN, PLAIN_OPTIONS, PlainChat, PlainMessage, PlainWriter, read_plain_chat
+from bitmesh_proxy.plain_chats import (
+    NOT_PLAIN,
+    PLAIN_OPTIONS,
+    PlainAnswer,
+    PlainChat,
+    PlainMessage,
+    PlainUsage,
+    PlainWriter,
+    read_plain_answer,
+    read_plain_chat,
+)
 
 MESSAGES = b'[{"role":"system","content":"Be brief."},{"content":"\xc3\xa9 \\u00e9 \\n","role":"user"}]'
 AS_IT_CAME = PlainWriter("its/name", (), True)
@@ -128,3 +138,35 @@ def test_options_are_renamed_or_left_out(more: bytes, sent: dict[str, int]) -> N
     writer = PlainWriter("m", (("max_tokens", "max_completion_tokens"), ("user", None)), True)
     body = orjson.loads(writer.write(read(more)))
     assert {name: body[name] for name in PLAIN_OPTIONS if name in body} == sent
+
+
+USAGE = b'{"prompt_tokens":9,"completion_tokens":12,"total_tokens":21}'
+
+
+def test_of_an_answer_only_the_id_and_the_usage_are_read() -> None:
+    answer = read_plain_answer(b'{"choices":[{"message":{"content":"\xc3\xa9"}}],"id":"c","usage":' + USAGE + b"}")
+    assert answer == PlainAnswer("c", PlainUsage(9, 12, 21))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"id":"c"}',
+        b'{"id":5,"usage":%b}' % USAGE,
+        b'{"usage":%b}' % USAGE,
+        b'{"id":"c","usage":null}',
+        b'{"id":"c","usage":{"prompt_tokens":9,"completion_tokens":12,"cost":1}}',
+        b'{"id":"c","usage":{"prompt_tokens":9,"completion_tokens":12.0}}',
+        b'{"id":"c","usage":%b,"x":"\xff"}' % USAGE,
+        b'{"id":"c","usage":%b,"\xff":1}' % USAGE,
+        b'{"id":"c","usage":%b,"x":"\\ud800"}' % USAGE,
+        b'{"id":"c","usage":%b' % USAGE,
+        b'{"id":"c","usage":%b}}' % USAGE,
+        b'{"id":"c","usage":%b,"x":%b}' % (USAGE, b"[" * 5_000 + b"]" * 5_000),
+        b"[]",
+        b"",
+    ],
+)
+def test_other_answers_are_not_plain(answer: bytes) -> None:
+    with pytest.raises(NOT_PLAIN):
+        read_plain_answer(answer)

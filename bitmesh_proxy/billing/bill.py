@@ -30,7 +30,7 @@ class Ending(StrEnum):
 _NOTHING, _UNDELIVERED = Ending.NOTHING, Ending.UNDELIVERED
 
 
-class Bill(Struct, frozen=True, kw_only=True):
+class Bill(Struct, frozen=True):
     """Both sums in nano-dollars, what they rest on, and the usage behind them."""
 
     cost_nano_usd: NanoUsd = ZERO

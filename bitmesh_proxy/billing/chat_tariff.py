@@ -13,9 +13,11 @@ from bitmesh_proxy.billing.bill import Bill
 from bitmesh_proxy.billing.usage import BYTES_PER_TOKEN_AT_LEAST, TOKENS_PER_MESSAGE
 from bitmesh_proxy.calls import Basis, Usage
 from bitmesh_proxy.catalogue.offer import Offer
-from bitmesh_proxy.money import NANO_PER_USD, PER_MILLION, ZERO, NanoUsd, round_half_even
+from bitmesh_proxy.money import NANO_PER_USD, PER_MILLION, NanoUsd
+from bitmesh_proxy.plain_chats import PlainUsage
 
 _MEASURED = Basis.MEASURED
+_HALF = PER_MILLION // 2
 
 
 class ChatTariff(Struct, frozen=True):
@@ -52,31 +54,32 @@ class ChatTariff(Struct, frozen=True):
             hold = -(-hold * self.markup_nano // NANO_PER_USD)
         return hold  # type: ignore[return-value]  # nano-dollars, as all its summands
 
-    def bill_of(self, usage: Usage, *, hold_nano_usd: NanoUsd, is_test: bool) -> Bill | None:
-        """What a whole answer with the provider's own figures comes to, as ``bill.bill_of`` says it.
+    def bill_of(self, usage: PlainUsage, hold_nano_usd: NanoUsd) -> Bill | None:
+        """What a whole answer comes to, as ``bill.bill_of`` says it. Not for test calls.
 
         None where there is more in the figures than tokens in and out.
         """
-        input_tokens, output_tokens = usage.input_tokens, usage.output_tokens
-        if (
-            usage.cached_input_tokens
-            or usage.cache_write_tokens
-            or usage.image_input_tokens
-            or usage.image_output_tokens
-            or usage.is_estimated
-            or usage.reported_cost_nano_usd is not None
-            or not (input_tokens or output_tokens)
-        ):
+        input_tokens, output_tokens = usage.prompt_tokens, usage.completion_tokens
+        of_input, of_output = usage.prompt_tokens_details, usage.completion_tokens_details
+        if (of_input is not None and of_input.cached_tokens) or not (input_tokens or output_tokens):
             return None
         tokens = input_tokens * self.input_nano_usd_per_million + output_tokens * self.output_nano_usd_per_million
-        cost = self.request_nano_usd + round_half_even(tokens, PER_MILLION)
-        charge = ZERO if is_test else min(self._with_markup(cost), hold_nano_usd)
-        return Bill(cost_nano_usd=NanoUsd(cost), charge_nano_usd=charge, basis=_MEASURED, usage=usage)
-
-    def _with_markup(self, nano_usd: int) -> NanoUsd:
-        if self.markup_nano == NANO_PER_USD:
-            return NanoUsd(nano_usd)
-        return NanoUsd(-(-nano_usd * self.markup_nano // NANO_PER_USD))
+        cost, rest = divmod(tokens, PER_MILLION)
+        if rest > _HALF or (rest == _HALF and cost & 1):  # half to even
+            cost += 1
+        charge = cost = cost + self.request_nano_usd
+        if self.markup_nano != NANO_PER_USD:
+            charge = -(-cost * self.markup_nano // NANO_PER_USD)
+        return Bill(
+            NanoUsd(cost),
+            hold_nano_usd if charge > hold_nano_usd else NanoUsd(charge),
+            _MEASURED,
+            Usage(
+                input_tokens=input_tokens,
+                output_tokens=output_tokens,
+                reasoning_tokens=0 if of_output is None else of_output.reasoning_tokens,
+            ),
+        )
 
 
 def chat_tariff(offer: Offer, *, markup_nano: int, default_max_output_tokens: int) -> ChatTariff | None:

@@ -43,7 +43,7 @@ SETTLE_PATIENCE_S = 1.0
 OnWritten = Callable[[Failed | None], None]
 
 
-class Outcome(Struct, frozen=True, kw_only=True):
+class Outcome(Struct, frozen=True):
     """How a request ended. ``status`` is what the caller got; ``outcome`` is one word for the ledger.
 
     ``first_byte_s`` is of the monotonic clock, as ``RequestContext.started_s`` is. A bill of nothing releases.

@@ -103,7 +103,7 @@ def dialect(
         return orjson.dumps(body)
 
     def plain_writer(offer: Offer) -> PlainWriter | None:
-        if offer.defaults or (adapt is not None and adapts_plain_chats):
+        if offer.defaults or cost_field is not None or (adapt is not None and adapts_plain_chats):
             return None
         return _plain_writer(offer, known=known, rename=rename, asks_for_usage=stream_options)
 

@@ -24,7 +24,7 @@ _MAX_USAGE_BYTES: Final = 16 * 1024
 _MAX_COUNT: Final = 2**53
 
 #: Up to here a whole answer is simply parsed: that is exact, and takes less than 10 µs.
-_SMALL_BYTES: Final = 8 * 1024
+SMALL_BYTES: Final = 8 * 1024
 
 
 def token_count(raw: object) -> int:
@@ -119,7 +119,7 @@ def read_whole_usage(body: bytes, *, cost_field: str | None = None) -> tuple[Usa
     An answer that is nothing but an error (some providers send those with status 200) has used nothing.
     ``(None, None)`` for a body that is no JSON object.
     """
-    if len(body) <= _SMALL_BYTES:
+    if len(body) <= SMALL_BYTES:
         try:
             answer = orjson.loads(body)
         except orjson.JSONDecodeError:

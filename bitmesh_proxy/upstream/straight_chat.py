@@ -22,12 +22,13 @@ from bitmesh_proxy.catalogue import routing
 from bitmesh_proxy.catalogue.catalogue import Catalogue
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.context import Caller
+from bitmesh_proxy.dialects.openai_usage import SMALL_BYTES
 from bitmesh_proxy.endpoints.endpoint import Endpoint
 from bitmesh_proxy.endpoints.json_bodies import parse_object
 from bitmesh_proxy.endpoints.plain_chat import BLANK_OR_NOTHING
 from bitmesh_proxy.errors import UpstreamBroken
 from bitmesh_proxy.money import NanoUsd
-from bitmesh_proxy.plain_chats import NOT_PLAIN, PLAIN_DEPTH, PlainWriter, read_plain_chat
+from bitmesh_proxy.plain_chats import NOT_PLAIN, PLAIN_DEPTH, PlainWriter, read_plain_answer, read_plain_chat
 from bitmesh_proxy.providers.base import ChatDialect
 from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.outcomes import Outcomes
@@ -246,22 +247,21 @@ class StraightChats:
 
         ``progress`` has begun with the attempt's offer. Raises UpstreamBroken for what is no JSON.
         """
+        if plan.tariff is not None and len(body) <= SMALL_BYTES and body[0:1] == b"{" and body[-1:] == b"}":
+            try:
+                answer = read_plain_answer(body)
+            except NOT_PLAIN:
+                pass
+            else:
+                bill = plan.tariff.bill_of(answer.usage, plan.hold_nano_usd)
+                if bill is not None:
+                    progress.usage, progress.provider_request_id = bill.usage, answer.id
+                    return Outcome(200, "completed", bill, attempt.offer, answer.id, progress.first_byte_s)
         check_looks_like_json(body)
         usage, request_id = attempt.dialect.read_usage(body)
         progress.usage, progress.provider_request_id = usage, request_id
         if usage is None:
             progress.output_characters = count_characters(attempt.dialect, body)
-        elif plan.tariff is not None and attempt is plan.first:
-            bill = plan.tariff.bill_of(usage, hold_nano_usd=plan.hold_nano_usd, is_test=plan.is_test)
-            if bill is not None:
-                return Outcome(
-                    status=200,
-                    outcome="completed",
-                    bill=bill,
-                    offer=attempt.offer,
-                    provider_request_id=request_id,
-                    first_byte_s=progress.first_byte_s,
-                )
         return self._outcomes.of(plan.call, plan, progress, status=200, outcome="completed")
 
 

@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec import UNSET
-from msgspec.structs import replace
+from msgspec import UNSET, convert
 
 from bitmesh_proxy.billing.bill import Bill, Ending, bill_of, hold_of
 from bitmesh_proxy.billing.chat_tariff import chat_tariff
 from bitmesh_proxy.billing.usage import plain_text_bytes
 from bitmesh_proxy.calls import ChatCall, Usage
 from bitmesh_proxy.catalogue.prices import Price
-from bitmesh_proxy.money import ZERO, NanoUsd
+from bitmesh_proxy.dialects.openai_usage import parse_usage
+from bitmesh_proxy.money import NanoUsd
+from bitmesh_proxy.plain_chats import PlainUsage
 from tests.billing.offers import chat_offer
 
 FIGURE = st.sampled_from([0, 1, 37_500_000, 150_000_000, 10**12])
@@ -39,7 +40,6 @@ CALLS = st.builds(
     model=st.just("maker/model"),
     messages=st.lists(st.fixed_dictionaries({"role": st.just("user"), "content": st.text(max_size=9)}), max_size=3),
     options=st.dictionaries(st.sampled_from(["max_tokens", "max_completion_tokens"]), st.integers(1, 9_000)),
-    test=st.booleans(),
 )
 
 
@@ -52,40 +52,37 @@ def test_a_tariff_holds_what_is_held_without_it(offer: Any, call: ChatCall, mark
     if tariff is not None:
         limits = [call.options.get(name, UNSET) for name in ("max_tokens", "max_completion_tokens")]
         held = tariff.hold_of_texts(len(call.messages), text_bytes, limits[0], limits[1])
-        live = replace(call, test=False)
-        assert held == hold_of(live, offer, markup_nano=markup_nano, default_max_output_tokens=default)
+        assert held == hold_of(call, offer, markup_nano=markup_nano, default_max_output_tokens=default)
     else:
         assert not offer.price.input_nano_usd_per_million + offer.price.output_nano_usd_per_million
 
 
-COUNT = st.just(0) | st.integers(0, 10_000)
-USAGES = st.builds(
-    Usage,
-    input_tokens=COUNT,
-    output_tokens=COUNT,
-    reasoning_tokens=COUNT,
-    cached_input_tokens=st.sampled_from([0, 0, 0, 5]),
-    cache_write_tokens=st.sampled_from([0, 0, 0, 5]),
-    image_input_tokens=st.sampled_from([0, 0, 0, 5]),
-    image_output_tokens=st.sampled_from([0, 0, 0, 5]),
-    characters=st.sampled_from([0, 0, 7]),
-    reported_cost_nano_usd=st.none() | st.none() | st.just(77),
-    is_estimated=st.sampled_from([False, False, False, True]),
+COUNT = st.just(0) | st.integers(0, 10_000) | st.sampled_from([2**53, 500_000])
+DETAIL = st.sampled_from([0, 0, 0, 5])
+USAGES = st.fixed_dictionaries(
+    {"prompt_tokens": COUNT, "completion_tokens": COUNT},
+    optional={
+        "total_tokens": COUNT,
+        "prompt_tokens_details": st.none()
+        | st.fixed_dictionaries({}, optional={"cached_tokens": DETAIL, "audio_tokens": DETAIL}),
+        "completion_tokens_details": st.none()
+        | st.fixed_dictionaries({}, optional={"reasoning_tokens": COUNT, "rejected_prediction_tokens": DETAIL}),
+    },
 )
 
 
 @settings(max_examples=300, deadline=None)
-@given(OFFERS, CALLS, USAGES, st.sampled_from([10**9, 1_500_000_000, 0]), st.sampled_from([0, 1, 10**6, 10**15]))
+@given(OFFERS, USAGES, st.sampled_from([10**9, 1_500_000_000, 0]), st.sampled_from([0, 1, 10**6, 10**15]))
 def test_a_tariff_bills_what_is_billed_without_it(
-    offer: Any, call: ChatCall, usage: Usage, markup_nano: int, hold_nano_usd: Any
+    offer: Any, usage: dict[str, Any], markup_nano: int, hold_nano_usd: Any
 ) -> None:
     tariff = chat_tariff(offer, markup_nano=markup_nano, default_max_output_tokens=1)
-    bill = None if tariff is None else tariff.bill_of(usage, hold_nano_usd=hold_nano_usd, is_test=call.test)
+    bill = None if tariff is None else tariff.bill_of(convert(usage, PlainUsage), hold_nano_usd)
     if bill is not None:
         assert bill == bill_of(
-            call,
+            ChatCall(model="maker/model", messages=[]),
             offer,
-            usage=usage,
+            usage=parse_usage(usage),
             output_characters=0,
             ending=Ending.COMPLETE,
             markup_nano=markup_nano,
@@ -96,11 +93,16 @@ def test_a_tariff_bills_what_is_billed_without_it(
 def test_common_figures_are_billed_by_the_tariff() -> None:
     tariff = chat_tariff(chat_offer(), markup_nano=1_500_000_000, default_max_output_tokens=1)
     assert tariff is not None
-    usage = Usage(input_tokens=3, output_tokens=2, reasoning_tokens=1)
-    assert tariff.bill_of(usage, hold_nano_usd=NanoUsd(10**9), is_test=False) == Bill(
-        cost_nano_usd=NanoUsd(7_000), charge_nano_usd=NanoUsd(10_500), usage=usage
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    usage_with_more = {**usage, "completion_tokens_details": {"reasoning_tokens": 1}, "prompt_tokens_details": None}
+    assert tariff.bill_of(convert(usage_with_more, PlainUsage), NanoUsd(10**9)) == Bill(
+        cost_nano_usd=NanoUsd(7_000),
+        charge_nano_usd=NanoUsd(10_500),
+        usage=Usage(input_tokens=3, output_tokens=2, reasoning_tokens=1),
     )
-    assert tariff.bill_of(Usage(input_tokens=3, cached_input_tokens=1), hold_nano_usd=ZERO, is_test=False) is None
+    cached = {**usage, "prompt_tokens_details": {"cached_tokens": 1}}
+    assert tariff.bill_of(convert(cached, PlainUsage), NanoUsd(10**9)) is None
+    assert tariff.bill_of(PlainUsage(0, 0), NanoUsd(10**9)) is None
 
 
 PLAIN = Price(input_nano_usd_per_million=1, output_nano_usd_per_million=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from bitmesh_proxy.errors import (
     UpstreamBroken,
     ValidationFailed,
 )
+from bitmesh_proxy.plain_chats import NOT_PLAIN, read_plain_answer
 from bitmesh_proxy.settings import Billing, ProviderSettings, Settings
 from bitmesh_proxy.upstream.access import ProviderAccess, configured_access, provider_names
 from bitmesh_proxy.upstream.outcomes import Outcomes
@@ -332,6 +334,85 @@ def test_what_is_ready_comes_to_the_same(
     assert outcome == cold.outcome_of_whole(plain, plain.first, answer, begun(plain))
 
 
+GAPS = [b"", b"", b" ", b"\n\t "]
+#: What may stand in an answer, and what a provider may say of usage.
+PIECES: list[bytes] = [
+    b'"object":"chat.completion"',
+    b'"choices":[{"index":0,"message":{"role":"assistant","content":"Waves \xc3\xa9 \\ud83d\\ude00"}}]',
+    b'"choices":[]',
+    b'"error":{"message":"no"}',
+    b'"x":"\xff"',
+    b'"\xed\xa0\x80":1',
+    b'"x":"\\ud800"',
+    b'"x":"\x01"',
+    b'"x":01',
+    b'"x":NaN',
+    b'"x":' + b"[" * 2_000 + b"]" * 2_000,
+    b'"padding":"' + b"x" * 9_000 + b'"',
+    b'"id":7',
+    b'"usage":{"prompt_tokens":1}',
+    b'"created":1700000000',
+]
+USAGES = [
+    b'{"prompt_tokens":20,"completion_tokens":3,"total_tokens":23}',
+    b'{"prompt_tokens":20,"completion_tokens":3}',
+    b'{"prompt_tokens":20,"completion_tokens":3,"total_tokens":23,"prompt_tokens_details":null}',
+    b'{"prompt_tokens":0,"completion_tokens":3,"completion_tokens_details":{"reasoning_tokens":2,"audio_tokens":0}}',
+    b'{"prompt_tokens":20,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":0,"audio_tokens":0}}',
+    b'{"prompt_tokens":20,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":7}}',
+    b'{"prompt_tokens":20,"completion_tokens":3,"prompt_cache_hit_tokens":7}',
+    b'{"prompt_tokens":20,"completion_tokens":3,"cost":0.1}',
+    b'{"prompt_tokens":20.0,"completion_tokens":3}',
+    b'{"prompt_tokens":"20","completion_tokens":3}',
+    b'{"prompt_tokens":-20,"completion_tokens":3}',
+    b'{"prompt_tokens":99999999999999999999,"completion_tokens":3}',
+    b'{"prompt_tokens":0,"completion_tokens":0}',
+    b'{"input_tokens":20,"output_tokens":3}',
+    b"{}",
+    b"null",
+    b"5",
+]
+
+
+def an_answer(rng: random.Random) -> bytes:
+    members = [rng.choice(PIECES[: rng.choice([2, 2, 2, 99])]) for _ in range(rng.randrange(4))]
+    if rng.randrange(12):
+        members.append(b'"usage":' + rng.choice(USAGES[: rng.choice([5, 99])]))
+    if rng.randrange(12):
+        members.append(b'"id":"chatcmpl-7"')
+    rng.shuffle(members)
+    gap = rng.choice(GAPS)
+    around = rng.choice([gap, gap, gap, b" " * 70])
+    return around + b"{" + gap + (gap + b",").join(members) + b"}" + gap + rng.choice([b"", b"", b"", b"", b"}", b"x"])
+
+
+def test_an_answer_read_at_a_glance_comes_to_what_it_would_in_steps(catalogue: Catalogue, health: OfferHealth) -> None:
+    rng = random.Random(11)
+    chats = warmed(catalogue, health)
+    plan = chats.glance(orjson.dumps({**BODY, "model": "one"}), CHAT, CALLER)
+    plain = step_by_step(chats, orjson.dumps({**BODY, "model": "one"}), CHAT, CALLER)
+    assert plan is not None
+    assert plan.tariff is not None
+    assert plain is not None
+    assert plain.tariff is None
+
+    def came_to(plan: StraightPlan, answer: bytes) -> object:
+        progress = begun(plan)
+        try:
+            outcome = chats.outcome_of_whole(plan, plan.first, answer, progress)
+        except UpstreamBroken as exc:
+            return str(exc)
+        return outcome, progress.usage, progress.provider_request_id, progress.output_characters
+
+    glanced = 0
+    for _ in range(4_000):
+        answer = an_answer(rng)
+        assert came_to(plan, answer) == came_to(plain, answer), answer
+        with suppress(*NOT_PLAIN):
+            glanced += plan.tariff.bill_of(read_plain_answer(answer).usage, plan.hold_nano_usd) is not None
+    assert 400 < glanced < 3_600
+
+
 def test_a_charge_is_never_above_what_was_reserved(chats: StraightChats) -> None:
     plan = made(chats, BODY)
     dear = {**ANSWER, "usage": {"prompt_tokens": 10**6, "completion_tokens": 10**6}}
@@ -404,7 +485,6 @@ ODD_MESSAGES = [
     b'{"role":"user "}',
     b"null",
 ]
-GAPS = [b"", b"", b" ", b"\n\t "]
 
 
 def a_body(rng: random.Random, model: str) -> bytes:
