@@ -18,10 +18,9 @@ from bitmesh_proxy.logs import ACCESS
 from bitmesh_proxy.pipeline import Incoming
 from bitmesh_proxy.straight import StraightCall
 from bitmesh_proxy.web.error_formats import render_error
-from bitmesh_proxy.web.lane.lane import Lane, Visitor
+from bitmesh_proxy.web.lane.lane import Entry, Lane
 from bitmesh_proxy.web.lane.reply import Connection, LaneReply
 from bitmesh_proxy.web.middlewares import log_access
-from bitmesh_proxy.web.route import Route
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +36,7 @@ class LaneCall(Struct, eq=False):
 
     lane: Lane
     connection: LaneConnection
-    route: Route
-    path: str
-    visitor: Visitor
+    entry: Entry
     context: RequestContext
     reply: LaneReply
     caller: Caller | None = None
@@ -51,14 +48,14 @@ class LaneCall(Struct, eq=False):
 
     def begin(self, body: bytes) -> None:
         """Admit the call, in the order of the plain way, and start it if it may go on."""
-        lane, reply = self.lane, self.reply
+        lane, reply, visitor = self.lane, self.reply, self.entry.visitor
         lane.metrics.under_way += 1
         try:
-            reply.snapshots = (lane.admit_address(self.visitor),)
-            if self.visitor.signed is None:
-                self._admit(lane.authenticate(self.visitor), body)
+            reply.snapshots = (lane.admit_address(visitor),)
+            if visitor.signed is None:
+                self._admit(lane.authenticate(visitor), body)
             else:  # its nonce has to be burnt first, durably
-                self.task = asyncio.create_task(lane.authenticate_signed(self.visitor, self.path, body))
+                self.task = asyncio.create_task(lane.authenticate_signed(self.entry, body))
                 self.task.add_done_callback(partial(self._authenticated, body))
         except Exception as exc:  # noqa: BLE001 - whatever it is, the caller gets an answer
             self._ended(exc)
@@ -78,12 +75,12 @@ class LaneCall(Struct, eq=False):
 
     def _admit(self, caller: Caller, body: bytes) -> None:
         self.caller = caller
-        self.reply.snapshots = self.lane.admit_key(caller, self.route)
+        self.reply.snapshots = self.lane.admit_key(caller, self.entry.route)
         self.slot = self.lane.take_slot(caller)
         self._start(body, caller)
 
     def _start(self, body: bytes, caller: Caller) -> None:
-        endpoint, line = self.route.plain_call, self.lane.line
+        endpoint, line = self.entry.route.plain_call, self.lane.line
         assert endpoint is not None, "the lane takes no other route"
         incoming = Incoming(context=self.context, caller=caller, body={})
         plan = line.chats.glance(body, endpoint, caller)
@@ -152,13 +149,13 @@ class LaneCall(Struct, eq=False):
             self.slot.__exit__(None, None, None)
         lane.metrics.under_way -= 1
         duration_ms = round((time.monotonic() - context.started_s) * 1000)
-        lane.metrics.note_request(self.route.name, status, duration_ms=duration_ms)
+        lane.metrics.note_request(self.entry.route.name, status, duration_ms=duration_ms)
         if not ACCESS.disabled:
             log_access(
                 context,
                 self.caller,
                 method="POST",  # the lane takes no other
-                path=self.path,
+                path=self.entry.route.path,
                 status=status,
                 code=self.error_code,
                 duration_ms=duration_ms,

@@ -3,6 +3,12 @@
 The lane takes a request that is all there and has nothing about it but a call: a POST to a chat route with a JSON body,
 a key or a signature, and no wish that concerns the connection or a browser. Anything else is no business of the lane,
 and nothing has happened to it yet when the lane lets it pass. So the two ways need not agree on what is unusual.
+
+Callers send the same head again and again, but for the length of the body. So heads are remembered as they came, in two
+parts, with the length in decimal digits between them. A head that consists of the same parts and of the length of what
+is behind it says the same, and neither the parser nor anybody else has to read it again: no byte of it is looked at but
+by comparison. Where there are many keys, most heads are new only in their token; so what stands around that is
+remembered too.
 """
 
 from __future__ import annotations
@@ -31,16 +37,21 @@ from bitmesh_proxy.web.route import PLAIN_CALLS_KEY, Route
 
 #: Bodies above this size go the plain way, where large ones are parsed in a thread.
 MAX_BODY_BYTES: Final = 128 * 1024
-#: Heads that are remembered; then they are learnt anew.
-MAX_KNOWN: Final = 1024
+#: What remembered heads may take; then they are learnt anew.
+MAX_KNOWN_BYTES: Final = 4 * 1024 * 1024
+#: What is remembered with each head, about.
+KNOWN_BYTES: Final = 1024
 #: A head above this size is not remembered: callers may send ones of megabytes, and have shown no key yet.
 MAX_KNOWN_HEAD_BYTES: Final = 4096
 
+_HEAD_END: Final = b"\r\n\r\n"
+_AUTHORIZATION: Final = b"Authorization: Bearer "
+
 #: Headers that ask for something which the plain way does. ``Origin``: a browser wants to hear who may read the answer.
 _NOT_PLAIN: Final = ("Origin", "Idempotency-Key", "Content-Encoding", "Expect")
+#: What a request begins with.
+_METHOD_LETTERS: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _JSON: Final = frozenset(("application/json", "application/json; charset=utf-8", "application/json;charset=utf-8"))
-
-RawHeaders = tuple[tuple[bytes, bytes], ...]
 
 
 class Visitor(Struct, frozen=True):
@@ -58,6 +69,30 @@ class Visitor(Struct, frozen=True):
     payload_signature: str | None = None
 
 
+class Entry(Struct, eq=False):
+    """A request that the lane takes, but for its body."""
+
+    route: Route
+    visitor: Visitor
+
+
+def left_of(message: RawRequestMessage, data: bytes) -> int:
+    """How much is still to come of a message that the parser, between two messages, has found in ``data``, and no other
+    one; -1 where more has come, or where what comes next is no message or cannot be told.
+    """
+    end = data.find(_HEAD_END) + len(_HEAD_END)
+    if (
+        message.chunked
+        or message.should_close
+        or message.upgrade
+        # Then the parser may see the head's end elsewhere: an empty line in front, a line that ends otherwise.
+        or data[0] not in _METHOD_LETTERS
+        or data.count(b"\n", 0, end) != data.count(b"\r\n", 0, end)
+    ):
+        return -1
+    return max(end + int(message.headers.get("Content-Length", 0)) - len(data), -1)
+
+
 class Lane:
     """One per application, made once it has started."""
 
@@ -72,19 +107,18 @@ class Lane:
         self._endpoint_limit = app[keys.ENDPOINT_LIMIT]
         self._concurrency_limit = app[keys.CONCURRENCY_LIMIT]
         self._max_body_bytes = min(MAX_BODY_BYTES, settings.http.max_body_bytes)
-        # Callers send the same headers again and again, but for the length of the body; reading them costs 12 us.
-        self._known: dict[tuple[str | None, RawHeaders], Visitor] = {}
-        # And those of many keys differ in the token: the rest of their heads is remembered by itself, with a visitor
-        # of no token.
-        self._around: dict[tuple[str | None, RawHeaders], Visitor] = {}
+        #: By the peer, and by the parts of the head before and behind the body's length.
+        self._known: dict[tuple[str | None, bytes, bytes], Entry] = {}
+        #: The same in three parts, without length and token, with an entry of no token; in another order where the
+        #: token stands behind the length.
+        self._around: dict[tuple[str | None, bool, bytes, bytes, bytes], Entry] = {}
+        self._known_bytes = 0
         self.metrics = app[keys.METRICS]
         self.pipeline = app[keys.PIPELINE]
         self.line = app[keys.STRAIGHT]
 
-    def takes(
-        self, message: RawRequestMessage, payload: StreamReader, peer: str | None
-    ) -> tuple[Route, Visitor] | None:
-        """The route and the visitor, if the lane serves this request. Nothing has happened when it says no."""
+    def takes(self, message: RawRequestMessage, payload: StreamReader, peer: str | None) -> Entry | None:
+        """The request, if the lane serves it. Nothing has happened when it says no."""
         route = self._routes.get(message.path)
         if (
             route is None
@@ -92,60 +126,75 @@ class Lane:
             or not payload.is_eof()
             or message.should_close
             or message.upgrade
+            or message.chunked
             or message.version != HttpVersion11
             or not 0 < payload.total_bytes <= self._max_body_bytes
             or payload.exception() is not None
         ):
             return None
-        raw: RawHeaders = message.raw_headers
-        for at, (name, _) in enumerate(raw):  # noqa: B007 - used behind the loop
-            if len(name) == 14 and name.lower() == b"content-length":
-                break
-        else:
+        visitor = self._visitor(message.headers, peer)
+        return None if visitor is None else Entry(route, visitor)
+
+    def remember(self, entry: Entry, message: RawRequestMessage, data: bytes, length: int, *, peer: str | None) -> None:
+        """That the parser, between two messages, has made of ``data`` this request, with a body of so many bytes, and
+        nothing else (``left_of`` was 0)."""
+        visitor, end = entry.visitor, len(data) - length
+        before, between, behind = data[:end].partition(b": %d\r\n" % length)
+        # Other digits may stand there before the length does, or it may be written otherwise.
+        if (
+            visitor.signed is not None
+            or end > MAX_KNOWN_HEAD_BYTES
+            or not between
+            or not before.lower().endswith(b"\r\ncontent-length")
+        ):
+            return
+        # Another header may hold a credential too, and then the two have to be compared.
+        if "X-Api-Key" not in message.headers and len(message.headers.getall("Authorization", ())) == 1:
+            found = _around_token(before, behind)
+            # Not within another header's name or value.
+            if found is not None and (found[1].endswith(b"\r\n") or not (found[0] or found[1])):
+                self._known_bytes += end + KNOWN_BYTES
+                self._around[peer, *found[:4]] = Entry(entry.route, Visitor(visitor.address, visitor.public_base_url))
+        self._keep(entry, before, behind, peer)
+
+    def _keep(self, entry: Entry, before: bytes, behind: bytes, peer: str | None) -> None:
+        more_bytes = len(before) + len(behind) + KNOWN_BYTES
+        self._known_bytes += more_bytes
+        if self._known_bytes > MAX_KNOWN_BYTES:
+            self._known.clear()
+            self._around.clear()
+            self._known_bytes = more_bytes
+        self._known[peer, before, behind] = entry
+
+    def recall(self, data: bytes, peer: str | None) -> tuple[Entry, bytes] | None:
+        """What the parser, between two messages, would make of ``data``, and its body; None if that is not known.
+
+        Then it is one whole request, with a head that consists of the same bytes as one that was remembered, but for
+        the length of its body, which is that of what is behind the head.
+        """
+        end = data.find(_HEAD_END) + len(_HEAD_END)
+        length = len(data) - end
+        if not 0 < length <= self._max_body_bytes:
             return None
-        key = (peer, raw[:at] + raw[at + 1 :])
-        visitor = self._known.get(key)
-        if visitor is None:
-            visitor = self._with_new_token(key) or self._learn(key, message.headers)
-            if visitor is None:
+        before, _, behind = data[:end].partition(b": %d\r\n" % length)
+        entry = self._known.get((peer, before, behind))
+        if entry is None:
+            entry = self._with_new_token(before, behind, peer)
+            if entry is None:
                 return None
-        return route, visitor
+        return entry, data[end:]
 
-    def _with_new_token(self, key: tuple[str | None, RawHeaders]) -> Visitor | None:
-        """The visitor with a head of which all but the token has been learnt."""
-        peer, raw = key
-        at = _place_of_authorization(raw)
-        if at < 0:
+    def _with_new_token(self, before: bytes, behind: bytes, peer: str | None) -> Entry | None:
+        """Of a head of which all but the token is remembered."""
+        if (found := _around_token(before, behind)) is None or (around := self._around.get((peer, *found[:4]))) is None:
             return None
-        around = self._around.get((peer, raw[:at] + raw[at + 1 :]))
-        if around is None or (token := plain_token(raw[at][1])) is None:
+        token = plain_token(found[4])
+        if token is None:
             return None
-        visitor = Visitor(around.address, around.public_base_url, token_digest(token))
-        self._remember(self._known, key, visitor)
-        return visitor
-
-    def _learn(self, key: tuple[str | None, RawHeaders], headers: CIMultiDictProxy[str]) -> Visitor | None:
-        """The visitor with a head that is seen for the first time; None for one that is not plain."""
-        peer, raw = key
-        visitor = self._visitor(headers, peer)
-        if visitor is None or visitor.signed is not None:
-            return visitor
-        if sum([len(name) + len(value) for name, value in raw]) <= MAX_KNOWN_HEAD_BYTES:
-            self._remember(self._known, key, visitor)
-            at = _place_of_authorization(raw)
-            # Another header may hold a credential too, and then the two have to be compared.
-            if at >= 0 and "X-Api-Key" not in headers and _place_of_authorization(raw, at + 1) < 0:
-                around = Visitor(visitor.address, visitor.public_base_url)
-                self._remember(self._around, (peer, raw[:at] + raw[at + 1 :]), around)
-        return visitor
-
-    @staticmethod
-    def _remember(
-        known: dict[tuple[str | None, RawHeaders], Visitor], key: tuple[str | None, RawHeaders], visitor: Visitor
-    ) -> None:
-        if len(known) >= MAX_KNOWN:
-            known.clear()
-        known[key] = visitor
+        visitor = around.visitor
+        entry = Entry(around.route, Visitor(visitor.address, visitor.public_base_url, token_digest(token)))
+        self._keep(entry, before, behind, peer)
+        return entry
 
     def _visitor(self, headers: CIMultiDictProxy[str], peer: str | None) -> Visitor | None:
         """None for headers that are not plain, or hold no one credential that could be any."""
@@ -161,15 +210,16 @@ class Lane:
             return Visitor(address, base_url, token_digest(credential.token))
         return Visitor(address, base_url, signed=credential, payload_signature=headers.get(HEADER))
 
-    def context_of(self, route: Route, visitor: Visitor) -> RequestContext:
+    def context_of(self, entry: Entry) -> RequestContext:
         """Names the request."""
+        visitor = entry.visitor
         return RequestContext(
             request_id=make_request_id(),
             address=visitor.address,
             public_base_url=visitor.public_base_url,
             received_at_s=time.time(),
             started_s=time.monotonic(),
-            surface=route.surface,
+            surface=entry.route.surface,
         )
 
     def admit_address(self, visitor: Visitor) -> Snapshot | None:
@@ -180,13 +230,14 @@ class Lane:
         """Who it is. Raises AuthenticationFailed."""
         return self._authenticator.by_token_digest(visitor.token_digest)
 
-    async def authenticate_signed(self, visitor: Visitor, path: str, body: bytes) -> Caller:
+    async def authenticate_signed(self, entry: Entry, body: bytes) -> Caller:
         """Who has signed it, once. Raises AuthenticationFailed."""
+        visitor = entry.visitor
         assert visitor.signed is not None
         return await self._authenticator.signed(
             visitor.signed,
             method="POST",
-            raw_target=path,
+            raw_target=entry.route.path,
             public_base_url=visitor.public_base_url,
             body=body,
             payload_signature=visitor.payload_signature,
@@ -206,10 +257,15 @@ class Lane:
         return slot
 
 
-def _place_of_authorization(raw: RawHeaders, begin: int = 0) -> int:
-    """Where the header stands, from place ``begin`` on; -1 without one."""
-    for at in range(begin, len(raw)):
-        name = raw[at][0]
-        if len(name) == 13 and name.lower() == b"authorization":
-            return at
-    return -1
+def _around_token(before: bytes, behind: bytes) -> tuple[bool, bytes, bytes, bytes, bytes] | None:
+    """Where a token in the usual spelling might stand in a head, by the two parts around the length: is it before the
+    length, the bytes up to the header, those up to the length, those up to the end, and the header's value."""
+    up_to, found, rest = before.partition(_AUTHORIZATION)
+    if found:
+        token, _, up_to_length = rest.partition(b"\r\n")
+        return True, up_to, up_to_length, behind, b"Bearer " + token
+    up_to, found, rest = behind.partition(_AUTHORIZATION)
+    if found:
+        token, _, up_to_end = rest.partition(b"\r\n")
+        return False, up_to, before, up_to_end, b"Bearer " + token
+    return None

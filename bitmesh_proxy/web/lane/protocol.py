@@ -1,9 +1,12 @@
 """A connection of the server: aiohttp's own, which takes plain chat calls out of its queue and into the lane.
 
-Every byte that a caller sends is read by aiohttp's parser, whichever way its request goes. A request that is complete
-and plain (see ``Lane.takes``) is answered by the lane, without a handler's task, a ``Request`` or a ``Response``; any
-other wakes aiohttp's handler, which serves it as if there were no lane. One request of a connection is served at a
-time, in their order, so that pipelined ones may go either way.
+What a caller sends is read by aiohttp's parser, whichever way its request goes. A request that is complete and plain
+(see ``Lane.takes``) is answered by the lane, without a handler's task, a ``Request`` or a ``Response``; any other wakes
+aiohttp's handler, which serves it as if there were no lane. One request of a connection is served at a time, in their
+order, so that pipelined ones may go either way.
+
+The parser need not say the same twice: where it stands between two messages (``_left_bytes``) and there comes, with
+nothing in front of it and nothing behind its body, a head that it has read before (``Lane.recall``), it is not asked.
 
 While the lane is at work aiohttp's handler sleeps, and its sleep is hidden from aiohttp (``_sleeper``), so that neither
 a further request nor the clock of idle connections wakes it. This leans on private names of ``RequestHandler``, as
@@ -21,14 +24,14 @@ from aiohttp.web_protocol import RequestHandler
 
 from bitmesh_proxy import keys
 from bitmesh_proxy.web.lane.call import LaneCall
-from bitmesh_proxy.web.lane.lane import Lane
+from bitmesh_proxy.web.lane.lane import Entry, Lane, left_of
 from bitmesh_proxy.web.lane.reply import LaneReply
 
 
 class LaneProtocol(RequestHandler):
     """See the module's docstring."""
 
-    __slots__ = ("_call", "_held", "_lane", "_peer", "_sleeper")
+    __slots__ = ("_call", "_held", "_lane", "_left_bytes", "_peer", "_sleeper")
 
     def __init__(self, manager: web.Server, lane: Lane, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -39,6 +42,8 @@ class LaneProtocol(RequestHandler):
         self._sleeper: asyncio.Future[None] | None = None
         #: Requests that came while aiohttp's handler was about to go to sleep. While there are any, its queue is empty.
         self._held: list[Any] = []
+        #: How much is still to come of the message that the parser is in: 0 between two messages, -1 if nobody knows.
+        self._left_bytes = 0
         #: The address of the other end; ``""`` for a unix socket.
         self._peer = ""
 
@@ -59,18 +64,37 @@ class LaneProtocol(RequestHandler):
         """See asyncio. Called by aiohttp too, without data, when it reads again after a pause."""
         waiter = self._waiter
         if waiter is None or waiter.done():  # aiohttp's handler is at work, or the lane is: this waits its turn
-            super().data_received(data)
+            self._read(data)
             # (Without data it is aiohttp's handler that asks, which is awake, and is about to serve a request.)
             if data and waiter is None and self._call is None and self._messages and not self._request_in_progress:
                 self._hold()
             return
+        is_between = not self._left_bytes and not self._messages and not self._held
+        if is_between and (recalled := self._lane.recall(data, self._peer)) is not None:
+            # As if it had been through the parser and the queue.
+            self._request_count += 1
+            self._serve(waiter, recalled[0], recalled[1])
+            return
         self._waiter = None
-        super().data_received(data)
+        self._read(data)
         self._waiter = waiter
         if self._held:
             self._hold()  # behind those
         elif self._messages:
-            self._next()
+            self._next(data if is_between and not self._left_bytes else b"")
+
+    def _read(self, data: bytes) -> None:
+        """Have the parser read, and count."""
+        queued, left_bytes = len(self._messages), self._left_bytes
+        super().data_received(data)
+        if left_bytes < 0 or not data:
+            return
+        if left_bytes:
+            self._left_bytes = max(left_bytes - len(data), -1)
+        elif len(self._messages) == queued + 1 and isinstance(message := self._messages[-1][0], RawRequestMessage):
+            self._left_bytes = left_of(message, data)
+        else:
+            self._left_bytes = -1
 
     def _hold(self) -> None:
         """The handler has not begun to wait for a request, or is about to wait for the next one. If it found this one
@@ -119,8 +143,11 @@ class LaneProtocol(RequestHandler):
         """Wait until the caller has read what was written. Raises ConnectionError."""
         await self._drain_helper()
 
-    def _next(self) -> None:
-        """Whoever is to serve the next request gets it. Nobody is at work."""
+    def _next(self, data: bytes = b"") -> None:
+        """Whoever is to serve the next request gets it. Nobody is at work.
+
+        ``data`` is the request as it came, if it is the only one and came in one piece.
+        """
         waiter = self._waiter
         if waiter is None or waiter.done() or not self._messages:
             return
@@ -128,26 +155,32 @@ class LaneProtocol(RequestHandler):
         if self.transport is None or not isinstance(message, RawRequestMessage):
             waiter.set_result(None)
             return
-        taken = self._lane.takes(message, payload, self._peer)
-        if taken is None:
+        entry = self._lane.takes(message, payload, self._peer)
+        if entry is None:
             waiter.set_result(None)
             return
-        route, visitor = taken
+        # Not ``read_nowait``: it would have the parser look for more, which costs as much as the request.
+        body = b"".join(payload._buffer)
+        if data:
+            self._lane.remember(entry, message, data, len(body), peer=self._peer)
         self._messages.popleft()
+        assert self._parser is not None, "the connection is open"
         # First of all: what follows may read on, and must find that somebody is at work.
         self._sleeper, self._waiter = waiter, None
-        self._request_in_progress = True
-        assert self._parser is not None, "the connection is open"
-        assert self._manager is not None, "the connection is open"
         self._parser.message_consumed()
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()
+        self._serve(waiter, entry, body)
+
+    def _serve(self, waiter: asyncio.Future[None], entry: Entry, body: bytes) -> None:
+        """The lane is at work, and aiohttp's handler sleeps at ``waiter``."""
+        self._sleeper, self._waiter = waiter, None
+        self._request_in_progress = True
+        assert self._manager is not None, "the connection is open"
         self._manager.requests_count += 1
-        context = self._lane.context_of(route, visitor)
-        reply = LaneReply(self, context.request_id)
-        self._call = call = LaneCall(self._lane, self, route, message.path, visitor, context, reply)
-        # Not ``read_nowait``: it would have the parser look for more, which costs as much as the request.
-        call.begin(b"".join(payload._buffer))
+        context = self._lane.context_of(entry)
+        self._call = call = LaneCall(self._lane, self, entry, context, LaneReply(self, context.request_id))
+        call.begin(body)
 
     def call_ended(self, *, is_reusable: bool) -> None:
         """The lane's answer is out, or will never be. Called once for each call, by the call."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from aiohttp.base_protocol import BaseProtocol
@@ -16,8 +19,18 @@ from aiohttp.streams import StreamReader
 from bitmesh_proxy import keys
 from bitmesh_proxy.auth.secrets import token_digest
 from bitmesh_proxy.errors import AuthenticationFailed, RateLimited, TooManyConcurrent
-from bitmesh_proxy.web.lane.lane import MAX_BODY_BYTES, MAX_KNOWN, MAX_KNOWN_HEAD_BYTES, Lane, Visitor
+from bitmesh_proxy.web.lane.lane import (
+    KNOWN_BYTES,
+    MAX_BODY_BYTES,
+    MAX_KNOWN_BYTES,
+    MAX_KNOWN_HEAD_BYTES,
+    Lane,
+    Visitor,
+    left_of,
+)
+from bitmesh_proxy.web.lane.protocol import LaneProtocol
 from bitmesh_proxy.web.route import Route
+from tests.auth.bitmesh_clients import authorization
 from tests.journeys.gateway import Gateway, running_gateway
 
 Headers = Sequence[tuple[str, str]]
@@ -31,29 +44,51 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
         yield running
 
 
-def parsed(data: bytes) -> tuple[RawRequestMessage, StreamReader]:
-    """A request as the connection's parser gives it. Raises HttpProcessingError."""
+def messages_of(data: bytes) -> list[tuple[RawRequestMessage, StreamReader]]:
+    """What the parser of a new connection makes of this. Raises HttpProcessingError."""
     loop = asyncio.get_running_loop()
     parser = HttpRequestParser(BaseProtocol(loop), loop, 2**16, auto_decompress=False)
-    messages, _, _ = parser.feed_data(data)
-    ((message, payload),) = messages
+    return list(parser.feed_data(data)[0])
+
+
+def parsed(data: bytes) -> tuple[RawRequestMessage, StreamReader]:
+    """A request as the connection's parser gives it. Raises HttpProcessingError."""
+    ((message, payload),) = messages_of(data)
     return message, payload
 
 
-def taken(
-    lane: Lane,
+def request(
     headers: Headers = PLAIN,
     *,
     line: str = "POST /chat HTTP/1.1",
     body: bytes = b"{}",
     length: str | None = None,
-    peer: str | None = "192.0.2.1",
+    name: str = "Content-Length",
+) -> bytes:
+    """A request as bytes."""
+    lines = [line, *(f"{name}: {value}" for name, value in headers)]
+    lines.insert(1 + len(headers) // 2, f"{name}: {len(body) if length is None else length}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape") + body
+
+
+def taken(
+    lane: Lane, headers: Headers = PLAIN, *, peer: str | None = "192.0.2.1", **more: Any
 ) -> tuple[Route, Visitor] | None:
     """Does the lane take this?"""
-    lines = [line, *(f"{name}: {value}" for name, value in headers)]
-    lines.insert(1 + len(headers) // 2, f"Content-Length: {len(body) if length is None else length}")
-    head = "\r\n".join(lines) + "\r\n\r\n"
-    return lane.takes(*parsed(head.encode("utf-8", "surrogateescape") + body), peer)
+    entry = lane.takes(*parsed(request(headers, **more)), peer)
+    return None if entry is None else (entry.route, entry.visitor)
+
+
+def learnt(lane: Lane, data: bytes, peer: str | None = "192.0.2.1") -> bool:
+    """As a connection does, whose parser stands between two messages. Is it taken?"""
+    messages = messages_of(data)
+    if len(messages) != 1:
+        return False
+    message, payload = messages[0]
+    entry = lane.takes(message, payload, peer)
+    if entry is not None and left_of(message, data) == 0:
+        lane.remember(entry, message, data, payload.total_bytes, peer=peer)
+    return entry is not None
 
 
 async def test_a_plain_call(gateway: Gateway) -> None:
@@ -182,27 +217,127 @@ def some_headers(chance: Random) -> Headers:
     return headers
 
 
-async def test_what_was_seen_before_changes_nothing(gateway: Gateway) -> None:
-    """A lane that remembers many heads, of several callers, says what one says that has seen none."""
+def as_parsed(lane: Lane, data: bytes, peer: str | None) -> tuple[Route, Visitor, bytes] | None:
+    """One whole request and nothing else, which the lane takes, by the parser's word."""
+    try:
+        messages = messages_of(data)
+    except HttpProcessingError:
+        return None
+    if len(messages) != 1 or left_of(messages[0][0], data) != 0:
+        return None
+    message, payload = messages[0]
+    entry = lane.takes(message, payload, peer)
+    return None if entry is None else (entry.route, entry.visitor, payload.read_nowait())
+
+
+def as_recalled(lane: Lane, data: bytes, peer: str | None) -> tuple[Route, Visitor, bytes] | None:
+    """The same, by the lane's memory."""
+    recalled = lane.recall(data, peer)
+    return None if recalled is None else (recalled[0].route, recalled[0].visitor, recalled[1])
+
+
+def damaged(chance: Random, data: bytes) -> bytes:
+    """Something else, which may look like it."""
+    at_byte, other = chance.randrange(len(data)), chance.randrange(len(data))
+    kind = chance.randrange(8)
+    if kind == 0:
+        return data[:at_byte]
+    if kind == 1:
+        return data + data[:other]
+    if kind == 2:
+        return data[:at_byte] + bytes([chance.choice(b"\r\n \0:9X")]) + data[at_byte:]
+    if kind == 3:
+        return data[:at_byte] + bytes([chance.choice(b"\r\n \0:9X")]) + data[at_byte + 1 :]
+    if kind == 4:
+        return data.replace(b"\r\n", b"\n", chance.choice([-1, 1, 2]))
+    if kind == 5:
+        return chance.choice([b"\r\n", b"\r\n\r\n", b"\n", b" "]) + data
+    if kind == 6:
+        return data.replace(b"\r\n\r\n", b"\r\n" + data[at_byte:other] + b"\r\n\r\n", 1)
+    return data[other:] + data[:other]
+
+
+async def test_what_is_remembered_is_what_the_parser_says(gateway: Gateway) -> None:
+    """A lane that remembers many heads, of several callers, says what one says that has seen none, or nothing."""
     chance = Random(4)
-    old, heads = Lane(gateway.app), [some_headers(chance) for _ in range(600)]
-    seen = 0
-    for _ in range(2):
+    old, fresh = Lane(gateway.app), Lane(gateway.app)
+    heads, peers = [some_headers(chance) for _ in range(300)], ["192.0.2.1", "127.0.0.1", "", None]
+    names = ["Content-Length"] * 6 + ["content-length", "CONTENT-Length", "X-Content-Length"]
+    recalled_count = 0
+    for _ in range(5):
         for headers in heads:
-            peer, body = chance.choice(["192.0.2.1", "127.0.0.1", "", None]), b"x" * chance.randint(1, 200)
-            try:
-                expected = taken(Lane(gateway.app), headers, peer=peer, body=body)
-            except HttpProcessingError:
-                continue
-            assert taken(old, headers, peer=peer, body=body) == expected
-            seen += expected is not None
-    assert seen > 200
+            peer, name = chance.choice(peers), chance.choice(names)
+            body = bytes(chance.choices(b"{}\r\n x", k=chance.choice([1, 2, 9, 10, 99, 150, 1000])))
+            data = request(headers, body=body, name=name)
+            if chance.random() < 0.3:
+                data = damaged(chance, data)
+            recalled = as_recalled(old, data, peer)
+            if recalled is not None:
+                assert recalled == as_parsed(fresh, data, peer), data
+                recalled_count += 1
+            with suppress(HttpProcessingError):
+                learnt(old, data, peer)
+    assert recalled_count > 200
+
+
+async def test_a_head_is_recalled_with_other_bodies(gateway: Gateway) -> None:
+    lane = Lane(gateway.app)
+    assert learnt(lane, request(body=b"{}"))
+    expected = taken(lane)
+    assert expected is not None
+    for body in (b"{}", b"[]", b"x" * 10, b"\r\n\r\n", b"x" * MAX_BODY_BYTES):
+        assert as_recalled(lane, request(body=body), "192.0.2.1") == (*expected, body)
+
+
+NOT_RECALLED = {
+    "no body": request(body=b""),
+    "a large body": request(body=b"x" * (MAX_BODY_BYTES + 1)),
+    "less": request(body=b"{}")[:-1],
+    "more": request(body=b"{}") + b"\r\n",
+    "two": request(body=b"{}") * 2,
+    "the head alone": request(body=b"{}")[:-2],
+    "another line": request(line="POST /v1/chat HTTP/1.1"),
+    "an older version": request(line="POST /chat HTTP/1.0"),
+    "a token of another kind": request((*PLAIN[:2], ("Authorization", "bearer another"))),
+    "one line more": request((*PLAIN, ("Expect", "100-continue"))),
+    "zeros in front": request(length="002"),
+    "a sign": request(length="+2"),
+    "an empty line in front": b"\r\n" + request(),
+    "other line ends": request().replace(b"\r\n", b"\n"),
+    "nothing": b"",
+    "no head": b"{}",
+}
+
+
+async def test_nothing_else_is_recalled(gateway: Gateway) -> None:
+    lane = Lane(gateway.app)
+    assert learnt(lane, request())
+    assert lane.recall(request(), "192.0.2.1") is not None
+    for name, data in NOT_RECALLED.items():
+        assert lane.recall(data, "192.0.2.1") is None, name
+    for peer in ("192.0.2.2", "", None):
+        assert lane.recall(request(), peer) is None, peer
+
+
+async def test_a_length_that_stands_elsewhere_too_is_not_taken_for_the_bodys(gateway: Gateway) -> None:
+    """Two callers whose tokens are numbers, and happen to be the lengths of their bodies."""
+    lane = Lane(gateway.app)
+
+    def by_number(number: int) -> bytes:
+        return request((PLAIN[0], ("X-Api-Key", f"{number}"), PLAIN[1], ("X-B", "c")), body=b"x" * number)
+
+    for number in (5, 7):
+        data = by_number(number)
+        assert data.index(b"X-Api-Key") < data.index(b"Content-Length")
+        assert learnt(lane, data)
+        assert lane.recall(data, "192.0.2.1") is None
+    assert (lane._known, lane._around) == ({}, {})
 
 
 AUTHORIZATIONS = (
     *("Bearer another", "Bearer x", f"Bearer {'x' * 512}", f"Bearer {'x' * 513}", "Bearer ", "Bearer", "Bearer a b"),
     *("Bearer  two-blanks", "bearer lower", "Bearer a,b", 'Bearer a"b', "Bearer \udcff", "Basic eA==", TOKEN),
-    'OAuth oauth_consumer_key="k"',
+    *('OAuth oauth_consumer_key="k"', "Bearer a:", "Bearer a: 2", "Bearer 2", "Bearer a\x00b", "Bearer a\rb"),
 )
 BESIDE_THE_TOKEN: tuple[Headers, ...] = (
     (),
@@ -213,57 +348,127 @@ BESIDE_THE_TOKEN: tuple[Headers, ...] = (
     (("authorization", "Bearer another"),),
     (("Cache-Control", "none"), ("X-Requested-X", "y")),
     (("Origin", "https://x.example"),),
+    (("Proxy-Authorization", "Bearer first"),),
+    (("X-A", "Authorization: Bearer x"),),
+    (("X-Length", "2"),),
 )
 
 
 @pytest.mark.parametrize("beside", BESIDE_THE_TOKEN)
 async def test_another_token_in_a_head_that_was_seen_before(gateway: Gateway, beside: Headers) -> None:
     """What is known of the rest of a head makes no credential good, and hides none that contradicts it."""
-    old = Lane(gateway.app)
-    for first in ((*PLAIN, *beside), (*beside, *PLAIN)):
-        for authorization in (f"Bearer {TOKEN}", *AUTHORIZATIONS, *AUTHORIZATIONS):
-            headers = [
-                (name, authorization if (name, value) == ("Authorization", f"Bearer {TOKEN}") else value)
-                for name, value in first
-            ]
-            for each in (headers, headers[::-1]):
-                assert taken(old, each, peer="127.0.0.1") == taken(Lane(gateway.app), each, peer="127.0.0.1")
+    for first in ((*PLAIN, *beside), (*beside, *PLAIN), (PLAIN[2], *PLAIN[:2], *beside)):
+        for is_reversed in (False, True):
+            old, fresh = Lane(gateway.app), Lane(gateway.app)
+            for credential in (f"Bearer {TOKEN}", *AUTHORIZATIONS, *AUTHORIZATIONS):
+                headers = [
+                    (name, credential if (name, value) == ("Authorization", f"Bearer {TOKEN}") else value)
+                    for name, value in first
+                ]
+                data = request(headers[::-1] if is_reversed else headers)
+                assert as_recalled(old, data, "127.0.0.1") in (None, as_parsed(fresh, data, "127.0.0.1")), data
+                with suppress(HttpProcessingError):
+                    learnt(old, data, "127.0.0.1")
 
 
 async def test_of_many_tokens_one_head_is_learnt(gateway: Gateway) -> None:
-    lane = Lane(gateway.app)
-    for number in range(2 * MAX_KNOWN):
-        found = taken(lane, replaced("Authorization", f"Bearer token-{number}"))
-        assert found is not None
-        assert found[1].token_digest == token_digest(f"token-{number}")
-        assert len(lane._known) <= MAX_KNOWN
-    assert len(lane._around) == 1
+    lane, forgotten = Lane(gateway.app), 0
+    for headers in (PLAIN, PLAIN[::-1]):
+        assert learnt(lane, request(headers))
+        for number in range(2 * MAX_KNOWN_BYTES // (KNOWN_BYTES + 150)):
+            changed = [(name, f"Bearer token-{number}" if name == "Authorization" else each) for name, each in headers]
+            found = as_recalled(lane, request(changed, body=b"x" * (1 + number % 11)), "192.0.2.1")
+            if found is None:  # everything was forgotten
+                forgotten += 1
+                assert learnt(lane, request(headers))
+            else:
+                assert found[1].token_digest == token_digest(f"token-{number}")
+            assert lane._known_bytes <= MAX_KNOWN_BYTES
+    assert 2 <= forgotten <= 5
+    assert 1 <= len(lane._around) <= 2
     assert "token-" not in repr(lane._around)
 
 
 async def test_the_peer_counts_as_much_as_what_it_says(gateway: Gateway) -> None:
     lane = Lane(gateway.app)
     told = (*PLAIN, ("X-Forwarded-For", "203.0.113.7"))
-    for _ in range(2):
-        near, far = taken(lane, told, peer="127.0.0.1"), taken(lane, told, peer="198.51.100.1")
-        assert near is not None
-        assert far is not None
-        assert (near[1].address, far[1].address) == ("203.0.113.7", "198.51.100.1")
+    near, far = taken(lane, told, peer="127.0.0.1"), taken(lane, told, peer="198.51.100.1")
+    assert near is not None
+    assert far is not None
+    assert (near[1].address, far[1].address) == ("203.0.113.7", "198.51.100.1")
+    for peer in ("127.0.0.1", "198.51.100.1"):
+        assert learnt(lane, request(told), peer)
+    for peer, found in (("127.0.0.1", near), ("198.51.100.1", far)):
+        assert as_recalled(lane, request(told), peer) == (*found, b"{}")
 
 
-async def test_so_many_heads_are_remembered_and_none_that_is_large(gateway: Gateway) -> None:
+async def test_so_much_is_remembered_and_no_head_that_is_large(gateway: Gateway) -> None:
     """Nobody has shown a key yet: what is kept must not grow with what anybody sends."""
     lane = Lane(gateway.app)
-    large = (*PLAIN, ("X-A", "x" * MAX_KNOWN_HEAD_BYTES))
-    assert taken(lane, large) is not None
-    assert lane._known == lane._around == {}
-    for number in range(MAX_KNOWN + 10):
-        assert taken(lane, (*PLAIN, ("X-A", f"{number}"))) is not None
-        assert len(lane._known) <= MAX_KNOWN
-        assert len(lane._around) <= MAX_KNOWN
-    assert 0 < len(lane._known) <= 10
-    assert 0 < len(lane._around) <= 10
-    assert sum(len(name) + len(value) for _, raw in lane._known for name, value in raw) < 10 * MAX_KNOWN_HEAD_BYTES
+    assert learnt(lane, request((*PLAIN, ("X-A", "x" * MAX_KNOWN_HEAD_BYTES))))
+    assert (lane._known, lane._around) == ({}, {})
+    padding = "x" * (MAX_KNOWN_HEAD_BYTES - 300)
+    kept = most = 0
+    for number in range(MAX_KNOWN_BYTES // MAX_KNOWN_HEAD_BYTES):
+        data = request((*PLAIN, ("X-A", f"{padding}{number}")))
+        assert learnt(lane, data)
+        assert lane.recall(data, "192.0.2.1") is not None
+        kept = sum(len(before) + len(behind) + KNOWN_BYTES for _, before, behind in lane._known)
+        kept += sum(len(b"".join(parts)) + KNOWN_BYTES for _, _, *parts in lane._around)
+        most = max(most, kept)
+        assert kept <= lane._known_bytes <= MAX_KNOWN_BYTES
+    assert most > MAX_KNOWN_BYTES * 0.9
+    assert kept < MAX_KNOWN_BYTES / 2, "they have been forgotten once"
+
+
+async def test_a_signed_head_is_not_remembered(gateway: Gateway) -> None:
+    """No two requests have the same."""
+    lane = Lane(gateway.app)
+    header, _ = authorization("POST", "http://ai.example/chat", key="k", secret="s", timestamp_s=1_700_000_000)
+    data = request((*PLAIN[:2], ("Authorization", header)))
+    assert learnt(lane, data)
+    assert (lane._known, lane._around) == ({}, {})
+
+
+# ---------------------------------------------------------------- where the parser stands
+
+PROBE = b"GET /probe HTTP/1.1\r\nHost: x\r\n\r\n"
+CHUNKED = b"POST /chat HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+LAST = (*PLAIN, ("Connection", "close"))
+UPGRADE = (*PLAIN, ("Connection", "upgrade"), ("Upgrade", "websocket"))
+
+
+def some_messages(chance: Random) -> bytes:
+    """A few, good and bad, one behind the other."""
+    kinds = [PROBE, CHUNKED, request(LAST), request(UPGRADE), b"\r\n", b"no HTTP\r\n\r\n"]
+    data = b""
+    for _ in range(chance.randint(1, 3)):
+        body = bytes(chance.choices(b"{}\r\n x", k=chance.randint(1, 40)))
+        message = chance.choice(kinds) if chance.random() < 0.25 else request(body=body)
+        data += damaged(chance, message) if chance.random() < 0.1 else message
+    return data
+
+
+async def test_where_the_connection_says_that_its_parser_is_between_two_messages_it_is(gateway: Gateway) -> None:
+    """Whatever has come, in whatever pieces: then a request is read as if it were the first."""
+    server = gateway.runner.server
+    assert server is not None
+    chance, between_count = Random(8), 0
+    for _ in range(1500):
+        connection = server()
+        assert isinstance(connection, LaneProtocol)
+        data = some_messages(chance)
+        cuts = sorted(chance.choices(range(len(data) + 1), k=chance.choice([0, 0, 1, 1, 3])))
+        for start, end in pairwise([0, *cuts, len(data)]):
+            connection._read(data[start:end])
+        if connection._left_bytes == 0:
+            between_count += 1
+            queued = len(connection._messages)
+            connection._read(PROBE)
+            paths = [getattr(message, "path", None) for message, _ in list(connection._messages)[queued:]]
+            assert paths == ["/probe"], data
+            assert all(payload.is_eof() for _, payload in connection._messages), data
+    assert between_count > 100
 
 
 # ---------------------------------------------------------------- who may go on

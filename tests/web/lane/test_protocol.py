@@ -7,12 +7,15 @@ import asyncio
 import inspect
 import socket
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from random import Random
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 from aiohttp import web
@@ -22,6 +25,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from bitmesh_proxy import keys
 from bitmesh_proxy.web.lane import protocol
+from bitmesh_proxy.web.lane.lane import Entry
 from bitmesh_proxy.web.lane.protocol import LaneProtocol, LaneServer
 from tests.journeys.gateway import eventually, open_books, until
 from tests.journeys.scripted import at
@@ -63,6 +67,7 @@ OF_THE_CONNECTION = {
     "_paused",
     "_process_keepalive",
     "_reading_paused",
+    "_request_count",
     "_request_in_progress",
     "_resume_reading_if_drained",
     "_waiter",
@@ -345,6 +350,17 @@ ODD_REQUESTS: dict[str, dict[str, Any]] = {
 }
 
 
+#: Those behind which nothing more is read, or whose answers may come before they are read.
+ENDS_CONNECTIONS = {
+    *("last", "old", "old, to be kept", "old stream", "expects the unheard of", "two framings", "two lengths"),
+    *("the same length twice", "a length that is none", "a length with a sign", "an upgrade", "no host", "two hosts"),
+    *("too large a head", "too many lines", "no header", "a folded header", "a header of bytes", "lower case"),
+    *("a space before the colon", "a bare line end", "an unheard of method", "another version", "two types"),
+    *("token twice", "token over two lines", "packed", "not packed", "a large head", "a large body", "parts"),
+    *("no length", "another method"),
+}
+
+
 async def seen_by(caller: Caller, request: bytes) -> list[Any]:
     """Everything that comes back for a request and for one more behind it, and how the connection ends."""
     caller.send(request)
@@ -407,6 +423,89 @@ async def test_after_a_bad_request_the_connection_ends_as_without_a_lane(
             assert await caller.is_closed_by_gateway()
     assert seen[0] == seen[1]
     assert seen[0][-1].status == 400
+
+
+# ---------------------------------------------------------------- heads that are remembered
+
+
+async def test_a_head_that_was_read_before_is_not_read_again(tmp_path: Path) -> None:
+    """On whatever connection, whatever has come on it, and with whatever body."""
+    async with room(tmp_path, echo) as there:
+        server = there.gateway.runner.server
+        assert isinstance(server, LaneServer)
+        known = server._lane._known
+        async with there.caller() as caller:
+            while not known:  # the first of a connection may come before aiohttp's handler waits for it
+                assert text_of(await caller.ask(say("x"))) == "x"
+        (remembered, entry), *_ = known.items()
+        known[remembered] = Entry(entry.route, msgspec.structs.replace(entry.visitor, address="192.0.2.77"))
+
+        async def is_recalled(caller: Caller, text: str) -> bool:
+            assert text_of(await caller.ask(say(text))) == text
+            return (await there.gateway.last_row()).address == "192.0.2.77"
+
+        async with there.caller() as caller:
+            await eventually(lambda: bool(server.connections), "the caller is connected")
+            (connection,) = server.connections
+            assert isinstance(connection, LaneProtocol)
+            await eventually(lambda: connection._waiter is not None, "aiohttp's handler waits")
+            assert await is_recalled(caller, "a longer text than the other")
+            assert (await caller.ask(b"", method="GET", path="/test")).status == 200
+            await eventually(lambda: connection._waiter is not None, "aiohttp's handler waits")
+            assert await is_recalled(caller, "after something else")
+            assert (await caller.ask(say("y"), headers={"Origin": "https://a.example"})).status == 200
+            await eventually(lambda: connection._waiter is not None, "aiohttp's handler waits")
+            assert await is_recalled(caller, "after another way")
+            request = caller.request(say("z"))
+            caller.send(request[:-7])
+            await eventually(lambda: connection._left_bytes == 7, "all but seven bytes have come")
+            caller.send(request[-7:])
+            assert text_of(await caller.answer()) == "z"
+            await eventually(lambda: connection._waiter is not None, "aiohttp's handler waits")
+            assert await is_recalled(caller, "after one in two pieces")
+            caller.send(caller.request(say("1")) + caller.request(say("2")))
+            assert [text_of(await caller.answer()) for _ in range(2)] == ["1", "2"]
+            assert not await is_recalled(caller, "now nobody knows where the parser stands")
+
+
+async def test_any_sequence_is_answered_alike(pair: tuple[Room, Room]) -> None:
+    """Requests that repeat each other, and odd ones, in whatever pieces, one after the other or several at once."""
+    chance = Random(11)
+    odd = [each for name, each in ODD_REQUESTS.items() if name not in ENDS_CONNECTIONS]
+    for _ in range(25):
+        plan: list[tuple[list[dict[str, Any]], int, int]] = []
+        for _ in range(chance.randint(2, 5)):
+            count = chance.choice([1, 1, 1, 2, 3])
+            batch = [
+                chance.choice(odd) if chance.random() < 0.2 else {"body": say("x" * chance.choice([1, 1, 5, 60]))}
+                for _ in range(count)
+            ]
+            plan.append((batch, chance.randrange(1 << 30), chance.choice([0, 0, 0, 1, 2])))
+        seen: list[list[Any]] = []
+        for there in pair:
+            async with there.caller() as caller:
+                seen.append([each async for each in answers_to(caller, plan)])
+        assert seen[0] == seen[1]
+    for there in pair:
+        await eventually(lambda there=there: there.under_way == 0, "all is over")  # type: ignore[misc]  # of this turn
+        await there.gateway.check_books()
+
+
+async def answers_to(
+    caller: Caller, plan: Sequence[tuple[Sequence[dict[str, Any]], int, int]]
+) -> AsyncIterator[RawAnswer]:
+    """The answers to batches of requests, each sent at once or cut at some places."""
+    for batch, seed, cuts in plan:
+        data = b"".join(caller.request(**each) for each in batch)
+        places = sorted(Random(seed).choices(range(len(data)), k=cuts))
+        for start, end in pairwise([0, *places, len(data)]):
+            caller.send(data[start:end])
+            await asyncio.sleep(0)
+        for _ in batch:
+            answer = await caller.answer()
+            while answer.status == 100:
+                answer = await caller.answer()
+            yield compared(answer)
 
 
 # ---------------------------------------------------------------- time, and who leaves
