@@ -65,6 +65,7 @@ from bitmesh_proxy.web.error_formats import render_stream_error
 from bitmesh_proxy.web.forwarded import ForwardedTrust
 from bitmesh_proxy.web.lane.protocol import LaneRunner
 from bitmesh_proxy.web.middlewares import MIDDLEWARES, add_common_headers
+from bitmesh_proxy.web.models import ListedModels
 from bitmesh_proxy.web.responses.service import Responses
 from bitmesh_proxy.web.routes import add_routes
 from bitmesh_proxy.work import OfferWork
@@ -330,8 +331,13 @@ def polling(app: web.Application, service: JobService, store: JobStore) -> Corou
 async def pipeline(app: web.Application) -> AsyncIterator[None]:
     """The line itself, and the list of what it can do."""
     settings = app[keys.SETTINGS]
-    app[keys.MODELS] = ModelList.build(
-        app[keys.CATALOGUE], available=app[keys.ACCESS].keys(), markup_nano=app[keys.BOOKS].markup_nano
+    app[keys.MODELS] = ListedModels(
+        partial(
+            ModelList.build,
+            app[keys.CATALOGUE],
+            available=app[keys.ACCESS].keys(),
+            markup_nano=app[keys.BOOKS].markup_nano,
+        )
     )
     outcomes = Outcomes(settings.billing, markup_nano=app[keys.BOOKS].markup_nano)
     work = OfferWork(

@@ -13,7 +13,6 @@ from bitmesh_proxy.billing.reservation import Books
 from bitmesh_proxy.billing.settlements import Settlements
 from bitmesh_proxy.catalogue.catalogue import Catalogue
 from bitmesh_proxy.context import Caller, RequestContext
-from bitmesh_proxy.endpoints.models import ModelList
 from bitmesh_proxy.jobs.service import JobService
 from bitmesh_proxy.limits.base import Snapshot
 from bitmesh_proxy.limits.concurrency import ConcurrencyLimit
@@ -38,6 +37,7 @@ from bitmesh_proxy.web.received import Received
 if TYPE_CHECKING:
     from bitmesh_proxy.auth.sealing import Sealer
     from bitmesh_proxy.sandbox.server import Sandbox
+    from bitmesh_proxy.web.models import ListedModels
     from bitmesh_proxy.web.responses.elsewhere import Elsewhere
     from bitmesh_proxy.web.responses.service import Responses
     from bitmesh_proxy.worker import Worker
@@ -63,7 +63,7 @@ FORWARDED = web.AppKey("forwarded", ForwardedTrust)
 ENVIRON = web.AppKey("environ", Mapping[str, str])
 DATABASE = web.AppKey("database", Database)
 CATALOGUE = web.AppKey("catalogue", Catalogue)
-MODELS = web.AppKey("models", ModelList)
+MODELS: web.AppKey[ListedModels] = web.AppKey("models")
 AUTHENTICATOR = web.AppKey("authenticator", Authenticator)
 ADDRESS_LIMIT = web.AppKey("address_limit", AddressLimit)
 KEY_LIMIT = web.AppKey("key_limit", KeyLimit)

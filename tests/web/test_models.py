@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
 
 import pytest
 
+from bitmesh_proxy.catalogue.catalogue import Catalogue
+from bitmesh_proxy.endpoints.models import ModelList
+from bitmesh_proxy.web.models import ListedModels
 from tests.journeys.gateway import running_gateway
 
 NOBODY = {"Authorization": ""}
@@ -34,3 +39,33 @@ async def test_one_model_by_any_of_its_names(tmp_path: Path, name: str) -> None:
         missing = await gateway.get("/v1/models/no/such/model", headers=NOBODY)
         error = missing.json["error"]
         assert (missing.status, error["code"], error["param"]) == (404, "model_not_found", "model")
+
+
+async def test_the_list_is_made_once_and_not_by_the_loop() -> None:
+    made_by: list[threading.Thread] = []
+
+    def make() -> ModelList:
+        made_by.append(threading.current_thread())
+        return ModelList.build(Catalogue.build([]), available=(), markup_nano=1)
+
+    listed = ListedModels(make)
+    assert made_by == []
+    first, *others = await asyncio.gather(*(listed.get() for _ in range(3)))
+    assert all(other is first for other in [*others, await listed.get()])
+    assert len(made_by) == 1
+    assert made_by[0] is not threading.current_thread()
+
+
+async def test_a_list_that_could_not_be_made_is_made_when_next_asked_for() -> None:
+    lists = [ModelList.build(Catalogue.build([]), available=(), markup_nano=1)]
+
+    def make() -> ModelList:
+        if len(lists) == 1:
+            lists.append(lists[0])
+            raise LookupError("once")
+        return lists[0]
+
+    listed = ListedModels(make)
+    with pytest.raises(LookupError):
+        await listed.get()
+    assert await listed.get() is lists[0]
