@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from msgspec.structs import replace
 
 from bitmesh_proxy.storage import responses
 from bitmesh_proxy.storage.database import Database
-from bitmesh_proxy.storage.responses import ContextTooLarge, ResponseStore, StoredResponse
+from bitmesh_proxy.storage.responses import ContextTooLarge, ResponseStore, StoredResponse, squeezed
 from tests.storage.examples import NOON_S
 
 
@@ -45,6 +46,13 @@ def response(number: int = 1, **more: Any) -> StoredResponse:
         "instance": 1,
     }
     return StoredResponse(**{**fields, **more})
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 300, 4095, 4096, 4097, 20_000])
+def test_what_is_squeezed_comes_back_and_is_hardly_larger_than_by_zlib(size: int) -> None:
+    data = b"".join(b"a response of %d words, " % number for number in range(2_000))[:size]
+    assert zlib.decompress(squeezed(data)) == data
+    assert len(squeezed(data)) <= len(zlib.compress(data)) + 8
 
 
 async def test_a_response_comes_back_as_it_was(store: ResponseStore) -> None:
