@@ -144,7 +144,7 @@ class OpenAIChatReader:
     def _delta(self, choice: Mapping[str, Any]) -> Iterator[Event]:
         is_message = "delta" not in choice
         delta = choice.get("message" if is_message else "delta")
-        if not isinstance(delta, dict):
+        if not isinstance(delta, dict) or not delta:
             return
         yield from _reasoning(delta)
         yield from _content(delta.get("content"), choice.get("logprobs"))

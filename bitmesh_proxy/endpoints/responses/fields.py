@@ -37,6 +37,10 @@ class Fields(msgspec.Struct, frozen=True):
         """Is the field there, and not null?"""
         return self.values.get(name) is not None
 
+    def lacks(self, names: frozenset[str]) -> bool:
+        """Is none of these fields there, not even as null? Then nothing needs to be read of them."""
+        return names.isdisjoint(self.values)
+
     def string(
         self,
         name: str,

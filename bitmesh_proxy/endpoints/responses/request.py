@@ -40,6 +40,16 @@ _INSTEAD: Final = {
 }
 _TIERS: Final = ("auto", "default", "flex", "priority")
 
+# Fields that few requests have, in the groups that they are read in.
+_SAMPLING: Final = frozenset(("temperature", "top_p", "presence_penalty", "frequency_penalty"))
+_TEXT: Final = frozenset(("text", "response_format"))
+_PICTURES: Final = frozenset(("image", "images"))
+_LENGTHS: Final = frozenset(("max_output_tokens", "max_completion_tokens", "max_tokens"))
+_MEDIA: Final = frozenset(
+    ("max_items", "n", "size", "width", "height", "quality", "seconds", "response_format", "mask")
+)
+_FOREIGN: Final = frozenset(_INSTEAD)
+
 #: Every field that is read below. ``seed``, ``user`` and the like are a model's own, see ``extras``.
 # fmt: off
 _NAMES: Final = frozenset((
@@ -69,6 +79,9 @@ class MediaWishes(msgspec.Struct, frozen=True, kw_only=True):
     seconds: str | None = None
     response_format: MediaFormat | None = None
     mask: str | None = None
+
+
+_NO_WISHES: Final = MediaWishes()
 
 
 class ResponseRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,9 +146,8 @@ def parse_request(body: JsonObject, new_id: NewId, *, bound_model: str | None = 
         fields.fail("background", "A background response has to be stored: 'background' needs 'store'.")
     vocabulary, items = _read_conversation(fields, new_id)
     items = with_media(items, _read_images(fields), new_id)
-    for name, instead in _INSTEAD.items():
-        if fields.has(name):
-            fields.fail(name, f"'{name}' is not supported; send {instead}.")
+    if not fields.lacks(_FOREIGN):
+        _refuse_foreign(fields)
     fields.choice("service_tier", _TIERS)
     return ResponseRequest(
         vocabulary=vocabulary,
@@ -167,6 +179,12 @@ def parse_request(body: JsonObject, new_id: NewId, *, bound_model: str | None = 
         media=_read_media(fields),
         extras={name: value for name, value in body.items() if name not in _NAMES and value is not None},
     )
+
+
+def _refuse_foreign(fields: Fields) -> None:
+    for name, instead in _INSTEAD.items():
+        if fields.has(name):
+            fields.fail(name, f"'{name}' is not supported; send {instead}.")
 
 
 def _wants_progress(stream_options: Fields, vocabulary: Vocabulary) -> bool:
@@ -217,6 +235,8 @@ def with_media(items: list[JsonObject], parts: Sequence[JsonObject], new_id: New
 def _read_images(fields: Fields) -> list[JsonObject]:
     """Pictures beside the conversation, as ``image`` (one or a list) or ``images``."""
     parts: list[JsonObject] = []
+    if fields.lacks(_PICTURES):
+        return parts
     for name in ("image", "images"):
         value = fields.values.get(name)
         listed = value if isinstance(value, list) else [] if value is None else [value]
@@ -228,6 +248,8 @@ def _read_images(fields: Fields) -> list[JsonObject]:
 
 def _read_text(fields: Fields) -> tuple[JsonObject, str | None]:
     """``text.format`` and ``text.verbosity``; a format object in chat completions' ``response_format`` counts too."""
+    if fields.lacks(_TEXT):
+        return {"type": "text"}, None
     text = fields.object("text") or Fields({}, "text")
     verbosity = text.choice("verbosity", ("low", "medium", "high"))
     wanted = text.object("format")
@@ -254,7 +276,9 @@ def _read_text(fields: Fields) -> tuple[JsonObject, str | None]:
 
 
 def _read_reasoning(fields: Fields) -> tuple[str | None, str | None]:
-    reasoning = fields.object("reasoning") or Fields({})
+    reasoning = fields.object("reasoning")
+    if reasoning is None:
+        return None, None
     effort = reasoning.choice("effort", _EFFORTS)
     return "low" if effort == "minimal" else effort, reasoning.choice("summary", ("auto", "concise", "detailed"))
 
@@ -268,6 +292,8 @@ def _read_include(fields: Fields) -> frozenset[str]:
 
 
 def _read_sampling(fields: Fields) -> JsonObject:
+    if fields.lacks(_SAMPLING):
+        return {}
     read = {
         "temperature": fields.number("temperature", low=0, high=2),
         "top_p": fields.number("top_p", low=0, high=1),
@@ -279,6 +305,8 @@ def _read_sampling(fields: Fields) -> JsonObject:
 
 def _read_max_output_tokens(fields: Fields) -> int | None:
     """The longest answer, under its own name or one of chat completions'."""
+    if fields.lacks(_LENGTHS):
+        return None
     most = fields.integer("max_output_tokens", low=16)
     for name in ("max_completion_tokens", "max_tokens"):
         length = fields.integer(name, low=1)
@@ -300,6 +328,8 @@ def _read_metadata(fields: Fields) -> JsonObject:
 
 
 def _read_media(fields: Fields) -> MediaWishes:
+    if fields.lacks(_MEDIA):
+        return _NO_WISHES
     wanted = fields.values.get("response_format")
     count = fields.integer("max_items", low=1, high=MAX_COUNT)
     return MediaWishes(

@@ -16,6 +16,7 @@ from bitmesh_proxy.endpoints.responses.items import FUNCTION_NAME
 
 MAX_TOOLS: Final = 1_024
 MAX_ALLOWED_TOOLS: Final = 128
+_NAMES: Final = frozenset(("tools", "tool_choice"))
 _MODES: Final = ("auto", "none", "required")
 
 
@@ -44,8 +45,13 @@ class ToolUse(msgspec.Struct, frozen=True, kw_only=True):
         return {"tools": sent, "tool_choice": choice}
 
 
+_NO_TOOLS: Final = ToolUse()
+
+
 def read_tools(body: Fields) -> ToolUse:
     """``tools`` and ``tool_choice``. Raises InvalidRequest."""
+    if body.lacks(_NAMES):
+        return _NO_TOOLS
     tools = tuple(_read_tool(tool) for tool in body.objects("tools", max_items=MAX_TOOLS) or ())
     names = frozenset(tool["name"] for tool in tools)
     if len(names) < len(tools):

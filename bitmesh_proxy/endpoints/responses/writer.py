@@ -97,7 +97,6 @@ class EventWriter:
         self._random_text = random_text
         self._models_fault = "internal_error" if request.vocabulary is Vocabulary.UNIFIED else "model_error"
         self._sequence_number = 0
-        self._status = "in_progress"
         self._output: list[JsonObject] = []
         self._open: OpenItem | None = None
         self._open_call: int | None = None
@@ -123,10 +122,13 @@ class EventWriter:
 
     def start(self) -> list[JsonObject]:
         """The events that begin every response: one of the background is queued first."""
-        if not self._request.background:
-            return [self._status_event("response.created"), self._status_event("response.in_progress")]
-        events = [self._status_event("response.created", "queued"), self._status_event("response.queued", "queued")]
-        return [*events, self._status_event("response.in_progress")]
+        names = ["response.created"]
+        if self._request.background:
+            names.append("response.queued")
+        events = [self._numbered({"type": name, "response": self.response}) for name in names]
+        if self._request.background:
+            self.response = self._render("in_progress")
+        return [*events, self._numbered({"type": "response.in_progress", "response": self.response})]
 
     def feed(self, events: Sequence[Event]) -> list[JsonObject]:
         """What these events are, in the caller's format. After a failure or the model's stop, content is ignored."""
@@ -403,17 +405,10 @@ class EventWriter:
             ),
         )
 
-    def _status_event(self, name: str, status: str = "in_progress") -> JsonObject:
-        self.response = self._render(status)
-        return self._numbered({"type": name, "response": self.response})
-
     def _numbered(self, event: JsonObject) -> JsonObject:
         number = self._sequence_number
-        self._sequence_number += 1
-        kind = event["type"]
-        return {"type": kind, "sequence_number": number} | {
-            name: value for name, value in event.items() if name != "type"
-        }
+        self._sequence_number = number + 1
+        return {"type": event["type"], "sequence_number": number, **event}  # the type stays where it stands first
 
 
 #: An event of a text: its place is to be filled in first, then (``_TextRun``) its number and its text.

@@ -50,13 +50,15 @@ class Conversations:
         reference or call that leads nowhere.
         """
         context = await self._context(request.previous_response_id, account_id, remembered or {})
-        items = [await self._resolved(item, request, account_id) for item in request.items]
-        check_call_ids([*context, *items], param=request.input_name)
+        if any(item["type"] == "item_reference" for item in request.items):
+            items = [await self._resolved(item, request, account_id) for item in request.items]
+            request = replace(request, items=tuple(items))
+        check_call_ids([*context, *request.items], param=request.input_name)
         return Conversation(
-            request=replace(request, items=tuple(items)),
+            request=request,
             context=tuple(context),
-            shown_context=tuple([await self._shown(item, account_id) for item in context]),
-            shown_items=tuple([await self._shown(item, account_id) for item in items]),
+            shown_context=await self._all_shown(tuple(context), account_id),
+            shown_items=await self._all_shown(request.items, account_id),
         )
 
     async def _context(
@@ -85,6 +87,11 @@ class Conversations:
         if found is None:
             raise InvalidRequest(f"There is no item '{item['id'][:64]}'.", param=request.input_name)
         return found
+
+    async def _all_shown(self, items: tuple[JsonObject, ...], account_id: str) -> tuple[JsonObject, ...]:
+        if not any(item["type"] == "compaction" for item in items):
+            return items
+        return tuple([await self._shown(item, account_id) for item in items])
 
     async def _shown(self, item: JsonObject, account_id: str) -> JsonObject:
         if item["type"] != "compaction":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 import string
 import time
@@ -67,7 +68,7 @@ _AROUND_TEXT: Final = {Transport.WHOLE: None, Transport.SSE: SSE_TEXT, Transport
 
 def new_id(prefix: str) -> str:
     """A prefix and 128 random bits."""
-    return prefix + secrets.token_hex(16)
+    return prefix + os.urandom(16).hex()
 
 
 def random_letters(count: int) -> str:
