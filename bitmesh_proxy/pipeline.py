@@ -332,7 +332,7 @@ def cost_headers(bill: Bill | None, progress: Progress) -> dict[str, str]:
     headers = {"X-Bitmesh-Provider": progress.offer.provider} if progress.offer else {}
     if bill is not None:
         headers["X-Bitmesh-Cost"] = format_usd(bill.charge_nano_usd)
-        headers["X-Bitmesh-Request-Cost-Basis"] = bill.basis.value
+        headers["X-Bitmesh-Request-Cost-Basis"] = bill.basis._value_  # not `value`: that is a descriptor of Python code
     return headers
 
 

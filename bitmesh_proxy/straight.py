@@ -185,24 +185,22 @@ class StraightCall(Struct, eq=False):
             self._end(failed.error)
             return
         try:
-            self._ask()
+            line, attempt, reservation = self.line, self.plan.first, self.reservation
+            if self.plan.stream:  # of a whole answer nothing is delivered before it is settled
+                line.books.watch(reservation, self._accrued)
+            self._state = _ASKING
+            reservation.note_offer(attempt.offer)
+            progress = self._progress
+            progress.begin(attempt.offer)
+            target, head, body = attempt.request
+            connection = line.upstream.begin(attempt.access, target.origin, head=head, body=body, listener=self)
+            if connection is None:
+                self._task = asyncio.create_task(self._connect(attempt))
+            else:
+                self._connection = connection
+                progress.sent = True
         except Exception as exc:  # noqa: BLE001 - what the writer calls must not raise; the caller hears of it
             self._broke(exc)
-
-    def _ask(self) -> None:
-        if self.plan.stream:  # of a whole answer nothing is delivered before it is settled
-            self.line.books.watch(self.reservation, self._accrued)
-        self._state = _ASKING
-        attempt, line = self.plan.first, self.line
-        self.reservation.note_offer(attempt.offer)
-        self._progress.begin(attempt.offer)
-        target, head, body = attempt.request
-        connection = line.upstream.begin(attempt.access, target.origin, head=head, body=body, listener=self)
-        if connection is None:
-            self._task = asyncio.create_task(self._connect(attempt))
-        else:
-            self._connection = connection
-            self._progress.sent = True
 
     async def _connect(self, attempt: StraightAttempt) -> None:
         """No connection is idle, so a new one is opened; or the provider is as busy as it may be."""
@@ -229,7 +227,7 @@ class StraightCall(Struct, eq=False):
     def on_head(self, head: AnswerHead) -> None:
         """See Listener."""
         self._head = head
-        if not is_good(head.code):
+        if head.code != 200 and not is_good(head.code):
             self._kind = _REFUSAL
         elif self.plan.stream:
             self._kind = _STREAM if head.media_type == "text/event-stream" else _REFUSAL
@@ -242,9 +240,10 @@ class StraightCall(Struct, eq=False):
                 self._begin_stream(data)
                 return
             meter.feed(data)
-            if self._filter is None:
+            usage_filter = self._filter
+            if usage_filter is None:
                 self.reply.push(data, framed)
-            elif passed := self._filter.feed(data):
+            elif passed := usage_filter.feed(data):
                 self.reply.push(passed, framed if passed is data else None)
             return
         self._pieces.append(data)
@@ -287,7 +286,8 @@ class StraightCall(Struct, eq=False):
         if meter.error is not None:
             self._failed(ProviderRefused(meter.error, status=502, provider_status=502))
             return
-        self.reply.start_now(200, {**STREAM_HEADERS, **marks_of(self._known_head().headers)})
+        marks = marks_of(self._known_head().headers)
+        self.reply.start_now(200, {**STREAM_HEADERS, **marks} if marks else STREAM_HEADERS)
         progress.delivered = True
         self._head = None  # an open stream need not keep what is over
         attempt.forget_request()
@@ -321,7 +321,7 @@ class StraightCall(Struct, eq=False):
             self._go_on_in_task(self._settle_large(body))
             return
         try:
-            outcome = self._outcome_of_whole(body)
+            outcome = self.line.chats.outcome_of_whole(self.plan, self.plan.first, body, self._progress)
         except UpstreamError as exc:
             self._failed(exc)
             return
@@ -331,7 +331,8 @@ class StraightCall(Struct, eq=False):
     async def _settle_large(self, body: bytes) -> None:
         """A body that would keep the event loop waiting is read in a thread."""
         try:
-            outcome = await asyncio.to_thread(self._outcome_of_whole, body)
+            plan = self.plan
+            outcome = await asyncio.to_thread(self.line.chats.outcome_of_whole, plan, plan.first, body, self._progress)
         except UpstreamError as exc:
             self._state = _ASKING
             self._failed(exc)
@@ -339,16 +340,15 @@ class StraightCall(Struct, eq=False):
         self._delivered()
         self._settle(outcome)
 
-    def _outcome_of_whole(self, body: bytes) -> Outcome:
-        return self.line.chats.outcome_of_whole(self.plan, self.plan.first, body, self._progress)
-
     def _refused(self) -> None:
         """The provider's error, or something that is no stream."""
         self._failed(refusal_of(self.plan.first.access, self._known_head(), self._whole_body()))
 
     def _delivered(self) -> None:
         """The provider has done its part."""
-        self._leave_provider()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.finish()
         self.line.pipeline.delivered(self.plan.first.offer)
 
     def _failed(self, error: GatewayError) -> None:
@@ -419,7 +419,8 @@ class StraightCall(Struct, eq=False):
         try:
             if failed is not None:
                 raise failed.error
-            self._finish()
+            if self._to_say is None:
+                self._finish()
         except Exception as exc:  # noqa: BLE001 - what the writer calls must not raise; the caller hears of it
             self._end(exc)
         else:
@@ -427,8 +428,6 @@ class StraightCall(Struct, eq=False):
 
     def _finish(self) -> None:
         """The last bytes. Raises CallerLeft."""
-        if self._to_say is not None:
-            return
         reservation, progress, reply = self.reservation, self._progress, self.reply
         if reply.is_started:
             tail = self._tail
@@ -453,9 +452,10 @@ class StraightCall(Struct, eq=False):
         return self._head
 
     def _whole_body(self) -> bytes:
-        if len(self._pieces) != 1:
-            self._pieces = [b"".join(self._pieces)]
-        return self._pieces[0]
+        pieces = self._pieces
+        if len(pieces) != 1:
+            self._pieces = pieces = [b"".join(pieces)]
+        return pieces[0]
 
     def _leave_provider(self) -> None:
         connection, self._connection = self._connection, None
