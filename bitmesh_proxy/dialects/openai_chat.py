@@ -86,6 +86,7 @@ def dialect(
     the finished body where a table cannot say it; ``adapts_plain_chats``: perhaps also that of a ``PlainChat``.
     """
     known = (FIELDS | extra | frozenset(rename)) - drop
+    changes_of_all = _plain_changes(known, rename)  # but for offers with fields of their own
 
     def body_of(call: ChatCall, offer: Offer) -> bytes:
         body = {
@@ -105,7 +106,9 @@ def dialect(
     def plain_writer(offer: Offer) -> PlainWriter | None:
         if offer.defaults or cost_field is not None or (adapt is not None and adapts_plain_chats):
             return None
-        return _plain_writer(offer, known=known, rename=rename, asks_for_usage=stream_options)
+        own = _known_to(offer, known)
+        changes = changes_of_all if own is known else _plain_changes(own, rename)
+        return None if changes is None else PlainWriter(offer.upstream_model, changes, stream_options)
 
     def request(call: ChatCall, offer: Offer) -> UpstreamRequest:
         accept = _ACCEPT_EVENTS if call.stream else _ACCEPT_JSON
@@ -149,11 +152,9 @@ def _known_to(offer: Offer, known: frozenset[str]) -> frozenset[str]:
     return known
 
 
-def _plain_writer(
-    offer: Offer, *, known: frozenset[str], rename: Mapping[str, str], asks_for_usage: bool
-) -> PlainWriter | None:
-    """What ``body_of`` does to the options of a plain conversation, option by option."""
-    known = _known_to(offer, known)
+def _plain_changes(known: frozenset[str], rename: Mapping[str, str]) -> tuple[tuple[str, str | None], ...] | None:
+    """What ``body_of`` does to the options of a plain conversation, option by option: those that are left out (None)
+    or get another name. None where that cannot be said so."""
     targets = {name: rename.get(name, name) if name in known else None for name in PLAIN_OPTIONS}
     changes = tuple((name, target) for name, target in targets.items() if target != name)
     new_names = [target for _, target in changes if target is not None]
@@ -162,4 +163,4 @@ def _plain_writer(
         return None
     if "stream_options" in known:  # by ``passes``, as the caller sent it
         return None
-    return PlainWriter(offer.upstream_model, changes, asks_for_usage)
+    return changes
