@@ -8,18 +8,20 @@ order, so that pipelined ones may go either way.
 The parser need not say the same twice: where it stands between two messages (``_left_bytes``) and there comes, with
 nothing in front of it and nothing behind its body, a head that it has read before (``Lane.recall``), it is not asked.
 
-While the lane is at work aiohttp's handler sleeps, and its sleep is hidden from aiohttp (``_sleeper``), so that neither
-a further request nor the clock of idle connections wakes it. This leans on private names of ``RequestHandler``, as
-there is no public way: ``tests/web/lane/test_protocol.py`` lists them, and ``pyproject.toml`` bounds the version.
+While the lane is at work aiohttp's handler sleeps, or has not begun yet, and its sleep is hidden from aiohttp
+(``_sleeper``), so that neither a further request nor the clock of idle connections wakes it. This leans on private
+names of ``RequestHandler``, as there is no public way: ``tests/web/lane/test_protocol.py`` lists them, and
+``pyproject.toml`` bounds the version.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
+from aiohttp.tcp_helpers import tcp_keepalive
 from aiohttp.web_protocol import RequestHandler
 
 from bitmesh_proxy import keys
@@ -50,8 +52,16 @@ class LaneProtocol(RequestHandler):
     # ------------------------------------------------------------ the connection's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See asyncio."""
-        super().connection_made(transport)
+        """See asyncio. As aiohttp's, which is not called because it starts its handler at once (see ``_wake``)."""
+        assert self._manager is not None, "it made the connection"
+        self.transport = tcp = cast(asyncio.Transport, transport)
+        if self._tcp_keepalive:  # TCP_NODELAY has been set by the event loop
+            tcp_keepalive(tcp)
+        self._manager.connection_made(self, tcp)
+        if self._keepalive_timeout > 0:
+            self._next_keepalive_close_time = close_time_s = self._loop.time() + self._keepalive_timeout
+            self._keepalive_handle = self._loop.call_at(close_time_s, self._process_keepalive)
+        self._waiter = self._loop.create_future()
         peername = transport.get_extra_info("peername")
         self._peer = peername[0] if isinstance(peername, tuple) else ""
 
@@ -97,8 +107,8 @@ class LaneProtocol(RequestHandler):
             self._left_bytes = -1
 
     def _hold(self) -> None:
-        """The handler has not begun to wait for a request, or is about to wait for the next one. If it found this one
-        in the queue it would serve it, and a caller who is quick would never come to the lane."""
+        """The handler is about to wait for the next request. If it found this one in the queue it would serve it, and
+        a caller who is quick would never come to the lane."""
         if not self._held:
             self._loop.call_soon(self._release)
         self._held += self._messages
@@ -153,11 +163,11 @@ class LaneProtocol(RequestHandler):
             return
         message, payload = self._messages[0]
         if self.transport is None or not isinstance(message, RawRequestMessage):
-            waiter.set_result(None)
+            self._wake(waiter)
             return
         entry = self._lane.takes(message, payload, self._peer)
         if entry is None:
-            waiter.set_result(None)
+            self._wake(waiter)
             return
         # Not ``read_nowait``: it would have the parser look for more, which costs as much as the request.
         body = b"".join(payload._buffer)
@@ -171,6 +181,16 @@ class LaneProtocol(RequestHandler):
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()
         self._serve(waiter, entry, body)
+
+    def _wake(self, waiter: asyncio.Future[None]) -> None:
+        """The next request is for aiohttp's handler. Its task begins with the first one, for many connections have none
+        but for the lane; until then ``waiter`` is a future of ours, and aiohttp takes the handler for one that sleeps.
+        """
+        if self._task_handler is not None:
+            waiter.set_result(None)
+        elif self.transport is not None:
+            self._waiter = None
+            self._task_handler = self._loop.create_task(self.start())
 
     def _serve(self, waiter: asyncio.Future[None], entry: Entry, body: bytes) -> None:
         """The lane is at work, and aiohttp's handler sleeps at ``waiter``."""

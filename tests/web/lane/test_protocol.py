@@ -70,6 +70,8 @@ OF_THE_CONNECTION = {
     "_request_count",
     "_request_in_progress",
     "_resume_reading_if_drained",
+    "_task_handler",
+    "_tcp_keepalive",
     "_waiter",
     "_buffer",
 }
@@ -113,6 +115,44 @@ async def test_the_server_is_the_one_it_stands_in_for(tmp_path: Path) -> None:
         assert server.requests_count == 1
     async with room(tmp_path / "off", answering(json_answer()), {"http": {"lane": False}}) as there:
         assert type(there.gateway.runner.server) is web.Server
+
+
+async def test_a_connection_is_set_up_as_aiohttps(tmp_path: Path) -> None:
+    """But for the handler's task, which begins with the first request that is not for the lane."""
+    async with room(tmp_path, echo) as there, there.caller() as caller:
+        server = there.gateway.runner.server
+        assert server is not None
+        await eventually(lambda: bool(server.connections), "the caller is connected")
+        (connection,) = server.connections
+        assert connection.transport is not None
+        sock = connection.transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert connection._keepalive_handle is not None
+        has_begun = []
+        for _ in range(2):
+            assert (await caller.ask()).status == 200
+            has_begun.append(connection._task_handler is not None)
+            assert (await caller.ask(b"", method="GET", path="/test")).status == 200
+            has_begun.append(connection._task_handler is not None)
+        assert has_begun == [False, True, True, True]
+        assert there.plain == ["/test"] * 2
+
+
+@pytest.mark.parametrize("way", [True, False])
+@pytest.mark.parametrize("kind", ["silent", "chat", "other"])
+async def test_idle_connections_do_not_keep_the_gateway_from_ending(tmp_path: Path, way: bool, kind: str) -> None:
+    async with room(tmp_path, echo, {"http": {"lane": way}}) as there, there.caller() as caller:
+        server = there.gateway.runner.server
+        assert server is not None
+        await eventually(lambda: bool(server.connections), "the caller is connected")
+        if kind == "chat":
+            assert (await caller.ask()).status == 200
+        elif kind == "other":
+            assert (await caller.ask(b"", method="GET", path="/test")).status == 200
+        await asyncio.wait_for(there.gateway.runner.cleanup(), 5)
+        assert await caller.is_closed_by_gateway()
+        assert server.connections == []
 
 
 # ---------------------------------------------------------------- one after the other
@@ -435,8 +475,7 @@ async def test_a_head_that_was_read_before_is_not_read_again(tmp_path: Path) -> 
         assert isinstance(server, LaneServer)
         known = server._lane._known
         async with there.caller() as caller:
-            while not known:  # the first of a connection may come before aiohttp's handler waits for it
-                assert text_of(await caller.ask(say("x"))) == "x"
+            assert text_of(await caller.ask(say("x"))) == "x"
         (remembered, entry), *_ = known.items()
         known[remembered] = Entry(entry.route, msgspec.structs.replace(entry.visitor, address="192.0.2.77"))
 
@@ -448,7 +487,6 @@ async def test_a_head_that_was_read_before_is_not_read_again(tmp_path: Path) -> 
             await eventually(lambda: bool(server.connections), "the caller is connected")
             (connection,) = server.connections
             assert isinstance(connection, LaneProtocol)
-            await eventually(lambda: connection._waiter is not None, "aiohttp's handler waits")
             assert await is_recalled(caller, "a longer text than the other")
             assert (await caller.ask(b"", method="GET", path="/test")).status == 200
             await eventually(lambda: connection._waiter is not None, "aiohttp's handler waits")
