@@ -131,6 +131,8 @@ class StraightChats:
         self._max_json_depth = max_json_depth
         #: By the offer's id, for whole answers and for streams.
         self._heads: tuple[dict[str, HeadAroundLength], dict[str, HeadAroundLength]] = ({}, {})
+        #: By what a head is made of. Thousands of models at one provider have one head, which is then warm in caches.
+        self._alike: dict[object, HeadAroundLength] = {}
         #: By the model's name, for whole answers and for streams; as many as the catalogue has names.
         self._ready: tuple[dict[object, _Ready], dict[object, _Ready]] = ({}, {})
         self._takes_plain_chats = max_json_depth >= PLAIN_DEPTH
@@ -236,9 +238,17 @@ class StraightChats:
         if dialect.body is None:
             return request_bytes(access, dialect.request(call, offer))
         head = self._heads[call.stream].get(offer.id)
+        if head is not None:
+            return head.with_body(dialect.body(call, offer))
+        request = dialect.request(call, offer)
+        assert request.body is not None, "it is what ``body`` makes"
+        lines, query = tuple(request.headers.items()), tuple(request.query)
+        alike = (offer.provider, request.method, request.root, request.path, query, lines, request.content_type)
+        head = self._alike.get(alike)
         if head is None:
-            head = self._heads[call.stream][offer.id] = head_around_length(access, dialect.request(call, offer))
-        return head.with_body(dialect.body(call, offer))
+            head = self._alike[alike] = head_around_length(access, request)
+        self._heads[call.stream][offer.id] = head
+        return head.with_body(request.body)
 
     def outcome_of_whole(
         self, plan: StraightPlan, attempt: StraightAttempt, body: bytes, progress: Progress

@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from bitmesh_proxy.billing.bill import Bill
-from bitmesh_proxy.calls import Basis, ChatCall, Usage
+from bitmesh_proxy.calls import Basis, ChatCall, Operation, Usage
 from bitmesh_proxy.catalogue import routing
 from bitmesh_proxy.catalogue.catalogue import Catalogue
 from bitmesh_proxy.catalogue.health import OfferHealth
@@ -654,3 +654,24 @@ def test_only_what_the_catalogue_names_is_kept_ready(chats: StraightChats) -> No
     for name in ("local/one", "one", "Local/One", "LOCAL/ONE", "local/tiny", "local/free", "local/sold"):
         assert plan_of(chats, {**BODY, "model": name}) is not None
     assert [sorted(map(str, names)) for names in chats._ready] == [["local/one", "one"], []]
+
+
+def test_models_of_one_provider_have_one_head_and_each_provider_its_own(
+    chats: StraightChats, catalogue: Catalogue, health: OfferHealth
+) -> None:
+    """What the offers before have left behind changes no request."""
+    names = [model.id for model in catalogue.models if model.operation is Operation.CHAT]
+    planned = 0
+    for stream, name in itertools.product((False, True, False), names):
+        body = {**BODY, "model": name, "stream": stream}
+        try:
+            fresh = plan_of(new_chats(catalogue, health), body)
+        except (InvalidRequest, Unavailable):
+            continue
+        seasoned = plan_of(chats, body)
+        assert (seasoned is None) == (fresh is None)
+        if seasoned is not None and fresh is not None:
+            assert request_of(seasoned) == request_of(fresh)
+            planned += 1
+    assert planned > 60
+    assert 4 <= len(chats._alike) < len(chats._heads[False]) + len(chats._heads[True])
