@@ -74,7 +74,8 @@ class EventWriter:
     """One response. Call ``start``, then ``feed`` as often as there is something, then ``finish`` or ``fail``.
 
     ``clock`` is Unix time. ``input_characters`` is for an estimate where the provider names no usage.
-    ``random_text`` gives so many random letters, for the padding that a caller may ask for.
+    ``random_text`` gives so many random letters, for the padding that a caller may ask for. ``around_text`` is what
+    stands before and behind the event in ``more_text``.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class EventWriter:
         clock: Callable[[], float],
         input_characters: int = 0,
         random_text: Callable[[int], str] = "x".__mul__,
+        around_text: tuple[bytes, bytes] = (b"", b""),
     ) -> None:
         self._request = request
         self._response_id = response_id
@@ -95,6 +97,7 @@ class EventWriter:
         self._clock = clock
         self._input_characters = input_characters
         self._random_text = random_text
+        self._around_text = around_text
         self._models_fault = "internal_error" if request.vocabulary is Vocabulary.UNIFIED else "model_error"
         self._sequence_number = 0
         self._output: list[JsonObject] = []
@@ -139,7 +142,7 @@ class EventWriter:
         return written
 
     def more_text(self, event: TextDelta) -> bytes | None:
-        """The one event that more of an open text causes, as JSON; None where it may cause others: then ``feed`` it.
+        """The one event that more of an open text causes, as bytes; None where it may cause others: then ``feed`` it.
 
         Nearly every event of every stream is one of these. They differ in number and text alone, so that all around
         the two is written once.
@@ -210,7 +213,8 @@ class EventWriter:
         if request.include_obfuscation or request.wants_logprobs or (found := item.text_run()) is None:
             return None
         texts, place = found
-        return _TextRun(texts, _TEXT_DELTA % place.replace(b"%", b"%%"))
+        before, behind = self._around_text
+        return _TextRun(texts, before + _TEXT_DELTA % place.replace(b"%", b"%%") + behind)
 
     def _take(self, event: Event) -> Iterator[JsonObject]:
         if self._failure is not None or self.is_over:

@@ -45,6 +45,7 @@ class HeldReply:
         begin: Callable[[], bytes],
     ) -> None:
         self._request = request
+        self._protocol = request.protocol
         self._is_stream = is_stream
         self._opens_after_s = opens_after_s
         self._interval_s = interval_s
@@ -121,13 +122,13 @@ class HeldReply:
     def write_now(self, data: bytes) -> Awaitable[None] | None:
         """The same at once. When the caller reads slowly, what it gives has to be awaited before more is written."""
         transport = self._transport
-        if transport is None or not data or self._lock.locked():
+        if transport is None or not data:
             return self.write(data)
         if transport.is_closing():
             raise CallerLeft
         self._wrote_at_s = self._loop.time()
         transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
-        return self._drain() if self._request.protocol.writing_paused else None
+        return self._drain() if self._protocol.writing_paused else None
 
     async def finish(self) -> None:
         """The clean end of a stream."""

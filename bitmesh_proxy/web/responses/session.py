@@ -15,7 +15,7 @@ import string
 import time
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import orjson
 from msgspec.structs import replace
@@ -61,9 +61,6 @@ class Transport(StrEnum):
     WHOLE = "whole"
     SSE = "sse"
     WEBSOCKET = "websocket"
-
-
-_AROUND_TEXT: Final = {Transport.WHOLE: None, Transport.SSE: SSE_TEXT, Transport.WEBSOCKET: LINE}
 
 
 def new_id(prefix: str) -> str:
@@ -153,14 +150,11 @@ class ResponseSession:
     def render(self, events: Sequence[Event]) -> bytes:
         """Part of a translated stream."""
         frames = [] if self._is_begun else [self.begin_frames()]
-        writer, around = self._writer, _AROUND_TEXT[self.transport]
+        writer = self._writer
         for event in events:
             more = writer.more_text(event) if type(event) is TextDelta else None
-            if more is None:
-                frames.append(self.framed(writer.feed((event,))))
-            elif around is not None:
-                frames += (around[0], more, around[1])
-        return b"".join(frames)
+            frames.append(self.framed(writer.feed((event,))) if more is None else more)
+        return frames[0] if len(frames) == 1 else b"".join(frames)
 
     def finish(self) -> bytes:
         """Nothing: the end waits for the bill."""
@@ -307,6 +301,7 @@ class ResponseSession:
             clock=self._clock,
             input_characters=self._input_characters,
             random_text=random_letters,
+            around_text=SSE_TEXT if self.transport is Transport.SSE else LINE,
         )
 
     def _stopped(self, bill: Bill | None) -> list[JsonObject]:
