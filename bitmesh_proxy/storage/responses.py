@@ -271,12 +271,12 @@ def _packed(response: StoredResponse) -> tuple[Any, ...]:
 def squeezed(data: bytes) -> bytes:
     """Compressed as ``zlib`` does it, for ``zlib.decompress``.
 
-    What is small goes with a small window, into as few bytes. ``zlib.compress`` takes 256 KiB for each call and clears
-    half of them, which is three quarters of what a small call costs.
+    What is small goes with a small window and little search, into hardly more bytes: ``zlib.compress`` takes 256 KiB
+    for each call and clears half of them, which is three quarters of what a small call costs.
     """
     if len(data) > _SMALL_BYTES:
         return zlib.compress(data)
-    packer = zlib.compressobj(wbits=_SMALL_BYTES.bit_length() - 1, memLevel=5)
+    packer = zlib.compressobj(level=1, wbits=_SMALL_BYTES.bit_length() - 1, memLevel=5)
     return packer.compress(data) + packer.flush()
 
 

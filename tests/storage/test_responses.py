@@ -52,7 +52,7 @@ def response(number: int = 1, **more: Any) -> StoredResponse:
 def test_what_is_squeezed_comes_back_and_is_hardly_larger_than_by_zlib(size: int) -> None:
     data = b"".join(b"a response of %d words, " % number for number in range(2_000))[:size]
     assert zlib.decompress(squeezed(data)) == data
-    assert len(squeezed(data)) <= len(zlib.compress(data)) + 8
+    assert len(squeezed(data)) <= len(zlib.compress(data)) * 1.2 + 8
 
 
 async def test_a_response_comes_back_as_it_was(store: ResponseStore) -> None:
