@@ -304,14 +304,26 @@ class StraightCall(Struct, eq=False):
             return
         if self._filter is not None and (passed := self._filter.close()):
             self.reply.push(passed)
-        if meter.error is None and not meter.is_complete:
+        # (The outcome is made while somebody still hears if that fails.)
+        if meter.error is not None:  # which the caller has read already, in the provider's words
+            outcome = self._outcome(status=200, word=ProviderRefused.code)
+        elif meter.is_complete:
+            outcome = self._outcome_of_stream(meter)
+        else:
             self._failed(UpstreamBroken("The provider's stream broke off."))
             return
-        # Of an error in the stream the caller has read already, in the provider's words.
-        word = "completed" if meter.error is None else ProviderRefused.code
-        outcome = self._outcome(status=200, word=word)  # while somebody still hears if that fails
         self._delivered()
         self._settle(outcome)
+
+    def _outcome_of_stream(self, meter: StreamMeter) -> Outcome:
+        """Of a complete one: what ``_outcome`` gives, by the tariff where it can tell."""
+        plan = self.plan
+        if plan.tariff is not None and (usage := meter.usage) is not None:
+            bill = plan.tariff.bill_of_stream(usage, plan.hold_nano_usd)
+            if bill is not None:
+                progress = self._progress
+                return Outcome(200, "completed", bill, progress.offer, meter.provider_request_id, progress.first_byte_s)
+        return self._outcome(status=200, word="completed")
 
     def _end_whole(self) -> None:
         self._progress.first_byte_s = self.line.clock()

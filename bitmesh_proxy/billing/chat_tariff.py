@@ -7,6 +7,8 @@ offers whose price is the same for every length and is charged by cost and marku
 
 from __future__ import annotations
 
+from math import gcd
+
 from msgspec import UNSET, Struct, UnsetType
 
 from bitmesh_proxy.billing.bill import Bill
@@ -17,20 +19,24 @@ from bitmesh_proxy.money import NANO_PER_USD, PER_MILLION, NanoUsd
 from bitmesh_proxy.plain_chats import PlainUsage
 
 _MEASURED = Basis.MEASURED
-_HALF = PER_MILLION // 2
 
 
 class ChatTariff(Struct, frozen=True):
-    """Made by ``chat_tariff``. Nano-dollars; ``markup_nano`` is a ratio (10⁹ is one)."""
+    """Made by ``chat_tariff``.
+
+    Figures per so many tokens stand in their lowest terms, as the markup does: 150 nano-dollars for one token instead
+    of 150,000,000 for a million. What is calculated with them is the same, but by the processor instead of in digits.
+    """
 
     max_output_tokens: int | None
-    request_nano_usd: int
-    dearest_text_nano_usd_per_million: int
-    dearest_output_nano_usd_per_million: int
-    input_nano_usd_per_million: int
-    output_nano_usd_per_million: int
-    markup_nano: int
     default_max_output_tokens: int
+    request_nano_usd: int
+    #: Nano-dollars for so many (the third) tokens of text at most, and of the answer at most.
+    dearest: tuple[int, int, int]
+    #: Nano-dollars for so many (the third) tokens in, and out.
+    figures: tuple[int, int, int]
+    #: Numerator and denominator.
+    markup: tuple[int, int]
 
     def hold_of_texts(
         self, messages: int, text_bytes: int, first_limit: int | UnsetType, second_limit: int | UnsetType
@@ -46,13 +52,16 @@ class ChatTariff(Struct, frozen=True):
             output_tokens = second_limit
         if output_tokens is None:
             output_tokens = self.default_max_output_tokens
-        text_tokens = (1 + messages) * TOKENS_PER_MESSAGE - (-text_bytes // BYTES_PER_TOKEN_AT_LEAST)
-        tokens = text_tokens * self.dearest_text_nano_usd_per_million
-        tokens += output_tokens * self.dearest_output_nano_usd_per_million
-        hold = self.request_nano_usd - (-tokens // PER_MILLION)
-        if self.markup_nano != NANO_PER_USD:
-            hold = -(-hold * self.markup_nano // NANO_PER_USD)
-        return hold  # type: ignore[return-value]  # nano-dollars, as all its summands
+        of_text, of_output, unit = self.dearest
+        markup, markup_unit = self.markup
+        # All quotients are rounded up.
+        text_tokens = (text_bytes + BYTES_PER_TOKEN_AT_LEAST - 1) // BYTES_PER_TOKEN_AT_LEAST
+        text_tokens += (1 + messages) * TOKENS_PER_MESSAGE
+        hold = text_tokens * of_text + output_tokens * of_output
+        if unit != 1:
+            hold = (hold + unit - 1) // unit
+        # A ``NanoUsd`` by its parts; to call it so would take a call.
+        return ((hold + self.request_nano_usd) * markup + markup_unit - 1) // markup_unit  # type: ignore[return-value]
 
     def bill_of(self, usage: PlainUsage, hold_nano_usd: NanoUsd) -> Bill | None:
         """What a whole answer comes to, as ``bill.bill_of`` says it. Not for test calls.
@@ -60,26 +69,43 @@ class ChatTariff(Struct, frozen=True):
         None where there is more in the figures than tokens in and out.
         """
         input_tokens, output_tokens = usage.prompt_tokens, usage.completion_tokens
-        of_input, of_output = usage.prompt_tokens_details, usage.completion_tokens_details
-        if (of_input is not None and of_input.cached_tokens) or not (input_tokens or output_tokens):
+        inner, outer = usage.prompt_tokens_details, usage.completion_tokens_details
+        if (inner is not None and inner.cached_tokens) or not (input_tokens or output_tokens):
             return None
-        tokens = input_tokens * self.input_nano_usd_per_million + output_tokens * self.output_nano_usd_per_million
-        cost, rest = divmod(tokens, PER_MILLION)
-        if rest > _HALF or (rest == _HALF and cost & 1):  # half to even
-            cost += 1
-        charge = cost = cost + self.request_nano_usd
-        if self.markup_nano != NANO_PER_USD:
-            charge = -(-cost * self.markup_nano // NANO_PER_USD)
+        of_input, of_output, unit = self.figures
+        markup, markup_unit = self.markup
+        cost = input_tokens * of_input + output_tokens * of_output
+        if unit != 1:
+            double = 2 * cost
+            cost = (double + unit) // (2 * unit)
+            if cost & 1 and 2 * cost * unit - double == unit:  # half to even
+                cost -= 1
+        cost += self.request_nano_usd
+        charge = (cost * markup + markup_unit - 1) // markup_unit
         return Bill(
-            NanoUsd(cost),
-            hold_nano_usd if charge > hold_nano_usd else NanoUsd(charge),
+            cost,  # type: ignore[arg-type]  # see above
+            hold_nano_usd if charge > hold_nano_usd else charge,  # type: ignore[arg-type]  # noqa: FURB136 - a call
             _MEASURED,
             Usage(
                 input_tokens=input_tokens,
                 output_tokens=output_tokens,
-                reasoning_tokens=0 if of_output is None else of_output.reasoning_tokens,
+                reasoning_tokens=0 if outer is None else outer.reasoning_tokens,
             ),
         )
+
+    def bill_of_stream(self, usage: Usage, hold_nano_usd: NanoUsd) -> Bill | None:
+        """The same for a stream, whose figures have been read already and stand in the bill as they are."""
+        if (
+            usage.cached_input_tokens
+            or usage.cache_write_tokens
+            or usage.image_input_tokens
+            or usage.image_output_tokens
+            or usage.is_estimated
+            or usage.reported_cost_nano_usd is not None
+        ):
+            return None
+        bill = self.bill_of(PlainUsage(usage.input_tokens, usage.output_tokens), hold_nano_usd)
+        return None if bill is None else Bill(bill.cost_nano_usd, bill.charge_nano_usd, _MEASURED, usage)
 
 
 def chat_tariff(offer: Offer, *, markup_nano: int, default_max_output_tokens: int) -> ChatTariff | None:
@@ -90,13 +116,15 @@ def chat_tariff(offer: Offer, *, markup_nano: int, default_max_output_tokens: in
         return None
     if not price.counts_tokens:
         return None
+    ratio = markup_nano if offer.markup_nano is None else offer.markup_nano
+    figures = price.input_nano_usd_per_million, price.output_nano_usd_per_million
+    of_dearest, of_figures = gcd(text, output, PER_MILLION), gcd(*figures, PER_MILLION)
+    of_ratio = gcd(ratio, NANO_PER_USD)
     return ChatTariff(
         offer.max_output_tokens,
-        price.request_nano_usd,
-        text,
-        output,
-        price.input_nano_usd_per_million,
-        price.output_nano_usd_per_million,
-        markup_nano if offer.markup_nano is None else offer.markup_nano,
         default_max_output_tokens,
+        price.request_nano_usd,
+        (text // of_dearest, output // of_dearest, PER_MILLION // of_dearest),
+        (figures[0] // of_figures, figures[1] // of_figures, PER_MILLION // of_figures),
+        (ratio // of_ratio, NANO_PER_USD // of_ratio),
     )

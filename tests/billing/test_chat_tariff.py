@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET, convert
+from msgspec.structs import replace
 
 from bitmesh_proxy.billing.bill import Bill, Ending, bill_of, hold_of
 from bitmesh_proxy.billing.chat_tariff import chat_tariff
@@ -77,17 +78,21 @@ def test_a_tariff_bills_what_is_billed_without_it(
     offer: Any, usage: dict[str, Any], markup_nano: int, hold_nano_usd: Any
 ) -> None:
     tariff = chat_tariff(offer, markup_nano=markup_nano, default_max_output_tokens=1)
-    bill = None if tariff is None else tariff.bill_of(convert(usage, PlainUsage), hold_nano_usd)
-    if bill is not None:
-        assert bill == bill_of(
-            ChatCall(model="maker/model", messages=[]),
-            offer,
-            usage=parse_usage(usage),
-            output_characters=0,
-            ending=Ending.COMPLETE,
-            markup_nano=markup_nano,
-            hold_nano_usd=hold_nano_usd,
-        )
+    if tariff is None:
+        return
+    read = parse_usage(usage)
+    assert read is not None
+    without = bill_of(
+        ChatCall(model="maker/model", messages=[]),
+        offer,
+        usage=read,
+        output_characters=0,
+        ending=Ending.COMPLETE,
+        markup_nano=markup_nano,
+        hold_nano_usd=hold_nano_usd,
+    )
+    assert tariff.bill_of(convert(usage, PlainUsage), hold_nano_usd) in (without, None)
+    assert tariff.bill_of_stream(read, hold_nano_usd) in (without, None)
 
 
 def test_common_figures_are_billed_by_the_tariff() -> None:
@@ -103,6 +108,20 @@ def test_common_figures_are_billed_by_the_tariff() -> None:
     cached = {**usage, "prompt_tokens_details": {"cached_tokens": 1}}
     assert tariff.bill_of(convert(cached, PlainUsage), NanoUsd(10**9)) is None
     assert tariff.bill_of(PlainUsage(0, 0), NanoUsd(10**9)) is None
+    read = Usage(input_tokens=3, output_tokens=2, reasoning_tokens=1)
+    assert tariff.bill_of_stream(read, NanoUsd(8_000)) == Bill(
+        cost_nano_usd=NanoUsd(7_000), charge_nano_usd=NanoUsd(8_000), usage=read
+    )
+    for more in (
+        {"cached_input_tokens": 1},
+        {"cache_write_tokens": 1},
+        {"image_input_tokens": 1},
+        {"image_output_tokens": 1},
+        {"reported_cost_nano_usd": NanoUsd(1)},
+        {"is_estimated": True},
+    ):
+        assert tariff.bill_of_stream(replace(read, **more), NanoUsd(10**9)) is None
+    assert tariff.bill_of_stream(Usage(), NanoUsd(10**9)) is None
 
 
 PLAIN = Price(input_nano_usd_per_million=1, output_nano_usd_per_million=2)
