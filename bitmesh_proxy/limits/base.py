@@ -3,17 +3,31 @@
 A limit takes plain names (an address, a key's id) and knows neither requests nor keys. It admits in one synchronous
 step, so no two callers are let in on one token. A refused request takes no token from the limit that refused it, and
 keeps those that limits before it have taken: knocking is not free.
+
+Whoever admits the same name often keeps its ``Bucket``, which knows beforehand what does not change.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeAlias
+
 from limits.limits import RateLimitItem, RateLimitItemPerMinute
+from msgspec import Struct
 
 from bitmesh_proxy.errors import RateLimited
-from bitmesh_proxy.limits.headers import Snapshot, rate_limit_headers, retry_after
+from bitmesh_proxy.limits.headers import (
+    Snapshot,
+    go_duration,
+    policy_of,
+    rate_limit_headers,
+    rate_limit_lines,
+    retry_after,
+)
 from bitmesh_proxy.limits.token_bucket import MICROSECONDS, BucketMemoryStorage, TokenBucketSupport
 
-__all__ = ["Limit", "Snapshot", "memory_buckets", "per_minute"]
+__all__ = ["Bucket", "Limit", "Passed", "Snapshot", "lines_of", "memory_buckets", "per_minute", "snapshots_of"]
 
 
 class Limit:
@@ -32,23 +46,22 @@ class Limit:
         self._take = buckets.take_token
         self._return = buckets.return_tokens
         self._policy = policy
-        self._amount = item.amount
+        self.policy_text = policy_of(item.amount, item.get_expiry(), burst or item.amount, policy)
+        self.amount = item.amount
+        self.amount_text = str(item.amount)
         self._burst = burst or item.amount
         self._window_s = item.get_expiry()
-        self._token = self._window_s * MICROSECONDS
-        self._capacity = self._burst * self._token
+        self.token = self._window_s * MICROSECONDS
+        self.capacity = self._burst * self.token
         self._refusal = f"Too many requests {who}: {item.amount} per {_name_of(self._window_s)} are allowed."
         # The package's key for (policy, identifier), taken apart once: building it is half the price of a hit.
         self._before, self._after = item.key_for(policy, "\0").split("\0")
 
     def admit(self, identifier: str, *, cost: int = 1) -> Snapshot:
         """Enter, or raise RateLimited, whose ``headers`` say how the bucket stands and when to come back."""
-        amount, token, key = self._amount, self._token, f"{self._before}{identifier}{self._after}"
-        if cost == 1 and (missing := self._take(key, amount, token, self._capacity)) >= 0:
-            remaining, reset_s = (self._capacity - missing) // token, -(-missing // amount) / MICROSECONDS
-            if remaining > amount:
-                remaining = amount
-            return Snapshot(amount, remaining, reset_s, self._window_s, self._burst, self._policy)
+        amount, token, key = self.amount, self.token, f"{self._before}{identifier}{self._after}"
+        if cost == 1 and (missing := self._take(key, amount, token, self.capacity)) >= 0:
+            return self.snapshot(missing)
         state = self._acquire(key, amount, self._window_s, burst=self._burst, amount=cost)
         remaining = state.remaining
         if remaining > amount:
@@ -63,11 +76,72 @@ class Limit:
             headers={"Retry-After": wait, **rate_limit_headers([snapshot])},
         )
 
+    def bucket(self, identifier: str) -> Bucket:
+        """The identifier's bucket, for whoever admits it often."""
+        take = partial(self._take, f"{self._before}{identifier}{self._after}", self.amount, self.token, self.capacity)
+        return Bucket(self, identifier, take)
+
+    def snapshot(self, missing: int) -> Snapshot:
+        """How a bucket stands of which ``Bucket.take`` has said that so much is missing."""
+        amount = self.amount
+        remaining, reset_s = (self.capacity - missing) // self.token, -(-missing // amount) / MICROSECONDS
+        if remaining > amount:
+            remaining = amount
+        return Snapshot(amount, remaining, reset_s, self._window_s, self._burst, self._policy)
+
     def refund(self, identifier: str, *, cost: int = 1) -> None:
         """Put back what ``admit`` took for nothing. Raises ValueError for a negative cost."""
         if cost < 0:
             raise ValueError("a refund must not be negative")
-        self._return(f"{self._before}{identifier}{self._after}", self._amount, self._window_s, amount=cost)
+        self._return(f"{self._before}{identifier}{self._after}", self.amount, self._window_s, amount=cost)
+
+
+class Bucket(Struct, eq=False):
+    """One identifier's bucket.
+
+    ``take`` admits a request, and gives how much is then missing from a full bucket, in parts of the storage's; -1 for
+    anything else, when nothing was taken: then ``limit.admit`` has to say more.
+    """
+
+    limit: Limit
+    identifier: str
+    take: Callable[[], int]
+
+
+#: A limit that a request has passed, and how its bucket stood: what ``Bucket.take`` or ``Limit.admit`` has said.
+Passed: TypeAlias = tuple[Limit, int] | Snapshot
+
+
+def snapshots_of(passed: Sequence[Passed]) -> list[Snapshot]:
+    """The same in one kind."""
+    return [each if isinstance(each, Snapshot) else each[0].snapshot(each[1]) for each in passed]
+
+
+def lines_of(passed: Sequence[Passed]) -> str:
+    """``rate_limit_lines``, computed for the tightest limit only: each answer has them."""
+    policies, tight, tight_share, tight_remaining, tight_us = "", None, 2.0, 0, 0
+    for each in passed:
+        if isinstance(each, Snapshot):
+            return rate_limit_lines(snapshots_of(passed))
+        limit, missing = each
+        amount = limit.amount
+        remaining, reset_us = (limit.capacity - missing) // limit.token, -(-missing // amount)
+        if remaining > amount:
+            remaining = amount
+        share = remaining / amount
+        if share < tight_share or (share == tight_share and reset_us > tight_us):
+            tight, tight_share, tight_remaining, tight_us = limit, share, remaining, reset_us
+        policies = f"{policies}, {limit.policy_text}" if policies else limit.policy_text
+    if tight is None:
+        return ""
+    amount_text, reset_ms = tight.amount_text, -(-tight_us // 1000)
+    duration = f"{reset_ms}ms" if 0 < reset_ms < 1000 else go_duration(tight_us / MICROSECONDS)
+    return (
+        f"RateLimit-Limit: {amount_text}\r\nRateLimit-Remaining: {tight_remaining}\r\n"
+        f"RateLimit-Reset: {-(-tight_us // MICROSECONDS)}\r\nRateLimit-Policy: {policies}\r\n"
+        f"x-ratelimit-limit-requests: {amount_text}\r\nx-ratelimit-remaining-requests: {tight_remaining}\r\n"
+        f"x-ratelimit-reset-requests: {duration}\r\n"
+    )
 
 
 def memory_buckets() -> TokenBucketSupport:

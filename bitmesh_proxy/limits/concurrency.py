@@ -24,7 +24,11 @@ class ConcurrencyLimit:
 
     def enter(self, key_id: str, limit: int | None = None) -> Slot:
         """A slot for a ``with`` block, by the key's limit or the default (None). Entering raises TooManyConcurrent."""
-        return Slot(self, key_id, self._default if limit is None else limit)
+        return Slot(self, key_id, self.limit_of(limit))
+
+    def limit_of(self, limit: int | None) -> int:
+        """How many calls a key with this limit of its own (None: without one) may have under way; 0 is no limit."""
+        return self._default if limit is None else limit
 
     def running(self, key_id: str) -> int:
         """How many calls the key has under way."""
@@ -32,11 +36,15 @@ class ConcurrencyLimit:
 
     def take(self, key_id: str, limit: int) -> None:
         """Take a slot. Raises TooManyConcurrent. For each one taken, ``give_back`` must be called once."""
-        with self._lock:
+        lock = self._lock
+        lock.acquire()  # without `with`, which takes twice as long
+        try:
             running = self._running.get(key_id, 0)
             if running < limit or not limit:
                 self._running[key_id] = running + 1
                 return
+        finally:
+            lock.release()
         raise TooManyConcurrent(
             f"Too many calls under way with this API key: {limit} at once are allowed.",
             retry_after_s=self._retry_after_s,
@@ -44,12 +52,16 @@ class ConcurrencyLimit:
 
     def give_back(self, key_id: str) -> None:
         """Give one slot back."""
-        with self._lock:
+        lock = self._lock
+        lock.acquire()
+        try:
             running = self._running[key_id] - 1
             if running:
                 self._running[key_id] = running
             else:
                 del self._running[key_id]
+        finally:
+            lock.release()
 
 
 class Slot:

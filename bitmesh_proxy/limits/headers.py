@@ -67,7 +67,7 @@ def _values(snapshots: Iterable[Snapshot | None]) -> tuple[int, int, int, str, s
     for snapshot in snapshots:
         if snapshot is None:
             continue
-        policy = _policy(snapshot.limit, snapshot.window_s, snapshot.burst, snapshot.policy)
+        policy = policy_of(snapshot.limit, snapshot.window_s, snapshot.burst, snapshot.policy)
         if tight is None:
             tight, policies = snapshot, policy
         else:
@@ -112,5 +112,6 @@ def go_duration(seconds: float) -> str:
 
 
 @lru_cache(maxsize=1024)  # there are as many as limits, and rates of keys
-def _policy(limit: int, window_s: int, burst: int, policy: str) -> str:
+def policy_of(limit: int, window_s: int, burst: int, policy: str) -> str:
+    """A limit, as ``RateLimit-Policy`` lists it."""
     return f'{limit};w={window_s};burst={burst};comment="{policy}"'

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
-from bitmesh_proxy.limits.base import Limit, Snapshot, memory_buckets, per_minute
+from bitmesh_proxy.limits.base import Bucket, Limit, Snapshot, memory_buckets, per_minute
 from bitmesh_proxy.limits.token_bucket import TokenBucketSupport
 
 _HOST_BITS = 64
@@ -35,6 +35,10 @@ class AddressLimit:
     def admit(self, address: str) -> Snapshot | None:
         """Enter; None if there is no limit. Raises RateLimited."""
         return self._limit.admit(address_group(address)) if self._limit else None
+
+    def bucket(self, address: str) -> Bucket | None:
+        """The address's bucket, for whoever admits it often; None if there is no limit."""
+        return self._limit.bucket(address_group(address)) if self._limit else None
 
 
 @lru_cache(maxsize=4096)  # reading an address costs more than the bucket

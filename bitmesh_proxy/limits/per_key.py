@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bitmesh_proxy.limits.base import Limit, Snapshot, memory_buckets, per_minute
+from bitmesh_proxy.limits.base import Bucket, Limit, Snapshot, memory_buckets, per_minute
 from bitmesh_proxy.limits.token_bucket import TokenBucketSupport
 
 
@@ -22,14 +22,23 @@ class KeyLimit:
 
     def admit(self, key_id: str, *, rate_per_minute: int | None = None) -> Snapshot | None:
         """Enter at the key's own rate, or at the default (None). None if there is no limit. Raises RateLimited."""
+        limit = self._limit_of(rate_per_minute)
+        return limit.admit(key_id) if limit else None
+
+    def bucket(self, key_id: str, *, rate_per_minute: int | None = None) -> Bucket | None:
+        """The key's bucket at this rate, for whoever admits it often; None if there is no limit."""
+        limit = self._limit_of(rate_per_minute)
+        return limit.bucket(key_id) if limit else None
+
+    def _limit_of(self, rate_per_minute: int | None) -> Limit | None:
         rate = self._default_per_minute if rate_per_minute is None else rate_per_minute
         if not rate:
             return None
         limit = self._limits.get(rate)
         if limit is None:
-            limit = self._limits[rate] = self._limit_of(rate)
-        return limit.admit(key_id)
+            limit = self._limits[rate] = self._new_limit(rate)
+        return limit
 
-    def _limit_of(self, rate: int) -> Limit:
+    def _new_limit(self, rate: int) -> Limit:
         burst = self._burst if rate == self._default_per_minute else min(self._burst, rate)
         return Limit(self._buckets, per_minute(rate), policy="key", who="with this API key", burst=burst)

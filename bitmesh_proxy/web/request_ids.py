@@ -30,6 +30,10 @@ class RequestIds:
         self._unit = -1
         self._prefix = ""
 
+    def begin_anew(self) -> None:
+        """Forget what was fetched: a forked process would make the same ids as the one that it was forked from."""
+        self._digits = []
+
     def make(self) -> str:
         """An id that nobody has had before, and nobody can guess."""
         if not self._digits:
@@ -41,18 +45,9 @@ class RequestIds:
         return self._prefix + self._digits.pop()
 
 
-#: Of this process. A worker process has to begin with its own (``os.register_at_fork``), or two would make the same.
+#: Of this process.
 _ids = RequestIds()
+os.register_at_fork(after_in_child=_ids.begin_anew)
 
-
-def make_request_id() -> str:
-    """The next id of this process."""
-    return _ids.make()
-
-
-def _begin_anew() -> None:
-    global _ids
-    _ids = RequestIds()
-
-
-os.register_at_fork(after_in_child=_begin_anew)
+#: The next id of this process.
+make_request_id: Final = _ids.make

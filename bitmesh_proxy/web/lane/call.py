@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.errors import CallerLeft, GatewayError, InternalError
-from bitmesh_proxy.limits.concurrency import Slot
+from bitmesh_proxy.limits.base import Passed
 from bitmesh_proxy.logs import ACCESS
 from bitmesh_proxy.pipeline import Incoming
 from bitmesh_proxy.straight import StraightCall
@@ -40,7 +40,7 @@ class LaneCall(Struct, eq=False):
     context: RequestContext
     reply: LaneReply
     caller: Caller | None = None
-    slot: Slot | None = None
+    has_slot: bool = False
     error_code: str | None = None
     # Either of them is at work.
     straight: StraightCall | None = None
@@ -48,14 +48,19 @@ class LaneCall(Struct, eq=False):
 
     def begin(self, body: bytes) -> None:
         """Admit the call, in the order of the plain way, and start it if it may go on."""
-        lane, reply, visitor = self.lane, self.reply, self.entry.visitor
+        lane, entry = self.lane, self.entry
+        visitor, bucket = entry.visitor, entry.address_bucket
         lane.metrics.under_way += 1
         try:
-            reply.snapshots = (lane.admit_address(visitor),)
+            if bucket is not None:
+                missing = bucket.take()
+                self.reply.passed = (
+                    (bucket.limit, missing) if missing >= 0 else bucket.limit.admit(bucket.identifier),
+                )
             if visitor.signed is None:
-                self._admit(lane.authenticate(visitor), body)
+                self._admit(lane.authenticator.by_token_digest(visitor.token_digest), body)
             else:  # its nonce has to be burnt first, durably
-                self.task = asyncio.create_task(lane.authenticate_signed(self.entry, body))
+                self.task = asyncio.create_task(lane.authenticate_signed(entry, body))
                 self.task.add_done_callback(partial(self._authenticated, body))
         except Exception as exc:  # noqa: BLE001 - whatever it is, the caller gets an answer
             self._ended(exc)
@@ -74,13 +79,19 @@ class LaneCall(Struct, eq=False):
             self._ended(exc)
 
     def _admit(self, caller: Caller, body: bytes) -> None:
+        """Through the limits of the key, and into the line. In one piece, as every call comes this way."""
         self.caller = caller
-        self.reply.snapshots = self.lane.admit_key(caller, self.entry.route)
-        self.slot = self.lane.take_slot(caller)
-        self._start(body, caller)
-
-    def _start(self, body: bytes, caller: Caller) -> None:
-        endpoint, line = self.entry.route.plain_call, self.lane.line
+        lane, entry = self.lane, self.entry
+        if entry.caller is not caller:
+            lane.look_up(entry, caller)
+        passed: list[Passed] = []
+        for bucket in entry.buckets:
+            missing = bucket.take()
+            passed.append((bucket.limit, missing) if missing >= 0 else bucket.limit.admit(bucket.identifier))
+        self.reply.passed = passed
+        lane.slots.take(caller.key_id, entry.max_concurrent)
+        self.has_slot = True
+        endpoint, line = entry.route.plain_call, lane.line
         assert endpoint is not None, "the lane takes no other route"
         incoming = Incoming(context=self.context, caller=caller, body={})
         plan = line.chats.glance(body, endpoint, caller)
@@ -88,7 +99,7 @@ class LaneCall(Struct, eq=False):
             call = line.chats.parse(body, endpoint, caller)
             plan = line.chats.plan(call, endpoint, caller)
             if plan is None:  # it does not pass straight through
-                serving = self.lane.pipeline.serve_parsed(call, incoming, endpoint, self.reply)
+                serving = lane.pipeline.serve_parsed(call, incoming, endpoint, self.reply)
                 self.task = asyncio.create_task(serving)
                 self.task.add_done_callback(self._served)  # which hears of one, too, that was cancelled before it began
                 return
@@ -119,15 +130,19 @@ class LaneCall(Struct, eq=False):
     def _ended(self, error: BaseException | None) -> None:
         """The answer is out, or ``error`` has to be said."""
         try:
-            if isinstance(error, CallerLeft):
-                self.reply.abort()
-            elif isinstance(error, GatewayError):
-                self._refuse(error)
-            elif error is not None:
-                log.error("a request failed", exc_info=error, extra={"request_id": self.context.request_id})
-                self._refuse(InternalError("Internal server error"))
+            if error is not None:
+                self._say(error)
         finally:
             self._end()
+
+    def _say(self, error: BaseException) -> None:
+        if isinstance(error, CallerLeft):
+            self.reply.abort()
+        elif isinstance(error, GatewayError):
+            self._refuse(error)
+        else:
+            log.error("a request failed", exc_info=error, extra={"request_id": self.context.request_id})
+            self._refuse(InternalError("Internal server error"))
 
     def _refuse(self, error: GatewayError) -> None:
         """An error in the caller's dialect; once the answer has begun, the connection is cut instead."""
@@ -145,8 +160,9 @@ class LaneCall(Struct, eq=False):
     def _end(self) -> None:
         lane, context, status = self.lane, self.context, self.reply.status
         self.straight = self.task = None  # they know this call: a circle is left to the collector, for a tenth of all
-        if self.slot is not None:
-            self.slot.__exit__(None, None, None)
+        if self.has_slot:
+            assert self.caller is not None, "it is the caller's"
+            lane.slots.give_back(self.caller.key_id)
         lane.metrics.under_way -= 1
         duration_ms = round((time.monotonic() - context.started_s) * 1000)
         lane.metrics.note_request(self.entry.route.name, status, duration_ms=duration_ms)

@@ -29,8 +29,7 @@ from bitmesh_proxy.auth.payload_signature import HEADER
 from bitmesh_proxy.auth.secrets import token_digest
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.errors import AuthenticationFailed
-from bitmesh_proxy.limits.base import Snapshot
-from bitmesh_proxy.limits.concurrency import Slot
+from bitmesh_proxy.limits.base import Bucket
 from bitmesh_proxy.web.forwarded import public_base_url
 from bitmesh_proxy.web.request_ids import make_request_id
 from bitmesh_proxy.web.route import PLAIN_CALLS_KEY, Route
@@ -40,7 +39,7 @@ MAX_BODY_BYTES: Final = 128 * 1024
 #: What remembered heads may take; then they are learnt anew.
 MAX_KNOWN_BYTES: Final = 4 * 1024 * 1024
 #: What is remembered with each head, about.
-KNOWN_BYTES: Final = 1024
+KNOWN_BYTES: Final = 2048
 #: A head above this size is not remembered: callers may send ones of megabytes, and have shown no key yet.
 MAX_KNOWN_HEAD_BYTES: Final = 4096
 
@@ -70,10 +69,18 @@ class Visitor(Struct, frozen=True):
 
 
 class Entry(Struct, eq=False):
-    """A request that the lane takes, but for its body."""
+    """A request that the lane takes, but for its body; and what has been looked up for it, to be used again."""
 
     route: Route
     visitor: Visitor
+    #: None where addresses have no limit.
+    address_bucket: Bucket | None
+    #: Whom the rest is of: it is good for this very object, and another one comes when anything about the key changes.
+    caller: Caller | None = None
+    #: Of the key, and of the key at this route; those that there are.
+    buckets: tuple[Bucket, ...] = ()
+    #: How many calls of the key may be under way; 0 is no limit.
+    max_concurrent: int = 0
 
 
 def left_of(message: RawRequestMessage, data: bytes) -> int:
@@ -101,11 +108,11 @@ class Lane:
         self._routes = app[PLAIN_CALLS_KEY]
         self._forwarded = app[keys.FORWARDED]
         self._public_url = settings.http.public_url
-        self._authenticator = app[keys.AUTHENTICATOR]
+        self.authenticator = app[keys.AUTHENTICATOR]
         self._address_limit = app[keys.ADDRESS_LIMIT]
         self._key_limit = app[keys.KEY_LIMIT]
         self._endpoint_limit = app[keys.ENDPOINT_LIMIT]
-        self._concurrency_limit = app[keys.CONCURRENCY_LIMIT]
+        self.slots = app[keys.CONCURRENCY_LIMIT]
         self._max_body_bytes = min(MAX_BODY_BYTES, settings.http.max_body_bytes)
         #: By the peer, and by the parts of the head before and behind the body's length.
         self._known: dict[tuple[str | None, bytes, bytes], Entry] = {}
@@ -133,7 +140,11 @@ class Lane:
         ):
             return None
         visitor = self._visitor(message.headers, peer)
-        return None if visitor is None else Entry(route, visitor)
+        return None if visitor is None else self.entry_of(route, visitor)
+
+    def entry_of(self, route: Route, visitor: Visitor) -> Entry:
+        """A visitor's request for a route."""
+        return Entry(route, visitor, self._address_limit.bucket(visitor.address))
 
     def remember(self, entry: Entry, message: RawRequestMessage, data: bytes, length: int, *, peer: str | None) -> None:
         """That the parser, between two messages, has made of ``data`` this request, with a body of so many bytes, and
@@ -154,7 +165,8 @@ class Lane:
             # Not within another header's name or value.
             if found is not None and (found[1].endswith(b"\r\n") or not (found[0] or found[1])):
                 self._known_bytes += end + KNOWN_BYTES
-                self._around[peer, *found[:4]] = Entry(entry.route, Visitor(visitor.address, visitor.public_base_url))
+                around = Visitor(visitor.address, visitor.public_base_url)
+                self._around[peer, *found[:4]] = Entry(entry.route, around, entry.address_bucket)
         self._keep(entry, before, behind, peer)
 
     def _keep(self, entry: Entry, before: bytes, behind: bytes, peer: str | None) -> None:
@@ -192,7 +204,8 @@ class Lane:
         if token is None:
             return None
         visitor = around.visitor
-        entry = Entry(around.route, Visitor(visitor.address, visitor.public_base_url, token_digest(token)))
+        visitor = Visitor(visitor.address, visitor.public_base_url, token_digest(token))
+        entry = Entry(around.route, visitor, around.address_bucket)
         self._keep(entry, before, behind, peer)
         return entry
 
@@ -222,19 +235,11 @@ class Lane:
             surface=entry.route.surface,
         )
 
-    def admit_address(self, visitor: Visitor) -> Snapshot | None:
-        """Through the limit of the address. Raises RateLimited."""
-        return self._address_limit.admit(visitor.address)
-
-    def authenticate(self, visitor: Visitor) -> Caller:
-        """Who it is. Raises AuthenticationFailed."""
-        return self._authenticator.by_token_digest(visitor.token_digest)
-
     async def authenticate_signed(self, entry: Entry, body: bytes) -> Caller:
         """Who has signed it, once. Raises AuthenticationFailed."""
         visitor = entry.visitor
         assert visitor.signed is not None
-        return await self._authenticator.signed(
+        return await self.authenticator.signed(
             visitor.signed,
             method="POST",
             raw_target=entry.route.path,
@@ -243,18 +248,13 @@ class Lane:
             payload_signature=visitor.payload_signature,
         )
 
-    def admit_key(self, caller: Caller, route: Route) -> list[Snapshot | None]:
-        """Through the limits of the key and of the key at this endpoint. Raises RateLimited."""
-        return [
-            self._key_limit.admit(caller.key_id, rate_per_minute=caller.rate_per_minute),
-            self._endpoint_limit.admit(caller.key_id, route.name),
-        ]
-
-    def take_slot(self, caller: Caller) -> Slot:
-        """One of the key's calls under way, to be given back. Raises TooManyConcurrent."""
-        slot = self._concurrency_limit.enter(caller.key_id, caller.max_concurrent)
-        slot.__enter__()
-        return slot
+    def look_up(self, entry: Entry, caller: Caller) -> None:
+        """What is needed to admit this caller's requests."""
+        entry.caller = caller
+        key_bucket = self._key_limit.bucket(caller.key_id, rate_per_minute=caller.rate_per_minute)
+        endpoint_bucket = self._endpoint_limit.bucket(caller.key_id, entry.route.name)
+        entry.buckets = tuple([each for each in (key_bucket, endpoint_bucket) if each is not None])
+        entry.max_concurrent = self.slots.limit_of(caller.max_concurrent)
 
 
 def _around_token(before: bytes, behind: bytes) -> tuple[bool, bytes, bytes, bytes, bytes] | None:

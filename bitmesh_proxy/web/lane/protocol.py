@@ -125,7 +125,7 @@ class LaneProtocol(RequestHandler):
         if self._call is not None:
             self._call.caller_left()
         elif self._sleeper is not None:
-            self._go_on(is_reusable=False)
+            self.call_ended(is_reusable=False)
 
     def pause_writing(self) -> None:
         """See asyncio. The caller reads slowly."""
@@ -139,7 +139,7 @@ class LaneProtocol(RequestHandler):
         if self._call is not None:
             self._call.resume_writing()
         elif self._sleeper is not None:
-            self._go_on(is_reusable=True)
+            self.call_ended(is_reusable=True)
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's own signature
         """As aiohttp's: running answers get ``timeout`` seconds."""
@@ -203,14 +203,11 @@ class LaneProtocol(RequestHandler):
         call.begin(body)
 
     def call_ended(self, *, is_reusable: bool) -> None:
-        """The lane's answer is out, or will never be. Called once for each call, by the call."""
+        """The lane's answer is out, or will never be. Called once for each call, by the call; and once more, when the
+        caller has read it, for one who was slow. On to the next request, or to the connection's end."""
         self._call = None
         if is_reusable and self._paused:
             return  # no further answer is written for a caller who does not read: ``resume_writing`` goes on
-        self._go_on(is_reusable=is_reusable)
-
-    def _go_on(self, *, is_reusable: bool) -> None:
-        """To the next request, or to the connection's end."""
         self._request_in_progress = False
         if self._handler_waiter is not None and not self._handler_waiter.done():
             self._handler_waiter.set_result(None)
@@ -223,8 +220,7 @@ class LaneProtocol(RequestHandler):
                 self.transport.close()
             waiter.cancel()
             return
-        close_time_s = self._loop.time() + self._keepalive_timeout
-        self._next_keepalive_close_time = close_time_s
+        self._next_keepalive_close_time = close_time_s = self._loop.time() + self._keepalive_timeout
         if self._keepalive_handle is None:
             self._keepalive_handle = self._loop.call_at(close_time_s, self._process_keepalive)
         if self._messages:

@@ -14,8 +14,8 @@ from aiohttp.http import SERVER_SOFTWARE
 from msgspec import Struct
 
 from bitmesh_proxy.errors import CallerLeft, InternalError
-from bitmesh_proxy.limits.base import Snapshot
-from bitmesh_proxy.limits.headers import rate_limit_headers, rate_limit_lines
+from bitmesh_proxy.limits.base import Passed, lines_of, snapshots_of
+from bitmesh_proxy.limits.headers import rate_limit_headers
 
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
 _SERVER: Final = f"Server: {SERVER_SOFTWARE}\r\n"
@@ -47,10 +47,9 @@ class Connection(Protocol):
 def head_bytes(
     status: int,
     headers: Mapping[str, str],
-    *,
-    request_id: str,
-    snapshots: Sequence[Snapshot | None],
     length_bytes: int | None,
+    request_id: str,
+    passed: Sequence[Passed],
 ) -> bytes:
     """A head; ``length_bytes`` None for a body in chunks. A refusal brings headers of its own for what all have.
 
@@ -62,9 +61,9 @@ def head_bytes(
     framing = "Transfer-Encoding: chunked" if length_bytes is None else f"Content-Length: {length_bytes}"
     request_line = "" if "X-Request-Id" in headers else f"X-Request-Id: {request_id}\r\n"
     if "RateLimit-Limit" not in headers:
-        limits = rate_limit_lines(snapshots)
+        limits = lines_of(passed)
     else:  # those of the limit that refused
-        more = rate_limit_headers(snapshots)
+        more = rate_limit_headers(snapshots_of(passed))
         limits = "".join([f"{name}: {value}\r\n" for name, value in more.items() if name not in headers])
     return (
         f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\n{fields}{framing}\r\n"
@@ -75,13 +74,13 @@ def head_bytes(
 class LaneReply(Struct, eq=False):
     """The pipeline's ``Reply`` on a bare transport.
 
-    ``status`` is what the caller got in the end: 499 until all of it is out. ``snapshots`` are of the limits that the
+    ``status`` is what the caller got in the end: 499 until all of it is out. ``passed`` are the limits that the
     request has passed, for its headers.
     """
 
     connection: Connection
     request_id: str
-    snapshots: Sequence[Snapshot | None] = ()
+    passed: Sequence[Passed] = ()
     status: int = 499
     #: Kept until the first bytes, so that both go out together.
     _head: bytes = b""
@@ -98,8 +97,11 @@ class LaneReply(Struct, eq=False):
 
     def send_now(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """The same, at once."""
-        head = self._head_bytes(status, headers, len(body))
-        self._transport().write(head + body)
+        head = head_bytes(status, headers, len(body), self.request_id, self.passed)
+        transport = self.connection.transport
+        if transport is None or transport.is_closing():
+            raise CallerLeft
+        transport.write(head + body)
         self.status = self._begun_status = status
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
@@ -108,7 +110,7 @@ class LaneReply(Struct, eq=False):
 
     def start_now(self, status: int, headers: Mapping[str, str]) -> None:
         """The same, at once."""
-        self._head = self._head_bytes(status, headers, None)
+        self._head = head_bytes(status, headers, None, self.request_id, self.passed)
         self._begun_status = status
 
     async def write(self, data: bytes) -> None:
@@ -141,7 +143,10 @@ class LaneReply(Struct, eq=False):
     def finish_now(self, tail: bytes = b"") -> None:
         """The same at once, behind its last bytes."""
         last = b"%x\r\n%b\r\n" % (len(tail), tail) if tail else b""
-        self._transport().write(self._head + last + CHUNKS_END)
+        transport = self.connection.transport
+        if transport is None or transport.is_closing():
+            raise CallerLeft
+        transport.write(self._head + last + CHUNKS_END)
         self.status = self._begun_status
 
     def abort(self) -> None:
@@ -154,14 +159,3 @@ class LaneReply(Struct, eq=False):
             await self.connection.drained()
         except ConnectionError as exc:
             raise CallerLeft from exc
-
-    def _head_bytes(self, status: int, headers: Mapping[str, str], length_bytes: int | None) -> bytes:
-        return head_bytes(
-            status, headers, request_id=self.request_id, snapshots=self.snapshots, length_bytes=length_bytes
-        )
-
-    def _transport(self) -> Transport:
-        transport = self.connection.transport
-        if transport is None or transport.is_closing():
-            raise CallerLeft
-        return transport

@@ -22,7 +22,7 @@ from bitmesh_proxy.auth.bearer import OAuthCredential, credentials_of
 from bitmesh_proxy.auth.secrets import token_digest
 from bitmesh_proxy.errors import GatewayError, InvalidRequest
 from bitmesh_proxy.web.lane.call import LaneCall
-from bitmesh_proxy.web.lane.lane import Entry, Lane, Visitor
+from bitmesh_proxy.web.lane.lane import Lane, Visitor
 from bitmesh_proxy.web.lane.reply import LaneReply
 from bitmesh_proxy.web.route import PLAIN_CALLS_KEY, Route
 from tests.auth.bitmesh_clients import authorization, payload_signature
@@ -90,7 +90,7 @@ class Desk:
     ) -> tuple[LaneCall, Line]:
         """A call that has begun."""
         line, route, visitor = Line(), route or self.route, visitor or self.visitor()
-        entry = Entry(route, visitor)
+        entry = self.lane.entry_of(route, visitor)
         context = self.lane.context_of(entry)
         call = LaneCall(self.lane, line, entry, context, LaneReply(line, context.request_id))
         body = chat() if body is None else body

@@ -25,7 +25,6 @@ from aiohttp.web_protocol import RequestHandler
 
 from bitmesh_proxy import keys
 from bitmesh_proxy.web.lane import protocol
-from bitmesh_proxy.web.lane.lane import Entry
 from bitmesh_proxy.web.lane.protocol import LaneProtocol, LaneServer
 from tests.journeys.gateway import eventually, open_books, until
 from tests.journeys.scripted import at
@@ -477,7 +476,9 @@ async def test_a_head_that_was_read_before_is_not_read_again(tmp_path: Path) -> 
         async with there.caller() as caller:
             assert text_of(await caller.ask(say("x"))) == "x"
         (remembered, entry), *_ = known.items()
-        known[remembered] = Entry(entry.route, msgspec.structs.replace(entry.visitor, address="192.0.2.77"))
+        known[remembered] = server._lane.entry_of(
+            entry.route, msgspec.structs.replace(entry.visitor, address="192.0.2.77")
+        )
 
         async def is_recalled(caller: Caller, text: str) -> bool:
             assert text_of(await caller.ask(say(text))) == text

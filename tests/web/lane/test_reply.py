@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 from bitmesh_proxy import keys
 from bitmesh_proxy.context import RequestContext
 from bitmesh_proxy.errors import CallerLeft, InternalError
-from bitmesh_proxy.limits.base import Snapshot
+from bitmesh_proxy.limits.base import Limit, Passed, Snapshot, memory_buckets, per_minute, snapshots_of
 from bitmesh_proxy.web.lane.reply import LaneReply, head_bytes
 from bitmesh_proxy.web.middlewares import add_common_headers
 
 REQUEST_ID = "req_000000000000000000000001"
 SNAPSHOT = Snapshot(limit=600, remaining=599, reset_s=1.5, window_s=60, burst=120, policy="key")
+#: One of ten tokens is missing.
+COUNTED = (Limit(memory_buckets(), per_minute(10), policy="endpoint", who="here"), 60_000_000)
 
 
 @dataclass(slots=True)
@@ -76,7 +78,7 @@ def a_reply() -> tuple[LaneReply, Line]:
 
 @asynccontextmanager
 async def written_by_aiohttp(
-    status: int, headers: Mapping[str, str], pieces: Sequence[bytes], snapshots: Sequence[Snapshot | None]
+    status: int, headers: Mapping[str, str], pieces: Sequence[bytes], passed: Sequence[Passed]
 ) -> AsyncIterator[bytes]:
     """What aiohttp writes for an answer; more than one piece is a stream."""
 
@@ -85,7 +87,7 @@ async def written_by_aiohttp(
             request_id=REQUEST_ID, address="", public_base_url="", received_at_s=0.0, started_s=0.0
         )
         request[keys.STATE] = keys.RequestState(context=context)
-        request[keys.STATE].snapshots = list(snapshots)
+        request[keys.STATE].snapshots = [*snapshots_of(passed)]
         if len(pieces) == 1:
             return web.Response(status=status, headers=headers, body=pieces[0])
         response = web.StreamResponse(status=status, headers=headers)
@@ -134,10 +136,12 @@ async def test_a_whole_answer(status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "snapshots"),
+    ("headers", "passed"),
     [
         (JSON_HEADERS, ()),
-        (JSON_HEADERS, (None,)),
+        (JSON_HEADERS, (COUNTED,)),
+        (JSON_HEADERS, (COUNTED, SNAPSHOT)),
+        ({**REFUSAL, **JSON_HEADERS}, (COUNTED,)),
         (
             JSON_HEADERS,
             (SNAPSHOT, Snapshot(limit=10, remaining=0, reset_s=60.0, window_s=60, burst=10, policy="endpoint")),
@@ -146,13 +150,13 @@ async def test_a_whole_answer(status: int) -> None:
         ({**REFUSAL, **JSON_HEADERS}, ()),
         ({**JSON_HEADERS, "X-Request-Id": REQUEST_ID}, (SNAPSHOT,)),
         ({**JSON_HEADERS, "X-Bitmesh-Sandbox": "1", "X-Bitmesh-Provider": "\u00fc", "Allow": "POST"}, (SNAPSHOT,)),
-        ({"Content-Type": "text/plain; charset=utf-8", "WWW-Authenticate": 'Bearer realm="x"'}, (None, SNAPSHOT)),
+        ({"Content-Type": "text/plain; charset=utf-8", "WWW-Authenticate": 'Bearer realm="x"'}, (SNAPSHOT,)),
     ],
 )
-async def test_headers(headers: Mapping[str, str], snapshots: Sequence[Snapshot | None]) -> None:
+async def test_headers(headers: Mapping[str, str], passed: Sequence[Passed]) -> None:
     line = Line()
-    LaneReply(line, REQUEST_ID, snapshots).send_now(429, headers, b"no")
-    async with written_by_aiohttp(429, headers, [b"no"], snapshots) as expected:
+    LaneReply(line, REQUEST_ID, passed).send_now(429, headers, b"no")
+    async with written_by_aiohttp(429, headers, [b"no"], passed) as expected:
         assert without_date(line.data) == without_date(expected)
 
 
@@ -175,7 +179,7 @@ async def test_a_stream() -> None:
 def test_no_header_can_make_another_one(value: str, name: str) -> None:
     """Whatever a provider or a setting has put there."""
     try:
-        head = head_bytes(200, {name: value}, request_id="r", snapshots=(), length_bytes=0)
+        head = head_bytes(200, {name: value}, 0, "r", ())
     except (InternalError, UnicodeEncodeError):
         return
     names = [line.partition(b":")[0] for line in head[:-4].split(b"\r\n")[1:]]
@@ -188,7 +192,7 @@ def test_no_header_can_make_another_one(value: str, name: str) -> None:
 @pytest.mark.parametrize("value", ["a\r\nSet-Cookie: x", "a\n", "\r", "a\0b"])
 def test_a_header_with_a_line_end_is_refused(value: str) -> None:
     with pytest.raises(InternalError):
-        head_bytes(200, {"X-A": value}, request_id="r", snapshots=(), length_bytes=0)
+        head_bytes(200, {"X-A": value}, 0, "r", ())
 
 
 # ---------------------------------------------------------------- how far it has come
