@@ -73,11 +73,12 @@ def format_usd(amount: int, *, places: int | None = None) -> str:
     """Write nano-dollars as a decimal string, exactly (trailing zeros dropped), or with ``places`` digits."""
     if places is not None:
         return f"{Decimal(amount) / NANO_PER_USD:.{places}f}"
+    if 0 < amount < NANO_PER_USD:  # what calls cost; in a third of the time of a format specification
+        return "0." + f"{amount}".zfill(9).rstrip("0")
     if amount < 0:
         return "-" + format_usd(-amount)
     whole, nano = divmod(amount, NANO_PER_USD)
-    # Nine digits: those of a number with a one in front, in half the time of a format specification.
-    return f"{whole}.{str(nano + NANO_PER_USD)[1:].rstrip('0')}" if nano else str(whole)
+    return f"{whole}.{f'{nano}'.zfill(9).rstrip('0')}" if nano else str(whole)
 
 
 def usd_number(amount: int) -> float:

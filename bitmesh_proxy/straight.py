@@ -192,8 +192,9 @@ class StraightCall(Struct, eq=False):
             reservation.note_offer(attempt.offer)
             progress = self._progress
             progress.begin(attempt.offer)
-            target, head, body = attempt.request
-            connection = line.upstream.begin(attempt.access, target.origin, head=head, body=body, listener=self)
+            connection = line.upstream.begin(
+                attempt.access, attempt.target.origin, head=attempt.head, body=attempt.body, listener=self
+            )
             if connection is None:
                 self._task = asyncio.create_task(self._connect(attempt))
             else:
@@ -204,10 +205,9 @@ class StraightCall(Struct, eq=False):
 
     async def _connect(self, attempt: StraightAttempt) -> None:
         """No connection is idle, so a new one is opened; or the provider is as busy as it may be."""
-        target, head, body = attempt.request
         try:
             self._connection = await self.line.upstream.begin_when_free(
-                attempt.access, target.origin, head=head, body=body, listener=self
+                attempt.access, attempt.target.origin, head=attempt.head, body=attempt.body, listener=self
             )
         except GatewayError as exc:
             self._task = None  # first: what follows may be another one's

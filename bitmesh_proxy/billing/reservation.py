@@ -17,7 +17,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from functools import partial
 from types import TracebackType
 
 from msgspec import Struct
@@ -57,21 +56,27 @@ class Outcome(Struct, frozen=True):
     first_byte_s: float | None = None
 
 
-class Reservation:
+class Reservation(Struct, eq=False):
     """One row of the ledger and its hold, open from ``async with`` to ``settle``. Made by ``Books.reserve``."""
 
-    def __init__(self, books: Books, opening: Opening, context: RequestContext) -> None:
-        self.request_id = opening.request_id
-        self.hold_nano_usd = opening.hold_nano_usd
-        #: What was settled.
-        self.bill: Bill | None = None
-        self.is_open = False
-        self.is_handed_over = False
-        self._books = books
-        self._opening = opening
-        self._context = context
-        self._offer: Offer | None = None
-        self._is_left = False
+    request_id: str
+    hold_nano_usd: NanoUsd
+    _books: Books
+    _opening: Opening
+    _context: RequestContext
+    #: What was settled.
+    bill: Bill | None = None
+    is_open: bool = False
+    is_handed_over: bool = False
+    #: ``Books.watch`` knows it.
+    is_watched: bool = False
+    _offer: Offer | None = None
+    _is_left: bool = False
+    # Who is told of the row's opening and closing, for as long as that takes: they may know this in turn, and a circle
+    # is left to the collector. (A ``partial`` would cost four times as much as a method.)
+    _on_opened: OnWritten | None = None
+    _on_closed: OnWritten | None = None
+    _closing: Closing | None = None
 
     async def __aenter__(self) -> Reservation:
         await self._books.open_row(self._opening)
@@ -91,14 +96,17 @@ class Reservation:
         Raises AuthenticationFailed and Unavailable as entering does; then ``on_done`` is not called. From here to the
         settlement every way out goes through ``leave_now``.
         """
-        self._books.open_now(self._opening, partial(self._entered, on_done))
+        self._books.open_now(self._opening, self._entered)
+        self._on_opened = on_done
 
-    def _entered(self, on_done: OnWritten, result: Failed | None) -> None:
+    def _entered(self, result: Failed | None) -> None:
+        on_done, self._on_opened = self._on_opened, None
         if self._is_left:  # nobody waits any more, and nothing was sent
             if result is None:
-                self._books.close_now(caller_left(self.request_id), _nobody_waits)
+                self._close_now(caller_left(self.request_id), _nobody_waits)
             return
         self.is_open = result is None
+        assert on_done is not None, "it is told once"
         on_done(result)
 
     def leave_now(self) -> None:
@@ -106,7 +114,7 @@ class Reservation:
         any more, and the row is released as soon as it is there), while it is open (a fault of ours: it is charged what
         had been noted), or after it was settled or handed over."""
         self._is_left = True
-        accrued = self._books.forget(self)
+        accrued = self._books.forget(self) if self.is_watched else None
         if self.is_open:
             self.settle_now(self._unexpected(accrued), _nobody_waits)
 
@@ -136,7 +144,20 @@ class Reservation:
             return
         self.is_open = False
         self.bill = outcome.bill
-        self._books.close_now(self._books.closing(self.request_id, outcome, self._context), on_done)
+        self._close_now(self._books.closing(self.request_id, outcome, self._context), on_done)
+
+    def _close_now(self, closing: Closing, on_done: OnWritten) -> None:
+        self._closing, self._on_closed = closing, on_done
+        self._books.close_now(closing, self._closed)
+
+    def _closed(self, result: Failed | bool) -> None:
+        closing, self._closing = self._closing, None
+        on_done, self._on_closed = self._on_closed, None
+        assert closing is not None and on_done is not None, "it is told once"  # noqa: PT018 - one and the same thing
+        if isinstance(result, Failed):
+            self._books.closing_failed(closing, result.error, on_done)
+        else:
+            on_done(None)
 
     def _unexpected(self, accrued: Accrued | None) -> Outcome:
         """A way out that settled nothing, by a fault of ours: what was noted as delivered is charged, else nothing."""
@@ -187,23 +208,27 @@ class Books:
         Entering raises InsufficientBalance, BudgetExceeded or Unavailable; then no call may be made. A call that is
         not live holds nothing.
         """
-        opening = Opening(
-            request_id=context.request_id,
-            account_id=caller.account_id,
-            key_id=caller.key_id,
-            instance=self._instance,
-            endpoint=endpoint,
-            model=model_id,
-            hold_nano_usd=hold_nano_usd if live else ZERO,
-            is_live=live,
-            address=context.address,
-            started_at_s=context.received_at_s,
-            row_numbers=caller.row_numbers,
+        request_id = context.request_id
+        if not live:
+            hold_nano_usd = ZERO
+        opening = Opening(  # by place: names would take as long again
+            request_id,
+            caller.account_id,
+            caller.key_id,
+            self._instance,
+            endpoint,
+            model_id,
+            hold_nano_usd,
+            live,
+            context.address,
+            context.received_at_s,
+            caller.row_numbers,
         )
-        return Reservation(self, opening, context)
+        return Reservation(request_id, hold_nano_usd, self, opening, context)
 
     def watch(self, reservation: Reservation, accrued: Callable[[], Accrued | None]) -> None:
         """Note now and then what a running call has delivered (None: nothing yet), for the case of a crash."""
+        reservation.is_watched = True
         self._watched[reservation.request_id] = accrued
 
     def forget(self, reservation: Reservation) -> Accrued | None:
@@ -236,25 +261,27 @@ class Books:
 
     def closing(self, request_id: str, outcome: Outcome, context: RequestContext | None = None) -> Closing:
         """The row's last values. Without a context (a job's end) there are no times."""
-        bill, offer = outcome.bill, outcome.offer
+        bill, offer, first_byte_s = outcome.bill, outcome.offer, outcome.first_byte_s
+        cost, charge = bill.cost_nano_usd, bill.charge_nano_usd
         first_byte_ms = total_ms = None
         if context is not None:
-            total_ms = round((self._clock() - context.started_s) * 1000)
-            if outcome.first_byte_s is not None:
-                first_byte_ms = round((outcome.first_byte_s - context.started_s) * 1000)
-        return Closing(
-            request_id=request_id,
-            outcome=outcome.outcome,
-            http_status=outcome.status,
-            cost_nano_usd=bill.cost_nano_usd,
-            charge_nano_usd=bill.charge_nano_usd,
-            basis=None if bill.is_nothing else bill.basis,
-            usage=bill.usage,
-            provider=offer.provider if offer else None,
-            upstream_model=offer.upstream_model if offer else None,
-            provider_request_id=outcome.provider_request_id,
-            first_byte_ms=first_byte_ms,
-            total_ms=total_ms,
+            started_s = context.started_s
+            total_ms = round((self._clock() - started_s) * 1000)
+            if first_byte_s is not None:
+                first_byte_ms = round((first_byte_s - started_s) * 1000)
+        return Closing(  # by place: names would take as long again
+            request_id,
+            outcome.outcome,
+            outcome.status,
+            cost,
+            charge,
+            bill.basis if cost or charge or not bill.is_nothing else None,
+            bill.usage,
+            offer.provider if offer is not None else None,
+            offer.upstream_model if offer is not None else None,
+            outcome.provider_request_id,
+            first_byte_ms,
+            total_ms,
         )
 
     async def open_row(self, opening: Opening) -> None:
@@ -288,24 +315,23 @@ class Books:
             self._settlements.insist(lambda: self._ledger.close(closing))
             raise
 
-    def close_now(self, closing: Closing, on_done: OnWritten) -> None:
-        """As ``close_row``: ``on_done`` is called once the row is closed durably, or when waiting for it has taken too
-        long while the database cannot be written (the write is insisted on, and will come). Never raises.
+    def close_now(self, closing: Closing, on_result: Callable[[Failed | bool], None]) -> None:
+        """Queue a closing. ``on_result`` hears what came of it, an error is for ``closing_failed``. Never raises."""
+        try:
+            self._ledger.close_now(closing, on_result)
+        except Unavailable as exc:
+            on_result(Failed(exc))
+
+    def closing_failed(self, closing: Closing, error: Exception, on_done: OnWritten) -> None:
+        """Do for ``close_now`` what ``close_row`` does: while the database cannot be written, the write is insisted on,
+        and ``on_done`` is called once the row is closed durably, or when waiting for that has taken too long.
 
         ``Failed`` is a fault of ours that no repetition mends.
         """
-        try:
-            self._ledger.close_now(closing, partial(self._closed, closing, on_done))
-        except Unavailable:
-            self._insist_on(closing, on_done)
-
-    def _closed(self, closing: Closing, on_done: OnWritten, result: Failed | bool) -> None:
-        if not isinstance(result, Failed):
-            on_done(None)
-        elif isinstance(result.error, Unavailable):
+        if isinstance(error, Unavailable):
             self._insist_on(closing, on_done)
         else:
-            on_done(result)
+            on_done(Failed(error))
 
     def _insist_on(self, closing: Closing, on_done: OnWritten) -> None:
         log.warning("a request cannot be settled now; trying again", extra={"request_id": closing.request_id})

@@ -28,7 +28,7 @@ State = Literal["open", "settled", "released"]
 
 
 # Structs and not dataclasses: one of each is made for every request, and a frozen dataclass takes ten times as long.
-class Opening(Struct, frozen=True, kw_only=True):
+class Opening(Struct, frozen=True):
     """A request that is about to be made. ``instance`` is the number of this process (``instances.py``)."""
 
     request_id: str
@@ -45,7 +45,7 @@ class Opening(Struct, frozen=True, kw_only=True):
     row_numbers: tuple[int, int] | None = None
 
 
-class Closing(Struct, frozen=True, kw_only=True):
+class Closing(Struct, frozen=True):
     """How a request ended. ``outcome`` is one word; ``charge_nano_usd`` must not be above the hold.
 
     ``basis`` says what cost and charge rest on; None when nothing was used, so that there is nothing to charge.
@@ -137,7 +137,9 @@ class LedgerStore:
         is held. Raises what ``open_reservation`` raises; then ``on_done`` is not called.
         """
         account, key = opening.row_numbers or self._numbers_of(opening.account_id, opening.key_id)
-        endpoint, model = self._names.find(opening.endpoint), self._names.find(opening.model)
+        known, find = self._names.known, self._names.find
+        endpoint = known.get(opening.endpoint) or find(opening.endpoint)
+        model = known.get(opening.model) or find(opening.model)
         if endpoint is not None and model is not None:
             item = _opening_item(opening, account, key, endpoint, model)
             self._database.submit_item_now(open_requests, item, on_done, is_new_work=True)
@@ -170,7 +172,9 @@ class LedgerStore:
         """
         provider = upstream_model = None
         if closing.provider is not None and closing.upstream_model is not None:
-            provider, upstream_model = self._names.find(closing.provider), self._names.find(closing.upstream_model)
+            known, find = self._names.known, self._names.find
+            provider = known.get(closing.provider) or find(closing.provider)
+            upstream_model = known.get(closing.upstream_model) or find(closing.upstream_model)
             if provider is None or upstream_model is None:
                 self._database.submit_now(lambda connection: close_request(connection, closing), on_done)
                 return
@@ -251,7 +255,7 @@ def _opening_item(opening: Opening, account: int, key: int, endpoint: int, model
         endpoint,
         model,
         opening.hold_nano_usd,
-        int(opening.is_live),
+        1 if opening.is_live else 0,
         opening.address,
         int(opening.started_at_s * 1000),
     )
@@ -259,10 +263,10 @@ def _opening_item(opening: Opening, account: int, key: int, endpoint: int, model
 
 # Items hold plain int, str and None: for a subclass (bool, an enumeration) the driver looks for an adapter each time.
 def _closing_item(closing: Closing, provider: int | None, upstream_model: int | None) -> Item:
-    usage = closing.usage
+    usage, basis = closing.usage, closing.basis
     return (
         closing.request_id,
-        closing.state,
+        "released" if basis is None else "settled",
         provider,
         upstream_model,
         closing.provider_request_id,
@@ -274,7 +278,7 @@ def _closing_item(closing: Closing, provider: int | None, upstream_model: int | 
         usage.duration_ms,
         closing.cost_nano_usd,
         closing.charge_nano_usd,
-        None if closing.basis is None else str(closing.basis),
+        None if basis is None else basis._value_,  # ``value`` takes a call
         closing.http_status,
         closing.outcome,
         closing.first_byte_ms,

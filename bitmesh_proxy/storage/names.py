@@ -19,18 +19,19 @@ class Names:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._numbers: dict[str, int] = {}
+        #: The numbers that are remembered; each is above 0.
+        self.known: dict[str, int] = {}
 
     def find(self, name: str) -> int | None:
         """The name's number, None when it has none yet. On the event loop."""
-        number = self._numbers.get(name)
+        number = self.known.get(name)
         if number is None:
             row = self._database.lookup("SELECT number FROM names WHERE name = ?", (name,))
             if row is None:
                 return None
             number = int(row[0])
-            if len(self._numbers) < MAX_REMEMBERED:
-                self._numbers[name] = number
+            if len(self.known) < MAX_REMEMBERED:
+                self.known[name] = number
         return number
 
 

@@ -41,6 +41,8 @@ from bitmesh_proxy.upstream.requests import (
     request_bytes,
 )
 
+_OPEN, _CLOSE = b"{}"
+
 
 class StraightAttempt(Struct):
     """One offer, and the request to it as bytes, which a stream need not keep once they are sent (``forget_request``).
@@ -51,12 +53,14 @@ class StraightAttempt(Struct):
     offer: Offer
     access: ProviderAccess
     dialect: ChatDialect
-    request: RequestBytes
+    target: Target
+    head: bytes
+    body: bytes
     drops_usage: bool
 
     def forget_request(self) -> None:
         """Keep its bytes no longer: with them, an open stream would take four kilobytes more."""
-        self.request = RequestBytes(self.request.target, b"", b"")
+        self.head = self.body = b""
 
 
 class StraightPlan(Struct):
@@ -71,29 +75,18 @@ class StraightPlan(Struct):
     stream: bool
     is_test: bool
     tariff: ChatTariff | None
-    #: What the call is, or what it can be read from.
-    _call: ChatCall | _Unread
+    #: What the call is, or what it can be read from: the body of a plain conversation.
+    _call: ChatCall | tuple[bytes, Endpoint, Caller]
 
     @property
     def call(self) -> ChatCall:
         """The call itself. Few plain ones are ever asked for it, so that these are read as late as here."""
-        call = self._call
-        if not isinstance(call, ChatCall):
-            self._call = call = call.read()
-        return call
-
-
-class _Unread(Struct, frozen=True):
-    """A body that is known to be a good ``PlainChat``."""
-
-    raw: bytes
-    endpoint: Endpoint
-    caller: Caller
-
-    def read(self) -> ChatCall:
-        call = self.endpoint.parse(parse_object(self.raw, max_depth=PLAIN_DEPTH), self.caller)
-        assert isinstance(call, ChatCall), "endpoints for plain chats make nothing else"
-        return call
+        if isinstance(self._call, tuple):
+            raw, endpoint, caller = self._call
+            call = endpoint.parse(parse_object(raw, max_depth=PLAIN_DEPTH), caller)
+            assert isinstance(call, ChatCall), "endpoints for plain chats make nothing else"
+            self._call = call
+        return self._call
 
 
 class _Ready(Struct, frozen=True):
@@ -185,9 +178,15 @@ class StraightChats:
         text_bytes = PLAIN_NAMES_BYTES * len(messages)
         for message in messages:
             text = message.content
-            if text[:1] in BLANK_OR_NOTHING:
+            if text < "!":  # nothing, or a blank
                 return None
-            text_bytes += len(message.role) + (len(text) if text.isascii() else len(text.encode()))
+            text_bytes += len(message.role)
+            if text.isascii():
+                text_bytes += len(text)
+            elif text[0] in BLANK_OR_NOTHING:
+                return None
+            else:
+                text_bytes += len(text.encode())
         drops_usage = False
         if stream and endpoint.drops_unasked_usage and ready.dialect.adds_usage_chunk:
             asked = chat.stream_options
@@ -195,9 +194,8 @@ class StraightChats:
         hold = ready.tariff.hold_of_texts(len(messages), text_bytes, chat.max_completion_tokens, chat.max_tokens)
         body = ready.writer.write(chat)
         head = b"%b%d%b" % (ready.head_before, len(body), ready.head_after)
-        request = RequestBytes(ready.target, head, body)
-        first = StraightAttempt(ready.offers[0], ready.access, ready.dialect, request, drops_usage)
-        return StraightPlan(ready.offers, hold, first, stream, False, ready.tariff, _Unread(raw, endpoint, caller))
+        first = StraightAttempt(ready.offers[0], ready.access, ready.dialect, ready.target, head, body, drops_usage)
+        return StraightPlan(ready.offers, hold, first, stream, False, ready.tariff, (raw, endpoint, caller))
 
     def _make_ready(self, call: ChatCall, first: StraightAttempt) -> None:
         """Note what the next calls of this model will have in common, if it is known by this name and has one offer."""
@@ -232,7 +230,8 @@ class StraightChats:
         if dialect.wire_format != endpoint.chat_format:
             return None
         drops = endpoint.drops_unasked_usage and drops_usage(call, dialect)
-        return StraightAttempt(offer, access, dialect, self._request(call, offer, access, dialect), drops)
+        target, head, body = self._request(call, offer, access, dialect)
+        return StraightAttempt(offer, access, dialect, target, head, body, drops)
 
     def _request(self, call: ChatCall, offer: Offer, access: ProviderAccess, dialect: ChatDialect) -> RequestBytes:
         if dialect.body is None:
@@ -257,7 +256,7 @@ class StraightChats:
 
         ``progress`` has begun with the attempt's offer. Raises UpstreamBroken for what is no JSON.
         """
-        if plan.tariff is not None and len(body) <= SMALL_BYTES and body[0:1] == b"{" and body[-1:] == b"}":
+        if plan.tariff is not None and 0 < len(body) <= SMALL_BYTES and body[0] == _OPEN and body[-1] == _CLOSE:
             try:
                 answer = read_plain_answer(body)
             except NOT_PLAIN:

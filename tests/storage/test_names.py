@@ -37,4 +37,4 @@ async def test_memory_is_bounded(database: Database, monkeypatch: pytest.MonkeyP
         await database.write(lambda connection, name=name: make_number(connection, name))  # type: ignore[misc]
         assert found.find(name) is not None
     assert found.find("c") is not None
-    assert len(found._numbers) == 2
+    assert len(found.known) == 2

@@ -36,7 +36,7 @@ from bitmesh_proxy.settings import Billing, ProviderSettings, Settings
 from bitmesh_proxy.upstream.access import ProviderAccess, configured_access, provider_names
 from bitmesh_proxy.upstream.outcomes import Outcomes
 from bitmesh_proxy.upstream.progress import Progress
-from bitmesh_proxy.upstream.requests import USER_AGENT, request_bytes
+from bitmesh_proxy.upstream.requests import USER_AGENT, RequestBytes, request_bytes
 from bitmesh_proxy.upstream.straight_chat import StraightChats, StraightPlan, drops_usage
 
 CALLER = Caller(account_id="acc_1", key_id="key_1")
@@ -175,6 +175,10 @@ def new_chats(catalogue: Catalogue, health: OfferHealth, *, max_json_depth: int 
     )
 
 
+def request_of(plan: StraightPlan) -> RequestBytes:
+    return RequestBytes(plan.first.target, plan.first.head, plan.first.body)
+
+
 def begun(plan: StraightPlan) -> Progress:
     progress = Progress()
     progress.begin(plan.first.offer)
@@ -190,7 +194,7 @@ def test_a_common_call_is_planned_down_to_its_bytes(chats: StraightChats) -> Non
     assert [offer.id for offer in plan.offers] == ["near:tiny", "far:tiny-far"]
     # 3 × 8 tokens and half of 90 bytes of the messages at the dearer offer's 0.2 USD, 64 at 0.4, half as much again.
     assert plan.hold_nano_usd == -(-((24 + 45) * 200 + 64 * 400) * 3 // 2)
-    target, head, body = plan.first.request
+    target, head, body = plan.first.target, plan.first.head, plan.first.body
     assert target == (("near.test", 81, False), "near.test:81", "/v1/chat/completions")
     assert orjson.loads(body) == {**BODY, "model": "tiny"}
     assert head.decode() == (
@@ -203,14 +207,14 @@ def test_a_common_call_is_planned_down_to_its_bytes(chats: StraightChats) -> Non
 def test_every_call_gets_its_own_length_and_the_credential_of_its_provider(chats: StraightChats) -> None:
     for text in ("a", "b" * 1000):
         plan = made(chats, {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": text}]})
-        assert f"\r\nContent-Length: {len(plan.first.request.body)}\r\n".encode() in plan.first.request.head
-        assert b"\r\nAuthorization: Bearer sk-1\r\n" in plan.first.request.head
+        assert f"\r\nContent-Length: {len(plan.first.body)}\r\n".encode() in plan.first.head
+        assert b"\r\nAuthorization: Bearer sk-1\r\n" in plan.first.head
 
 
 def test_streams_are_asked_for_as_streams(chats: StraightChats) -> None:
     plan = made(chats, {**BODY, "stream": True})
-    assert b"\r\nAccept: text/event-stream\r\n" in plan.first.request.head
-    sent = orjson.loads(plan.first.request.body)
+    assert b"\r\nAccept: text/event-stream\r\n" in plan.first.head
+    sent = orjson.loads(plan.first.body)
     assert (sent["stream"], sent["stream_options"]) == (True, {"include_usage": True})
     assert not plan.first.drops_usage  # Bitmesh's callers read the usage of every stream
 
@@ -237,17 +241,17 @@ def test_an_offer_that_failed_is_planned_last(chats: StraightChats, health: Offe
     health.note_failure("near:tiny")
     plan = made(chats, BODY)
     assert [offer.id for offer in plan.offers] == ["far:tiny-far", "near:tiny"]
-    assert plan.first.request.target.host == "far.test"
+    assert plan.first.target.host == "far.test"
     health.note_success("near:tiny")
-    assert made(chats, BODY).first.request.target.host == "near.test:81"
+    assert made(chats, BODY).first.target.host == "near.test:81"
 
 
 def test_the_next_offer_has_a_request_of_its_own(chats: StraightChats) -> None:
     plan = made(chats, BODY)
     again = chats.attempt(plan.call, plan.offers[1], CHAT)
     assert again is not None
-    assert again.request.target.host == "far.test"
-    assert orjson.loads(again.request.body)["model"] == "tiny-far"
+    assert again.target.host == "far.test"
+    assert orjson.loads(again.body)["model"] == "tiny-far"
 
 
 LINK = {"type": "image_url", "image_url": {"url": "https://example.org/cat.png"}}
@@ -536,11 +540,11 @@ def same(one: StraightPlan, other: StraightPlan) -> None:
         assert getattr(one, field) == getattr(other, field), field
     for field in ("offer", "access", "dialect", "drops_usage"):
         assert getattr(first, field) == getattr(second, field), field
-    assert first.request.target == second.request.target
-    heads = [each.request.head.replace(b" %d\r\n" % len(each.request.body), b" -\r\n") for each in (first, second)]
+    assert first.target == second.target
+    heads = [each.head.replace(b" %d\r\n" % len(each.body), b" -\r\n") for each in (first, second)]
     assert heads[0] == heads[1]
     assert b"Content-Length: -" in heads[0]
-    sent = [orjson.loads(each.request.body) for each in (first, second)]
+    sent = [orjson.loads(each.body) for each in (first, second)]
     assert sent[0] == sent[1]
     figures = [{name: repr(value) for name, value in each.items() if name != "messages"} for each in sent]
     assert figures[0] == figures[1]  # 1 is told from 1.0
@@ -601,7 +605,7 @@ def test_common_bodies_are_taken_at_a_glance(
     assert plan.tariff is not None
     same(plan, other)
     request = plan.first.access, plan.first.dialect.request(plan.call, plan.first.offer)
-    assert orjson.loads(plan.first.request.body) == orjson.loads(request_bytes(*request).body)
+    assert orjson.loads(plan.first.body) == orjson.loads(request_bytes(*request).body)
 
 
 @pytest.mark.parametrize(
