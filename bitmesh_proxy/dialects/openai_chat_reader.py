@@ -29,7 +29,7 @@ from bitmesh_proxy.calls import (
     UsageReport,
 )
 from bitmesh_proxy.dialects.json_answers import from_base64, objects, read_object, string
-from bitmesh_proxy.dialects.openai_chat_text import plain_text
+from bitmesh_proxy.dialects.openai_chat_text import only_text
 from bitmesh_proxy.dialects.openai_usage import parse_usage
 from bitmesh_proxy.dialects.provider_errors import error_code, error_message, redact, refused_within_success
 from bitmesh_proxy.dialects.sse import SseParser
@@ -74,11 +74,11 @@ class OpenAIChatReader:
         """The events that ``data`` completes. Raises UpstreamBroken for an event that is no JSON object."""
         events: list[Event] = []
         for payload in self._parser.feed_data(data):
-            text = plain_text(payload) if self._is_started and not self._is_over else None
-            if text:
-                events.append(TextDelta(text=text))
-            else:
+            event = only_text(payload) if self._is_started and not self._is_over else None
+            if event is None:
                 events += self._read(payload)
+            else:
+                events.append(event)
         return events
 
     def close(self) -> Sequence[Event]:

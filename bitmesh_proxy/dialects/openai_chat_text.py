@@ -1,5 +1,5 @@
-"""What nearly every chunk of a chat stream holds, and nothing else: more text. Read by its type, which takes a fifth of
-the time that looking for everything takes.
+"""What nearly every chunk of a chat stream holds, and nothing else: more text (or reasoning). Read by its type, which
+takes a fifth of the time that looking for everything takes.
 
 Whatever else a chunk may hold is a field here whose value has to be empty; fields that nobody reads are passed over
 without being made. So what this gives is what ``OpenAIChatReader`` would find, and what this does not give the reader
@@ -12,6 +12,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 import msgspec
+
+from bitmesh_proxy.calls import ReasoningDelta, TextDelta
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -44,8 +46,11 @@ class _Chunk(msgspec.Struct, gc=False):
 _decode: Final = msgspec.json.Decoder(_Chunk).decode
 
 
-def plain_text(data: bytes) -> str | None:
-    """The text of a chunk that holds nothing but text; None (or no text) for one that has to be looked at closely."""
+def only_text(data: bytes) -> TextDelta | ReasoningDelta | None:
+    """What a chunk holds that holds nothing but text, or nothing but reasoning; None for one to be looked at closely.
+
+    The stream's first chunk says more, and has to be looked at.
+    """
     try:
         chunk = _decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -59,8 +64,6 @@ def plain_text(data: bytes) -> str | None:
     delta = choice.delta
     if (
         delta.tool_calls
-        or delta.reasoning_content
-        or delta.reasoning
         or delta.reasoning_details
         or delta.refusal
         or delta.function_call is not None
@@ -69,4 +72,8 @@ def plain_text(data: bytes) -> str | None:
         or delta.images
     ):
         return None
-    return delta.content
+    text, reasoning = delta.content, delta.reasoning_content or delta.reasoning
+    if not reasoning:
+        return TextDelta(text=text) if text else None
+    # Under both names it is the same reasoning.
+    return ReasoningDelta(text=reasoning) if not text and type(reasoning) is str else None

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitmesh_proxy.calls import Event, Started, TextDelta
+from bitmesh_proxy.calls import Event, ReasoningDelta, Started, TextDelta
 from bitmesh_proxy.dialects.openai_chat_reader import OpenAIChatReader
-from bitmesh_proxy.dialects.openai_chat_text import plain_text
+from bitmesh_proxy.dialects.openai_chat_text import only_text
 from bitmesh_proxy.errors import UpstreamBroken
 
 FIRST = b'data: {"id":"r","model":"m","choices":[]}\n\n'
@@ -43,9 +43,23 @@ def chunk(delta: Any, *, beside: dict[str, Any] | None = None, **choice: Any) ->
     ],
 )
 def test_text_alone_is_given(data: bytes) -> None:
-    text = plain_text(data)
-    assert text
-    assert told(data) == told(data, after=FIRST) == [TextDelta(text=text)]
+    found = only_text(data)
+    assert isinstance(found, TextDelta)
+    assert told(data) == told(data, after=FIRST) == [found]
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"reasoning_content": "a", "content": None},
+        {"reasoning": "a", "reasoning_content": "", "content": "", "role": "assistant"},
+        {"reasoning": "a", "reasoning_content": "a"},
+    ],
+)
+def test_reasoning_alone_is_given(delta: dict[str, Any]) -> None:
+    data = chunk(delta)
+    assert only_text(data) == ReasoningDelta(text="a")
+    assert told(data) == told(data, after=FIRST) == [ReasoningDelta(text="a")]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +96,7 @@ def test_text_alone_is_given(data: bytes) -> None:
     ],
 )
 def test_anything_else_is_left_to_the_long_look(data: bytes) -> None:
-    assert not plain_text(data)
+    assert only_text(data) is None
 
 
 #: Whatever a member might be, right or wrong, empty or not.
@@ -116,5 +130,5 @@ CHUNKS = st.builds(
 def test_both_looks_see_the_same(made: dict[str, Any]) -> None:
     data = orjson.dumps({"id": "r", **made})
     assert told(data, after=FIRST) == told(data)
-    if text := plain_text(data):
-        assert told(data) == [TextDelta(text=text)]
+    if (found := only_text(data)) is not None:
+        assert told(data) == [found]

@@ -17,9 +17,14 @@ def sse(event: JsonObject) -> bytes:
     return b"event: " + str(event["type"]).encode() + b"\ndata: " + orjson.dumps(event) + b"\n\n"
 
 
-#: What stands around the JSON of more text: in a stream of events, and in lines for a WebSocket.
-SSE_TEXT: Final = (b"event: response.output_text.delta\ndata: ", b"\n\n")
-LINE: Final = (b"", b"\n")
+def around_sse(kind: str) -> tuple[bytes, bytes]:
+    """What stands before and behind the JSON of an event of this type in a stream of events."""
+    return b"event: " + kind.encode() + b"\ndata: ", b"\n\n"
+
+
+def around_line(_: str) -> tuple[bytes, bytes]:
+    """The same in lines for a WebSocket."""
+    return b"", b"\n"
 
 
 def sse_all(events: Sequence[JsonObject]) -> bytes:

@@ -95,13 +95,13 @@ class OpenItem:
             delta["obfuscation"] = padding
         yield delta
 
-    def text_run(self) -> tuple[list[str], bytes] | None:
-        """Where more of the open text is to go, and where its events lie, as the inside of a JSON object.
+    def run_of(self, kind: PartKind) -> tuple[list[str], bytes] | None:
+        """Where more of an open part is to go, and where its events lie, as the inside of a JSON object.
 
-        None unless a text is open. Valid until anything but text comes.
+        None unless a part of this kind is open. Valid until anything but more of it comes.
         """
         part = self._part
-        if part is None or part.kind != "output_text":
+        if part is None or part.kind != kind:
             return None
         return part.texts, orjson.dumps(self._place(part))[1:-1]
 

@@ -63,9 +63,10 @@ class _Waiting(msgspec.Struct):
     events: list[Event] = msgspec.field(default_factory=list)
 
 
-class _TextRun(msgspec.Struct):
-    """Deltas of one text, one after the other. ``template`` lacks their number and their text."""
+class _Run(msgspec.Struct):
+    """Events of one class that are more of one part, one after the other. ``template`` lacks their number and text."""
 
+    of: type[TextDelta] | type[ReasoningDelta]
     texts: list[str]
     template: bytes
 
@@ -74,8 +75,8 @@ class EventWriter:
     """One response. Call ``start``, then ``feed`` as often as there is something, then ``finish`` or ``fail``.
 
     ``clock`` is Unix time. ``input_characters`` is for an estimate where the provider names no usage.
-    ``random_text`` gives so many random letters, for the padding that a caller may ask for. ``around_text`` is what
-    stands before and behind the event in ``more_text``.
+    ``random_text`` gives so many random letters, for the padding that a caller may ask for. ``around`` gives what is to
+    stand before and behind an event of a type, for ``more_text``.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class EventWriter:
         clock: Callable[[], float],
         input_characters: int = 0,
         random_text: Callable[[int], str] = "x".__mul__,
-        around_text: tuple[bytes, bytes] = (b"", b""),
+        around: Callable[[str], tuple[bytes, bytes]] = lambda _: (b"", b""),
     ) -> None:
         self._request = request
         self._response_id = response_id
@@ -97,13 +98,13 @@ class EventWriter:
         self._clock = clock
         self._input_characters = input_characters
         self._random_text = random_text
-        self._around_text = around_text
+        self._around = around
         self._models_fault = "internal_error" if request.vocabulary is Vocabulary.UNIFIED else "model_error"
         self._sequence_number = 0
         self._output: list[JsonObject] = []
         self._open: OpenItem | None = None
         self._open_call: int | None = None
-        self._run: _TextRun | None = None
+        self._run: _Run | None = None
         self._waiting: list[_Waiting] = []
         self._refused_calls: set[int] = set()
         self._closed_calls: set[int] = set()
@@ -135,20 +136,22 @@ class EventWriter:
 
     def feed(self, events: Sequence[Event]) -> list[JsonObject]:
         """What these events are, in the caller's format. After a failure or the model's stop, content is ignored."""
-        self._run = None
         written = [self._numbered(event) for each in events for event in self._take(each)]
-        if events and type(events[-1]) is TextDelta:
-            self._run = self._text_run()
+        if events and self._run is None:
+            self._run = self._new_run(type(events[-1]))
         return written
 
-    def more_text(self, event: TextDelta) -> bytes | None:
+    def more_text(self, event: Event) -> bytes | None:
         """The one event that more of an open text causes, as bytes; None where it may cause others: then ``feed`` it.
 
         Nearly every event of every stream is one of these. They differ in number and text alone, so that all around
         the two is written once.
         """
-        run, text = self._run, event.text
-        if run is None or not text:
+        run = self._run
+        if run is None or type(event) is not run.of:
+            return None
+        text = event.text
+        if not text or (type(event) is ReasoningDelta and (event.is_summary or event.encrypted is not None)):
             return None
         run.texts.append(text)
         self._output_characters += len(text)
@@ -205,23 +208,33 @@ class EventWriter:
 
     # ------------------------------------------------------------ one event
 
-    def _text_run(self) -> _TextRun | None:
-        """What the deltas of the open text have in common; None where more text is not one delta and nothing else."""
+    def _new_run(self, of: type[Event]) -> _Run | None:
+        """What more events of this class have in common; None where more is not one delta and nothing else."""
         item, request = self._open, self._request
+        if of is not TextDelta and of is not ReasoningDelta:
+            return None
         if item is None or self._open_call is not None or self._waiting or self._failure is not None:
             return None
-        if request.include_obfuscation or request.wants_logprobs or (found := item.text_run()) is None:
+        if request.include_obfuscation or (request.wants_logprobs and of is TextDelta):
+            return None
+        found = item.run_of("output_text" if of is TextDelta else "reasoning_text")
+        if found is None:
             return None
         texts, place = found
-        before, behind = self._around_text
-        return _TextRun(texts, before + _TEXT_DELTA % place.replace(b"%", b"%%") + behind)
+        name, rest = _DELTAS[of]
+        before, behind = self._around(name)
+        event = b'{"type":"%b","sequence_number":%%d,%b,"delta":%%b%b}'
+        template = event % (name.encode(), place.replace(b"%", b"%%"), rest)
+        return _Run(of, texts, before + template + behind)
 
     def _take(self, event: Event) -> Iterator[JsonObject]:
         if self._failure is not None or self.is_over:
             return
         if isinstance(event, UsageReport):
             self._usage = event.usage
-        elif isinstance(event, StreamFailed):
+            return  # all else may end the run of a text
+        self._run = None
+        if isinstance(event, StreamFailed):
             self._failure = Failure(message=event.message, code=event.code or "upstream_error", type=self._models_fault)
         elif self._reason is not None or isinstance(event, Started):
             return
@@ -415,8 +428,11 @@ class EventWriter:
         return {"type": event["type"], "sequence_number": number, **event}  # the type stays where it stands first
 
 
-#: An event of a text: its place is to be filled in first, then (``_TextRun``) its number and its text.
-_TEXT_DELTA: Final = b'{"type":"response.output_text.delta","sequence_number":%%d,%b,"delta":%%b,"logprobs":[]}'
+#: The events of more text and more reasoning, and what stands in them behind the text.
+_DELTAS: Final[dict[type[Event], tuple[str, bytes]]] = {
+    TextDelta: ("response.output_text.delta", b',"logprobs":[]'),
+    ReasoningDelta: ("response.reasoning.delta", b""),
+}
 _PREFIXES: Final[dict[ItemKind, str]] = {"message": "msg_", "reasoning": "rs_", "function_call": "fc_"}
 _INCOMPLETE: Final[dict[FinishReason | None, str]] = {
     FinishReason.LENGTH: "max_output_tokens",

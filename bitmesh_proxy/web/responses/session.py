@@ -36,7 +36,7 @@ from bitmesh_proxy.calls import (
 )
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.endpoints.endpoint import Endpoint, JobView, MadePictures
-from bitmesh_proxy.endpoints.responses.framing import DONE, LINE, SSE_TEXT, sse_all, websocket_texts
+from bitmesh_proxy.endpoints.responses.framing import DONE, around_line, around_sse, sse_all, websocket_texts
 from bitmesh_proxy.endpoints.responses.media_parts import output_link
 from bitmesh_proxy.endpoints.responses.request import ResponseRequest
 from bitmesh_proxy.endpoints.responses.resource import Cost
@@ -152,7 +152,7 @@ class ResponseSession:
         frames = [] if self._is_begun else [self.begin_frames()]
         writer = self._writer
         for event in events:
-            more = writer.more_text(event) if type(event) is TextDelta else None
+            more = writer.more_text(event)
             frames.append(self.framed(writer.feed((event,))) if more is None else more)
         return frames[0] if len(frames) == 1 else b"".join(frames)
 
@@ -301,7 +301,7 @@ class ResponseSession:
             clock=self._clock,
             input_characters=self._input_characters,
             random_text=random_letters,
-            around_text=SSE_TEXT if self.transport is Transport.SSE else LINE,
+            around=around_sse if self.transport is Transport.SSE else around_line,
         )
 
     def _stopped(self, bill: Bill | None) -> list[JsonObject]:

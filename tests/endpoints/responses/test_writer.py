@@ -393,7 +393,7 @@ def written_short(request: ResponseRequest, events: Sequence[Event]) -> tuple[li
     lines = as_json(writer.start())
     short = 0
     for event in events:
-        line = writer.more_text(event) if isinstance(event, TextDelta) else None
+        line = writer.more_text(event)
         if line is None:
             lines += as_json(writer.feed([event]))
         else:
@@ -407,6 +407,30 @@ def test_more_text_is_written_in_one_piece() -> None:
     lines, short = written_short(a_request(), [*said(*texts), *stopped()])
     assert lines == as_json(written(a_request(), said(*texts), stopped()))
     assert short == 4  # neither the first one, nor the empty one, which has no event
+
+
+def test_more_reasoning_is_written_in_one_piece_too() -> None:
+    request = a_request(include=["reasoning.encrypted_content"], top_logprobs=1)
+    usage = stopped()[1]
+    thoughts: list[Event] = [
+        *(ReasoningDelta(text=text) for text in ("a", "%b", "")),
+        usage,  # some say it with every chunk
+        ReasoningDelta(text="b"),
+        ReasoningDelta(text="c", is_summary=True),
+        *(ReasoningDelta(text=text) for text in ("d", "e")),
+        ReasoningDelta(text="f", encrypted="x"),
+        ReasoningDelta(text="g"),
+    ]
+    answer = [Started(), *thoughts, TextDelta(text="h"), *stopped()]
+    lines, short = written_short(request, answer)
+    assert lines == as_json(written(request, answer))
+    assert short == 4  # %b, b, e, g
+
+
+def test_usage_between_texts_does_not_end_their_run() -> None:
+    usage = stopped()[1]
+    answer = [*said("a"), usage, TextDelta(text="b"), usage, TextDelta(text="c"), *stopped()]
+    assert written_short(a_request(), answer) == (as_json(written(a_request(), answer)), 2)
 
 
 @pytest.mark.parametrize(

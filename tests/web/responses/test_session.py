@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bitmesh_proxy.billing.bill import Bill
-from bitmesh_proxy.calls import ChatCall, Event, StreamFailed, Usage
+from bitmesh_proxy.calls import ChatCall, Event, ReasoningDelta, StreamFailed, Usage
 from bitmesh_proxy.errors import ProviderRefused, UnsupportedValue, UpstreamBroken, UpstreamTimeout
 from bitmesh_proxy.money import parse_usd
 from bitmesh_proxy.storage.database import Database
@@ -24,6 +24,10 @@ BILL = Bill(cost_nano_usd=parse_usd("0.03"), charge_nano_usd=parse_usd("0.04"), 
 @pytest.fixture
 def store(database: Database) -> ResponseStore:
     return a_store(database)
+
+
+def thought(*texts: str) -> list[Event]:
+    return [ReasoningDelta(text=text) for text in texts]
 
 
 def render_whole(session: ResponseSession, events: list[Event]) -> Any:
@@ -57,16 +61,22 @@ async def test_a_stream_is_rendered_as_it_comes_and_ends_with_the_bill(store: Re
 
 @pytest.mark.parametrize("transport", [Transport.SSE, Transport.WEBSOCKET])
 async def test_a_read_of_many_events_is_rendered_as_many_reads_are(store: ResponseStore, transport: Transport) -> None:
-    answer = [*said("Grüße, ", "100 %d ", "\n\ndata: "), *called(0, "look", "{}"), *said("b", "c"), *stopped()]
+    answer = [
+        *said("Grüße, ", "100 %d ", "\n\ndata: "),
+        *called(0, "look", "{}"),
+        *said("b", "c"),
+        *thought("d", "e"),
+        *stopped(),
+    ]
     pieces = [*([event] for event in answer)]
     rendered = []
     for batches in (pieces, [answer]):
         session = a_session(store, transport=transport, stream=True, tools=TOOLS)
         data = b"".join(session.render(batch) for batch in batches)
-        anonymous = re.sub(rb"(resp|msg|fc)_[0-9a-f]{32}", rb"\1", data)
+        anonymous = re.sub(rb"(resp|msg|fc|rs)_[0-9a-f]{32}", rb"\1", data)
         rendered.append(anonymous)
     assert rendered[0] == rendered[1]
-    assert rendered[0].count(b'"delta":') == 6
+    assert rendered[0].count(b'"delta":') == 8
     lines = rendered[0].splitlines() if transport is Transport.WEBSOCKET else rendered[0].split(b"\n")
     events = [json.loads(line.removeprefix(b"data: ")) for line in lines if line.startswith((b"data: ", b"{"))]
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
