@@ -166,27 +166,24 @@ class Connections:
 
         ``until_s`` is a moment of the loop's clock. Raises UpstreamUnreachable, or UpstreamTimeout at that moment.
         """
-        try:
-            async with Patience(self.watch, until_s):
-                return await self._take(origin, is_fresh)
-        except TimeoutError as exc:
-            raise UpstreamTimeout("The provider did not answer in time.") from exc
-
-    async def _take(self, origin: Origin, is_fresh: bool) -> ProviderConnection:
         if self._is_closed:
             raise RuntimeError("the connections have been closed")
-        while True:
-            pool = self.pools.get(origin)  # anew each time: an empty one goes while one waits
-            if pool is None:
-                pool = self.pools[origin] = OriginPool(origin, self)
-            connection = None if is_fresh else pool.take_idle()
-            if connection is not None:
-                return connection
-            if pool.count < self._max_per_origin:
-                return await self._connect(pool)
-            if pool.idle:  # a fresh one is wanted, so an old one has to go
-                pool.idle.pop(0).close()
-            await pool.wait_for_turn()
+        try:
+            with Patience(self.watch, until_s):
+                while True:
+                    pool = self.pools.get(origin)  # anew each time: an empty one goes while one waits
+                    if pool is None:
+                        pool = self.pools[origin] = OriginPool(origin, self)
+                    connection = None if is_fresh else pool.take_idle()
+                    if connection is not None:
+                        return connection
+                    if pool.count < self._max_per_origin:
+                        return await self._connect(pool)
+                    if pool.idle:  # a fresh one is wanted, so an old one has to go
+                        pool.idle.pop(0).close()
+                    await pool.wait_for_turn()
+        except TimeoutError as exc:
+            raise UpstreamTimeout("The provider did not answer in time.") from exc
 
     def give_back(self, connection: ProviderConnection) -> None:
         """After an exchange, however it ended. Another one may follow, or it is closed."""
@@ -217,7 +214,7 @@ class Connections:
 
     async def _open_by_name(self, origin: Origin, make: Callable[[], ProviderConnection]) -> ProviderConnection:
         try:
-            async with Patience(self.watch, self.loop.time() + self._connect_timeout_s):
+            with Patience(self.watch, self.loop.time() + self._connect_timeout_s):
                 _, connection = await self.loop.create_connection(
                     make,
                     origin.host,

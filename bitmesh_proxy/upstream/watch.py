@@ -92,7 +92,7 @@ class Watch:
 
 
 class Patience:
-    """As ``asyncio.timeout_at``, looked after by a ``Watch``: ``async with Patience(watch, until_s)``.
+    """As ``asyncio.timeout_at``, looked after by a ``Watch``: ``with Patience(watch, until_s)``, in a task.
 
     It costs a tenth, and whoever opens connections does it for each. Raises TimeoutError at ``until_s``.
     """
@@ -107,14 +107,14 @@ class Patience:
         self._is_over = False
         self.watched_s = inf
 
-    async def __aenter__(self) -> None:
+    def __enter__(self) -> None:
         task = asyncio.current_task()
         assert task is not None, "only a task can wait"
         self._task = task
         self._cancelling = task.cancelling()
         self._watch.add(self, self._until_s)
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         task, self._task = self._task, None

@@ -132,9 +132,9 @@ async def test_patience_ends_what_takes_too_long() -> None:
     loop = asyncio.get_running_loop()
     watch = Watch(loop)
     with pytest.raises(TimeoutError):
-        async with Patience(watch, loop.time() + 0.01):
+        with Patience(watch, loop.time() + 0.01):
             await asyncio.sleep(60)
-    async with Patience(watch, loop.time() + 60):
+    with Patience(watch, loop.time() + 60):
         await asyncio.sleep(0)
     task = asyncio.current_task()
     assert task is not None
@@ -147,7 +147,7 @@ async def test_patience_leaves_a_cancellation_from_outside_alone() -> None:
     watch = Watch(loop)
 
     async def wait() -> None:
-        async with Patience(watch, loop.time() + 0.02):
+        with Patience(watch, loop.time() + 0.02):
             await asyncio.sleep(60)
 
     waiting = asyncio.create_task(wait())
@@ -164,9 +164,9 @@ async def test_the_inner_one_of_two_is_told_apart() -> None:
     loop = asyncio.get_running_loop()
     watch = Watch(loop)
     is_inner_over = False
-    async with Patience(watch, loop.time() + 60):
+    with Patience(watch, loop.time() + 60):
         try:
-            async with Patience(watch, loop.time() + 0.01):
+            with Patience(watch, loop.time() + 0.01):
                 await asyncio.sleep(60)
         except TimeoutError:
             is_inner_over = True
