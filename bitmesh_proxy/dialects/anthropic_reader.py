@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
 import orjson
 
 from bitmesh_proxy.calls import (
@@ -41,6 +42,34 @@ _REASONS: Final = {
 }
 
 
+class _Delta(msgspec.Struct, gc=False):
+    type: str | None = None
+    text: str | None = None
+
+
+class _BlockGrew(msgspec.Struct, gc=False):
+    type: str
+    delta: _Delta | None = None
+
+
+_decode: Final = msgspec.json.Decoder(_BlockGrew).decode
+
+
+def _only_text(data: bytes) -> str | None:
+    """The text of an event that is more text, as nearly all are; read by its type, which takes a fraction of the time.
+
+    None (or empty) for any other event, which has to be looked at closely.
+    """
+    try:
+        event = _decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    delta = event.delta
+    if delta is None or delta.type != "text_delta" or event.type != "content_block_delta":
+        return None
+    return delta.text
+
+
 def parse_usage(raw: Mapping[str, Any]) -> Usage:
     """Its figures in ours: there, input tokens do not include the cached ones."""
     read, written = (token_count(raw.get(f"cache_{kind}_input_tokens")) for kind in ("read", "creation"))
@@ -65,7 +94,14 @@ class AnthropicReader:
 
     def feed(self, data: bytes) -> Sequence[Event]:
         """The events that ``data`` completes. Raises UpstreamBroken for an event that is no JSON object."""
-        return [event for sse in self._parser.feed(data) for event in self._read(sse.data)]
+        events: list[Event] = []
+        for payload in self._parser.feed_data(data):
+            text = None if self._is_over else _only_text(payload)
+            if text:
+                events.append(TextDelta(text=text))
+            else:
+                events += self._read(payload)
+        return events
 
     def close(self) -> Sequence[Event]:
         """What the end of the body completes. Raises UpstreamBroken if ``message_stop`` never came."""

@@ -130,12 +130,14 @@ class SseParser:
         return self._parse(whole) if whole else []
 
     def feed_data(self, data: bytes) -> Sequence[bytes]:
-        """As ``feed``, for protocols that name no events: the data of each."""
+        """As ``feed``, for protocols whose events need no names: the data of each."""
         whole = self._cutter.cut(data)
         if not whole:
             return ()
-        if whole.startswith(b"data: ") and whole.find(b"\n") == len(whole) - 2 <= self._max:  # one event of one line
-            return (whole[6:-2],)
+        # Mostly it is one event of one line, or of its name and one line.
+        start = whole.find(b"\n") + 1 if whole.startswith(b"event: ") else 0
+        if whole.startswith(b"data: ", start) and whole.find(b"\n", start) == len(whole) - 2 <= self._max:
+            return (whole[start + 6 : -2],)
         return [event.data for event in self._parse(whole)]
 
     def close(self) -> list[SseEvent]:

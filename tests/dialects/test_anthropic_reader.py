@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
+import orjson
 import pytest
 
 from bitmesh_proxy.calls import (
@@ -48,6 +50,32 @@ def test_the_stream_cut_anywhere() -> None:
             Finished(reason=FinishReason.TOOL_CALLS),
             UsageReport(usage=USAGE),
         ]
+
+
+@pytest.mark.parametrize(
+    ("event", "texts"),
+    [
+        ({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "née ☂"}}, ["née ☂"]),
+        ({"type": "content_block_delta", "delta": {"type": "text_delta", "text": "a", "citations": [1]}}, ["a"]),
+        ({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": ""}}, []),
+        ({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": 5}}, []),
+        ({"type": "content_block_delta", "index": 0, "delta": {"text": "a"}}, []),
+        ({"type": "content_block_delta", "index": 0, "delta": "a"}, []),
+        ({"type": "message_delta", "delta": {"type": "text_delta", "text": "a"}}, []),
+        ({"type": "unheard_of", "delta": {"type": "text_delta", "text": "a"}}, []),
+        ({"type": 5, "delta": {"type": "text_delta", "text": "a"}}, []),
+    ],
+)
+def test_only_more_text_is_text(event: dict[str, Any], texts: list[str]) -> None:
+    events = AnthropicReader().feed(b"event: x\ndata: " + orjson.dumps(event) + b"\n\n")
+    assert [each.text for each in events if isinstance(each, TextDelta)] == texts
+
+
+def test_after_the_end_nothing_counts() -> None:
+    late = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "late"}}
+    reader = AnthropicReader()
+    reader.feed(b'event: message_stop\ndata: {"type":"message_stop"}\n\n')
+    assert reader.feed(b"event: x\ndata: " + orjson.dumps(late) + b"\n\n") == []
 
 
 def test_a_whole_message_gives_the_same() -> None:
@@ -103,7 +131,7 @@ def test_thinking_that_is_kept_secret() -> None:
     assert AnthropicReader().feed(b"data: " + block + b"\n\n") == [ReasoningDelta(encrypted="Em4K")]
 
 
-@pytest.mark.parametrize("data", [b"[1]", b"{", b"<html>"])
+@pytest.mark.parametrize("data", [b"[1]", b"{", b"<html>", b"\xff", b"[" * 5000])
 def test_what_is_no_event_is_a_broken_upstream(data: bytes) -> None:
     with pytest.raises(UpstreamBroken):
         AnthropicReader().feed(b"data: " + data + b"\n\n")
