@@ -20,11 +20,13 @@ from typing import Any, Final, Protocol
 from msgspec import Struct, field
 
 from bitmesh_proxy.billing.reservation import Books, Outcome, Reservation
+from bitmesh_proxy.billing.usage import tokens_of
 from bitmesh_proxy.context import Surface
 from bitmesh_proxy.dialects.openai_chat_usage_filter import UsageChunkFilter
 from bitmesh_proxy.endpoints.endpoint import Endpoint
 from bitmesh_proxy.errors import CallerLeft, GatewayError, ProviderRefused, UpstreamBroken, UpstreamError
 from bitmesh_proxy.pipeline import Incoming, Pipeline, cost_comment, cost_headers
+from bitmesh_proxy.plain_chats import PlainUsage
 from bitmesh_proxy.providers.base import StreamMeter
 from bitmesh_proxy.storage.ledger import Accrued
 from bitmesh_proxy.storage.writer import Failed
@@ -220,7 +222,24 @@ class StraightCall(Struct, eq=False):
             self._progress.sent = True
 
     def _accrued(self) -> Accrued | None:
-        return self.line.outcomes.accrued(self.plan.call, self.reservation, self._progress)
+        """What ``Outcomes.accrued`` says, by the tariff where it can tell: all open streams are asked every second."""
+        plan, progress = self.plan, self._progress
+        if not progress.delivered:
+            return None
+        tariff, prompt_tokens, meter = plan.tariff, plan.prompt_tokens, progress.meter
+        if (
+            tariff is not None
+            and prompt_tokens is not None
+            and meter is not None
+            and progress.offer is plan.first.offer  # not yet another one, whose tariff this is not
+            and meter.usage is None
+        ):
+            bill = tariff.bill_of(
+                PlainUsage(prompt_tokens, tokens_of(meter.output_characters)), self.reservation.hold_nano_usd
+            )
+            if bill is not None:
+                return Accrued(cost_nano_usd=bill.cost_nano_usd, charge_nano_usd=bill.charge_nano_usd)
+        return self.line.outcomes.accrued(plan.call, self.reservation, progress)
 
     # ------------------------------------------------------------ pass on: the provider's side
 

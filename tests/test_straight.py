@@ -266,6 +266,34 @@ async def test_a_stream(tmp_path: Path, endpoint: Endpoint) -> None:
         assert await there.row() == ("settled", "completed", 200)
 
 
+async def test_what_has_accrued_is_the_same_at_a_glance(tmp_path: Path) -> None:
+    """A plain call's plan has a tariff and never reads the conversation; it notes what any other would."""
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.request()
+        await exchange.say(EVENTS + TOKEN, TOKEN)
+        await exchange.request()
+
+    async with stage(tmp_path, script) as there:
+        call, reply = there.call(stream=True)
+        line, caller = there.line, call.incoming.caller
+        raw = orjson.dumps(
+            {"model": MODEL, "messages": [{"role": "user", "content": "Hello, w\u00f6rld"}] * 3, "stream": True}
+        )
+        plan = line.chats.glance(raw, bitmesh.CHAT, caller)
+        assert plan is not None
+        assert plan.tariff is not None
+        call.plan = plan
+        call.begin()
+        await eventually(lambda: reply.body.count(TOKEN) == 2, "the chunks are there")
+        at_a_glance = call._accrued()
+        assert at_a_glance is not None
+        assert at_a_glance.charge_nano_usd > 0
+        assert at_a_glance == line.outcomes.accrued(plan.call, call.reservation, call._progress)
+        call.caller_left()
+        assert await there.row() == ("settled", "caller_left", 499)
+
+
 # ---------------------------------------------------------------- the caller leaves
 
 

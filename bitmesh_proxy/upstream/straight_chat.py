@@ -16,7 +16,7 @@ from msgspec import UNSET, Struct
 
 from bitmesh_proxy.billing.chat_tariff import ChatTariff
 from bitmesh_proxy.billing.reservation import Outcome
-from bitmesh_proxy.billing.usage import PLAIN_NAMES_BYTES
+from bitmesh_proxy.billing.usage import PLAIN_NAMES_BYTES, tokens_of
 from bitmesh_proxy.calls import Call, ChatCall, TextDelta
 from bitmesh_proxy.catalogue import routing
 from bitmesh_proxy.catalogue.catalogue import Catalogue
@@ -77,6 +77,8 @@ class StraightPlan(Struct):
     tariff: ChatTariff | None
     #: What the call is, or what it can be read from: the body of a plain conversation.
     _call: ChatCall | tuple[bytes, Endpoint, Caller]
+    #: About as many tokens a model reads (``usage.usage_delivered``); known of a stream with a tariff.
+    prompt_tokens: int | None = None
 
     @property
     def call(self) -> ChatCall:
@@ -195,7 +197,10 @@ class StraightChats:
         body = ready.writer.write(chat)
         head = b"%b%d%b" % (ready.head_before, len(body), ready.head_after)
         first = StraightAttempt(ready.offers[0], ready.access, ready.dialect, ready.target, head, body, drops_usage)
-        return StraightPlan(ready.offers, hold, first, stream, False, ready.tariff, (raw, endpoint, caller))
+        prompt_tokens = 1 + len(messages) + tokens_of(text_bytes) if stream else None
+        return StraightPlan(
+            ready.offers, hold, first, stream, False, ready.tariff, (raw, endpoint, caller), prompt_tokens
+        )
 
     def _make_ready(self, call: ChatCall, first: StraightAttempt) -> None:
         """Note what the next calls of this model will have in common, if it is known by this name and has one offer."""
