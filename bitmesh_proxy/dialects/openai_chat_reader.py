@@ -47,6 +47,9 @@ _REASONS: Final = {
 }
 
 
+_WORDS: Final = frozenset(("role", "content"))
+
+
 class _ToolCall(msgspec.Struct):
     """One tool call under way. ``held`` are arguments that came before the name."""
 
@@ -145,6 +148,9 @@ class OpenAIChatReader:
         is_message = "delta" not in choice
         delta = choice.get("message" if is_message else "delta")
         if not isinstance(delta, dict) or not delta:
+            return
+        if delta.keys() <= _WORDS:  # the first chunk of nearly every stream
+            yield from _content(delta.get("content"), choice.get("logprobs"))
             return
         yield from _reasoning(delta)
         yield from _content(delta.get("content"), choice.get("logprobs"))
