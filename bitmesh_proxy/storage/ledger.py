@@ -22,6 +22,7 @@ from bitmesh_proxy.money import NanoUsd
 from bitmesh_proxy.storage.bulk import Item, close_requests, open_requests
 from bitmesh_proxy.storage.database import Database, Row
 from bitmesh_proxy.storage.names import MAX_REMEMBERED, Names, make_number
+from bitmesh_proxy.storage.runs import Runs
 from bitmesh_proxy.storage.writer import Failed, end_future
 
 State = Literal["open", "settled", "released"]
@@ -118,6 +119,7 @@ class LedgerStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._names = Names(database)
+        self._runs = Runs(database)
         self._numbers: dict[tuple[str, str], tuple[int, int]] = {}
 
     def open_reservation(self, opening: Opening) -> asyncio.Future[None]:
@@ -136,6 +138,9 @@ class LedgerStore:
         It gets None when the row and its hold are durable, or ``Failed`` with one of the future's errors; then nothing
         is held. Raises what ``open_reservation`` raises; then ``on_done`` is not called.
         """
+        self._runs.openings_left -= 1
+        if self._runs.openings_left < 0:
+            self._runs.look()
         account, key = opening.row_numbers or self._numbers_of(opening.account_id, opening.key_id)
         known, find = self._names.known, self._names.find
         endpoint = known.get(opening.endpoint) or find(opening.endpoint)

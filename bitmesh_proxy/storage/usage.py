@@ -1,7 +1,7 @@
 """Reports over the ledger: what was used and what it cost, by key, model, day and the like. Off the request's way.
 
-Every query goes from keys to their requests through the index by key and time, so that a report over a day does not
-read the years before it.
+A report reads the runs of rows (``runs.py``) in which requests of its time began, and the rows that are newer than the
+last run. Of an account or a key it reads that one's rows only, of the newer ones those whose key it is.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class UsageReports:
         conditions, parameters = _conditions(which)
         grouping = f" GROUP BY {', '.join(columns)} ORDER BY {', '.join(columns)}" if columns else ""
         rows = await self._database.read(
-            f"SELECT {''.join(column + ', ' for column in columns)}{_SUMS}{_FROM}{conditions}{grouping}",
+            f"SELECT {''.join(column + ', ' for column in columns)}{_SUMS}{_from(which)}{conditions}{grouping}",
             parameters,
         )
         lines = []
@@ -97,24 +97,58 @@ _SUMS = (
     " coalesce(sum(output_tokens), 0), coalesce(sum(images), 0), coalesce(sum(characters), 0),"
     " coalesce(sum(duration_ms), 0), coalesce(sum(cost_nano_usd), 0), coalesce(sum(charge_nano_usd), 0)"
 )
-# CROSS JOIN keeps the order of the tables, so that SQLite seeks each key's stretch of time in the index.
-_FROM = (
-    " FROM accounts CROSS JOIN keys ON keys.account = accounts.number CROSS JOIN requests ON requests.key = keys.number"
-    " JOIN names AS endpoints ON endpoints.number = requests.endpoint"
-    " JOIN names AS models ON models.number = requests.model"
-    " LEFT JOIN names AS providers ON providers.number = requests.provider"
+_NEWER = "requests.number > coalesce((SELECT last_request FROM request_runs ORDER BY number DESC LIMIT 1), 0)"
+_RUNS = (
+    "(SELECT * FROM request_runs WHERE last_started_at_ms >= coalesce(:since_ms, last_started_at_ms)"
+    " AND first_started_at_ms < coalesce(:until_ms, first_started_at_ms + 1)) AS run"
+)
+_ALL = (
+    f"(SELECT first_request, last_request FROM {_RUNS} UNION ALL"  # noqa: S608
+    " SELECT coalesce(max(last_request), 0) + 1, 9223372036854775807 FROM request_runs) AS stretch"
+    " CROSS JOIN requests ON requests.number BETWEEN stretch.first_request AND stretch.last_request"
 )
 
 
-def _conditions(which: UsageFilter) -> tuple[str, list[str | int]]:
-    pairs: list[tuple[str, str | int | None]] = [
-        ("accounts.id = ?", which.account_id),
-        ("keys.id = ?", which.key_id),
-        ("models.name = ?", which.model),
-        ("started_at_ms >= ?", None if which.since_s is None else int(which.since_s * 1000)),
-        ("started_at_ms < ?", None if which.until_s is None else int(which.until_s * 1000)),
-        ("live = ?", None if which.is_live is None else int(which.is_live)),
-    ]
-    said = [(condition, value) for condition, value in pairs if value is not None]
-    text = " WHERE " + " AND ".join(condition for condition, _ in said) if said else ""
-    return text, [value for _, value in said]
+def _from(which: UsageFilter) -> str:
+    """The rows that may count, before ``_conditions``. (CROSS JOIN keeps the order of the tables.)"""
+    wanted = [_CONDITIONS[name] for name in ("account_id", "key_id") if getattr(which, name) is not None]
+    return (
+        f" FROM {_of_keys(' AND '.join(wanted)) if wanted else _ALL}"
+        " CROSS JOIN keys ON keys.number = requests.key CROSS JOIN accounts ON accounts.number = keys.account"
+        " CROSS JOIN names AS endpoints ON endpoints.number = requests.endpoint"
+        " CROSS JOIN names AS models ON models.number = requests.model"
+        " LEFT JOIN names AS providers ON providers.number = requests.provider"
+    )
+
+
+def _of_keys(wanted: str) -> str:
+    chosen = f"(SELECT keys.number FROM accounts JOIN keys ON keys.account = accounts.number WHERE {wanted})"  # noqa: S608
+    return (
+        f"(SELECT request FROM {_RUNS} CROSS JOIN {chosen} AS chosen"  # noqa: S608
+        " CROSS JOIN requests_by_run ON requests_by_run.run = run.number AND requests_by_run.key = chosen.number"
+        f" UNION ALL SELECT requests.number FROM requests WHERE {_NEWER} AND requests.key IN {chosen}) AS found"
+        " CROSS JOIN requests ON requests.number = found.request"
+    )
+
+
+def _conditions(which: UsageFilter) -> tuple[str, dict[str, str | int | None]]:
+    values: dict[str, str | int | None] = {
+        "account_id": which.account_id,
+        "key_id": which.key_id,
+        "model": which.model,
+        "since_ms": None if which.since_s is None else int(which.since_s * 1000),
+        "until_ms": None if which.until_s is None else int(which.until_s * 1000),
+        "live": None if which.is_live is None else int(which.is_live),
+    }
+    said = [condition for name, condition in _CONDITIONS.items() if values[name] is not None]
+    return (" WHERE " + " AND ".join(said) if said else ""), values
+
+
+_CONDITIONS = {
+    "account_id": "accounts.id = :account_id",
+    "key_id": "keys.id = :key_id",
+    "model": "models.name = :model",
+    "since_ms": "started_at_ms >= :since_ms",
+    "until_ms": "started_at_ms < :until_ms",
+    "live": "live = :live",
+}

@@ -80,6 +80,28 @@ _CHECKS = (
         """,
     ),
     _Check(
+        text="entry {0}: its account is not there",
+        sql="SELECT number, 0, 0 FROM entries WHERE account NOT IN (SELECT number FROM accounts)",
+    ),
+    _Check(
+        text="request {0}: its account, key, endpoint, model or provider is not there",
+        sql="""
+        SELECT id, 0, 0 FROM requests
+        WHERE account NOT IN (SELECT number FROM accounts) OR key NOT IN (SELECT number FROM keys)
+           OR endpoint NOT IN (SELECT number FROM names) OR model NOT IN (SELECT number FROM names)
+           OR provider NOT IN (SELECT number FROM names) OR upstream_model NOT IN (SELECT number FROM names)
+        """,
+    ),
+    _Check(
+        text="request {0}: it is not among the requests of its key",
+        sql="""
+        SELECT id, 0, 0 FROM request_runs JOIN requests ON requests.number BETWEEN first_request AND last_request
+        LEFT JOIN requests_by_run
+        ON run = request_runs.number AND requests_by_run.key = requests.key AND request = requests.number
+        WHERE request IS NULL OR started_at_ms NOT BETWEEN first_started_at_ms AND last_started_at_ms
+        """,
+    ),
+    _Check(
         text="job {0}: it is open, but its request is not",
         sql="""
         SELECT jobs.id, 0, 0 FROM jobs LEFT JOIN requests ON requests.id = jobs.request_id
@@ -91,12 +113,17 @@ _CHECKS = (
 #: Triggers that hold the rules; whoever changes the books by hand begins by dropping one.
 _TRIGGERS = frozenset(
     {
+        "accounts_are_not_deleted",
+        "accounts_keep_their_numbers",
         "entries_are_not_changed",
         "entries_are_not_deleted",
         "entries_move_the_balance",
+        "keys_in_use_are_not_deleted",
+        "keys_keep_their_numbers",
+        "names_are_not_deleted",
+        "names_keep_their_numbers",
         "requests_charge",
         "requests_close",
-        "requests_close_key_budget",
         "requests_hold",
         "requests_hold_key_budget",
         "requests_keep_their_terms",

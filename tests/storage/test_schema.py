@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bitmesh_proxy.storage.migrations import load_migrations, migrate
+from bitmesh_proxy.storage.runs import extend_runs
 
 START_MS = 1_787_227_200_000  # 2026-08-20 12:00 UTC
 
@@ -125,7 +126,7 @@ def test_request_closes_once(books: sqlite3.Connection) -> None:
         "UPDATE requests SET charge_nano_usd = 0",
         "UPDATE requests SET outcome = 'completed'",
     ):
-        with pytest.raises(sqlite3.IntegrityError, match=r"requests_close_once|CHECK constraint failed: state"):
+        with pytest.raises(sqlite3.IntegrityError, match=r"requests_close_once|CHECK constraint failed: charge"):
             books.execute(sql)
     assert account(books) == (900, 0)
     open_request(books, "free", 400)
@@ -243,6 +244,69 @@ def test_budget_that_comes_later_counts_what_was_before(books: sqlite3.Connectio
     open_request(books, "r4", 500)
 
 
+def test_budget_that_comes_later_counts_what_is_in_runs(books: sqlite3.Connection) -> None:
+    """From the beginning of the month before that of the newest request."""
+    day_ms = 86_400_000
+    for name, days in (("may", -81), ("june", -80), ("july 1", -50), ("july 2", -49), ("august", 0), ("other", 0)):
+        open_request(books, name, 10, started_at_ms=START_MS + days * day_ms, key=2 if name == "other" else 1)
+        if name != "july 2":
+            settle(books, name, 7)
+    counted = {"2026-07-01": (7, 0), "2026-07-02": (0, 10), "2026-07": (7, 10), "2026-08-20": (7, 0), "2026-08": (7, 0)}
+    for rows in (None, 1, 2, 3):
+        if rows is not None:
+            assert extend_runs(books, rows)
+        books.execute("UPDATE keys SET budget_day_nano_usd = 140 WHERE number = 1")
+        books.execute("DELETE FROM key_spend WHERE key = 2")
+        assert spend(books) == counted, rows
+
+
+def test_request_belongs_to_what_is_there_and_stays(books: sqlite3.Connection) -> None:
+    with pytest.raises(sqlite3.IntegrityError, match=r"^requests_have_a_key$"):
+        open_request(books, "r", 0, key=3)
+    with pytest.raises(sqlite3.IntegrityError, match=r"^insufficient_balance$"):
+        open_request(books, "r", 0, account=2)
+    assert account(books) == (1000, 0)
+    open_request(books, "r", 0)
+    for sql, refusal in (
+        ("DELETE FROM keys WHERE number = 1", "keys_in_use_are_not_deleted"),
+        ("UPDATE keys SET number = 7 WHERE number = 1", "keys_keep_their_numbers"),
+        ("DELETE FROM names", "names_are_not_deleted"),
+        ("UPDATE names SET name = 'else'", "names_keep_their_numbers"),
+        ("DELETE FROM accounts", "accounts_are_not_deleted"),
+        ("UPDATE accounts SET number = 7", "accounts_keep_their_numbers"),
+    ):
+        with pytest.raises(sqlite3.IntegrityError, match=refusal):
+            books.execute(sql)
+    books.execute("DELETE FROM keys WHERE number = 2")
+
+
+def test_long_tables_that_were_changed_in_place_kept_their_columns(path: Path) -> None:
+    """0005 writes the text of requests and entries anew: were a column lost or moved, rows would be read wrong."""
+    connection = sqlite3.connect(path, isolation_level=None)
+
+    def columns(table: str) -> list[tuple[Any, ...]]:
+        return connection.execute(f"PRAGMA table_xinfo({table})").fetchall()
+
+    migrate(connection, path, load_migrations()[:4])
+    requests, entries = columns("requests"), columns("entries")
+    migrate(connection, path, load_migrations()[:5])
+    assert columns("requests") == requests
+    assert columns("entries") == [*entries, (6, "released_nano_usd", "INTEGER", 1, "0", 0, 0)]
+    assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    connection.close()
+
+
+def test_only_a_charge_ends_a_hold(books: sqlite3.Connection) -> None:
+    open_request(books, "r", 400)
+    for values in (
+        {"number": -2, "kind": "credit", "amount_nano_usd": 1, "released_nano_usd": 400},
+        {"number": 5, "kind": "charge", "amount_nano_usd": -1, "released_nano_usd": -1},
+    ):
+        with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+            enter(books, **values)
+    assert account(books) == (1000, 400)
+
+
 def test_key_has_a_way_in(books: sqlite3.Connection) -> None:
     with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
         books.execute("INSERT INTO keys (id, account, name, created_at_ms) VALUES ('k3', 1, '', 0)")
@@ -278,7 +342,8 @@ def test_hot_queries_use_their_indexes(books: sqlite3.Connection) -> None:
         "SELECT 1 FROM requests WHERE id = 'r'",
         "UPDATE requests SET outcome = column2 FROM (VALUES ('r', 'x'), ('s', 'y')) WHERE id = column1",
         "SELECT 1 FROM requests WHERE state = 'open'",
-        "SELECT 1 FROM requests WHERE key = 1 AND started_at_ms >= 0",
+        "SELECT 1 FROM requests_by_run WHERE run = 1 AND key = 1",
+        "UPDATE keys SET budget_day_nano_usd = 1 WHERE number = 1",
         "SELECT 1 FROM jobs WHERE next_poll_at_ms <= 1 ORDER BY next_poll_at_ms LIMIT 10",
         "SELECT 1 FROM jobs WHERE account = 1 AND provider_job_id = 'x'",
         "SELECT 1 FROM keys WHERE token_digest = x'00'",
@@ -290,11 +355,12 @@ def test_hot_queries_use_their_indexes(books: sqlite3.Connection) -> None:
         assert not [step for step in tables if "INDEX" not in step], (sql, plan)
 
 
-def test_books_of_the_version_before_go_on(path: Path) -> None:
-    """0004 makes the triggers of requests anew: what was open before it is closed by the new ones."""
+@pytest.mark.parametrize("version", [4, 5])
+def test_books_of_the_version_before_go_on(path: Path, version: int) -> None:
+    """0004 and 0005 make the triggers of requests anew: what was open before is closed by the new ones."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA foreign_keys = ON")
-    migrate(connection, path, load_migrations()[:3])
+    migrate(connection, path, load_migrations()[: version - 1])
     connection.execute("INSERT INTO accounts (id, name, created_at_ms) VALUES ('a', 'Ada', 0)")
     enter(connection, number=-1, kind="credit", amount_nano_usd=1000)
     connection.execute("INSERT INTO names (name) VALUES ('chat'), ('model')")
@@ -305,7 +371,7 @@ def test_books_of_the_version_before_go_on(path: Path) -> None:
     for request_id in ("settled", "open", "also open"):
         open_request(connection, request_id, 200)
     settle(connection, "settled", 150)
-    migrate(connection, path, load_migrations()[:4])
+    migrate(connection, path, load_migrations()[:version])
     assert account(connection) == (850, 400)
     settle(connection, "open", 50)
     settle(connection, "also open", 0)

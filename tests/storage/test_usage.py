@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from bitmesh_proxy.calls import Usage
@@ -8,7 +10,8 @@ from bitmesh_proxy.storage.accounts import Account, AccountStore
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.keys import KeyRecord, KeyStore
 from bitmesh_proxy.storage.ledger import LedgerStore
-from bitmesh_proxy.storage.usage import UsageFilter, UsageReports
+from bitmesh_proxy.storage.runs import extend_runs
+from bitmesh_proxy.storage.usage import UsageFilter, UsageReports, _conditions, _from
 from tests.storage.examples import DAY_S, NOON_S, closing, key_spec, opening, released, usd
 
 
@@ -87,9 +90,34 @@ async def test_filters_choose(reports: UsageReports, account: Account) -> None:
         assert line.requests == requests, which
 
 
-async def test_a_stretch_of_time_is_sought_in_the_index(reports: UsageReports, database: Database) -> None:
-    from bitmesh_proxy.storage.usage import _FROM, _conditions
+async def make_runs(database: Database, *run_rows: int) -> None:
+    for rows in run_rows:
+        assert await database.write(partial(extend_runs, run_rows=rows))
 
-    conditions, parameters = _conditions(UsageFilter(since_s=NOON_S))
-    plan = [row[3] for row in await database.read(f"EXPLAIN QUERY PLAN SELECT 1 {_FROM} {conditions}", parameters)]
-    assert "SEARCH requests USING INDEX requests_by_key (key=? AND started_at_ms>?)" in plan
+
+@pytest.mark.parametrize("run_rows", [(), (1,), (6,), (1, 2), (2, 3, 1)])
+async def test_reports_are_the_same_however_much_is_in_runs(
+    reports: UsageReports, account: Account, database: Database, run_rows: tuple[int, ...]
+) -> None:
+    filters = [
+        UsageFilter(),
+        UsageFilter(account_id=account.id),
+        UsageFilter(key_id="key_2"),
+        UsageFilter(key_id="key_b", account_id=account.id),
+        UsageFilter(key_id="key_1", model="other"),
+        UsageFilter(since_s=NOON_S + DAY_S),
+        UsageFilter(account_id=account.id, until_s=NOON_S + DAY_S, is_live=True),
+        UsageFilter(since_s=NOON_S - DAY_S, until_s=NOON_S),
+    ]
+    before = [await reports.by(["key", "model", "outcome"], which) for which in filters]
+    assert [sum(line.requests for line in lines) for lines in before] == [6, 5, 1, 0, 1, 1, 3, 0]
+    await make_runs(database, *run_rows)
+    assert [await reports.by(["key", "model", "outcome"], which) for which in filters] == before
+
+
+async def test_reports_do_not_read_the_ledger_from_end_to_end(reports: UsageReports, database: Database) -> None:
+    for which in (UsageFilter(since_s=NOON_S), UsageFilter(key_id="key_1"), UsageFilter(account_id="a", until_s=1)):
+        conditions, parameters = _conditions(which)
+        sql = f"EXPLAIN QUERY PLAN SELECT 1 {_from(which)} {conditions}"
+        plan = [row[3] for row in await database.read(sql, parameters)]
+        assert not [step for step in plan if "SCAN requests" in step or "SCAN keys" in step], plan

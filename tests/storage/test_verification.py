@@ -66,8 +66,24 @@ async def test_right_books_have_nothing_to_say(books: Database) -> None:
             "job job_1: it is open, but its request is not",
         ),
         (
-            "PRAGMA foreign_keys = OFF; DELETE FROM names WHERE name = 'chat'",
-            "requests: row 1 belongs to nothing in names",
+            "DROP TRIGGER names_are_not_deleted; DELETE FROM names WHERE name = 'chat'",
+            "request settled: its account, key, endpoint, model or provider is not there",
+        ),
+        (
+            "PRAGMA foreign_keys = OFF; DROP TRIGGER accounts_are_not_deleted; DELETE FROM accounts",
+            "entry -1: its account is not there",
+        ),
+        (
+            "PRAGMA foreign_keys = OFF; DROP TRIGGER accounts_are_not_deleted; DELETE FROM accounts",
+            "keys: row 1 belongs to nothing in accounts",
+        ),
+        (
+            "INSERT INTO request_runs VALUES (1, 1, 2, 0, 1800000000000); INSERT INTO requests_by_run VALUES (1, 1, 1)",
+            "request released: it is not among the requests of its key",
+        ),
+        (
+            "INSERT INTO request_runs VALUES (1, 1, 1, 0, 1); INSERT INTO requests_by_run VALUES (1, 1, 1)",
+            "request settled: it is not among the requests of its key",
         ),
         (
             "PRAGMA ignore_check_constraints = ON; DROP TRIGGER requests_close;"
