@@ -96,7 +96,7 @@ class Reservation(Struct, eq=False):
         Raises AuthenticationFailed and Unavailable as entering does; then ``on_done`` is not called. From here to the
         settlement every way out goes through ``leave_now``.
         """
-        self._books.open_now(self._opening, self._entered)
+        self._books._ledger.open_now(self._opening, self._entered)
         self._on_opened = on_done
 
     def _entered(self, result: Failed | None) -> None:
@@ -148,11 +148,14 @@ class Reservation(Struct, eq=False):
 
     def _close_now(self, closing: Closing, on_done: OnWritten) -> None:
         self._closing, self._on_closed = closing, on_done
-        self._books.close_now(closing, self._closed)
+        try:
+            self._books._ledger.close_now(closing, self._closed)
+        except Unavailable as exc:
+            self._closed(Failed(exc))
 
     def _closed(self, result: Failed | bool) -> None:
-        closing, self._closing = self._closing, None
-        on_done, self._on_closed = self._on_closed, None
+        closing, on_done = self._closing, self._on_closed
+        self._closing = self._on_closed = None
         assert closing is not None and on_done is not None, "it is told once"  # noqa: PT018 - one and the same thing
         if isinstance(result, Failed):
             self._books.closing_failed(closing, result.error, on_done)
@@ -294,14 +297,6 @@ class Books:
             self._settlements.insist(lambda: self._ledger.close_after_all(left))
             raise
 
-    def open_now(self, opening: Opening, on_done: OnWritten) -> None:
-        """As ``open_row``: ``on_done`` gets None when the row and its hold are durable, else ``Failed``, and nothing is
-        held. Raises AuthenticationFailed and Unavailable where the row cannot even be queued.
-
-        Whoever leaves meanwhile still closes the row once ``on_done`` has said that it is there.
-        """
-        self._ledger.open_now(opening, on_done)
-
     async def close_row(self, closing: Closing) -> None:
         """Close a row for good: at once where the database can be written, else as soon as it can."""
         try:
@@ -315,16 +310,9 @@ class Books:
             self._settlements.insist(lambda: self._ledger.close(closing))
             raise
 
-    def close_now(self, closing: Closing, on_result: Callable[[Failed | bool], None]) -> None:
-        """Queue a closing. ``on_result`` hears what came of it, an error is for ``closing_failed``. Never raises."""
-        try:
-            self._ledger.close_now(closing, on_result)
-        except Unavailable as exc:
-            on_result(Failed(exc))
-
     def closing_failed(self, closing: Closing, error: Exception, on_done: OnWritten) -> None:
-        """Do for ``close_now`` what ``close_row`` does: while the database cannot be written, the write is insisted on,
-        and ``on_done`` is called once the row is closed durably, or when waiting for that has taken too long.
+        """Do for ``settle_now`` what ``close_row`` does for ``settle``: while the database cannot be written, the write
+        is insisted on, and ``on_done`` is called once the row is closed durably, or when that has taken too long.
 
         ``Failed`` is a fault of ours that no repetition mends.
         """
