@@ -198,8 +198,9 @@ class LaneProtocol(RequestHandler):
         self._request_in_progress = True
         assert self._manager is not None, "the connection is open"
         self._manager.requests_count += 1
-        context = self._lane.context_of(entry)
-        self._call = call = LaneCall(self._lane, self, entry, context, LaneReply(self, context.request_id))
+        lane = self._lane
+        context = lane.context_of(entry)
+        self._call = call = LaneCall(lane, self, entry, context, LaneReply(self, context.request_id))
         call.begin(body)
 
     def call_ended(self, *, is_reusable: bool) -> None:

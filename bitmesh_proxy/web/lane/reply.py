@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
 from http import HTTPStatus
+from time import time
 from typing import Final, Protocol
 
 from aiohttp.helpers import rfc822_formatted_time
@@ -18,7 +19,6 @@ from bitmesh_proxy.limits.base import Passed, lines_of, snapshots_of
 from bitmesh_proxy.limits.headers import rate_limit_headers
 
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
-_SERVER: Final = f"Server: {SERVER_SOFTWARE}\r\n"
 CHUNKS_END: Final = b"0\r\n\r\n"
 
 
@@ -44,6 +44,25 @@ class Connection(Protocol):
     async def drained(self) -> None: ...
 
 
+class _Moment:
+    """What all heads of one second have in common."""
+
+    __slots__ = ("lines", "second")
+
+    def __init__(self) -> None:
+        self.second = -1
+        self.lines = ""
+
+    def next(self) -> str:
+        """The lines of this second."""
+        self.second = int(time())
+        self.lines = f"Date: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n"
+        return self.lines
+
+
+_moment: Final = _Moment()
+
+
 def head_bytes(
     status: int,
     headers: Mapping[str, str],
@@ -55,7 +74,9 @@ def head_bytes(
 
     Raises InternalError for a header that would not stay one line.
     """
-    fields = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    fields = ""
+    for name, value in headers.items():
+        fields += f"{name}: {value}\r\n"
     if fields.count("\n") != len(headers) or fields.count("\r") != len(headers) or "\0" in fields:
         raise InternalError("a header of the answer holds a line end")
     framing = "Transfer-Encoding: chunked" if length_bytes is None else f"Content-Length: {length_bytes}"
@@ -67,7 +88,7 @@ def head_bytes(
         limits = "".join([f"{name}: {value}\r\n" for name, value in more.items() if name not in headers])
     return (
         f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\n{fields}{framing}\r\n"
-        f"Date: {rfc822_formatted_time()}\r\n{_SERVER}{request_line}{limits}\r\n"
+        f"{_moment.lines if int(time()) == _moment.second else _moment.next()}{request_line}{limits}\r\n"
     ).encode()
 
 
