@@ -179,11 +179,8 @@ class BucketMemoryStorage(MemoryStorage, TokenBucketSupport):
 
     def _forget(self, now_us: int) -> None:
         """Two steps of a walk in a circle over all buckets, for each new one: at most half of them are ever full."""
-        buckets = self._buckets
-        for _ in range(2):
-            key = next(iter(buckets))
-            full_at, limit = buckets[key]
-            if full_at <= now_us * limit or len(buckets) > self._max_buckets:
-                del buckets[key]
-            else:
-                buckets.move_to_end(key)
+        buckets, most = self._buckets, self._max_buckets
+        for _ in (1, 2):
+            key, bucket = buckets.popitem(last=False)
+            if bucket[0] > now_us * bucket[1] and len(buckets) < most:
+                buckets[key] = bucket  # to the end of the circle
