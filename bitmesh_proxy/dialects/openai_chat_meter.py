@@ -27,6 +27,9 @@ _MAX_RECENT_CHUNK_BYTES: Final = 4096
 #: memory, and save little.
 _MAX_CHUNKS: Final = _RECENT_CHUNKS + 4
 
+#: How chunks of whole events end, if no text is torn in them.
+_PLAIN_ENDS: Final = (b"}\n\n", b"[DONE]\n\n")
+
 _COMPACT: Final = (b'"content":"', b'"reasoning_content":"', b'"reasoning":"', b'"arguments":"')
 _SPACED: Final = (b'"content": "', b'"reasoning_content": "', b'"reasoning": "', b'"arguments": "')
 
@@ -56,8 +59,9 @@ class OpenAIChatMeter:
     def __init__(self, *, cost_field: str | None = None) -> None:
         self._characters = 0
         self._cost_field = cost_field
-        self._cutter = EventCutter(_MAX_TAIL_BYTES, overflow=Overflow.KEEP_END)
-        self._is_cut = True  # also at the start, where the cutter has to see a byte order mark
+        #: Made when it is needed: nearly all streams come in whole events.
+        self._cutter: EventCutter | None = None
+        self._is_cut = False
         #: Nothing of the stream is held in the cutter, and how the server writes is known.
         self._is_plain = False
         self._keys: tuple[bytes, bytes, bytes, bytes] | None = None
@@ -69,7 +73,7 @@ class OpenAIChatMeter:
 
     def feed(self, data: bytes) -> None:
         """Look at the next bytes of the stream, cut anywhere."""
-        if self._is_plain and data.endswith(b"}\n\n") and len(data) <= _MAX_RECENT_CHUNK_BYTES:
+        if self._is_plain and data.endswith(_PLAIN_ENDS) and len(data) <= _MAX_RECENT_CHUNK_BYTES:
             recent = self._recent
             recent.append(data)
             if len(recent) >= _MAX_CHUNKS:
@@ -81,9 +85,18 @@ class OpenAIChatMeter:
     def _look(self, data: bytes) -> None:
         """``feed`` for whatever may come, when all before it has been counted."""
         whole = data
-        if self._is_cut or not data.endswith(b"\n\n"):
-            whole = self._cutter.cut(data)
-            self._is_cut = self._cutter.is_holding
+        is_first = self._keys is None and self._cutter is None
+        if (
+            self._is_cut
+            or not data.endswith(b"\n\n")
+            or (is_first and (not data.startswith(b"data:") or b"\r" in data))  # there may be a byte order mark
+        ):
+            cutter = self._cutter
+            if cutter is None:
+                cutter = EventCutter(_MAX_TAIL_BYTES, overflow=Overflow.KEEP_END, has_begun=not is_first)
+                self._cutter = cutter
+            whole = cutter.cut(data)
+            self._is_cut = cutter.is_holding
             self._is_plain = not self._is_cut and self._keys is not None
             if not whole:
                 return

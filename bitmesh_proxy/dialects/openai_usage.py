@@ -139,6 +139,11 @@ def find_id(text: bytes) -> str | None:
     at = text.find(b'"id"')
     if at < 0:
         return None
+    if text[at + 4 : at + 6] == b':"':  # as nearly all write it
+        end = text.find(b'"', at + 6)
+        found = text[at + 6 : end]
+        if end > 0 and found.isascii() and b"\\" not in found and (plain := found.decode("ascii")).isprintable():
+            return plain
     value = _value_at(text, value_start(text, at + 4))
     return value if isinstance(value, str) else None
 

@@ -42,17 +42,20 @@ class Overflow(Enum):
 class EventCutter:
     """Collects bytes and hands out those of complete events, with LF as the only line end.
 
-    Never holds more than one incomplete event, and no more of it than ``max_event_bytes``.
+    Never holds more than one incomplete event, and no more of it than ``max_event_bytes``. ``has_begun``: what it gets
+    is not the beginning of the stream, where a byte order mark may stand.
     """
 
     __slots__ = ("_buffer", "_head", "_max", "_overflow", "_searched", "_skip_lf", "_started")
 
-    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES, *, overflow: Overflow = Overflow.RAISE) -> None:
+    def __init__(
+        self, max_event_bytes: int = MAX_EVENT_BYTES, *, overflow: Overflow = Overflow.RAISE, has_begun: bool = False
+    ) -> None:
         self._buffer = bytearray()
         self._searched = 0
         self._max = max_event_bytes
         self._overflow = overflow
-        self._started = False
+        self._started = has_begun
         self._head = b""
         self._skip_lf = False
 

@@ -95,10 +95,22 @@ def test_usage_after_a_picture_of_a_megabyte_is_found() -> None:
         assert meter.usage == Usage(input_tokens=1, output_tokens=2)
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf", b": hello\n\n"])
+def test_whatever_a_stream_begins_with(mark: bytes) -> None:
+    stream = mark + event("abc") + event("de") + event("", usage={"prompt_tokens": 1, "completion_tokens": 2})
+    for at in range(len(stream)):
+        for chunks in ([stream[:at], stream[at:]], [stream[:at], stream[at : at + 1], stream[at + 1 :]]):
+            meter = metered([chunk for chunk in chunks if chunk])
+            assert meter.output_characters == 5
+            assert meter.provider_request_id == "c1"
+            assert meter.usage == Usage(input_tokens=1, output_tokens=2)
+
+
 def test_memory_is_bounded() -> None:
     meter = OpenAIChatMeter()
     for _ in range(2000):
         meter.feed(b"x" * 1000)
+    assert meter._cutter is not None
     held = len(meter._cutter._buffer) + sum(len(chunk) for chunk in meter._recent)
     assert held <= 64 * 1024 + 1000
     for _ in range(100):

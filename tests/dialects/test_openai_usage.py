@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import orjson
@@ -97,3 +98,16 @@ def test_what_is_no_answer_has_no_usage(body: bytes) -> None:
 
 def test_an_answer_that_is_an_error_has_used_nothing() -> None:
     assert read_whole_usage(b'{"error":{"message":"no"}}') == (Usage(), None)
+
+
+@given(st.text() | st.text("abc-_09"), st.booleans())
+def test_an_id_is_found_as_it_was_meant(request_id: str, is_spaced: bool) -> None:
+    separators = (", ", ": ") if is_spaced else (",", ":")
+    for is_ascii in (True, False):
+        text = json.dumps({"object": "x", "id": request_id}, ensure_ascii=is_ascii, separators=separators)
+        assert find_id(text.encode()) == request_id
+
+
+@pytest.mark.parametrize("text", [b'{"id":"a\nb"}', b'{"id":"a', b'{"id":1}', b'{"id":"a\\"', b'{"id":"'])
+def test_what_is_no_string_is_no_id(text: bytes) -> None:
+    assert find_id(text) is None
