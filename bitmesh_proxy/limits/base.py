@@ -76,6 +76,11 @@ class Limit:
             headers={"Retry-After": wait, **rate_limit_headers([snapshot])},
         )
 
+    def enter(self, identifier: str) -> Passed:
+        """``admit`` of one request for ``lines_of``. Raises RateLimited."""
+        missing = self._take(f"{self._before}{identifier}{self._after}", self.amount, self.token, self.capacity)
+        return (self, missing) if missing >= 0 else self.admit(identifier)
+
     def bucket(self, identifier: str) -> Bucket:
         """The identifier's bucket, for whoever admits it often."""
         take = partial(self._take, f"{self._before}{identifier}{self._after}", self.amount, self.token, self.capacity)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bitmesh_proxy.limits.base import Bucket, Limit, Snapshot, memory_buckets, per_minute
+from bitmesh_proxy.limits.base import Bucket, Limit, Passed, Snapshot, memory_buckets, per_minute
 from bitmesh_proxy.limits.token_bucket import TokenBucketSupport
 
 
@@ -31,6 +31,11 @@ class EndpointLimit:
         """Enter; None if the endpoint has no limit. Raises RateLimited."""
         limit = self._limits.get(endpoint)
         return limit.admit(f"{endpoint}/{key_id}") if limit else None
+
+    def enter(self, key_id: str, endpoint: str) -> Passed | None:
+        """``admit``, for ``lines_of``."""
+        limit = self._limits.get(endpoint)
+        return limit.enter(f"{endpoint}/{key_id}") if limit else None
 
     def bucket(self, key_id: str, endpoint: str) -> Bucket | None:
         """The key's bucket at this endpoint, for whoever admits it often; None if the endpoint has no limit."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bitmesh_proxy.limits.base import Bucket, Limit, Snapshot, memory_buckets, per_minute
+from bitmesh_proxy.limits.base import Bucket, Limit, Passed, Snapshot, memory_buckets, per_minute
 from bitmesh_proxy.limits.token_bucket import TokenBucketSupport
 
 
@@ -24,6 +24,11 @@ class KeyLimit:
         """Enter at the key's own rate, or at the default (None). None if there is no limit. Raises RateLimited."""
         limit = self._limit_of(rate_per_minute)
         return limit.admit(key_id) if limit else None
+
+    def enter(self, key_id: str, *, rate_per_minute: int | None = None) -> Passed | None:
+        """``admit``, for ``lines_of``."""
+        limit = self._limit_of(rate_per_minute)
+        return limit.enter(key_id) if limit else None
 
     def bucket(self, key_id: str, *, rate_per_minute: int | None = None) -> Bucket | None:
         """The key's bucket at this rate, for whoever admits it often; None if there is no limit."""

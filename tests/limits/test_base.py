@@ -152,8 +152,14 @@ def test_a_bucket_that_is_kept_says_what_the_limit_says(rate: str, burst: int) -
     seen = set()
     for _ in range(1_000):
         identifier = chance.choice("ab")
-        missing = buckets[identifier].take()
-        admitted = kept.snapshot(missing) if missing >= 0 else said(kept, identifier, 1)
+        if chance.random() < 0.5:
+            missing = buckets[identifier].take()
+            admitted = kept.snapshot(missing) if missing >= 0 else said(kept, identifier, 1)
+        else:
+            try:
+                (admitted,) = snapshots_of([kept.enter(identifier)])
+            except RateLimited as refusal:
+                admitted = refusal.message, refusal.retry_after_s, dict(refusal.headers)
         assert admitted == said(plain, identifier, 1)
         seen.add(type(admitted))
         clock.move(chance.choice([0.0] * 8 + [0.001, 0.3, 7.0]))

@@ -13,7 +13,6 @@ from msgspec import Struct
 
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.errors import CallerLeft, GatewayError, InternalError
-from bitmesh_proxy.limits.base import Passed
 from bitmesh_proxy.logs import ACCESS
 from bitmesh_proxy.pipeline import Incoming
 from bitmesh_proxy.straight import StraightCall
@@ -83,11 +82,12 @@ class LaneCall(Struct, eq=False):
         self.caller = caller
         lane, entry = self.lane, self.entry
         if entry.caller is not caller:
-            lane.look_up(entry, caller)
-        passed: list[Passed] = []
-        for bucket in entry.buckets:
-            missing = bucket.take()
-            passed.append((bucket.limit, missing) if missing >= 0 else bucket.limit.admit(bucket.identifier))
+            passed = lane.admit_newcomer(entry, caller)
+        else:
+            passed, buckets = [], entry.buckets
+            for bucket in lane.buckets_of(entry, caller) if buckets is None else buckets:
+                missing = bucket.take()
+                passed.append((bucket.limit, missing) if missing >= 0 else bucket.limit.admit(bucket.identifier))
         self.reply.passed = passed
         lane.slots.take(caller.key_id, entry.max_concurrent)
         self.has_slot = True

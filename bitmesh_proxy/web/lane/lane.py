@@ -29,7 +29,7 @@ from bitmesh_proxy.auth.payload_signature import HEADER
 from bitmesh_proxy.auth.secrets import token_digest
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.errors import AuthenticationFailed
-from bitmesh_proxy.limits.base import Bucket
+from bitmesh_proxy.limits.base import Bucket, Passed
 from bitmesh_proxy.web.forwarded import public_base_url
 from bitmesh_proxy.web.request_ids import make_request_id
 from bitmesh_proxy.web.route import PLAIN_CALLS_KEY, Route
@@ -77,8 +77,8 @@ class Entry(Struct, eq=False):
     address_bucket: Bucket | None
     #: Whom the rest is of: it is good for this very object, and another one comes when anything about the key changes.
     caller: Caller | None = None
-    #: Of the key, and of the key at this route; those that there are.
-    buckets: tuple[Bucket, ...] = ()
+    #: Of the key, and of the key at this route; those that there are. None until the caller has come a second time.
+    buckets: tuple[Bucket, ...] | None = None
     #: How many calls of the key may be under way; 0 is no limit.
     max_concurrent: int = 0
 
@@ -248,13 +248,26 @@ class Lane:
             payload_signature=visitor.payload_signature,
         )
 
-    def look_up(self, entry: Entry, caller: Caller) -> None:
-        """What is needed to admit this caller's requests."""
-        entry.caller = caller
+    def admit_newcomer(self, entry: Entry, caller: Caller) -> list[Passed]:
+        """Through the limits of a key that this head has not been used with; what is needed for its next requests is
+        only made when there are any: of many thousands of keys, few come again soon. Raises RateLimited."""
+        entry.caller, entry.buckets = caller, None
+        entry.max_concurrent = self.slots.limit_of(caller.max_concurrent)
+        passed: list[Passed] = []
+        of_key = self._key_limit.enter(caller.key_id, rate_per_minute=caller.rate_per_minute)
+        if of_key is not None:
+            passed.append(of_key)
+        of_endpoint = self._endpoint_limit.enter(caller.key_id, entry.route.name)
+        if of_endpoint is not None:
+            passed.append(of_endpoint)
+        return passed
+
+    def buckets_of(self, entry: Entry, caller: Caller) -> tuple[Bucket, ...]:
+        """Those of a key that has come again, to be kept."""
         key_bucket = self._key_limit.bucket(caller.key_id, rate_per_minute=caller.rate_per_minute)
         endpoint_bucket = self._endpoint_limit.bucket(caller.key_id, entry.route.name)
-        entry.buckets = tuple([each for each in (key_bucket, endpoint_bucket) if each is not None])
-        entry.max_concurrent = self.slots.limit_of(caller.max_concurrent)
+        entry.buckets = buckets = tuple([each for each in (key_bucket, endpoint_bucket) if each is not None])
+        return buckets
 
 
 def _around_token(before: bytes, behind: bytes) -> tuple[bool, bytes, bytes, bytes, bytes] | None:

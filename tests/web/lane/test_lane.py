@@ -485,9 +485,8 @@ async def test_limits_are_those_of_the_plain_way(tmp_path: Path) -> None:
         assert address is not None
         caller = lane.authenticator.by_token_digest(entry.visitor.token_digest)
         assert caller.key_id == gateway.key.id
-        lane.look_up(entry, caller)
-        key, endpoint = entry.buckets
-        assert (entry.caller, entry.max_concurrent) == (caller, 1)
+        key, endpoint = lane.buckets_of(entry, caller)
+        assert lane.buckets_of(entry, caller)[0].limit is key.limit
         assert address.take() >= 0
         assert (await gateway.get("/test")).status == 200  # from the same address, with the same key
         assert (address.take(), key.take()) == (-1, -1)
@@ -495,11 +494,33 @@ async def test_limits_are_those_of_the_plain_way(tmp_path: Path) -> None:
             with pytest.raises(RateLimited):
                 bucket.limit.admit(bucket.identifier)
         assert endpoint.take() == 60_000_000
+        with pytest.raises(RateLimited, match="with this API key"):
+            lane.admit_newcomer(entry, caller)
+        assert (entry.caller, entry.max_concurrent) == (caller, 1)
+        assert entry.buckets is None
         lane.slots.take(caller.key_id, entry.max_concurrent)
         with pytest.raises(TooManyConcurrent):
             lane.slots.take(caller.key_id, entry.max_concurrent)
         lane.slots.give_back(caller.key_id)
         assert gateway.app[keys.CONCURRENCY_LIMIT].running(caller.key_id) == 0
+
+
+@pytest.mark.parametrize("limits", [{}, {"key_per_minute": 5}, {"key_per_minute": 5, "key_burst": 2}])
+async def test_whoever_comes_first_is_admitted_like_whoever_comes_again(
+    tmp_path: Path, limits: dict[str, object]
+) -> None:
+    of_chat = {"endpoint_per_minute": {"chat": 4}} if limits else {}
+    async with running_gateway(tmp_path, {"limits": {**limits, **of_chat}}) as gateway:
+        lane = Lane(gateway.app)
+        data = request(replaced("Authorization", f"Bearer {gateway.key.token}"))
+        entry = lane.takes(*parsed(data), "127.0.0.1")
+        assert entry is not None
+        caller = lane.authenticator.by_token_digest(entry.visitor.token_digest)
+        first = lane.admit_newcomer(entry, caller)
+        again = [(bucket.limit, bucket.take()) for bucket in lane.buckets_of(entry, caller)]
+        assert [each[0] for each in first if isinstance(each, tuple)] == [limit for limit, _ in again]
+        assert len(first) == len(again) == (2 if limits else 0)
+        assert all(limit.token < missing <= 2 * limit.token for limit, missing in again)
 
 
 async def test_what_was_looked_up_of_a_key_is_not_used_when_the_key_changes(tmp_path: Path) -> None:
