@@ -78,6 +78,10 @@ class OpenAIChatMeter:
             recent.append(data)
             if len(recent) >= _MAX_CHUNKS:
                 self._count()
+        elif self._keys is None and _is_plain_beginning(data) and self._cutter is None:
+            self._open(data)
+            self._is_plain = True
+            self._recent.append(data)
         else:
             self._count()
             self._look(data)
@@ -85,12 +89,8 @@ class OpenAIChatMeter:
     def _look(self, data: bytes) -> None:
         """``feed`` for whatever may come, when all before it has been counted."""
         whole = data
-        is_first = self._keys is None and self._cutter is None
-        if (
-            self._is_cut
-            or not data.endswith(b"\n\n")
-            or (is_first and (not data.startswith(b"data:") or b"\r" in data))  # there may be a byte order mark
-        ):
+        is_first = self._keys is None and self._cutter is None  # so that there may be a byte order mark
+        if self._is_cut or is_first or not data.endswith(b"\n\n"):
             cutter = self._cutter
             if cutter is None:
                 cutter = EventCutter(_MAX_TAIL_BYTES, overflow=Overflow.KEEP_END, has_begun=not is_first)
@@ -164,6 +164,13 @@ class OpenAIChatMeter:
         self._first = whole[:1024]
         self._keys = _SPACED if b'": "' in whole else _COMPACT
         return self._keys
+
+
+def _is_plain_beginning(data: bytes) -> bool:
+    """Is a stream's first chunk one of whole events, without a byte order mark?"""
+    if len(data) > _MAX_RECENT_CHUNK_BYTES or b"\r" in data:
+        return False
+    return data.startswith(b"data:") and data.endswith(_PLAIN_ENDS)
 
 
 def _plain_text_bytes(events: bytes, keys: tuple[bytes, bytes, bytes, bytes]) -> int:
