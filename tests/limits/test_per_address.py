@@ -54,3 +54,16 @@ def test_without_a_burst_a_minutes_worth() -> None:
         limit.admit("192.0.2.1")
     with pytest.raises(RateLimited):
         limit.admit("192.0.2.1")
+
+
+def test_a_bucket_that_is_kept_is_the_groups() -> None:
+    limit = AddressLimit(3, buckets=BucketMemoryStorage(clock=HandClock()))
+    one, other = limit.bucket("2001:db8::1"), limit.bucket("2001:db8::2")
+    assert one is not None
+    assert other is not None
+    assert (one.take() >= 0, other.take() >= 0) == (True, True)
+    limit.admit("2001:db8::3")
+    assert (one.take(), other.take()) == (-1, -1)
+    with pytest.raises(RateLimited, match="from this address"):
+        one.limit.admit(one.identifier)
+    assert AddressLimit(0).bucket("192.0.2.1") is None

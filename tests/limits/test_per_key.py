@@ -60,3 +60,19 @@ def test_the_refusal_names_the_keys_own_rate() -> None:
         limit.admit("key_a", rate_per_minute=1)
     assert refusal.value.retry_after_s == 60
     assert refusal.value.code == "rate_limit_exceeded"
+
+
+def test_a_bucket_that_is_kept_is_the_keys_at_this_rate() -> None:
+    limit = make(2)
+    bucket = limit.bucket("key_a")
+    assert bucket is not None
+    assert bucket.take() >= 0
+    assert admitted(limit, "key_a") == 1
+    assert bucket.take() == -1
+    own = limit.bucket("key_a", rate_per_minute=7)
+    assert own is not None
+    assert own.take() >= 0
+    with pytest.raises(RateLimited, match="with this API key: 2 per minute"):
+        bucket.limit.admit(bucket.identifier)
+    assert limit.bucket("key_a", rate_per_minute=0) is None
+    assert make(0).bucket("key_a") is None
