@@ -84,6 +84,9 @@ class Database:
         self._turns = turns
         self._busy_timeout_s = busy_timeout_s
         self._writer = writer
+        #: Queue an item and have a function called with its result or ``Failed``; see there. (The writer's own method:
+        #: each request comes this way twice.)
+        self.submit_item_now = writer.submit_item_now
         self._checkpoints = checkpoints
         self._lookup = lookup
         self._reader: aiosqlite.Connection | None = None
@@ -162,10 +165,6 @@ class Database:
     def submit_now(self, operation: Operation[Any], on_done: Done, *, is_new_work: bool = False) -> None:
         """Queue a write and have ``on_done`` called with its result or ``Failed``; see ``Writer.submit_item_now``."""
         self._writer.submit_now(operation, on_done, is_new_work=is_new_work)
-
-    def submit_item_now(self, bulk: Bulk, item: Any, on_done: Done, *, is_new_work: bool = False) -> None:
-        """Queue an item and have ``on_done`` called with its result or ``Failed``; see ``Writer.submit_item_now``."""
-        self._writer.submit_item_now(bulk, item, on_done, is_new_work=is_new_work)
 
     @property
     def write_waits(self) -> WriteWaits:

@@ -138,9 +138,6 @@ class LedgerStore:
         It gets None when the row and its hold are durable, or ``Failed`` with one of the future's errors; then nothing
         is held. Raises what ``open_reservation`` raises; then ``on_done`` is not called.
         """
-        self._runs.openings_left -= 1
-        if self._runs.openings_left < 0:
-            self._runs.look()
         account, key = opening.row_numbers or self._numbers_of(opening.account_id, opening.key_id)
         known, find = self._names.known, self._names.find
         endpoint = known.get(opening.endpoint) or find(opening.endpoint)
@@ -148,15 +145,12 @@ class LedgerStore:
         if endpoint is not None and model is not None:
             item = _opening_item(opening, account, key, endpoint, model)
             self._database.submit_item_now(open_requests, item, on_done, is_new_work=True)
-            return
-
-        def insert(connection: sqlite3.Connection) -> None:
-            endpoint, model = make_number(connection, opening.endpoint), make_number(connection, opening.model)
-            failed = open_requests(connection, (_opening_item(opening, account, key, endpoint, model),))[0]
-            if failed is not None:
-                raise failed.error
-
-        self._database.submit_now(insert, on_done, is_new_work=True)
+        else:
+            self._database.submit_now(partial(_open_by_new_names, opening, account, key), on_done, is_new_work=True)
+        runs = self._runs
+        runs.openings_left -= 1
+        if runs.openings_left < 0:
+            runs.look()  # behind the opening, whose place in the queue it must not take
 
     def close(self, closing: Closing) -> asyncio.Future[bool]:
         """Settle or release a request; what is not charged of its hold is free again. Queued at once, and written even
@@ -181,7 +175,7 @@ class LedgerStore:
             provider = known.get(closing.provider) or find(closing.provider)
             upstream_model = known.get(closing.upstream_model) or find(closing.upstream_model)
             if provider is None or upstream_model is None:
-                self._database.submit_now(lambda connection: close_request(connection, closing), on_done)
+                self._database.submit_now(partial(_close_by_new_names, closing), on_done)
                 return
         self._database.submit_item_now(close_requests, _closing_item(closing, provider, upstream_model), on_done)
 
@@ -241,6 +235,18 @@ class LedgerStore:
 
 def _do_nothing(connection: sqlite3.Connection) -> None:
     """What waits for it has waited for everything that was queued before."""
+
+
+# Not closures: what those know costs a little with every request, and few have a new name.
+def _open_by_new_names(opening: Opening, account: int, key: int, connection: sqlite3.Connection) -> None:
+    endpoint, model = make_number(connection, opening.endpoint), make_number(connection, opening.model)
+    failed = open_requests(connection, (_opening_item(opening, account, key, endpoint, model),))[0]
+    if failed is not None:
+        raise failed.error
+
+
+def _close_by_new_names(closing: Closing, connection: sqlite3.Connection) -> bool:
+    return close_request(connection, closing)
 
 
 def close_request(connection: sqlite3.Connection, closing: Closing) -> bool:
