@@ -288,7 +288,7 @@ def parsing(desk: Desk, error: Exception) -> Route:
         handler=route.handler,
         name=route.name,
         surface=route.surface,
-        plain_call=replace(route.plain_call, parse=parse),
+        plain_call=replace(route.plain_call, parse=parse, takes_plain_chats=False),
     )
 
 
