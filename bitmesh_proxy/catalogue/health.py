@@ -30,7 +30,8 @@ class OfferHealth:
 
     def note_success(self, offer_id: str) -> None:
         """The offer delivered: whatever was before is forgotten."""
-        self._failed_at_s.pop(offer_id, None)
+        if self._failed_at_s:  # hardly ever
+            self._failed_at_s.pop(offer_id, None)
 
     def is_healthy(self, offer_id: str) -> bool:
         """Has it not failed within the last ``unhealthy_s`` seconds?"""
