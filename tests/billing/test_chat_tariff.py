@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET, convert
 from msgspec.structs import replace
@@ -44,7 +44,7 @@ CALLS = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(OFFERS, CALLS, st.sampled_from([10**9, 1_500_000_000, 0]), st.integers(1, 5_000))
 def test_a_tariff_holds_what_is_held_without_it(offer: Any, call: ChatCall, markup_nano: int, default: int) -> None:
     tariff = chat_tariff(offer, markup_nano=markup_nano, default_max_output_tokens=default)
@@ -72,7 +72,7 @@ USAGES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(OFFERS, USAGES, st.sampled_from([10**9, 1_500_000_000, 0]), st.sampled_from([0, 1, 10**6, 10**15]))
 def test_a_tariff_bills_what_is_billed_without_it(
     offer: Any, usage: dict[str, Any], markup_nano: int, hold_nano_usd: Any
