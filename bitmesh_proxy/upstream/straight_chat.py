@@ -9,7 +9,9 @@ straight is told by None and takes that way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
 
 import orjson
 from msgspec import UNSET, Struct
@@ -26,7 +28,7 @@ from bitmesh_proxy.dialects.openai_usage import SMALL_BYTES
 from bitmesh_proxy.endpoints.endpoint import Endpoint
 from bitmesh_proxy.endpoints.json_bodies import parse_object
 from bitmesh_proxy.endpoints.plain_chat import BLANK_OR_NOTHING
-from bitmesh_proxy.errors import UpstreamBroken
+from bitmesh_proxy.errors import GatewayError, UpstreamBroken
 from bitmesh_proxy.money import NanoUsd
 from bitmesh_proxy.plain_chats import NOT_PLAIN, PLAIN_DEPTH, PlainWriter, read_plain_answer, read_plain_chat
 from bitmesh_proxy.providers.base import ChatDialect
@@ -42,6 +44,8 @@ from bitmesh_proxy.upstream.requests import (
 )
 
 _OPEN, _CLOSE = b"{}"
+#: Of a plain conversation, whichever.
+_SOME_MESSAGES: Final[Sequence[Mapping[str, Any]]] = ({"role": "user", "content": "Hello"},)
 
 
 class StraightAttempt(Struct):
@@ -130,6 +134,8 @@ class StraightChats:
         self._alike: dict[object, HeadAroundLength] = {}
         #: By the model's name, for whole answers and for streams; as many as the catalogue has names.
         self._ready: tuple[dict[object, _Ready], dict[object, _Ready]] = ({}, {})
+        #: Names of models, for streams or not, in a wire format, of which nothing can be kept ready.
+        self._unready: set[tuple[str, bool, str | None]] = set()
         self._takes_plain_chats = max_json_depth >= PLAIN_DEPTH
 
     def parse(self, raw: bytes, endpoint: Endpoint, caller: Caller) -> Call:
@@ -173,6 +179,8 @@ class StraightChats:
             model = caller.bound_model
         stream = chat.stream is True
         ready = self._ready[stream].get(model)
+        if ready is None:
+            ready = self._prepared(model, stream, endpoint, caller)
         if ready is None or chat.test is True or ready.dialect.wire_format != endpoint.chat_format:
             return None
         # What a model reads of it (``usage.plain_text_bytes``): names, roles and texts.
@@ -201,6 +209,26 @@ class StraightChats:
         return StraightPlan(
             ready.offers, hold, first, stream, False, ready.tariff, (raw, endpoint, caller), prompt_tokens
         )
+
+    def _prepared(self, name: object, stream: bool, endpoint: Endpoint, caller: Caller) -> _Ready | None:
+        """What ``plan`` would note at a first plain call of this model; with thousands of models many calls are that.
+        None where the steps have to be taken, every time."""
+        model = self._catalogue.find(name) if isinstance(name, str) else None
+        if model is None or len(model.offers) > 1 or name not in (model.id, *model.aliases):
+            return None
+        wanted = (name, stream, endpoint.chat_format)
+        if wanted in self._unready:
+            return None
+        call = ChatCall(model=name, messages=_SOME_MESSAGES, stream=stream)
+        first = None
+        with suppress(GatewayError):  # the steps say it
+            first = self.attempt(call, self.route(call, caller)[0], endpoint)
+        if first is not None:
+            self._make_ready(call, first)
+        ready = self._ready[stream].get(name)
+        if ready is None:
+            self._unready.add(wanted)
+        return ready
 
     def _make_ready(self, call: ChatCall, first: StraightAttempt) -> None:
         """Note what the next calls of this model will have in common, if it is known by this name and has one offer."""

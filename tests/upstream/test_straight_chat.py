@@ -597,12 +597,13 @@ def test_common_bodies_are_taken_at_a_glance(
     catalogue: Catalogue, health: OfferHealth, model: str, endpoint: Endpoint, more: dict[str, Any]
 ) -> None:
     chats, raw = new_chats(catalogue, health), orjson.dumps({**BODY, "model": model, **more})
-    assert chats.glance(raw, endpoint, CALLER) is None  # the first call of a model is read step by step
-    other = step_by_step(chats, raw, endpoint, CALLER)
-    plan = chats.glance(raw, endpoint, CALLER)
-    assert plan is not None
+    other = step_by_step(new_chats(catalogue, health), raw, endpoint, CALLER)
     assert other is not None
+    first, plan = chats.glance(raw, endpoint, CALLER), chats.glance(raw, endpoint, CALLER)
+    assert first is not None  # of the model
+    assert plan is not None
     assert plan.tariff is not None
+    same(first, other)
     same(plan, other)
     request = plan.first.access, plan.first.dialect.request(plan.call, plan.first.offer)
     assert orjson.loads(plan.first.body) == orjson.loads(request_bytes(*request).body)
@@ -631,7 +632,8 @@ def test_what_has_to_be_looked_at_is_not_taken_at_a_glance(
     catalogue: Catalogue, health: OfferHealth, model: str, more: dict[str, Any], caller: Caller
 ) -> None:
     raw = orjson.dumps({**BODY, "model": model, **more})
-    assert warmed(catalogue, health).glance(raw, CHAT, caller) is None
+    for chats in (warmed(catalogue, health), new_chats(catalogue, health)):
+        assert [chats.glance(raw, CHAT, caller) for _ in range(2)] == [None, None]
 
 
 def test_a_bound_key_s_plain_calls_are_taken_at_a_glance(catalogue: Catalogue, health: OfferHealth) -> None:
@@ -658,6 +660,20 @@ def test_only_what_the_catalogue_names_is_kept_ready(chats: StraightChats) -> No
     for name in ("local/one", "one", "Local/One", "LOCAL/ONE", "local/tiny", "local/free", "local/sold"):
         assert plan_of(chats, {**BODY, "model": name}) is not None
     assert [sorted(map(str, names)) for names in chats._ready] == [["local/one", "one"], []]
+
+
+def test_at_a_glance_too_only_what_the_catalogue_names_is_kept(catalogue: Catalogue, health: OfferHealth) -> None:
+    chats = new_chats(catalogue, health)
+    for name in (*MODELS, "nobody/knows", "LOCAL/ONE"):
+        for stream in (False, True, False):
+            chats.glance(orjson.dumps({**BODY, "model": name, "stream": stream}), CHAT, CALLER)
+    ready = [{str(name) for name in names} for names in chats._ready]
+    unready = {name for name, _, _ in chats._unready}
+    assert {"local/one", "one"} <= ready[0] & ready[1]
+    assert {"local/still", "anthropic/claude-sonnet-4-6"} <= unready
+    known = {name for model in catalogue.models for name in (model.id, *model.aliases)}
+    assert ready[0] | ready[1] | unready <= known
+    assert not {(name, False) for name in ready[0]} & {(name, stream) for name, stream, _ in chats._unready}
 
 
 def test_models_of_one_provider_have_one_head_and_each_provider_its_own(
