@@ -18,8 +18,11 @@ from bitmesh_proxy.storage.writer import Failed
 
 Item = tuple[Any, ...]
 
-#: Any number of rows is made of these, so that a handful of prepared statements serves all.
-_SIZES = (64, 32, 16, 8, 4, 2, 1)
+#: Rows of one statement at most. Each number of rows has a statement of its own, kept prepared.
+MAX_ROWS = 32
+#: So few rows take a statement each: one for several begins with a table of what is given, and that costs as much as
+#: four rows.
+FEW_ROWS = 3
 
 OPENING_COLUMNS = (
     "id", "account", "key", "instance", "endpoint", "model", "hold_nano_usd", "live", "address", "started_at_ms",
@@ -69,11 +72,9 @@ def close_requests(connection: sqlite3.Connection, items: Sequence[Item]) -> Seq
 
 
 def _chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    start = 0
-    for size in _SIZES:
-        while len(items) - start >= size:
-            yield items[start : start + size]
-            start += size
+    rows = 1 if len(items) <= FEW_ROWS else MAX_ROWS
+    for start in range(0, len(items), rows):
+        yield items[start : start + rows]
 
 
 def _halves(chunk: Sequence[Item]) -> tuple[Sequence[Item], Sequence[Item]]:

@@ -67,7 +67,7 @@ def test_columns_exist_and_fit_the_items() -> None:
     assert len(OPENING_COLUMNS) == len(opened("r", 1))
 
 
-@pytest.mark.parametrize("count", [1, 2, 4, 5, 16, 64, 100, 512])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 16, 32, 33, 100, 512])
 def test_many_open_and_close(count: int) -> None:
     connection = make_books(1000)
     ids = [f"r{number}" for number in range(count)]
