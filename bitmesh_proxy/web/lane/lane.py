@@ -1,8 +1,9 @@
 """Which requests the lane takes, and who may go on it.
 
-The lane takes a request that is all there and has nothing about it but a call: a POST to a chat route with a JSON body,
-a key or a signature, and no wish that concerns the connection or a browser. Anything else is no business of the lane,
-and nothing has happened to it yet when the lane lets it pass. So the two ways need not agree on what is unusual.
+The lane takes a request that has nothing about it but a call: a POST to a chat route with a JSON body that is there or
+will not take long, a key or a signature, and no wish that concerns the connection or a browser. Anything else is no
+business of the lane, and nothing has happened to it yet when the lane lets it pass. So the two ways need not agree on
+what is unusual.
 
 Callers send the same head again and again, but for the length of the body. So heads are remembered as they came, in two
 parts, with the length in decimal digits between them. A head that consists of the same parts and of the length of what
@@ -36,6 +37,8 @@ from bitmesh_proxy.web.route import PLAIN_CALLS_KEY, Route
 
 #: Bodies above this size go the plain way, where large ones are parsed in a thread.
 MAX_BODY_BYTES: Final = 128 * 1024
+#: Bodies above this size are not waited for, since the connection is not read while so much of one lies unread.
+MAX_COMING_BYTES: Final = 48 * 1024
 #: What remembered heads may take; then they are learnt anew.
 MAX_KNOWN_BYTES: Final = 4 * 1024 * 1024
 #: What is remembered with each head, about.
@@ -125,19 +128,25 @@ class Lane:
         self.line = app[keys.STRAIGHT]
 
     def takes(self, message: RawRequestMessage, payload: StreamReader, peer: str | None) -> Entry | None:
-        """The request, if the lane serves it. Nothing has happened when it says no."""
+        """The request, if the lane serves it. Nothing has happened when it says no.
+
+        Its body may be on its way, if it is short (``payload.is_eof``).
+        """
         route = self._routes.get(message.path)
         if (
             route is None
             or message.method != "POST"
-            or not payload.is_eof()
             or message.should_close
             or message.upgrade
             or message.chunked
             or message.version != HttpVersion11
-            or not 0 < payload.total_bytes <= self._max_body_bytes
             or payload.exception() is not None
         ):
+            return None
+        if payload.is_eof():
+            if not 0 < payload.total_bytes <= self._max_body_bytes:
+                return None
+        elif int(message.headers.get("Content-Length", 0)) > min(MAX_COMING_BYTES, self._max_body_bytes):
             return None
         visitor = self._visitor(message.headers, peer)
         return None if visitor is None else self.entry_of(route, visitor)

@@ -8,6 +8,8 @@ order, so that pipelined ones may go either way.
 The parser need not say the same twice: where it stands between two messages (``_left_bytes``) and there comes, with
 nothing in front of it and nothing behind its body, a head that it has read before (``Lane.recall``), it is not asked.
 
+Many clients send a head, and then its body in a packet of its own. The lane waits a moment for that (``_coming``).
+
 While the lane is at work aiohttp's handler sleeps, or has not begun yet, and its sleep is hidden from aiohttp
 (``_sleeper``), so that neither a further request nor the clock of idle connections wakes it. This leans on private
 names of ``RequestHandler``, as there is no public way: ``tests/web/lane/test_protocol.py`` lists them, and
@@ -17,7 +19,7 @@ names of ``RequestHandler``, as there is no public way: ``tests/web/lane/test_pr
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
@@ -29,11 +31,14 @@ from bitmesh_proxy.web.lane.call import LaneCall
 from bitmesh_proxy.web.lane.lane import Entry, Lane, left_of
 from bitmesh_proxy.web.lane.reply import LaneReply
 
+#: A body is mostly right behind its head. One that takes longer is waited for by aiohttp's handler.
+BODY_PATIENCE_S: Final = 0.5
+
 
 class LaneProtocol(RequestHandler):
     """See the module's docstring."""
 
-    __slots__ = ("_call", "_held", "_lane", "_left_bytes", "_peer", "_sleeper")
+    __slots__ = ("_call", "_coming", "_held", "_lane", "_left_bytes", "_peer", "_sleeper")
 
     def __init__(self, manager: web.Server, lane: Lane, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -42,6 +47,8 @@ class LaneProtocol(RequestHandler):
         self._call: LaneCall | None = None
         #: Where aiohttp's handler sleeps meanwhile, and until the caller has read the answer.
         self._sleeper: asyncio.Future[None] | None = None
+        #: The lane's next request, whose body is not all there yet, and when that will have taken too long.
+        self._coming: tuple[Entry, asyncio.TimerHandle] | None = None
         #: Requests that came while aiohttp's handler was about to go to sleep. While there are any, its queue is empty.
         self._held: list[Any] = []
         #: How much is still to come of the message that the parser is in: 0 between two messages, -1 if nobody knows.
@@ -75,6 +82,9 @@ class LaneProtocol(RequestHandler):
         waiter = self._waiter
         if waiter is None or waiter.done():  # aiohttp's handler is at work, or the lane is: this waits its turn
             self._read(data)
+            if self._coming is not None:
+                self._body_came()
+                return
             # (Without data it is aiohttp's handler that asks, which is awake, and is about to serve a request.)
             if data and waiter is None and self._call is None and self._messages and not self._request_in_progress:
                 self._hold()
@@ -122,6 +132,9 @@ class LaneProtocol(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """See asyncio. A caller who leaves ends the call at once."""
         super().connection_lost(exc)
+        if self._coming is not None:
+            self._coming[1].cancel()
+            self._coming = None
         if self._call is not None:
             self._call.caller_left()
         elif self._sleeper is not None:
@@ -168,12 +181,38 @@ class LaneProtocol(RequestHandler):
         entry = self._lane.takes(message, payload, self._peer)
         if entry is None:
             self._wake(waiter)
+        elif payload.is_eof():
+            if data:
+                self._lane.remember(entry, message, data, payload.total_bytes, peer=self._peer)
+            self._take(waiter, entry)
+        else:
+            self._sleeper, self._waiter = waiter, None
+            self._coming = entry, self._loop.call_later(BODY_PATIENCE_S, self._give_up)
+
+    def _body_came(self) -> None:
+        """Some of it, or all."""
+        assert self._coming is not None
+        if not self._messages[0][1].is_eof():
             return
+        (entry, timer), waiter = self._coming, self._sleeper
+        assert waiter is not None, "it sleeps while a body is waited for"
+        timer.cancel()
+        self._coming = None
+        self._take(waiter, entry)
+
+    def _give_up(self) -> None:
+        """The body takes its time, and whoever serves the plain way has patience, and its bounds."""
+        self._coming = None
+        waiter, self._sleeper = self._sleeper, None
+        if waiter is not None and not waiter.done():
+            self._waiter = waiter
+            self._wake(waiter)
+
+    def _take(self, waiter: asyncio.Future[None], entry: Entry) -> None:
+        """The next request is all there, and the lane's."""
+        _, payload = self._messages.popleft()
         # Not ``read_nowait``: it would have the parser look for more, which costs as much as the request.
         body = b"".join(payload._buffer)
-        if data:
-            self._lane.remember(entry, message, data, len(body), peer=self._peer)
-        self._messages.popleft()
         assert self._parser is not None, "the connection is open"
         # First of all: what follows may read on, and must find that somebody is at work.
         self._sleeper, self._waiter = waiter, None

@@ -22,6 +22,7 @@ from bitmesh_proxy.errors import RateLimited, TooManyConcurrent
 from bitmesh_proxy.web.lane.lane import (
     KNOWN_BYTES,
     MAX_BODY_BYTES,
+    MAX_COMING_BYTES,
     MAX_KNOWN_BYTES,
     MAX_KNOWN_HEAD_BYTES,
     Lane,
@@ -170,7 +171,9 @@ async def test_bodies(gateway: Gateway, tmp_path: Path) -> None:
     assert taken(lane, body=b"") is None
     assert taken(lane, body=b"x" * MAX_BODY_BYTES) is not None
     assert taken(lane, body=b"x" * (MAX_BODY_BYTES + 1)) is None
-    assert taken(lane, body=b"{", length="2") is None, "it has not come whole"
+    assert taken(lane, body=b"{", length="2") is not None, "the rest is on its way"
+    assert taken(lane, body=b"{", length=str(MAX_COMING_BYTES)) is not None
+    assert taken(lane, body=b"{", length=str(MAX_COMING_BYTES + 1)) is None, "it may take its time"
     async with running_gateway(tmp_path / "less", {"http": {"max_body_bytes": 10}}) as less:
         assert taken(Lane(less.app), body=b"x" * 10) is not None
         assert taken(Lane(less.app), body=b"x" * 11) is None

@@ -25,7 +25,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from bitmesh_proxy import keys
 from bitmesh_proxy.web.lane import protocol
-from bitmesh_proxy.web.lane.protocol import LaneProtocol, LaneServer
+from bitmesh_proxy.web.lane.protocol import BODY_PATIENCE_S, LaneProtocol, LaneServer
 from tests.journeys.gateway import eventually, open_books, until
 from tests.journeys.scripted import at
 from tests.upstream.scripted_provider import Exchange, answering
@@ -263,6 +263,77 @@ async def test_a_body_behind_its_head_and_the_next_request_behind_it(tmp_path: P
         caller.send(second[50:])
         assert text_of(await caller.answer()) == "second"
         await there.gateway.check_books()
+
+
+async def in_packets(caller: Caller, *packets: bytes) -> None:
+    """Each comes by itself."""
+    for packet in packets:
+        caller.send(packet)
+        await asyncio.sleep(0.01)
+
+
+async def test_a_body_in_packets_of_its_own_comes_to_the_lane(tmp_path: Path) -> None:
+    async with room(tmp_path, echo) as there, there.caller() as caller:
+        for number in range(4):
+            head, end, body = caller.request(say(f"call {number}")).partition(b"\r\n\r\n")
+            middle = len(body) // 2
+            packets = [head + end, body] if number % 2 else [head + end, body[:middle], body[middle:]]
+            await in_packets(caller, *packets)
+            assert text_of(await caller.answer()) == f"call {number}"
+        assert there.plain == []
+        await there.gateway.check_books()
+
+
+async def test_what_stands_behind_such_a_body_is_served_after_it(tmp_path: Path) -> None:
+    async with room(tmp_path, echo) as there, there.caller() as caller:
+        head, end, body = caller.request(say("first")).partition(b"\r\n\r\n")
+        other = caller.request(b"", method="GET", path="/test")
+        await in_packets(caller, head + end, body + other + caller.request(say("last")))
+        assert text_of(await caller.answer()) == "first"
+        assert (await caller.answer()).json == {"message": "you are the man"}
+        assert text_of(await caller.answer()) == "last"
+        assert there.plain == ["/test", "/chat"], "whoever is awake takes the next one, too"
+
+
+@pytest.mark.parametrize("has_begun", [False, True], ids=["", "aiohttp's handler has begun"])
+async def test_a_body_that_takes_its_time_is_aiohttps(tmp_path: Path, has_begun: bool) -> None:
+    async with room(tmp_path, echo) as there, there.caller() as caller:
+        if has_begun:
+            await caller.ask(b"", method="GET", path="/test")
+        head, end, body = caller.request(say("late")).partition(b"\r\n\r\n")
+        await in_packets(caller, head + end + body[:5])
+        await asyncio.sleep(BODY_PATIENCE_S + 0.1)
+        await in_packets(caller, body[5:])
+        assert text_of(await caller.answer()) == "late"
+        assert text_of(await caller.ask(say("next"))) == "next"
+        assert there.plain == ["/test"] * has_begun + ["/chat"]
+        await there.gateway.check_books()
+
+
+@pytest.mark.parametrize("way", [True, False])
+@pytest.mark.parametrize("how", ["reset", "half"])
+async def test_leaving_before_the_body_has_come(tmp_path: Path, way: bool, how: str) -> None:
+    async with room(tmp_path, echo, {"http": {"lane": way}}) as there, there.caller() as caller:
+        await in_packets(caller, caller.request()[:-5])
+        server = there.gateway.runner.server
+        assert server is not None
+        if how == "reset":
+            caller.leave()
+        else:
+            caller.writer.write_eof()
+            assert await caller.is_closed_by_gateway()
+        await eventually(lambda: not server.connections, "the connection is forgotten")
+        assert there.under_way == 0
+        assert await there.gateway.books.rows() == []
+
+
+async def test_a_body_that_has_not_come_holds_up_no_stopping(tmp_path: Path) -> None:
+    """When it stops, aiohttp reads no further, so that it could not come any more."""
+    async with room(tmp_path, echo, {"http": {"shutdown_timeout_s": 60}}) as there, there.caller() as caller:
+        await in_packets(caller, caller.request()[:-5])
+        stopping = asyncio.create_task(there.gateway.runner.cleanup())
+        assert await caller.is_closed_by_gateway()
+        await asyncio.wait_for(stopping, 5)
 
 
 async def test_five_hundred_refusals_in_a_row(tmp_path: Path) -> None:
