@@ -189,7 +189,11 @@ async def books(app: web.Application) -> AsyncIterator[None]:
     )
     await recover(db, ledger, app[keys.IDEMPOTENCY])
     opened = app[keys.BOOKS] = Books(
-        ledger, settlements=settlements, instance=instance.number, markup_nano=parse_usd(settings.billing.markup)
+        ledger,
+        settlements=settlements,
+        instance=instance.number,
+        markup_nano=parse_usd(settings.billing.markup),
+        waits=app[keys.METRICS].ledger_waits,
     )
     checkpoints = asyncio.create_task(opened.checkpoint_forever(settings.billing.checkpoint_interval_s))
     yield

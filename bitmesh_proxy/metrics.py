@@ -40,6 +40,30 @@ class WriteWaits:
         self.sum_s += wait_s * writes
 
 
+#: The same for what a call waits for the books in all, fine around what it may wait.
+LEDGER_BOUNDS_MS: Final = (
+    0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2, 2.25, 2.5, 2.75, 3, 3.25, 3.5, 3.75, 4, 4.25, 4.5, 4.75, 5, 5.5, 6, 6.5, 7,
+    7.5, 8, 9, 10, 12.5, 15, 20, 25, 30, 40, 50, 75, 100, 250, 500, 1_000, 5_000,
+)  # fmt: skip
+
+
+class LedgerWaits:
+    """How long calls waited for their rows of the ledger: what the ledger adds to the time of an answer.
+
+    Each call counts once, with the sum of two waits: from asking for its row to hearing that it is there, and the same
+    for closing it. Each ends where the call goes on: what others do with the same commit's news before that counts.
+    """
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(LEDGER_BOUNDS_MS) + 1)
+        self.sum_s = 0.0
+
+    def note(self, wait_s: float) -> None:
+        """A call's row is closed."""
+        self.counts[bisect_left(LEDGER_BOUNDS_MS, wait_s * 1000)] += 1
+        self.sum_s += wait_s
+
+
 class Metrics:
     """One per application."""
 
@@ -47,6 +71,7 @@ class Metrics:
         self.under_way = 0
         #: The database's own, once it is open.
         self.write_waits: WriteWaits | None = None
+        self.ledger_waits = LedgerWaits()
         self._requests: Counter[tuple[str, int]] = Counter()
         self._durations: dict[str, list[int]] = {}
         self._duration_sums_ms: Counter[str] = Counter()
@@ -102,6 +127,12 @@ class Metrics:
             "From a write's queueing to its commit; each counts with the longest wait of its group commit.",
             buckets=_cumulated(waits.counts, WRITE_BOUNDS_MS),
             sum_value=waits.sum_s,
+        )
+        yield HistogramMetricFamily(
+            "bitmesh_ledger_wait_seconds",
+            "What a call waited for the ledger in all: until its row was there, and until it was closed.",
+            buckets=_cumulated(self.ledger_waits.counts, LEDGER_BOUNDS_MS),
+            sum_value=self.ledger_waits.sum_s,
         )
 
 

@@ -11,7 +11,14 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from bitmesh_proxy.metrics import DURATION_BOUNDS_MS, WRITE_BOUNDS_MS, Metrics, WriteWaits
+from bitmesh_proxy.metrics import (
+    DURATION_BOUNDS_MS,
+    LEDGER_BOUNDS_MS,
+    WRITE_BOUNDS_MS,
+    LedgerWaits,
+    Metrics,
+    WriteWaits,
+)
 from bitmesh_proxy.shared_memory import WORD_BYTES, SharedMemory
 
 if TYPE_CHECKING:
@@ -39,11 +46,13 @@ class SharedMetrics(Metrics):
         #: Numbers of the names that are known here.
         self._numbers: dict[str, int] = {}
         #: Words where this worker counts: requests by endpoint and status, attempts by provider and outcome; classes of
-        #: duration by endpoint, with their sum at the end; the same for writes.
+        #: duration by endpoint, with their sum at the end; the same for writes, and for waits for the ledger.
         self._known: dict[tuple[str, str | int], int] = {}
         self._durations_at: dict[str, tuple[int, ...]] = {}
         self._writes_at: list[int] = []
+        self._ledger_waits_at: list[int] = []
         super().__init__()
+        self.ledger_waits = SharedLedgerWaits(self)
 
     @staticmethod
     def words_for(seats: int) -> int:
@@ -88,6 +97,15 @@ class SharedMetrics(Metrics):
             self._writes_at.append(self._word("write_sums_us", "", 0))
         self._words[self._writes_at[bisect_left(WRITE_BOUNDS_MS, wait_s * 1000)]] += writes
         self._words[self._writes_at[-1]] += round(wait_s * 1_000_000) * writes
+
+    def note_ledger_wait(self, wait_s: float) -> None:
+        """See LedgerWaits."""
+        words, at = self._words, self._ledger_waits_at
+        if not at:
+            at += [self._word("ledger_waits", "", place) for place in range(len(LEDGER_BOUNDS_MS) + 1)]
+            at.append(self._word("ledger_wait_sums_us", "", 0))
+        words[at[bisect_left(LEDGER_BOUNDS_MS, wait_s * 1000)]] += 1
+        words[at[-1]] += round(wait_s * 1_000_000)
 
     def forget_seat(self, seat: int) -> None:
         """A worker has died: it answers nothing any more."""
@@ -154,6 +172,18 @@ class SharedWriteWaits(WriteWaits):
         self._metrics.note_write(wait_s, writes=writes)
 
 
+class SharedLedgerWaits(LedgerWaits):
+    """The waits of a worker's calls, counted in ``metrics``."""
+
+    def __init__(self, metrics: SharedMetrics) -> None:
+        super().__init__()
+        self._metrics = metrics
+
+    def note(self, wait_s: float) -> None:
+        """See LedgerWaits."""
+        self._metrics.note_ledger_wait(wait_s)
+
+
 def _add(summed: Metrics, waits: WriteWaits, name: Sequence[str], count: int) -> None:
     kind, first, second = name
     match kind:
@@ -170,3 +200,7 @@ def _add(summed: Metrics, waits: WriteWaits, name: Sequence[str], count: int) ->
             waits.counts[int(second)] += count
         case "write_sums_us":
             waits.sum_s += count / 1_000_000
+        case "ledger_waits":
+            summed.ledger_waits.counts[int(second)] += count
+        case "ledger_wait_sums_us":
+            summed.ledger_waits.sum_s += count / 1_000_000

@@ -31,7 +31,7 @@ from scripts.benchmarks.__main__ import NAMES, arguments, verdict
 from scripts.benchmarks.bench import Work, chat_body
 from scripts.benchmarks.big_books import Size, fill, token
 from scripts.benchmarks.gateway import Credentials, Installations
-from scripts.benchmarks.ledger_work import is_steady, quantile, read_buckets
+from scripts.benchmarks.ledger_work import CALL, WRITE, added_buckets, is_steady, quantile, read_buckets
 from scripts.benchmarks.loads import Run, Target, parse_output, run_load
 from scripts.benchmarks.peer_gateways import CHAT, KNOWN, Peer, Wanted, open_peer, parse_peers
 from scripts.benchmarks.processes import (
@@ -280,21 +280,30 @@ bitmesh_ledger_write_seconds_bucket{le="0.005"} 90.0
 bitmesh_ledger_write_seconds_bucket{le="+Inf"} 100.0
 bitmesh_ledger_write_seconds_count 100.0
 bitmesh_ledger_write_seconds_sum 0.2
+bitmesh_ledger_wait_seconds_bucket{le="0.002"} 7.0
+bitmesh_ledger_wait_seconds_bucket{le="+Inf"} 8.0
 bitmesh_request_duration_seconds_bucket{endpoint="chat",le="0.005"} 3.0
 """
 
 
 def test_waits_are_read_from_the_metrics_text() -> None:
-    assert read_buckets(METRICS) == {0.001: 10, 0.005: 90, math.inf: 100}
+    assert read_buckets(METRICS, WRITE) == {0.001: 10, 0.005: 90, math.inf: 100}
+    assert read_buckets(METRICS, CALL) == {0.002: 7, math.inf: 8}
     with pytest.raises(RuntimeError, match="does not count"):
-        read_buckets("bitmesh_requests_total 1.0\n")
+        read_buckets("bitmesh_requests_total 1.0\n", CALL)
+
+
+def test_a_runs_own_waits_are_what_came_to_the_histogram() -> None:
+    later = METRICS.replace("} 7.0", "} 9.0").replace("} 8.0", "} 12.0")
+    assert added_buckets(METRICS, later, CALL) == {0.002: 2, math.inf: 4}
+    assert set(added_buckets(METRICS, later, WRITE).values()) == {0}
 
 
 @pytest.mark.parametrize(
     ("share", "value_s"), [(0.05, 0.0005), (0.1, 0.001), (0.5, 0.003), (0.9, 0.005), (0.99, 0.005)]
 )
 def test_a_quantile_lies_evenly_within_its_class(share: float, value_s: float) -> None:
-    assert quantile(read_buckets(METRICS), share) == pytest.approx(value_s)
+    assert quantile(read_buckets(METRICS, WRITE), share) == pytest.approx(value_s)
 
 
 def test_nothing_written_is_no_quantile() -> None:

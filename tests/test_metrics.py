@@ -8,7 +8,7 @@ import sys
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bitmesh_proxy.metrics import DURATION_BOUNDS_MS, Metrics, WriteWaits
+from bitmesh_proxy.metrics import DURATION_BOUNDS_MS, LEDGER_BOUNDS_MS, Metrics, WriteWaits
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -59,6 +59,17 @@ def test_writes_count_with_the_wait_of_their_batch() -> None:
     assert found["bitmesh_ledger_write_seconds_bucket", (("le", "+Inf"),)] == 6
     assert found["bitmesh_ledger_write_seconds_count", ()] == 6
     assert found["bitmesh_ledger_write_seconds_sum", ()] == pytest.approx(120.0062)
+
+
+def test_waits_of_calls_are_classed_finely() -> None:
+    metrics = Metrics()
+    for bound_ms in (*LEDGER_BOUNDS_MS, 6_000):
+        metrics.ledger_waits.note(bound_ms / 1000)
+    found = samples(metrics)
+    for place, bound_ms in enumerate(LEDGER_BOUNDS_MS, start=1):
+        assert found["bitmesh_ledger_wait_seconds_bucket", (("le", str(bound_ms / 1000)),)] == place
+    assert found["bitmesh_ledger_wait_seconds_count", ()] == len(LEDGER_BOUNDS_MS) + 1
+    assert found["bitmesh_ledger_wait_seconds_sum", ()] == pytest.approx((sum(LEDGER_BOUNDS_MS) + 6_000) / 1000)
 
 
 def test_without_a_database_nothing_was_written() -> None:

@@ -56,6 +56,17 @@ def test_waits_for_the_books_are_summed_too(workers: list[SharedMetrics]) -> Non
     assert b"bitmesh_ledger_write_seconds_sum 0.024" in text
 
 
+def test_waits_of_calls_for_the_ledger_are_summed_too(workers: list[SharedMetrics]) -> None:
+    for worker in workers:
+        worker.ledger_waits.note(0.0042)
+        worker.ledger_waits.note(0.0021)
+    text = workers[1].render()
+    assert b'bitmesh_ledger_wait_seconds_bucket{le="0.002"} 0.0' in text
+    assert b'bitmesh_ledger_wait_seconds_bucket{le="0.00225"} 2.0' in text
+    assert b'bitmesh_ledger_wait_seconds_bucket{le="0.00425"} 4.0' in text
+    assert b"bitmesh_ledger_wait_seconds_sum 0.0126" in text
+
+
 def test_what_a_dead_worker_counted_stays_and_its_replacement_goes_on(
     memory: SharedMemory, workers: list[SharedMetrics]
 ) -> None:

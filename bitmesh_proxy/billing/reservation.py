@@ -27,6 +27,7 @@ from bitmesh_proxy.calls import Basis, Usage
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.errors import Unavailable
+from bitmesh_proxy.metrics import LedgerWaits
 from bitmesh_proxy.money import ZERO, NanoUsd
 from bitmesh_proxy.storage.ledger import Accrued, Closing, LedgerStore, Opening
 from bitmesh_proxy.storage.writer import Failed
@@ -77,9 +78,13 @@ class Reservation(Struct, eq=False):
     _on_opened: OnWritten | None = None
     _on_closed: OnWritten | None = None
     _closing: Closing | None = None
+    #: The waits that are over; while one lasts, less the moment when it began.
+    _waited_s: float = 0.0
 
     async def __aenter__(self) -> Reservation:
+        self._waited_s -= self._books.clock()
         await self._books.open_row(self._opening)
+        self._waited_s += self._books.clock()
         self.is_open = True
         return self
 
@@ -96,10 +101,13 @@ class Reservation(Struct, eq=False):
         Raises AuthenticationFailed and Unavailable as entering does; then ``on_done`` is not called. From here to the
         settlement every way out goes through ``leave_now``.
         """
-        self._books._ledger.open_now(self._opening, self._entered)
+        books = self._books
+        books._ledger.open_now(self._opening, self._entered)
+        self._waited_s -= books.clock()
         self._on_opened = on_done
 
     def _entered(self, result: Failed | None) -> None:
+        self._waited_s += self._books.clock()
         on_done, self._on_opened = self._on_opened, None
         if self._is_left:  # nobody waits any more, and nothing was sent
             if result is None:
@@ -133,7 +141,11 @@ class Reservation(Struct, eq=False):
             return
         self.is_open = False
         self.bill = outcome.bill
-        await self._books.close_row(self._books.closing(self.request_id, outcome, self._context))
+        books = self._books
+        closing = books.closing(self.request_id, outcome, self._context)
+        self._waited_s -= books.clock()
+        await books.close_row(closing)
+        books.waits.note(self._waited_s + books.clock())
 
     def settle_now(self, outcome: Outcome, on_done: OnWritten) -> None:
         """``settle``: ``on_done`` is called when that would return; ``Failed`` is what it would raise. Never raises.
@@ -148,19 +160,32 @@ class Reservation(Struct, eq=False):
 
     def _close_now(self, closing: Closing, on_done: OnWritten) -> None:
         self._closing, self._on_closed = closing, on_done
+        books = self._books
+        self._waited_s -= books.clock()
         try:
-            self._books._ledger.close_now(closing, self._closed)
+            books._ledger.close_now(closing, self._closed)
         except Unavailable as exc:
             self._closed(Failed(exc))
 
     def _closed(self, result: Failed | bool) -> None:
-        closing, on_done = self._closing, self._on_closed
-        self._closing = self._on_closed = None
-        assert closing is not None and on_done is not None, "it is told once"  # noqa: PT018 - one and the same thing
+        closing, self._closing = self._closing, None
+        books = self._books
         if isinstance(result, Failed):
-            self._books.closing_failed(closing, result.error, on_done)
-        else:
-            on_done(None)
+            assert closing is not None, "it is told once"
+            books.closing_failed(closing, result.error, self._closed_late)
+            return
+        on_done, self._on_closed = self._on_closed, None
+        assert on_done is not None, "it is told once"
+        books.waits.note(self._waited_s + books.clock())
+        on_done(None)
+
+    def _closed_late(self, failed: Failed | None) -> None:
+        """The wait that went on after a first attempt is over."""
+        on_done, self._on_closed = self._on_closed, None
+        assert on_done is not None, "it is told once"
+        if failed is None:
+            self._books.waits.note(self._waited_s + self._books.clock())
+        on_done(failed)
 
     def _unexpected(self, accrued: Accrued | None) -> Outcome:
         """A way out that settled nothing, by a fault of ours: what was noted as delivered is charged, else nothing."""
@@ -177,7 +202,10 @@ class Reservation(Struct, eq=False):
 
 
 class Books:
-    """Opens and closes rows. ``instance`` is this process's number; ``markup_nano`` a ratio, 10⁹ is one."""
+    """Opens and closes rows. ``instance`` is this process's number; ``markup_nano`` a ratio, 10⁹ is one.
+
+    ``waits`` hears from each call that entered and settled, in whatever way, how long it waited for both.
+    """
 
     def __init__(
         self,
@@ -187,12 +215,14 @@ class Books:
         instance: int,
         markup_nano: int,
         clock: Callable[[], float] = time.monotonic,
+        waits: LedgerWaits | None = None,
     ) -> None:
         self._ledger = ledger
         self._settlements = settlements
         self._instance = instance
         self.markup_nano = markup_nano
-        self._clock = clock
+        self.clock = clock
+        self.waits = waits or LedgerWaits()
         self._watched: dict[str, Callable[[], Accrued | None]] = {}
         self._noted: dict[str, Accrued] = {}
 
@@ -269,7 +299,7 @@ class Books:
         first_byte_ms = total_ms = None
         if context is not None:
             started_s = context.started_s
-            total_ms = round((self._clock() - started_s) * 1000)
+            total_ms = round((self.clock() - started_s) * 1000)
             if first_byte_s is not None:
                 first_byte_ms = round((first_byte_s - started_s) * 1000)
         return Closing(  # by place: names would take as long again

@@ -1,11 +1,14 @@
 """What the ledger adds to an answer's time, at a thousand requests a second.
 
 The ledger cannot be switched off, and a gateway without one would be another program. So what is measured is the wait
-itself: the gateway counts for every write how long it took from being queued until the event loop heard of its commit
-(``bitmesh_ledger_write_seconds`` at ``/metrics``; each write counts with the longest wait of its group commit). An
-answer waits for two: its row is durable before the provider is called, and closed before the last byte goes out. Two
-waits are together longer than 2 × w in no more cases than one of them is longer than w, so twice the 99.5th percentile
-of one is the 99th percentile of both, or more: what is shown is an upper bound.
+itself. An answer waits twice: its row is durable before the provider is called, and closed before the last byte goes
+out. The gateway takes the time from queueing each of the two writes until the call goes on with the news of its commit,
+and counts the sum of both for each call (``bitmesh_ledger_wait_seconds`` at ``/metrics``). What is shown is the 99th
+percentile of these sums, from what a run adds to the histogram's classes. The event loop's own turns between commit and
+news are in it; the few microseconds that it takes to queue a write are not.
+
+Beside it stands one write alone (``bitmesh_ledger_write_seconds``; each write counts with the longest wait of its group
+commit).
 
 Requests come at their times, whatever became of those before. A machine that cannot carry the rate says so in the row,
 and the highest rate of ``RATES`` that it can carry is measured.
@@ -17,28 +20,35 @@ import re
 import urllib.request
 from collections.abc import Mapping
 
-from scripts.benchmarks.bench import OUR_CHAT, Bench, Work, chat_body
+from scripts.benchmarks.bench import CALM, OUR_CHAT, Bench, Work, chat_body
 from scripts.benchmarks.loads import Run
 from scripts.benchmarks.table import Bar, Row
 
 RATES = (1000, 750, 500, 250)
 #: A rate is carried when this share of it is answered while it lasts.
 STEADY = 0.97
-_BUCKET = re.compile(r'^bitmesh_ledger_write_seconds_bucket\{le="([^"]+)"\} ([0-9.e+]+)$', re.MULTILINE)
+_BUCKET = re.compile(r'^(bitmesh_ledger_\w+)_bucket\{le="([^"]+)"\} ([0-9.e+]+)$', re.MULTILINE)
+#: The histograms' names: a call's two waits together, and a write's.
+CALL = "bitmesh_ledger_wait_seconds"
+WRITE = "bitmesh_ledger_write_seconds"
 
 
 def ledger_waits(bench: Bench) -> Work:
     """See the module's docstring."""
-    row = Row(
-        work="added by the ledger, 1,000 requests/s", unit="p99 ms (bound)", against="", bars=[Bar(limit=5, of="us")]
-    )
+    row = Row(work="added by the ledger, 1,000 requests/s", unit="p99 ms", against="", bars=[Bar(limit=5, of="us")])
     one = Row(work="one write to the ledger", unit="p99 ms", against="")
     target = bench.us(OUR_CHAT, chat_body())
     seconds = 0.8 if bench.is_quick else 2
     carried: list[int] = []
 
     def run_at(per_second: int) -> Run:
-        return bench.run(target, ["-c", "64", "-R", str(per_second), "-d", str(seconds), "-w", "0.2"], calmly=True)
+        return bench.run(target, ["-c", "64", "-R", str(per_second), "-d", str(seconds), "-w", "0.2"])
+
+    def counted_run(per_second: int) -> tuple[float, str, str]:
+        """What else took CPU time, and the metrics before and after."""
+        before = _metrics(bench.gateway.url)
+        run = run_at(per_second)
+        return run.others, before, _metrics(bench.gateway.url)
 
     def find_rate() -> int:
         for rate in RATES:
@@ -51,12 +61,12 @@ def ledger_waits(bench: Bench) -> Work:
             carried.append(find_rate())
             if carried[0] < RATES[0]:
                 row.note = one.note = f"more than it can carry here: measured at {carried[0]:,}"
-        before = read_buckets(_metrics(bench.gateway.url))
-        run_at(carried[0])
-        after = read_buckets(_metrics(bench.gateway.url))
-        buckets = {bound: count - before.get(bound, 0) for bound, count in after.items()}
-        row.add({"us": 2 * quantile(buckets, 0.995) * 1000})
-        one.add({"us": quantile(buckets, 0.99) * 1000})
+        counted = counted_run(carried[0])
+        if counted[0] > CALM and not bench.is_quick:  # not ``calmly``: the histogram would have both runs in it
+            counted = min(counted, counted_run(carried[0]))
+        _, before, after = counted
+        for shown, name in ((row, CALL), (one, WRITE)):
+            shown.add({"us": quantile(added_buckets(before, after, name), 0.99) * 1000})
 
     return Work(name="ledger", rows=[row, one], measure=measure)
 
@@ -71,12 +81,18 @@ def _metrics(url: str) -> str:
         return str(answer.read(), "utf-8")
 
 
-def read_buckets(text: str) -> dict[float, float]:
-    """The cumulated classes of the waits by their upper bounds (seconds). Raises RuntimeError when there are none."""
-    found = {float(bound): float(count) for bound, count in _BUCKET.findall(text)}
+def read_buckets(text: str, name: str) -> dict[float, float]:
+    """The cumulated classes of a histogram by their upper bounds (seconds). Raises RuntimeError if there is none."""
+    found = {float(bound): float(count) for found, bound, count in _BUCKET.findall(text) if found == name}
     if not found:
-        raise RuntimeError("the gateway does not count its waits for the ledger")
+        raise RuntimeError(f"the gateway does not count its waits for the ledger: there is no {name}")
     return found
+
+
+def added_buckets(before: str, after: str, name: str) -> dict[float, float]:
+    """What came to a histogram between two texts."""
+    earlier = read_buckets(before, name)
+    return {bound: count - earlier[bound] for bound, count in read_buckets(after, name).items()}
 
 
 def quantile(buckets: Mapping[float, float], share: float) -> float:

@@ -10,6 +10,7 @@ import pytest
 from bitmesh_proxy.billing.reservation import Books
 from bitmesh_proxy.billing.settlements import Settlements
 from bitmesh_proxy.context import Caller
+from bitmesh_proxy.metrics import LedgerWaits
 from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.keys import KeyStore
@@ -65,5 +66,10 @@ async def settlements() -> AsyncIterator[Settlements]:
 
 
 @pytest.fixture
-def books(ledger: LedgerStore, settlements: Settlements, clock: Clock) -> Books:
-    return Books(ledger, settlements=settlements, instance=1, markup_nano=ONE, clock=clock)
+def waits() -> LedgerWaits:
+    return LedgerWaits()
+
+
+@pytest.fixture
+def books(ledger: LedgerStore, settlements: Settlements, clock: Clock, waits: LedgerWaits) -> Books:
+    return Books(ledger, settlements=settlements, instance=1, markup_nano=ONE, clock=clock, waits=waits)

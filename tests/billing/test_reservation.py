@@ -12,6 +12,7 @@ from bitmesh_proxy.billing.settlements import Settlements
 from bitmesh_proxy.calls import Basis, Usage
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.errors import InsufficientBalance, Unavailable
+from bitmesh_proxy.metrics import LedgerWaits
 from bitmesh_proxy.money import ZERO, NanoUsd
 from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.database import Database
@@ -103,6 +104,19 @@ async def test_second_settlement_does_nothing(
         assert reservation.bill == PAID
     assert (await row_of(ledger)).charge_nano_usd == 100
     assert await verify_books(database) == []
+
+
+async def test_waits_for_opening_and_closing_are_counted_together(
+    books: Books, caller: Caller, clock: Clock, waits: LedgerWaits
+) -> None:
+    async with reserve(books, caller) as reservation:
+        clock.now_s += 10  # the call itself
+        settling = asyncio.create_task(reservation.settle(DONE))
+        await asyncio.sleep(0)  # it is queued
+        clock.now_s += 0.006
+        await settling
+    assert sum(waits.counts) == 1
+    assert waits.sum_s == pytest.approx(0.006)
 
 
 async def test_bill_of_nothing_releases(books: Books, caller: Caller, ledger: LedgerStore) -> None:

@@ -13,11 +13,13 @@ from bitmesh_proxy.billing.settlements import Settlements
 from bitmesh_proxy.calls import Basis
 from bitmesh_proxy.context import Caller
 from bitmesh_proxy.errors import AuthenticationFailed, InsufficientBalance, Unavailable
+from bitmesh_proxy.metrics import LEDGER_BOUNDS_MS, LedgerWaits
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.ledger import Accrued, LedgerStore
 from bitmesh_proxy.storage.verification import verify_books
 from bitmesh_proxy.storage.writer import Failed
+from tests.billing.conftest import Clock
 from tests.billing.test_reservation import ACCRUED, DONE, PAID, Lock, money_of, reserve, row_of
 from tests.storage.examples import USD, usd
 
@@ -204,6 +206,48 @@ async def test_bill_that_cannot_be_is_a_fault_of_ours(
     assert isinstance(failed, Failed)
     assert isinstance(failed.error, StorageError)
     assert (await row_of(ledger)).state == "open"
+
+
+async def test_waits_for_opening_and_closing_are_counted_together(
+    books: Books, caller: Caller, clock: Clock, waits: LedgerWaits, heard: Heard
+) -> None:
+    reservation = reserve(books, caller)
+    reservation.enter_now(heard.put_nowait)
+    clock.now_s += 0.003
+    await heard.get()
+    clock.now_s += 10  # the call itself
+    reservation.settle_now(DONE, heard.put_nowait)
+    assert sum(waits.counts) == 0
+    clock.now_s += 0.0012
+    await heard.get()
+    assert counted(waits) == [4.25]
+    assert waits.sum_s == pytest.approx(0.0042)
+
+
+async def test_closing_that_is_insisted_on_is_waited_for_as_long_as_it_takes(
+    books: Books, caller: Caller, path: Path, clock: Clock, waits: LedgerWaits, heard: Heard
+) -> None:
+    reservation = reserve(books, caller)
+    await enter(reservation)
+    lock = Lock(path)
+    reservation.settle_now(DONE, heard.put_nowait)
+    await asyncio.sleep(0.1)  # the first attempt has failed after 50 ms, and the wait goes on
+    assert sum(waits.counts) == 0
+    clock.now_s += 0.02
+    lock.release()
+    assert await heard.get() is None
+    assert counted(waits) == [20]
+
+
+async def test_refused_calls_do_not_count(books: Books, caller: Caller, waits: LedgerWaits, heard: Heard) -> None:
+    reserve(books, caller, hold=usd(8)).enter_now(heard.put_nowait)
+    assert isinstance(await heard.get(), Failed)
+    assert sum(waits.counts) == 0
+
+
+def counted(waits: LedgerWaits) -> list[float]:
+    """The bounds of the classes that something was counted in."""
+    return [bound_ms for bound_ms, count in zip(LEDGER_BOUNDS_MS, waits.counts, strict=False) for _ in range(count)]
 
 
 async def test_200_at_once_against_a_balance_for_7(books: Books, caller: Caller, database: Database) -> None:
