@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import lru_cache, partial
 
 from aiohttp import web
 
@@ -23,6 +24,8 @@ from bitmesh_proxy.settings import Http
 from bitmesh_proxy.storage.keys import KeyDirectory, KeyRecord
 from bitmesh_proxy.web.received import Received, receive
 
+#: Secrets that are kept in memory, which take 200 bytes each, beside the one that they are derived from.
+MAX_SECRETS = 4096
 #: Compared against when a consumer key is unknown, so that unknown and known ones take the same time.
 _NO_SUCH_KEY_ID = "key_unknown"
 
@@ -42,7 +45,8 @@ class Authenticator:
     ) -> None:
         self._directory = directory
         self._nonces = nonces
-        self._master_secret = master_secret
+        #: By key and generation, neither of which ever gets another secret.
+        self._secret_of = lru_cache(maxsize=MAX_SECRETS)(partial(derive_consumer_secret, master_secret))
         self._window_s = window_s
         self._http = http
         self._clock = clock
@@ -104,7 +108,7 @@ class Authenticator:
             OAuthRequest(
                 method=method, raw_target=raw_target, public_base_urls=(public_base_url,), header=credential.header
             ),
-            consumer_secret=derive_consumer_secret(self._master_secret, key_id, generation),
+            consumer_secret=self._secret_of(key_id, generation),
             now_s=self._clock(),
             window_s=self._window_s,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Literal, TypeAlias
 from urllib.parse import parse_qsl, quote, urlsplit
 
@@ -11,8 +12,10 @@ import requests
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from oauthlib.oauth1 import SIGNATURE_HMAC_SHA1, SIGNATURE_HMAC_SHA256, SIGNATURE_PLAINTEXT, Client
+from oauthlib.oauth1.rfc5849 import signature
 from requests_oauthlib import OAuth1  # type: ignore[import-untyped]  # ships no types
 
+from bitmesh_proxy.auth import oauth1
 from bitmesh_proxy.auth.oauth1 import OAuthRequest, VerifiedOAuth, consumer_key_of, parse_header, verify
 from bitmesh_proxy.errors import AuthenticationFailed
 from tests.auth import bitmesh_clients
@@ -398,3 +401,48 @@ def _change_one(data: st.DataObject, text: str) -> str:
     }[kind]
     assume(changed != text)
     return changed
+
+
+# ---------------------------------------------------------------- what is remembered of a base string
+
+_texts = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
+    ["THE-NONCE", "THE-TIMESTAMPx", "~", "&="]
+)
+_visible = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=8, max_size=20)
+
+
+@given(
+    rest=st.dictionaries(_texts.filter(lambda name: name not in dict(oauth1._VARYING)), _texts, max_size=4),
+    nonces=st.lists(_visible | st.sampled_from(["THE-NONCE", "THE-CONSUMER-KEY"]), min_size=2, max_size=3),
+    order=st.randoms(use_true_random=False),
+    url=st.sampled_from([ORIGIN + "/chat", ORIGIN + "/THE-NONCE", "http://[::1]:3000/a%20b"]),
+    method=st.sampled_from(["POST", "GET", "the-nonce"]),
+    left_out=st.sampled_from([*dict(oauth1._VARYING), ""]),
+    reading=st.lists(st.tuples(_texts, _texts), max_size=2),
+)
+def test_a_base_string_is_the_librarys_whatever_is_remembered(
+    rest: dict[str, str],
+    nonces: list[str],
+    order: Random,
+    url: str,
+    method: str,
+    left_out: str,
+    reading: list[tuple[str, str]],
+) -> None:
+    """A second request like the first is put together from what the library made for that."""
+    for number, nonce in enumerate(nonces):
+        varying = {"oauth_consumer_key": f"ck_{number}", "oauth_nonce": nonce, "oauth_timestamp": str(NOW_S + number)}
+        signed = [pair for pair in (rest | varying).items() if pair[0] != left_out]
+        order.shuffle(signed)
+        made = oauth1._base_string(method, url, signed, reading)
+        normalized = signature.normalize_parameters([*signed, *reading])  # type: ignore[arg-type]  # pairs will do
+        assert made == signature.signature_base_string(method, url, normalized)  # type: ignore[arg-type]  # any method
+
+
+def test_no_key_is_part_of_what_is_remembered() -> None:
+    oauth1._around_varying.cache_clear()
+    for number in range(5):
+        client = Client(f"ck_{number}", client_secret=SECRET, timestamp=str(NOW_S + number))
+        _, headers, _ = client.sign(ORIGIN + "/chat", http_method="POST")
+        assert check(str(headers["Authorization"]), "/chat").consumer_key == f"ck_{number}"
+    assert oauth1._around_varying.cache_info()[:2] == (4, 1)
