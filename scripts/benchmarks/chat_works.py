@@ -1,7 +1,8 @@
 """Chat: whole answers, streams, signatures, translation, and answers at a fixed rate.
 
 A stream is opened within a ramp. Its chunks' lateness counts once all streams are open, because until then the core is
-busy with opening them, which is a figure of its own (first byte); CPU time per chunk counts the openings in.
+busy with opening them, which is a figure of its own (first byte, and CPU time of a stream of few chunks); CPU time per
+chunk counts the openings in.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ from scripts.benchmarks.table import Bar, Row
 
 RESPONSES = "/v1/responses"
 INTERVAL_MS = 20
+#: Of a stream, about: a mean answer of ShareGPT's conversations has 338 tokens, one of Alpaca's 58 (Kwon et al. 2023,
+#: "Efficient Memory Management for Large Language Model Serving with PagedAttention", figure 11).
+CHUNKS = 200
+#: Of one that is opened for its first byte.
+FEW_CHUNKS = 4
 #: A rate is too much when more than this share of its requests find no connection.
 NEARLY_NONE = 0.02
 
@@ -69,15 +75,17 @@ def first_bytes(bench: Bench) -> Work:
     work = "chat SSE, 1 stream, a chunk each 20 ms"
     first = Row(work=work, unit="first byte p50 ms", against="direct", is_difference=True, bars=[Bar(limit=1)])
     late = Row(work=work, unit="chunk lateness p99 ms")
-    targets = bench.targets(chat_body(stream=True, mock=f"chunks=4,interval={INTERVAL_MS}"))
+    cpu = Row(work=f"chat SSE, 1 stream of {FEW_CHUNKS} chunks", unit="CPU us/stream")
+    targets = bench.targets(chat_body(stream=True, mock=f"chunks={FEW_CHUNKS},interval={INTERVAL_MS}"))
     options = ["-c", "1", "-d", "0.9" if bench.is_quick else "2", "-w", "0.2"]
 
     def measure(number: int) -> None:
         runs = bench.round(targets, options, number, calmly=True)
         first.add(figures(runs, lambda run: run.first_byte_ms.get("p50")))
         late.add(figures(runs, lambda run: run.lateness_ms.get("p99")))
+        cpu.add(figures(runs, lambda run: run.cpu_us_per_answer))
 
-    return Work(name="sse1", rows=[first, late], measure=measure)
+    return Work(name="sse1", rows=[first, late, cpu], measure=measure)
 
 
 def streams(bench: Bench, count: int) -> Work:
@@ -91,7 +99,8 @@ def streams(bench: Bench, count: int) -> Work:
     else:
         late.bars = [Bar(limit=3.5), Bar(limit=50, of="us")]
     # A thousand take a second to open, and then there have to be chunks enough.
-    chunks, ramp_ms = (100, 1000) if count > 100 else (60, 200)
+    ramp_ms, fewer = (1000, 100) if count > 100 else (200, 60)
+    chunks = fewer if bench.is_quick else CHUNKS
     targets = bench.targets(chat_body(stream=True, mock=f"chunks={chunks},interval={INTERVAL_MS}"))
     seconds = chunks * INTERVAL_MS / 1000
     options = ["-c", str(count), "-d", str(seconds + 2), "--once", "--ramp", str(ramp_ms), "--settle", str(seconds)]
