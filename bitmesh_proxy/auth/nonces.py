@@ -11,10 +11,14 @@ one process without a database.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from bitmesh_proxy.errors import Unavailable
+
+#: Hears what ``burn`` gives, or what it would raise.
+Burnt: TypeAlias = Callable[[bool | Exception], None]
 
 
 class NonceStore(Protocol):
@@ -25,6 +29,11 @@ class NonceStore(Protocol):
 
         Raises Unavailable when it cannot be remembered; the request must then be refused.
         """
+        ...
+
+    def burn_soon(self, consumer_key: str, nonce: str, timestamp_s: int, on_done: Burnt) -> None:
+        """The same with a function for a coroutine: the hot path's form. It is called once, on the event loop and never
+        before this returns, unless this raises Unavailable."""
         ...
 
 
@@ -49,6 +58,10 @@ class MemoryNonces:
     async def burn(self, consumer_key: str, nonce: str, timestamp_s: int) -> bool:
         """Insert if absent. See NonceStore."""
         return self.burn_now(consumer_key, nonce, timestamp_s)
+
+    def burn_soon(self, consumer_key: str, nonce: str, timestamp_s: int, on_done: Burnt) -> None:
+        """See NonceStore."""
+        asyncio.get_running_loop().call_soon(on_done, self.burn_now(consumer_key, nonce, timestamp_s))
 
     def burn_now(self, consumer_key: str, nonce: str, timestamp_s: int) -> bool:
         """The same without awaiting: nothing can come between the look and the entry."""

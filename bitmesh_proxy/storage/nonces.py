@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeAlias
 
+from bitmesh_proxy.auth.nonces import Burnt
 from bitmesh_proxy.errors import Unavailable
 from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.writer import Done, Failed, end_future
 
 #: Expired rows are removed this often at most; each sweep takes so many, so that no request waits for a long one.
 SWEEP_INTERVAL_S = 10.0
 SWEEP_ROWS = 20_000
+
+#: Consumer key, nonce and timestamp.
+_Nonce: TypeAlias = tuple[str, str, int]
+
+_INSERT = "INSERT INTO nonces (consumer_key, nonce, timestamp_s) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
 
 
 class SqliteNonces:
@@ -34,21 +44,41 @@ class SqliteNonces:
 
     async def burn(self, consumer_key: str, nonce: str, timestamp_s: int) -> bool:
         """Insert if absent, durably. Raises Unavailable when it cannot be remembered: the request is then refused."""
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._queue((consumer_key, nonce, timestamp_s), partial(end_future, future))
+        return await future
 
-        def insert(connection: sqlite3.Connection) -> bool:
-            statement = connection.execute(
-                "INSERT INTO nonces (consumer_key, nonce, timestamp_s) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-                (consumer_key, nonce, timestamp_s),
-            )
-            return statement.rowcount == 1
+    def burn_soon(self, consumer_key: str, nonce: str, timestamp_s: int, on_done: Burnt) -> None:
+        """The same with a function for a coroutine; see ``auth.nonces.NonceStore``."""
 
+        def heard(result: bool | Failed) -> None:
+            on_done(result.error if isinstance(result, Failed) else result)
+
+        self._queue((consumer_key, nonce, timestamp_s), heard)
+
+    def _queue(self, item: _Nonce, on_done: Done) -> None:
         now_s = self._clock()
-        if now_s - self._swept_at_s >= SWEEP_INTERVAL_S:
-            self._swept_at_s = now_s
-            self._is_full = await self._database.write(lambda connection: self._sweep(connection, now_s))
+        if now_s - self._swept_at_s < SWEEP_INTERVAL_S:
+            self._insert(item, on_done)
+            return
+        self._swept_at_s = now_s
+
+        def swept(result: bool | Failed) -> None:
+            if isinstance(result, Failed):
+                on_done(result)
+                return
+            self._is_full = result
+            try:
+                self._insert(item, on_done)
+            except Unavailable as exc:
+                on_done(Failed(exc))
+
+        self._database.submit_now(lambda connection: self._sweep(connection, now_s), swept)
+
+    def _insert(self, item: _Nonce, on_done: Done) -> None:
         if self._is_full:
             raise Unavailable("Too many signed requests at the moment.")
-        return await self._database.write(insert, is_new_work=True)
+        self._database.submit_item_now(_insert, item, on_done, is_new_work=True)
 
     def _sweep(self, connection: sqlite3.Connection, now_s: float) -> bool:
         """Forget what can no longer be accepted; says whether the table is over its bound all the same."""
@@ -63,3 +93,8 @@ class SqliteNonces:
             "SELECT count(*) FROM (SELECT 1 FROM nonces LIMIT ?)", (self._max_nonces,)
         ).fetchall()
         return bool(counted[0][0] >= self._max_nonces)
+
+
+def _insert(connection: sqlite3.Connection, items: Sequence[_Nonce]) -> Sequence[bool]:
+    """A bulk operation: which of them are new? A statement each, since one for several does not say which those are."""
+    return [connection.execute(_INSERT, item).rowcount == 1 for item in items]

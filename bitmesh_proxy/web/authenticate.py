@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import lru_cache, partial
+from typing import TypeAlias
 
 from aiohttp import web
 
@@ -23,6 +24,9 @@ from bitmesh_proxy.errors import AuthenticationFailed
 from bitmesh_proxy.settings import Http
 from bitmesh_proxy.storage.keys import KeyDirectory, KeyRecord
 from bitmesh_proxy.web.received import Received, receive
+
+#: Hears who has signed, or why that is not known.
+Known: TypeAlias = Callable[[Caller | Exception], None]
 
 #: Secrets that are kept in memory, which take 200 bytes each, beside the one that they are derived from.
 MAX_SECRETS = 4096
@@ -62,7 +66,7 @@ class Authenticator:
         """The caller with the token of this digest, at once. Raises AuthenticationFailed."""
         return self._usable(self._directory.by_token_digest(digest))
 
-    async def signed(
+    def signed(
         self,
         credential: OAuthCredential,
         *,
@@ -71,14 +75,24 @@ class Authenticator:
         public_base_url: str,
         body: bytes,
         payload_signature: str | None,
-    ) -> Caller:
-        """The caller who signed a request whose body is no form; its nonce is burnt. Raises AuthenticationFailed."""
+        on_known: Known,
+    ) -> None:
+        """The caller who signed a request whose body is no form, once its nonce is burnt: ``on_known`` hears, later and
+        on the event loop. Raises AuthenticationFailed, or Unavailable; then it does not."""
         caller, verified = self._verify(
             credential, method=method, raw_target=raw_target, public_base_url=public_base_url
         )
-        _verify_body(Received(raw=body), payload_signature, verified)
-        await self._burn(verified)
-        return caller
+        verify_payload_signature(
+            payload_signature, body, consumer_key=verified.consumer_key, oauth_signature=verified.signature
+        )
+
+        def burnt(result: bool | Exception) -> None:
+            if isinstance(result, Exception):
+                on_known(result)
+            else:
+                on_known(caller if result else _used())
+
+        self._nonces.burn_soon(verified.consumer_key, verified.nonce, verified.timestamp_s, burnt)
 
     async def _oauth(
         self, request: web.Request, context: RequestContext, credential: OAuthCredential
@@ -116,7 +130,7 @@ class Authenticator:
 
     async def _burn(self, verified: VerifiedOAuth) -> None:
         if not await self._nonces.burn(verified.consumer_key, verified.nonce, verified.timestamp_s):
-            raise AuthenticationFailed("The OAuth nonce was already used.")
+            raise _used()
 
     def _usable(self, record: KeyRecord | None) -> Caller:
         if record is None:
@@ -126,6 +140,10 @@ class Authenticator:
         if record.caller.expires_at_s is not None and record.caller.expires_at_s <= self._clock():
             raise AuthenticationFailed("This API key has expired.")
         return record.caller
+
+
+def _used() -> AuthenticationFailed:
+    return AuthenticationFailed("The OAuth nonce was already used.")
 
 
 def _verify_body(received: Received, payload_signature: str | None, verified: VerifiedOAuth) -> None:

@@ -103,3 +103,15 @@ def test_against_a_model_that_forgets_nothing(steps: list[tuple[int, str, int]])
             assert is_new
         if is_new:
             burnt_until_s[nonce] = timestamp_s + 10.0
+
+
+async def test_whoever_does_not_wait_hears_later() -> None:
+    heard: list[bool | Exception] = []
+    store: NonceStore = MemoryNonces(clock=HandClock(), max_nonces=1)
+    for _ in range(2):
+        store.burn_soon("ck", "n", START_S, heard.append)
+    assert heard == []
+    await asyncio.sleep(0)
+    assert heard == [True, False]
+    with pytest.raises(Unavailable):
+        store.burn_soon("ck", "another", START_S, heard.append)

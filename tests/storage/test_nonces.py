@@ -81,3 +81,40 @@ async def test_table_is_bounded_by_refusing(database: Database, clock: Clock) ->
         await store.burn("ck_1", "one more", NOW)
     clock.now_s += 400
     assert await store.burn("ck_1", "later", int(clock.now_s))
+
+
+async def soon(store: SqliteNonces, *names: str) -> list[bool | Exception]:
+    """What is heard of several that are burnt at once, in their order."""
+    heard: list[asyncio.Future[bool | Exception]] = []
+    for name in names:
+        future: asyncio.Future[bool | Exception] = asyncio.get_running_loop().create_future()
+        store.burn_soon("ck_1", name, NOW, future.set_result)
+        assert not future.done(), "never before it returns"
+        heard.append(future)
+    return await asyncio.gather(*heard)
+
+
+async def test_several_at_once_hear_of_their_own(store: SqliteNonces, database: Database) -> None:
+    assert await store.burn("ck_1", "b", NOW)
+    assert await soon(store, "a", "b", "c", "a", "d") == [True, False, True, False, True]
+    assert await database.read("SELECT nonce, timestamp_s FROM nonces ORDER BY nonce") == [(c, NOW) for c in "abcd"]
+
+
+async def test_whoever_does_not_wait_hears_of_a_full_table_too(database: Database, clock: Clock) -> None:
+    store = SqliteNonces(database, window_s=300, max_nonces=3, clock=clock)
+    assert await soon(store, "a", "b", "c") == [True, True, True]
+    clock.now_s += nonces.SWEEP_INTERVAL_S
+    (error,) = await soon(store, "one more")  # which is the first to have it counted
+    assert isinstance(error, Unavailable)
+    with pytest.raises(Unavailable):
+        await soon(store, "another")
+
+
+async def test_a_sweep_that_fails_is_heard_of(store: SqliteNonces, database: Database, clock: Clock) -> None:
+    await database.write(lambda connection: connection.execute("ALTER TABLE nonces RENAME TO gone"))
+    (swept,) = await soon(store, "a")
+    (inserted,) = await soon(store, "a")
+    assert isinstance(swept, Exception)
+    assert isinstance(inserted, Exception)
+    await database.write(lambda connection: connection.execute("ALTER TABLE gone RENAME TO nonces"))
+    assert await soon(store, "a") == [True]

@@ -41,9 +41,11 @@ class LaneCall(Struct, eq=False):
     caller: Caller | None = None
     has_slot: bool = False
     error_code: str | None = None
+    #: The nonce of its signature is.
+    is_burning: bool = False
     # Either of them is at work.
     straight: StraightCall | None = None
-    task: asyncio.Task[Caller] | asyncio.Task[None] | None = None
+    task: asyncio.Task[None] | None = None
 
     def begin(self, body: bytes) -> None:
         """Admit the call, in the order of the plain way, and start it if it may go on."""
@@ -59,21 +61,21 @@ class LaneCall(Struct, eq=False):
             if visitor.signed is None:
                 self._admit(lane.authenticator.by_token_digest(visitor.token_digest), body)
             else:  # its nonce has to be burnt first, durably
-                self.task = asyncio.create_task(lane.authenticate_signed(entry, body))
-                self.task.add_done_callback(partial(self._authenticated, body))
+                lane.authenticate_signed(entry, body, partial(self._authenticated, body))
+                self.is_burning = True
         except Exception as exc:  # noqa: BLE001 - whatever it is, the caller gets an answer
             self._ended(exc)
 
-    def _authenticated(self, body: bytes, task: asyncio.Task[Caller]) -> None:
-        self.task = None
-        error = CallerLeft() if task.cancelled() else task.exception()
-        if error is None and self.connection.transport is None:  # nobody could cancel it any more
-            error = CallerLeft()
-        if error is not None:
-            self._ended(error)
+    def _authenticated(self, body: bytes, caller: Caller | Exception) -> None:
+        if not self.is_burning:  # the caller has left, and the call is over
             return
+        self.is_burning = False
         try:
-            self._admit(task.result(), body)
+            if isinstance(caller, Exception):
+                raise caller
+            if self.connection.transport is None:  # nobody has said so
+                raise CallerLeft
+            self._admit(caller, body)
         except Exception as exc:  # noqa: BLE001 - whatever it is, the caller gets an answer
             self._ended(exc)
 
@@ -113,6 +115,9 @@ class LaneCall(Struct, eq=False):
             self.straight.caller_left()
         elif self.task is not None:
             self.task.cancel()
+        elif self.is_burning:
+            self.is_burning = False
+            self._ended(CallerLeft())
 
     def pause_writing(self) -> None:
         """The caller reads slowly."""

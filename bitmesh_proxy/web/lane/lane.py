@@ -31,6 +31,7 @@ from bitmesh_proxy.auth.secrets import token_digest
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.errors import AuthenticationFailed
 from bitmesh_proxy.limits.base import Bucket, Passed
+from bitmesh_proxy.web.authenticate import Known
 from bitmesh_proxy.web.forwarded import public_base_url
 from bitmesh_proxy.web.request_ids import make_request_id
 from bitmesh_proxy.web.route import PLAIN_CALLS_KEY, Route
@@ -244,17 +245,18 @@ class Lane:
             surface=entry.route.surface,
         )
 
-    async def authenticate_signed(self, entry: Entry, body: bytes) -> Caller:
-        """Who has signed it, once. Raises AuthenticationFailed."""
+    def authenticate_signed(self, entry: Entry, body: bytes, on_known: Known) -> None:
+        """Have it said who has signed it, once. Raises AuthenticationFailed, or Unavailable; then it is not said."""
         visitor = entry.visitor
         assert visitor.signed is not None
-        return await self.authenticator.signed(
+        self.authenticator.signed(
             visitor.signed,
             method="POST",
             raw_target=entry.route.path,
             public_base_url=visitor.public_base_url,
             body=body,
             payload_signature=visitor.payload_signature,
+            on_known=on_known,
         )
 
     def admit_newcomer(self, entry: Entry, caller: Caller) -> list[Passed]:

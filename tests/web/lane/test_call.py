@@ -261,6 +261,23 @@ async def test_leaving_while_a_signature_is_looked_at(desk: Desk, turns: int) ->
     desk.assert_over(line, status=499, is_reusable=False)
 
 
+async def test_the_call_of_one_who_left_before_its_nonce_was_burnt_is_over_at_once(desk: Desk) -> None:
+    """And what is heard of the nonce later begins nothing; the signature has been used all the same."""
+    body = orjson.dumps(chat())
+    await ended(desk.begin(body, visitor=signed(desk, body))[1])  # the first of all has old nonces swept away
+    visitor = signed(desk, body)
+    call, line = desk.begin(body, visitor=visitor)
+    line.is_lost = True
+    call.caller_left()
+    call.caller_left()
+    assert line.ends == [False]
+    _, again = desk.begin(body, visitor=visitor)
+    await ended(again)
+    assert (again.ends, again.status) == ([True], 401)
+    assert desk.gateway.app[keys.METRICS].under_way == 0
+    assert len(await desk.gateway.books.rows()) == 1
+
+
 async def test_a_connection_that_is_gone_when_the_nonce_is_burnt(desk: Desk) -> None:
     """Nobody has said so to the call; it must not begin all the same."""
     body = orjson.dumps(chat())
