@@ -33,6 +33,7 @@ from bitmesh_proxy.errors import AuthenticationFailed
 from bitmesh_proxy.limits.base import Bucket, Passed
 from bitmesh_proxy.web.authenticate import Known
 from bitmesh_proxy.web.forwarded import public_base_url
+from bitmesh_proxy.web.lane.signed_heads import SignedHeads
 from bitmesh_proxy.web.request_ids import make_request_id
 from bitmesh_proxy.web.route import PLAIN_CALLS_KEY, Route
 
@@ -124,6 +125,7 @@ class Lane:
         #: token stands behind the length.
         self._around: dict[tuple[str | None, bool, bytes, bytes, bytes], Entry] = {}
         self._known_bytes = 0
+        self._signed_heads: SignedHeads[Entry] = SignedHeads()
         self.metrics = app[keys.METRICS]
         self.pipeline = app[keys.PIPELINE]
         self.line = app[keys.STRAIGHT]
@@ -160,14 +162,15 @@ class Lane:
         """That the parser, between two messages, has made of ``data`` this request, with a body of so many bytes, and
         nothing else (``left_of`` was 0)."""
         visitor, end = entry.visitor, len(data) - length
+        if visitor.signed is not None:
+            if end <= MAX_KNOWN_HEAD_BYTES:
+                around = Visitor(visitor.address, visitor.public_base_url)
+                around_entry = Entry(entry.route, around, entry.address_bucket)
+                self._signed_heads.remember(message, data[:end], length, peer=peer, what=around_entry)
+            return
         before, between, behind = data[:end].partition(b": %d\r\n" % length)
         # Other digits may stand there before the length does, or it may be written otherwise.
-        if (
-            visitor.signed is not None
-            or end > MAX_KNOWN_HEAD_BYTES
-            or not between
-            or not before.lower().endswith(b"\r\ncontent-length")
-        ):
+        if end > MAX_KNOWN_HEAD_BYTES or not between or not before.lower().endswith(b"\r\ncontent-length"):
             return
         # Another header may hold a credential too, and then the two have to be compared.
         if "X-Api-Key" not in message.headers and len(message.headers.getall("Authorization", ())) == 1:
@@ -201,7 +204,7 @@ class Lane:
         before, _, behind = data[:end].partition(b": %d\r\n" % length)
         entry = self._known.get((peer, before, behind))
         if entry is None:
-            entry = self._with_new_token(before, behind, peer)
+            entry = self._with_new_token(before, behind, peer) or self._with_new_signature(data[:end], length, peer)
             if entry is None:
                 return None
         return entry, data[end:]
@@ -218,6 +221,20 @@ class Lane:
         entry = Entry(around.route, visitor, around.address_bucket)
         self._keep(entry, before, behind, peer)
         return entry
+
+    def _with_new_signature(self, head: bytes, length: int, peer: str | None) -> Entry | None:
+        """Of a signed head of which the rest is remembered."""
+        found = self._signed_heads.recall(head, length, peer)
+        if found is None:
+            return None
+        around, header, payload_signature = found
+        visitor = Visitor(
+            around.visitor.address,
+            around.visitor.public_base_url,
+            signed=OAuthCredential(consumer_key=header.consumer_key, header=header),
+            payload_signature=payload_signature,
+        )
+        return Entry(around.route, visitor, around.address_bucket)
 
     def _visitor(self, headers: CIMultiDictProxy[str], peer: str | None) -> Visitor | None:
         """None for headers that are not plain, or hold no one credential that could be any."""
