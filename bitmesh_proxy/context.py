@@ -19,7 +19,7 @@ class Surface(StrEnum):
     OPENAI = "openai"
 
 
-class Caller(msgspec.Struct, frozen=True, kw_only=True):
+class Caller(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An authenticated API key and its account, as they are in the books at this moment.
 
     ``bound_model``: the key speaks to this model only, and ``model`` in a request is prohibited. Rates are requests

@@ -29,6 +29,7 @@ from bitmesh_proxy.money import NanoUsd
 from bitmesh_proxy.storage.database import Database, Row
 from bitmesh_proxy.storage.failures import StorageError, is_double
 from bitmesh_proxy.storage.packed_keys import PackedKeys
+from bitmesh_proxy.storage.recent import RecentDigests
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ LOOK_INTERVAL_S = 0.05
 MISSES_BEFORE_LOAD = 256
 #: All keys are read no more often than this, however often keys change: a hundred thousand take half a second of CPU.
 LOAD_INTERVAL_S = 30.0
+#: Of so many digests that came last (2 to that power), about, it is known that they came.
+RECENT_BITS = 14
 
 
 class KeySpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +66,7 @@ class KeySpec(msgspec.Struct, frozen=True, kw_only=True):
     expires_at_s: float | None = None
 
 
-class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
+class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A key as it is in the books. ``is_disabled`` counts the account's switch in."""
 
     caller: Caller
@@ -181,7 +184,8 @@ class KeyDirectory:
     """Who a token or consumer key belongs to. Synchronous, for the request's way; use it on the event loop's thread.
 
     Keys in use stay in memory, ``max_cached`` at most (under 1 KB each), and where many are in use, all those with a
-    token (``packed_keys.py``). Unknown ones are not remembered, so guessing fills nothing.
+    token (``packed_keys.py``); of those, a record is kept once the key comes again. Unknown ones are not remembered, so
+    guessing fills nothing.
     Raises Unavailable when the database cannot be read. ``close`` it before the database.
     """
 
@@ -199,6 +203,7 @@ class KeyDirectory:
         self._by_digest: OrderedDict[bytes, KeyRecord] = OrderedDict()
         self._by_consumer_key: OrderedDict[str, KeyRecord] = OrderedDict()
         self._packed = PackedKeys(database, columns=_COLUMNS, tables=_TABLES)
+        self._recent = RecentDigests(RECENT_BITS)
         self._misses = 0
         self._next_load_s = float("-inf")
         self._loading: asyncio.Task[None] | None = None
@@ -216,6 +221,8 @@ class KeyDirectory:
             if row is None:
                 return None
             self._missed()
+        elif not self._recent.has_come(digest):
+            return _record(row)
         return self._remember(self._by_digest, digest, row)
 
     def by_consumer_key(self, consumer_key: str) -> KeyRecord | None:

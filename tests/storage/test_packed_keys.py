@@ -267,3 +267,16 @@ async def test_the_end_does_not_wait_for_all_of_them(many: None, database: Datab
     assert loading.cancelled()
     assert not directory._packed.is_complete
     await directory.close()
+
+
+async def test_a_record_is_kept_once_its_key_comes_again(many: None, path: Path, database: Database) -> None:
+    late = b"\x01\x02\x03".ljust(32)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            "INSERT INTO keys (id, account, name, token_digest, created_at_ms) VALUES ('key_late', 1, '', ?, 1)", (late,)
+        )
+    async with loaded_directory(database) as directory:
+        first, second, third = [directory.by_token_digest(late) for _ in range(3)]
+        assert first == second
+        assert first is not second
+        assert second is third

@@ -9,7 +9,7 @@ Callers send the same head again and again, but for the length of the body. So h
 parts, with the length in decimal digits between them. A head that consists of the same parts and of the length of what
 is behind it says the same, and neither the parser nor anybody else has to read it again: no byte of it is looked at but
 by comparison. Where there are many keys, most heads are new only in their token; so what stands around that is
-remembered too.
+remembered too, and the head itself once its token has come again.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from bitmesh_proxy.auth.secrets import token_digest
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.errors import AuthenticationFailed
 from bitmesh_proxy.limits.base import Bucket, Passed
+from bitmesh_proxy.storage.recent import RecentDigests
 from bitmesh_proxy.web.authenticate import Known
 from bitmesh_proxy.web.forwarded import public_base_url
 from bitmesh_proxy.web.lane.signed_heads import SignedHeads
@@ -45,6 +46,8 @@ MAX_COMING_BYTES: Final = 48 * 1024
 MAX_KNOWN_BYTES: Final = 4 * 1024 * 1024
 #: What is remembered with each head, about.
 KNOWN_BYTES: Final = 2048
+#: Of so many tokens that came last (2 to that power) it is known that they came: of about twice as many as heads fit.
+RECENT_BITS: Final = 12
 #: A head above this size is not remembered: callers may send ones of megabytes, and have shown no key yet.
 MAX_KNOWN_HEAD_BYTES: Final = 4096
 
@@ -58,7 +61,7 @@ _METHOD_LETTERS: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _JSON: Final = frozenset(("application/json", "application/json; charset=utf-8", "application/json;charset=utf-8"))
 
 
-class Visitor(Struct, frozen=True):
+class Visitor(Struct, frozen=True, gc=False):
     """What the headers of a plain request say: where it comes from, how callers reach us, and whose token it bears, or
     who has signed it.
 
@@ -126,6 +129,7 @@ class Lane:
         self._around: dict[tuple[str | None, bool, bytes, bytes, bytes], Entry] = {}
         self._known_bytes = 0
         self._signed_heads: SignedHeads[Entry] = SignedHeads()
+        self._recent = RecentDigests(RECENT_BITS)
         self.metrics = app[keys.METRICS]
         self.pipeline = app[keys.PIPELINE]
         self.line = app[keys.STRAIGHT]
@@ -216,10 +220,10 @@ class Lane:
         token = plain_token(found[4])
         if token is None:
             return None
-        visitor = around.visitor
-        visitor = Visitor(visitor.address, visitor.public_base_url, token_digest(token))
-        entry = Entry(around.route, visitor, around.address_bucket)
-        self._keep(entry, before, behind, peer)
+        visitor, digest = around.visitor, token_digest(token)
+        entry = Entry(around.route, Visitor(visitor.address, visitor.public_base_url, digest), around.address_bucket)
+        if self._recent.has_come(digest):
+            self._keep(entry, before, behind, peer)
         return entry
 
     def _with_new_signature(self, head: bytes, length: int, peer: str | None) -> Entry | None:

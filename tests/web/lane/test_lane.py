@@ -380,16 +380,31 @@ async def test_of_many_tokens_one_head_is_learnt(gateway: Gateway) -> None:
         assert learnt(lane, request(headers))
         for number in range(2 * MAX_KNOWN_BYTES // (KNOWN_BYTES + 150)):
             changed = [(name, f"Bearer token-{number}" if name == "Authorization" else each) for name, each in headers]
-            found = as_recalled(lane, request(changed, body=b"x" * (1 + number % 11)), "192.0.2.1")
-            if found is None:  # everything was forgotten
-                forgotten += 1
-                assert learnt(lane, request(headers))
-            else:
-                assert found[1].token_digest == token_digest(f"token-{number}")
+            for _ in ("first", "again"):
+                found = as_recalled(lane, request(changed, body=b"x" * (1 + number % 11)), "192.0.2.1")
+                if found is None:  # everything was forgotten
+                    forgotten += 1
+                    assert learnt(lane, request(headers))
+                else:
+                    assert found[1].token_digest == token_digest(f"token-{number}")
             assert lane._known_bytes <= MAX_KNOWN_BYTES
     assert 2 <= forgotten <= 5
     assert 1 <= len(lane._around) <= 2
     assert "token-" not in repr(lane._around)
+
+
+async def test_a_head_is_kept_once_its_token_comes_again(gateway: Gateway) -> None:
+    lane = Lane(gateway.app)
+    assert learnt(lane, request())
+    kept = len(lane._known)
+    changed = [(name, "Bearer another" if name == "Authorization" else each) for name, each in PLAIN]
+    first, second, third = [lane.recall(request(changed), "192.0.2.1") for _ in range(3)]
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert len(lane._known) == kept + 1
+    assert first[0] is not second[0]
+    assert second[0] is third[0]
 
 
 async def test_the_peer_counts_as_much_as_what_it_says(gateway: Gateway) -> None:
