@@ -273,7 +273,8 @@ async def test_a_record_is_kept_once_its_key_comes_again(many: None, path: Path,
     late = b"\x01\x02\x03".ljust(32)
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute(
-            "INSERT INTO keys (id, account, name, token_digest, created_at_ms) VALUES ('key_late', 1, '', ?, 1)", (late,)
+            "INSERT INTO keys (id, account, name, token_digest, created_at_ms) VALUES ('key_late', 1, '', ?, 1)",
+            (late,),
         )
     async with loaded_directory(database) as directory:
         first, second, third = [directory.by_token_digest(late) for _ in range(3)]
