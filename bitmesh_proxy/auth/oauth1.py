@@ -47,6 +47,9 @@ _TARGET = re.compile(r"/[!\"$-~]*")
 # What percent-encoding leaves as it is (RFC 5849, 3.6), however often it is done.
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]+")
 
+_REQUIRED = ("oauth_consumer_key", "oauth_signature_method", "oauth_timestamp", "oauth_nonce", "oauth_signature")
+_UNSIGNED = frozenset(("oauth_signature", "realm"))
+
 #: What differs in each request, in the order of a base string, and what stands for it while the library makes one.
 _VARYING: tuple[tuple[str, str], ...] = (
     ("oauth_consumer_key", "THE-CONSUMER-KEY"),
@@ -117,9 +120,9 @@ def parse_header(authorization: str) -> OAuthHeader:
     values = dict(parameters)
     if len(values) != len(parameters):
         raise AuthenticationFailed("The OAuth header holds a parameter twice.")
-    for name in ("consumer_key", "signature_method", "timestamp", "nonce", "signature"):
-        if not values.get(f"oauth_{name}"):
-            raise AuthenticationFailed(f"The OAuth header has no oauth_{name}.")
+    for name in _REQUIRED:
+        if not values.get(name):
+            raise AuthenticationFailed(f"The OAuth header has no {name}.")
     _check_values(values)
     return OAuthHeader(
         consumer_key=values["oauth_consumer_key"],
@@ -127,7 +130,7 @@ def parse_header(authorization: str) -> OAuthHeader:
         timestamp_s=int(values["oauth_timestamp"]),
         nonce=values["oauth_nonce"],
         signature=values["oauth_signature"],
-        signed=tuple(pair for pair in parameters if pair[0] not in ("oauth_signature", "realm")),
+        signed=tuple([pair for pair in parameters if pair[0] not in _UNSIGNED]),
     )
 
 
@@ -207,7 +210,36 @@ def _base_string_of_library(method: str, url: str, pairs: _Pairs) -> str:
 
 
 def _parameters_of(authorization: str) -> list[tuple[str, str]]:
-    """The header's pairs, percent-decoded. By hand: the standard library's parser drops duplicates silently."""
+    """The header's pairs, percent-decoded. What stands between the values is the same in most headers of a client, and
+    is read once."""
+    if (
+        len(authorization) <= MAX_HEADER_CHARS
+        and authorization.isascii()
+        and authorization.isprintable()
+        and "\\" not in authorization
+    ):
+        pieces = authorization.split('"')
+        names = _names_between(tuple(pieces[::2]))
+        if names and len(names) == len(pieces) // 2:
+            values = pieces[1::2]
+            return [
+                (name, _decode(value) if "%" in value and name != "realm" else value)
+                for name, value in zip(names, values, strict=True)
+            ]
+    return _read_parameters(authorization)
+
+
+@lru_cache(maxsize=128)  # bounded, as anybody may send any header: half a megabyte
+def _names_between(around: tuple[str, ...]) -> tuple[str, ...]:
+    """The names in a header without its values; none if it is malformed."""
+    try:
+        return tuple(name for name, _ in _read_parameters('""'.join(around)))
+    except AuthenticationFailed:
+        return ()
+
+
+def _read_parameters(authorization: str) -> list[tuple[str, str]]:
+    """By hand: the standard library's parser drops duplicates silently."""
     scheme, _, rest = authorization.strip(" \t").partition(" ")
     if scheme.lower() != "oauth":
         raise AuthenticationFailed("The Authorization header is not OAuth.")
@@ -227,6 +259,10 @@ def _parameters_of(authorization: str) -> list[tuple[str, str]]:
 def _decode(text: str) -> str:
     if "%" not in text:
         return text
+    # All that there is to escape in base64, as clients do it.
+    of_base64 = text.replace("%3D", "=").replace("%2B", "+").replace("%2F", "/")
+    if "%" not in of_base64:
+        return of_base64
     if _BAD_ESCAPE.search(text):
         raise AuthenticationFailed("The OAuth header is not correctly percent-encoded.")
     try:
