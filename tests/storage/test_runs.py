@@ -9,7 +9,7 @@ from bitmesh_proxy.storage.accounts import Account
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.keys import KeyRecord, KeyStore
 from bitmesh_proxy.storage.ledger import LedgerStore
-from bitmesh_proxy.storage.runs import RUN_ROWS, Runs, extend_runs
+from bitmesh_proxy.storage.runs import RUN_ROWS, SLICE_ROWS, Runs, extend_runs
 from bitmesh_proxy.storage.verification import verify_books
 from tests.storage.examples import NOON_S, key_spec, opening, usd
 
@@ -38,6 +38,31 @@ async def test_run_takes_the_next_rows_whatever_their_state(
     assert await verify_books(database) == []
 
 
+async def test_run_is_there_once_its_last_slice_is(
+    database: Database, ledger: LedgerStore, account: Account, key: KeyRecord
+) -> None:
+    extend = partial(extend_runs, run_rows=5, slice_rows=2)
+    for number in range(1, 7):
+        await ledger.open_reservation(opening(f"r{number}", account.id, hold_nano_usd=NanoUsd(0)))
+        assert await database.write(extend) == (number in {2, 4, 5})
+        assert len(await runs_of(database)) == (number >= 5)
+        assert await verify_books(database) == []
+    assert (await runs_of(database))[0][:3] == (1, 1, 5)
+    assert await database.read("SELECT run, request FROM requests_by_run ORDER BY 2") == [(1, n) for n in range(1, 6)]
+
+
+async def test_slices_of_another_size_go_on_with_a_run(
+    database: Database, ledger: LedgerStore, account: Account, key: KeyRecord
+) -> None:
+    for number in range(1, 9):
+        await ledger.open_reservation(opening(f"r{number}", account.id, hold_nano_usd=NanoUsd(0)))
+    sizes = (2, 3, 3, 8)
+    assert all([await database.write(partial(extend_runs, run_rows=8, slice_rows=rows)) for rows in sizes])
+    assert not await database.write(partial(extend_runs, run_rows=8, slice_rows=2))
+    assert await database.read("SELECT run, request FROM requests_by_run ORDER BY 2") == [(1, n) for n in range(1, 9)]
+    assert [run[:3] for run in await runs_of(database)] == [(1, 1, 8)]
+
+
 async def test_openings_have_runs_made(
     database: Database, ledger: LedgerStore, account: Account, key: KeyRecord
 ) -> None:
@@ -54,15 +79,16 @@ async def test_openings_have_runs_made(
     )
     assert await runs_of(database) == []
     await LedgerStore(database).open_reservation(opening("second", account.id, hold_nano_usd=usd(1)))
-    for _ in range(3):
+    for _ in range(2 * RUN_ROWS // SLICE_ROWS + 1):  # each slice is asked for when the one before is there
         await database.write(lambda connection: None)
     assert [run[1:3] for run in await runs_of(database)] == [(1, RUN_ROWS), (RUN_ROWS + 1, 2 * RUN_ROWS)]
+    assert await verify_books(database) == []
 
 
 async def test_a_look_comes_after_so_many_openings(database: Database) -> None:
     runs = Runs(database)
     assert runs.openings_left == 0
     runs.look()
-    assert runs.openings_left == RUN_ROWS
+    assert runs.openings_left == SLICE_ROWS
     await database.close()
     runs.look()  # says so in the log, and no call fails of it
