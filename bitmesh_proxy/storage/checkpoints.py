@@ -23,8 +23,9 @@ logger = logging.getLogger(__name__)
 
 #: So much may be left to copy at a sudden end; the next start does it.
 INTERVAL_S = 0.5
-#: 4 KiB each. As a file the log keeps its greatest length.
-MAX_LOG_PAGES = 8_000
+#: 4 KiB each. As a file the log keeps its greatest length. (A thousand calls a second write 5,000 pages. The writer's
+#: own copying waits for the disk for some 4 ms, and calls with it: every six seconds is seldom enough.)
+MAX_LOG_PAGES = 32_000
 
 #: Gives whether it was hindered, the log's pages, and how many of them have been copied by now.
 CHECKPOINT = "PRAGMA wal_checkpoint(PASSIVE)"
@@ -85,4 +86,6 @@ class Checkpoints:
         """Copy what there is; ask the writer for the rest if the log has become long. In the thread."""
         _, log_pages, _ = connection.execute(CHECKPOINT).fetchall()[0]
         if log_pages >= self._max_log_pages:
+            # What was written during the first pass, so that little is left for the writer to wait for.
+            connection.execute(CHECKPOINT).fetchall()
             self._writer.checkpoint_soon()
