@@ -9,7 +9,8 @@ Callers send the same head again and again, but for the length of the body. So h
 parts, with the length in decimal digits between them. A head that consists of the same parts and of the length of what
 is behind it says the same, and neither the parser nor anybody else has to read it again: no byte of it is looked at but
 by comparison. Where there are many keys, most heads are new only in their token; so what stands around that is
-remembered too, and the head itself once its token has come again.
+remembered too, and the head itself once its token has come again. Of signed requests each head is new in its signature:
+see ``signed_heads.py``.
 """
 
 from __future__ import annotations
