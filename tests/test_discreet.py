@@ -3,7 +3,8 @@ from typing import ClassVar
 from msgspec.structs import replace
 
 from bitmesh_proxy.auth.bearer import BearerCredential
-from bitmesh_proxy.auth.oauth1 import OAuthHeader, VerifiedOAuth
+from bitmesh_proxy.auth.oauth1 import VerifiedOAuth
+from bitmesh_proxy.auth.oauth_header import OAuthHeader
 from bitmesh_proxy.cli.new_key import NewKey
 from bitmesh_proxy.discreet import Discreet
 from bitmesh_proxy.providers import PROVIDERS

@@ -11,7 +11,7 @@ from typing import ClassVar, TypeAlias
 
 import msgspec
 
-from bitmesh_proxy.auth.oauth1 import OAuthHeader, parse_header
+from bitmesh_proxy.auth.oauth_header import OAuthHeader, parse_header
 from bitmesh_proxy.discreet import Discreet
 from bitmesh_proxy.errors import AuthenticationFailed
 

@@ -12,7 +12,7 @@ from typing import Final, Generic, TypeVar
 
 from aiohttp.http_parser import RawRequestMessage
 
-from bitmesh_proxy.auth.oauth1 import OAuthHeader, parse_header
+from bitmesh_proxy.auth.oauth_header import OAuthHeader, parse_header
 from bitmesh_proxy.auth.payload_signature import HEADER
 from bitmesh_proxy.errors import AuthenticationFailed
 
