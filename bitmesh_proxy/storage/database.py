@@ -262,6 +262,9 @@ def _prepare(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
 def _connect_writer(path: Path, *, timeout_s: float) -> sqlite3.Connection:
     connection = _connect(path, timeout_s=timeout_s, cache_kib=WRITER_CACHE_KIB)
     connection.execute("PRAGMA wal_autocheckpoint = 0")  # see checkpoints.py
+    # While a statement or savepoint is under way, pages are kept as they were before it. More than 64 KiB of that went
+    # to a file, with every commit of fifteen calls on a thousand accounts.
+    connection.execute("PRAGMA temp_store = MEMORY")
     return connection
 
 

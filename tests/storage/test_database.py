@@ -178,3 +178,21 @@ async def test_two_processes_may_open_it_at_once(path: Path) -> None:
     assert await databases[0].read("SELECT count(*) FROM accounts") == [(5,)]
     for database in databases:
         await database.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for open files where Linux lists them")
+async def test_the_writer_keeps_what_it_may_have_to_undo_in_memory(database: Database) -> None:
+    def change_many_pages(connection: sqlite3.Connection) -> list[str]:
+        connection.execute("CREATE TABLE long (number INTEGER PRIMARY KEY, text TEXT NOT NULL)")
+        rows = [(number, "x" * 3000) for number in range(64)]
+        connection.executemany("INSERT INTO long VALUES (?, ?)", rows)
+        connection.execute("SAVEPOINT here")
+        connection.execute("UPDATE long SET text = replace(text, 'x', 'y')")
+        # A file that is deleted already is known by its beginning.
+        files = [str(each.readlink()) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+        connection.execute("ROLLBACK TO here")
+        connection.execute("RELEASE here")
+        assert connection.execute("SELECT count(*) FROM long WHERE text LIKE 'x%'").fetchone() == (64,)
+        return [each for each in files if "etilqs_" in each]
+
+    assert await database.write(change_many_pages) == []
