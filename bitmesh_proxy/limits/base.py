@@ -20,6 +20,7 @@ from bitmesh_proxy.errors import RateLimited
 from bitmesh_proxy.limits.headers import (
     Snapshot,
     go_duration,
+    lines,
     policy_of,
     rate_limit_headers,
     rate_limit_lines,
@@ -48,7 +49,6 @@ class Limit:
         self._policy = policy
         self.policy_text = policy_of(item.amount, item.get_expiry(), burst or item.amount, policy)
         self.amount = item.amount
-        self.amount_text = str(item.amount)
         self._burst = burst or item.amount
         self._window_s = item.get_expiry()
         self.token = self._window_s * MICROSECONDS
@@ -139,14 +139,9 @@ def lines_of(passed: Sequence[Passed]) -> str:
         policies = f"{policies}, {limit.policy_text}" if policies else limit.policy_text
     if tight is None:
         return ""
-    amount_text, reset_ms = tight.amount_text, -(-tight_us // 1000)
+    reset_s, reset_ms = -(-tight_us // MICROSECONDS), -(-tight_us // 1000)
     duration = f"{reset_ms}ms" if 0 < reset_ms < 1000 else go_duration(tight_us / MICROSECONDS)
-    return (
-        f"RateLimit-Limit: {amount_text}\r\nRateLimit-Remaining: {tight_remaining}\r\n"
-        f"RateLimit-Reset: {-(-tight_us // MICROSECONDS)}\r\nRateLimit-Policy: {policies}\r\n"
-        f"x-ratelimit-limit-requests: {amount_text}\r\nx-ratelimit-remaining-requests: {tight_remaining}\r\n"
-        f"x-ratelimit-reset-requests: {duration}\r\n"
-    )
+    return lines(tight.amount, tight_remaining, reset_s, policies, duration)
 
 
 def memory_buckets() -> TokenBucketSupport:

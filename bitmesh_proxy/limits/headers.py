@@ -50,9 +50,11 @@ def rate_limit_headers(snapshots: Iterable[Snapshot | None]) -> dict[str, str]:
 def rate_limit_lines(snapshots: Iterable[Snapshot | None]) -> str:
     """The same headers as lines of an answer's head, each with its line end; empty where no limit was met."""
     values = _values(snapshots)
-    if values is None:
-        return ""
-    limit, remaining, reset_s, policies, duration = values
+    return "" if values is None else lines(*values)
+
+
+def lines(limit: int, remaining: int, reset_s: int, policies: str, duration: str) -> str:
+    """The lines of the tightest limit (``_values``)."""
     return (
         f"RateLimit-Limit: {limit}\r\nRateLimit-Remaining: {remaining}\r\nRateLimit-Reset: {reset_s}\r\n"
         f"RateLimit-Policy: {policies}\r\nx-ratelimit-limit-requests: {limit}\r\n"
