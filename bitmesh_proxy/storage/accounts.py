@@ -31,7 +31,11 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
         return NanoUsd(self.balance_nano_usd - self.held_nano_usd)
 
 
-_COLUMNS = "id, name, balance_nano_usd, held_nano_usd, created_at_ms, disabled_at_ms"
+#: (Without a balance an account would vanish from here; that each has one, triggers see to, and ``doctor``.)
+_SELECT = """
+SELECT id, name, balance_nano_usd, held_nano_usd, created_at_ms, disabled_at_ms
+FROM accounts JOIN balances ON balances.account = accounts.number
+"""
 
 
 class AccountStore:
@@ -54,22 +58,20 @@ class AccountStore:
         parameters = (account_id, name, int(self._clock() * 1000))
 
         def insert(connection: sqlite3.Connection) -> Row:
-            row: Row = connection.execute(
-                f"INSERT INTO accounts (id, name, created_at_ms) VALUES (?, ?, ?) RETURNING {_COLUMNS}",  # noqa: S608
-                parameters,
-            ).fetchall()[0]
+            connection.execute("INSERT INTO accounts (id, name, created_at_ms) VALUES (?, ?, ?)", parameters)
+            row: Row = connection.execute(_SELECT + "WHERE id = ?", (account_id,)).fetchall()[0]
             return row
 
         return _account(await self._database.write(insert))
 
     async def get(self, account_id: str) -> Account | None:
         """The account as it is now."""
-        row = self._database.lookup(f"SELECT {_COLUMNS} FROM accounts WHERE id = ?", (account_id,))  # noqa: S608
+        row = self._database.lookup(_SELECT + "WHERE id = ?", (account_id,))
         return None if row is None else _account(row)
 
     async def list(self) -> tuple[Account, ...]:
         """All accounts, oldest first."""
-        rows = await self._database.read(f"SELECT {_COLUMNS} FROM accounts ORDER BY number")  # noqa: S608
+        rows = await self._database.read(_SELECT + "ORDER BY number")
         return tuple(_account(row) for row in rows)
 
     async def credit(self, account_id: str, amount_nano_usd: NanoUsd, note: str = "") -> NanoUsd:
@@ -130,7 +132,8 @@ class AccountStore:
             if not added:
                 raise NotFound(f"No such account: {account_id}")
             balance: int = connection.execute(
-                "SELECT balance_nano_usd FROM accounts WHERE id = ?", (account_id,)
+                "SELECT balance_nano_usd FROM balances WHERE account = (SELECT number FROM accounts WHERE id = ?)",
+                (account_id,),
             ).fetchall()[0][0]
             return balance
 

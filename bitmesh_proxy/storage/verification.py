@@ -22,19 +22,28 @@ _CHECKS = (
     _Check(
         text="account {0}: its balance is {1} USD, but its entries add up to {2}",
         sql="""
-        SELECT id, balance_nano_usd, coalesce(total, 0) FROM accounts
-        LEFT JOIN (SELECT account, sum(amount_nano_usd) AS total FROM entries GROUP BY account) ON account = number
+        SELECT id, balance_nano_usd, coalesce(total, 0)
+        FROM balances JOIN accounts ON accounts.number = balances.account
+        LEFT JOIN (
+            SELECT account, sum(amount_nano_usd) AS total FROM entries GROUP BY account
+        ) AS entered ON entered.account = balances.account
         WHERE balance_nano_usd <> coalesce(total, 0)
         """,
     ),
     _Check(
         text="account {0}: {1} USD are held, but its open requests hold {2}",
         sql="""
-        SELECT id, held_nano_usd, coalesce(total, 0) FROM accounts
-        LEFT JOIN (SELECT account, sum(hold_nano_usd) AS total FROM requests WHERE state = 'open' GROUP BY account)
-        ON account = number
+        SELECT id, held_nano_usd, coalesce(total, 0)
+        FROM balances JOIN accounts ON accounts.number = balances.account
+        LEFT JOIN (
+            SELECT account, sum(hold_nano_usd) AS total FROM requests WHERE state = 'open' GROUP BY account
+        ) AS held ON held.account = balances.account
         WHERE held_nano_usd <> coalesce(total, 0)
         """,
+    ),
+    _Check(
+        text="account {0}: its balance is not there",
+        sql="SELECT id, 0, 0 FROM accounts WHERE number NOT IN (SELECT account FROM balances)",
     ),
     _Check(
         text="request {0}: it was charged {1} USD, but its entry says {2}",
@@ -114,7 +123,10 @@ _CHECKS = (
 _TRIGGERS = frozenset(
     {
         "accounts_are_not_deleted",
+        "accounts_begin_with_nothing",
         "accounts_keep_their_numbers",
+        "balances_are_not_deleted",
+        "balances_keep_their_accounts",
         "entries_are_not_changed",
         "entries_are_not_deleted",
         "entries_move_the_balance",

@@ -163,7 +163,7 @@ SELECT number, account, 'charge', -charge_nano_usd, started_at_ms + total_ms FRO
 """
 
 _BALANCES = """
-UPDATE accounts SET balance_nano_usd = sums.total
+UPDATE balances SET balance_nano_usd = sums.total
 FROM (SELECT account, sum(amount_nano_usd) AS total FROM entries GROUP BY account) AS sums
-WHERE accounts.number = sums.account
+WHERE balances.account = sums.account
 """

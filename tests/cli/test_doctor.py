@@ -34,7 +34,7 @@ def test_a_fresh_installation_is_healthy(run: Run, data_dir: Path) -> None:
 def test_a_balance_that_is_not_the_sum_of_its_entries_is_a_fault(run: Run, data_dir: Path) -> None:
     run("account", "create", "acme", "--credit", "1")
     with sqlite3.connect(data_dir / "bitmesh-proxy.db") as connection:
-        connection.execute("UPDATE accounts SET balance_nano_usd = balance_nano_usd + 1")
+        connection.execute("UPDATE balances SET balance_nano_usd = balance_nano_usd + 1")
     connection.close()
     verdict, detail = verdicts(run, status=1)["books"]
     assert verdict == "fault"

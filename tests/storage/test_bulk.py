@@ -56,7 +56,7 @@ def outcome(results: Sequence[Any]) -> list[Any]:
 
 
 def account(connection: sqlite3.Connection) -> tuple[int, int]:
-    row = connection.execute("SELECT balance_nano_usd, held_nano_usd FROM accounts").fetchone()
+    row = connection.execute("SELECT balance_nano_usd, held_nano_usd FROM balances").fetchone()
     return row[0], row[1]
 
 
@@ -125,7 +125,7 @@ def books_of(connection: sqlite3.Connection) -> list[Any]:
     return [
         connection.execute(sql).fetchall()
         for sql in (
-            "SELECT number, balance_nano_usd, held_nano_usd FROM accounts ORDER BY number",
+            "SELECT account, balance_nano_usd, held_nano_usd FROM balances ORDER BY account",
             "SELECT key, period, spent_nano_usd, held_nano_usd FROM key_spend ORDER BY key, period",
             "SELECT id, account, key, state, hold_nano_usd, charge_nano_usd FROM requests ORDER BY id",
             "SELECT requests.id, kind, amount_nano_usd FROM entries LEFT JOIN requests USING (number)"
@@ -168,6 +168,6 @@ def test_batches_give_the_books_that_one_by_one_gives(
         assert books_of(many) == books_of(single)
     assert many.execute("PRAGMA foreign_key_check").fetchall() == []
     held = "SELECT coalesce(sum(hold_nano_usd), 0) FROM requests WHERE state = 'open'"
-    assert many.execute(held).fetchone() == many.execute("SELECT sum(held_nano_usd) FROM accounts").fetchone()
+    assert many.execute(held).fetchone() == many.execute("SELECT sum(held_nano_usd) FROM balances").fetchone()
     total = "SELECT sum(amount_nano_usd) FROM entries"
-    assert many.execute(total).fetchone() == many.execute("SELECT sum(balance_nano_usd) FROM accounts").fetchone()
+    assert many.execute(total).fetchone() == many.execute("SELECT sum(balance_nano_usd) FROM balances").fetchone()

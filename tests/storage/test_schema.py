@@ -62,7 +62,7 @@ def settle(connection: sqlite3.Connection, request_id: str, charge: int, state: 
 
 
 def account(connection: sqlite3.Connection) -> tuple[int, int]:
-    row = connection.execute("SELECT balance_nano_usd, held_nano_usd FROM accounts").fetchone()
+    row = connection.execute("SELECT balance_nano_usd, held_nano_usd FROM balances").fetchone()
     return row[0], row[1]
 
 
@@ -198,7 +198,7 @@ def test_account_never_holds_more_than_it_has(books: sqlite3.Connection) -> None
     open_request(books, "r", 900)
     with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
         enter(books, number=-2, kind="correction", amount_nano_usd=-101, note="wrong")
-    for sql in ("UPDATE accounts SET held_nano_usd = 1001", "UPDATE accounts SET held_nano_usd = -1"):
+    for sql in ("UPDATE balances SET held_nano_usd = 1001", "UPDATE balances SET held_nano_usd = -1"):
         with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
             books.execute(sql)
 
@@ -274,6 +274,8 @@ def test_request_belongs_to_what_is_there_and_stays(books: sqlite3.Connection) -
         ("UPDATE names SET name = 'else'", "names_keep_their_numbers"),
         ("DELETE FROM accounts", "accounts_are_not_deleted"),
         ("UPDATE accounts SET number = 7", "accounts_keep_their_numbers"),
+        ("DELETE FROM balances", "balances_are_not_deleted"),
+        ("UPDATE balances SET account = 7", "balances_keep_their_accounts"),
     ):
         with pytest.raises(sqlite3.IntegrityError, match=refusal):
             books.execute(sql)
@@ -293,6 +295,39 @@ def test_long_tables_that_were_changed_in_place_kept_their_columns(path: Path) -
     assert columns("requests") == requests
     assert columns("entries") == [*entries, (6, "released_nano_usd", "INTEGER", 1, "0", 0, 0)]
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    connection.close()
+
+
+def test_balances_move_with_all_that_belongs_to_their_accounts(path: Path) -> None:
+    """0006 takes them out of ``accounts``, whose text it writes anew: the other columns keep what they had."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA foreign_keys = ON")
+    migrate(connection, path, load_migrations()[:5])
+    connection.executemany(
+        "INSERT INTO accounts (number, id, name, created_at_ms, disabled_at_ms) VALUES (?, ?, ?, ?, ?)",
+        [(3, "a", "Ada", 10, None), (5, "b", "Bob", 20, 30), (9, "c", "Cay", 40, None)],
+    )
+    for number, owner, amount in ((-1, 3, 1000), (-2, 5, 70)):
+        enter(connection, number=number, account=owner, kind="credit", amount_nano_usd=amount)
+    connection.execute("INSERT INTO names (name) VALUES ('chat'), ('model')")
+    connection.execute("INSERT INTO keys (id, account, name, consumer_key, created_at_ms) VALUES ('k', 3, '', 'c', 0)")
+    open_request(connection, "open", 400, account=3)
+    migrate(connection, path)
+    assert connection.execute("SELECT * FROM balances").fetchall() == [(3, 1000, 400), (5, 70, 0), (9, 0, 0)]
+    assert connection.execute("SELECT number, id, name, created_at_ms, disabled_at_ms FROM accounts").fetchall() == [
+        (3, "a", "Ada", 10, None),
+        (5, "b", "Bob", 20, 30),
+        (9, "c", "Cay", 40, None),
+    ]
+    assert [row[1] for row in connection.execute("PRAGMA table_info(accounts)")] == [
+        "number", "id", "name", "created_at_ms", "disabled_at_ms",
+    ]  # fmt: skip
+    assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+    connection.execute("INSERT INTO accounts (id, name, created_at_ms) VALUES ('d', 'Dot', 50)")
+    with pytest.raises(sqlite3.IntegrityError, match=r"UNIQUE constraint failed: accounts\.id"):
+        connection.execute("INSERT INTO accounts (id, name, created_at_ms) VALUES ('a', 'Ada', 0)")
+    assert connection.execute("SELECT * FROM balances WHERE account > 9").fetchall() == [(10, 0, 0)]
     connection.close()
 
 
@@ -355,9 +390,9 @@ def test_hot_queries_use_their_indexes(books: sqlite3.Connection) -> None:
         assert not [step for step in tables if "INDEX" not in step], (sql, plan)
 
 
-@pytest.mark.parametrize("version", [4, 5])
+@pytest.mark.parametrize("version", [4, 5, 6])
 def test_books_of_the_version_before_go_on(path: Path, version: int) -> None:
-    """0004 and 0005 make the triggers of requests anew: what was open before is closed by the new ones."""
+    """0004 to 0006 make the triggers of requests anew: what was open before is closed by the new ones."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA foreign_keys = ON")
     migrate(connection, path, load_migrations()[: version - 1])
@@ -371,7 +406,7 @@ def test_books_of_the_version_before_go_on(path: Path, version: int) -> None:
     for request_id in ("settled", "open", "also open"):
         open_request(connection, request_id, 200)
     settle(connection, "settled", 150)
-    migrate(connection, path, load_migrations()[:version])
+    migrate(connection, path, load_migrations())
     assert account(connection) == (850, 400)
     settle(connection, "open", 50)
     settle(connection, "also open", 0)

@@ -40,11 +40,11 @@ async def test_right_books_have_nothing_to_say(books: Database) -> None:
     ("script", "said"),
     [
         (
-            "UPDATE accounts SET balance_nano_usd = balance_nano_usd + 1",
+            "UPDATE balances SET balance_nano_usd = balance_nano_usd + 1",
             "balance is 6.999999501 USD, but its entries add",
         ),
         (
-            "UPDATE accounts SET held_nano_usd = held_nano_usd + 1",
+            "UPDATE balances SET held_nano_usd = held_nano_usd + 1",
             "1.000000001 USD are held, but its open requests hold 1",
         ),
         (
@@ -76,6 +76,14 @@ async def test_right_books_have_nothing_to_say(books: Database) -> None:
         (
             "PRAGMA foreign_keys = OFF; DROP TRIGGER accounts_are_not_deleted; DELETE FROM accounts",
             "keys: row 1 belongs to nothing in accounts",
+        ),
+        (
+            "PRAGMA foreign_keys = OFF; DROP TRIGGER accounts_are_not_deleted; DELETE FROM accounts",
+            "balances: row 1 belongs to nothing in accounts",
+        ),
+        (
+            "DROP TRIGGER balances_are_not_deleted; DELETE FROM balances",
+            "its balance is not there",
         ),
         (
             "INSERT INTO request_runs VALUES (1, 1, 2, 0, 1800000000000); INSERT INTO requests_by_run VALUES (1, 1, 1)",
