@@ -207,6 +207,15 @@ async def test_one_that_is_killed_under_load_is_missed_by_nobody(tmp_path: Path)
 
         callers = [asyncio.create_task(call()) for _ in range(16)]
         await eventually(lambda: seen["200"] > 50, "calls are answered")
+        house.slow(1, times=len(callers))
+
+        async def is_at_work() -> bool:
+            under_way = await house.database.read(
+                "SELECT pid FROM requests JOIN instances ON instances.number = instance WHERE state = 'open'"
+            )
+            return len(under_way) == len(callers) and (victim,) in under_way
+
+        await until(is_at_work, "all calls are under way at the provider, some of them the victim's")
         os.kill(victim, signal.SIGKILL)
 
         async def is_replaced() -> bool:
