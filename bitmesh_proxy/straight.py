@@ -253,17 +253,17 @@ class StraightCall(Struct, eq=False):
 
     def on_piece(self, data: bytes, framed: bytes | None) -> None:
         """See Listener."""
-        if self._kind == _STREAM:
-            meter = self._meter
-            if meter is None:
-                self._begin_stream(data)
-                return
+        meter = self._meter
+        if meter is not None:  # a stream that has begun
             meter.feed(data)
             usage_filter = self._filter
             if usage_filter is None:
                 self.reply.push(data, framed)
             elif passed := usage_filter.feed(data):
                 self.reply.push(passed, framed if passed is data else None)
+            return
+        if self._kind == _STREAM:
+            self._begin_stream(data)
             return
         self._pieces.append(data)
         self._size_bytes += len(data)

@@ -1,9 +1,10 @@
 """Looks at a passing chat stream for what the books need, without parsing it.
 
 While the stream runs, a chunk is only kept; a few at a time are looked through for their text (with ``bytes.find``:
-less than parsing one event would take), and the last few stay. Usage, errors and the protocol's end all stand at the
-end of a stream, so that they are looked for once, when they are asked for. What makes this sound: inside a JSON string
-a quote is always escaped, so that ``"usage":`` in the bytes can only be a member's name.
+less than parsing one event would take), and the last few stay. Mostly a chunk is the one before it but for its text;
+then it takes two comparisons to know how long that is. Usage, errors and the protocol's end all stand at the end of a
+stream, so that they are looked for once, when they are asked for. What makes this sound: inside a JSON string a quote
+is always escaped, so that ``"usage":`` in the bytes can only be a member's name.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ _MAX_CHUNKS: Final = _RECENT_CHUNKS + 4
 #: How chunks of whole events end, if no text is torn in them.
 _PLAIN_ENDS: Final = (b"}\n\n", b"[DONE]\n\n")
 
+_QUOTE: Final = 0x22
+_BACKSLASH: Final = 0x5C
+_RETURN: Final = 0x0D
+
 _COMPACT: Final = (b'"content":"', b'"reasoning_content":"', b'"reasoning":"', b'"arguments":"')
 _SPACED: Final = (b'"content": "', b'"reasoning_content": "', b'"reasoning": "', b'"arguments": "')
 
@@ -45,12 +50,16 @@ class OpenAIChatMeter:
     """
 
     __slots__ = (
+        "_after_bytes",
+        "_before_bytes",
         "_characters",
         "_cost_field",
         "_cutter",
         "_first",
         "_is_cut",
         "_is_plain",
+        "_joined",
+        "_joined_at",
         "_keys",
         "_recent",
         "_uncounted_from",
@@ -68,17 +77,23 @@ class OpenAIChatMeter:
         self._first = b""
         #: The last chunks. A list, because a deque takes 600 bytes more, and there is one for every open stream.
         self._recent: list[bytes] = []
-        #: From here on they have not been looked through.
+        #: From here on they have not been looked through; they may be cut anywhere, but are not large.
         self._uncounted_from = 0
+        #: Of the chunk before those: how much of it stands before its text, and from the text's end on. 0 if it has not
+        #: one text and nothing else that is measured.
+        self._before_bytes = self._after_bytes = 0
+        #: The last of them as one, when there were so many.
+        self._joined = b""
+        self._joined_at = 0
 
     def feed(self, data: bytes) -> None:
         """Look at the next bytes of the stream, cut anywhere."""
-        if self._is_plain and data.endswith(_PLAIN_ENDS) and len(data) <= _MAX_RECENT_CHUNK_BYTES:
+        if self._is_plain and len(data) <= _MAX_RECENT_CHUNK_BYTES:
             recent = self._recent
             recent.append(data)
             if len(recent) >= _MAX_CHUNKS:
                 self._count()
-        elif self._keys is None and _is_plain_beginning(data) and self._cutter is None:
+        elif self._keys is None and self._cutter is None and _is_plain_beginning(data):
             self._open(data)
             self._is_plain = True
             self._recent.append(data)
@@ -89,6 +104,7 @@ class OpenAIChatMeter:
     def _look(self, data: bytes) -> None:
         """``feed`` for whatever may come, when all before it has been counted."""
         whole = data
+        self._before_bytes = self._joined_at = 0
         is_first = self._keys is None and self._cutter is None  # so that there may be a byte order mark
         if self._is_cut or is_first or not data.endswith(b"\n\n"):
             cutter = self._cutter
@@ -114,18 +130,50 @@ class OpenAIChatMeter:
         self._characters += _characters_of(whole, keys)
 
     def _count(self) -> None:
-        """Look through the chunks that came since the last time. They hold whole events."""
-        recent = self._recent
-        uncounted = recent[self._uncounted_from :]
-        if uncounted:
-            keys = self._keys
-            assert keys is not None, "without them nothing is kept uncounted"
-            characters = _plain_text_bytes(b"".join(uncounted), keys)
-            if characters < 0:
-                characters = sum([_characters_of(whole, keys) for whole in uncounted])
-            self._characters += characters
-            del recent[:-_RECENT_CHUNKS]
-            self._uncounted_from = len(recent)
+        """Look through the chunks that came since the last time."""
+        recent, at = self._recent, self._uncounted_from
+        if at == len(recent):
+            return
+        before_bytes, after_bytes = self._before_bytes, self._after_bytes
+        if before_bytes:
+            like, uncounted = recent[at - 1], recent[at:]
+            before, after = like[:before_bytes], like[-after_bytes:]
+            texts, size = b"", 0
+            for chunk in uncounted:
+                texts += chunk.removeprefix(before).removesuffix(after)
+                size += len(chunk)
+            if (
+                size - len(texts) == (before_bytes + after_bytes) * len(uncounted)  # none has kept its beginning or end
+                and _QUOTE not in texts
+                and (_BACKSLASH not in texts or not _ends_escaping(uncounted, after_bytes))
+            ):
+                self._characters += len(texts)
+            else:
+                self._count_others(at)
+        else:
+            self._count_others(at)
+        del recent[:-_RECENT_CHUNKS]
+        self._uncounted_from = len(recent)
+        self._joined, self._joined_at = b"", 0
+
+    def _count_others(self, at: int) -> None:
+        """Look through the chunks from there on, which differ from the ones before in more than their texts."""
+        recent, keys = self._recent, self._keys
+        assert keys is not None, "without them nothing is kept uncounted"
+        self._before_bytes = 0
+        uncounted = recent[at:]
+        for chunk in uncounted:
+            if not chunk.endswith(_PLAIN_ENDS):
+                del recent[at:]
+                for each in uncounted:
+                    self._look(each)
+                return
+        characters = _plain_text_bytes(b"".join(uncounted), keys)
+        if characters < 0:
+            characters = sum([_characters_of(whole, keys) for whole in uncounted])
+        else:
+            self._before_bytes, self._after_bytes = _around_text(uncounted[-1], keys[0])
+        self._characters += characters
 
     @property
     def output_characters(self) -> int:
@@ -155,7 +203,16 @@ class OpenAIChatMeter:
         return find_id(self._first)
 
     def _end(self) -> bytes:
-        return b"".join(self._recent[-_RECENT_CHUNKS:])
+        """The last chunks as one, made once for all that is asked after the last of them."""
+        recent = self._recent
+        if self._joined_at != len(recent):
+            for chunk in recent[self._uncounted_from :]:
+                if not chunk.endswith(_PLAIN_ENDS):
+                    self._count()
+                    break
+            self._joined = b"".join(recent[-_RECENT_CHUNKS:])
+            self._joined_at = len(recent)
+        return self._joined
 
     def _open(self, whole: bytes) -> tuple[bytes, bytes, bytes, bytes] | None:
         """Learn from the first event with data how this server writes; comments may come before it."""
@@ -168,7 +225,7 @@ class OpenAIChatMeter:
 
 def _is_plain_beginning(data: bytes) -> bool:
     """Is a stream's first chunk one of whole events, without a byte order mark?"""
-    if len(data) > _MAX_RECENT_CHUNK_BYTES or b"\r" in data:
+    if len(data) > _MAX_RECENT_CHUNK_BYTES or _RETURN in data:
         return False
     return data.startswith(b"data:") and data.endswith(_PLAIN_ENDS)
 
@@ -176,13 +233,29 @@ def _is_plain_beginning(data: bytes) -> bool:
 def _plain_text_bytes(events: bytes, keys: tuple[bytes, bytes, bytes, bytes]) -> int:
     """The sum of ``_characters_of``, if no event has any other text than its first key's, and none a quote in it, as in
     nearly all streams: then it does not matter how they came. Negative where that takes a closer look."""
-    # One byte is searched for many times faster than two.
-    if b"\\" in events and b'\\"' in events:
+    # One byte is searched for many times faster than two, and ``in`` takes bytes for a number first, in vain.
+    if _BACKSLASH in events and events.find(b'\\"') >= 0:
         return -1
-    if keys[1] in events or keys[2] in events or keys[3] in events:
+    if events.find(keys[1]) >= 0 or events.find(keys[2]) >= 0 or events.find(keys[3]) >= 0:
         return -1
     lengths = [text.find(b'"') for text in events.split(keys[0])[1:]]
     return -1 if -1 in lengths else sum(lengths)
+
+
+def _around_text(chunk: bytes, key: bytes) -> tuple[int, int]:
+    """How many bytes stand before and behind the text of a chunk that ``_plain_text_bytes`` has measured; 0 and 0 if it
+    has not one text."""
+    before, _, rest = chunk.partition(key)
+    _, _, after = rest.partition(b'"')
+    # (What is behind a text is no part of a key then, whatever the text is.)
+    if not after.startswith((b"}", b",")) or after.find(key) >= 0:
+        return 0, 0
+    return len(before) + len(key), len(after) + 1
+
+
+def _ends_escaping(chunks: list[bytes], after_bytes: int) -> bool:
+    """Has one of them a text at whose end a backslash stands, so that it may go on behind the quote?"""
+    return any(chunk[-after_bytes - 1] == _BACKSLASH for chunk in chunks)
 
 
 def _characters_of(whole: bytes, keys: tuple[bytes, bytes, bytes, bytes]) -> int:
@@ -201,7 +274,7 @@ def _text_bytes(whole: bytes, key: bytes) -> int:
     while at >= 0:
         start = at + len(key)
         end = whole.find(b'"', start)
-        while end > start and whole[end - 1] == 0x5C and _is_escaped(whole, end):
+        while end > start and whole[end - 1] == _BACKSLASH and _is_escaped(whole, end):
             end = whole.find(b'"', end + 1)
         if end < 0:
             return total
@@ -213,7 +286,7 @@ def _text_bytes(whole: bytes, key: bytes) -> int:
 def _is_escaped(whole: bytes, at: int) -> bool:
     """Is the byte at ``at`` preceded by an odd number of backslashes?"""
     before = at - 1
-    while before >= 0 and whole[before] == 0x5C:
+    while before >= 0 and whole[before] == _BACKSLASH:
         before -= 1
     return (at - 1 - before) % 2 == 1
 

@@ -16,6 +16,7 @@ from bitmesh_proxy.calls import Usage
 from bitmesh_proxy.money import parse_reported_usd
 
 _KEY: Final = b'"usage"'
+_KEY_BYTES: Final = len(_KEY)
 _DECODER: Final = json.JSONDecoder()
 
 #: A usage object with every known detail is under 1 KiB; OpenRouter's with its cost details under 2.
@@ -94,7 +95,9 @@ def find_usage(text: bytes, *, cost_field: str | None = None) -> Usage | None:
     """
     at = text.rfind(_KEY)
     while at >= 0:
-        start = value_start(text, at + len(_KEY))
+        start = at + _KEY_BYTES + 1
+        if text[start - 1 : start + 1] != b":{":  # as most write it
+            start = value_start(text, at + _KEY_BYTES)
         if text[start : start + 1] == b"{":
             usage = parse_usage(_value_at(text, start), cost_field=cost_field)
             if usage is not None:
@@ -142,7 +145,7 @@ def find_id(text: bytes) -> str | None:
     if text[at + 4 : at + 6] == b':"':  # as nearly all write it
         end = text.find(b'"', at + 6)
         found = text[at + 6 : end]
-        if end > 0 and found.isascii() and b"\\" not in found and (plain := found.decode("ascii")).isprintable():
+        if end > 0 and found.isascii() and 0x5C not in found and (plain := found.decode("ascii")).isprintable():
             return plain
     value = _value_at(text, value_start(text, at + 4))
     return value if isinstance(value, str) else None
@@ -162,9 +165,18 @@ def value_start(text: bytes, at: int) -> int:
 
 
 def _value_at(text: bytes, start: int) -> object:
+    # Up to the first closing brace it is an object without others in it, or nothing that can be read.
+    flat = text[start : text.find(b"}", start, start + _MAX_USAGE_BYTES) + 1]
+    if flat:
+        try:
+            value: object = orjson.loads(flat)
+        except orjson.JSONDecodeError:
+            pass
+        else:
+            return value
     piece = text[start : start + _MAX_USAGE_BYTES].decode("utf-8", "replace")
     try:
-        value: object = _DECODER.raw_decode(piece)[0]
+        value = _DECODER.raw_decode(piece)[0]
     except (ValueError, RecursionError):
         return None
     return value

@@ -17,7 +17,7 @@ from math import inf
 from typing import Final, Protocol, cast
 
 from bitmesh_proxy.errors import UpstreamBroken, UpstreamTimeout
-from bitmesh_proxy.upstream.framing import BEGINNINGS, BETWEEN_CHUNKS, Framing, FramingError
+from bitmesh_proxy.upstream.framing import BETWEEN_CHUNKS, CHUNK_END, CHUNKS, Framing, FramingError
 from bitmesh_proxy.upstream.heads import MAX_HEAD_BYTES, MAX_INTERIM_ANSWERS, AnswerHead, HeadReader
 from bitmesh_proxy.upstream.inbox import Inbox, Take
 from bitmesh_proxy.upstream.listener import Listener
@@ -52,6 +52,7 @@ class ProviderConnection(asyncio.Protocol):
 
     __slots__ = (
         "_ask",
+        "_chunk_listener",
         "_deadline_s",
         "_due_s",
         "_framing",
@@ -87,6 +88,8 @@ class ProviderConnection(asyncio.Protocol):
         self._ask: Callable[[int], list[tuple[int, int]]] | None = None
         self._phase = _IDLE
         self._listener: Listener | None = None
+        #: The same, while what comes next is a chunk, if the framing has such.
+        self._chunk_listener: Listener | None = None
         self._inbox: Inbox | None = None
         self._framing: Framing | None = None
         self._head = b""
@@ -216,7 +219,7 @@ class ProviderConnection(asyncio.Protocol):
             and not transport.is_closing()
         )
         self._phase = _IDLE
-        self._listener = self._inbox = self._framing = self._unsent = None
+        self._listener = self._chunk_listener = self._inbox = self._framing = self._unsent = None
         self.is_held = False
         if not may_follow:
             self.close()
@@ -290,25 +293,35 @@ class ProviderConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
+        # What happens with every piece of every stream: no call but those that have to be, and no clock. It mostly is
+        # one chunk, whole (what is left of it is as long as its body only if it had such a beginning, and that end).
+        listener = self._chunk_listener
+        if listener is not None and (chunk := CHUNKS.get(len(data))) is not None:
+            beginning, size = chunk
+            piece = data.removeprefix(beginning).removesuffix(CHUNK_END)
+            if len(piece) == size:
+                self._was_heard = True
+                try:
+                    listener.on_piece(piece, data)
+                except Exception as exc:  # noqa: BLE001 - it belongs to the listener, not to the event loop
+                    self._fail_for(listener, exc)
+                return
+        self._receive(data)
+
+    def _receive(self, data: bytes) -> None:
+        """Whatever may come: about a body its framing is asked."""
         framing = self._framing
         if framing is None:
             self._read_head(data)
             return
-        # What happens with every piece of every stream: no call but the one that has to be, and no clock. It mostly is
-        # one chunk, whole; about everything else the framing is asked.
-        beginning = BEGINNINGS.get(len(data)) if framing.state == BETWEEN_CHUNKS else None
-        framed: bytes | None
-        if beginning is not None and data.startswith(beginning) and data.endswith(b"\r\n"):
-            piece, framed = data[len(beginning) : -2], data
-        else:
-            try:
-                piece, framed = framing.feed(data)
-            except FramingError as exc:
-                self._fail(_not_http(), exc)
-                return
-            if framing.is_done:
-                self._complete(framing, piece)
-                return
+        try:
+            piece, framed = framing.feed(data)
+        except FramingError as exc:
+            self._fail(_not_http(), exc)
+            return
+        if framing.is_done:
+            self._complete(framing, piece)
+            return
         self._was_heard = True
         if piece:
             listener = self._listener
@@ -317,6 +330,8 @@ class ProviderConnection(asyncio.Protocol):
                 listener.on_piece(piece, framed)
             except Exception as exc:  # noqa: BLE001 - it belongs to the listener, not to the event loop
                 self._fail_for(listener, exc)
+        if self._framing is framing:
+            self._chunk_listener = self._listener if framing.state == BETWEEN_CHUNKS else None
 
     def pause_writing(self) -> None:
         """See asyncio."""
@@ -404,9 +419,11 @@ class ProviderConnection(asyncio.Protocol):
         if self._framing is not framing:
             return  # finished
         if rest:
-            self.data_received(rest)
+            self._receive(rest)
         elif framing.is_done:
             self._complete(framing, b"")
+        elif framing.state == BETWEEN_CHUNKS:
+            self._chunk_listener = listener
         if self._framing is framing:  # from now on it is silence that is timed
             self._last_s = now_s = self._loop.time()
             self.home.watch.add(self, min(now_s + self._idle_s / LOOKS, self._deadline_s))
@@ -451,7 +468,7 @@ class ProviderConnection(asyncio.Protocol):
 
     def _complete(self, framing: Framing, piece: bytes) -> None:
         self._phase = _COMPLETE
-        self._framing = None
+        self._framing = self._chunk_listener = None
         if framing.rest:
             self._may_follow = False
         listener = self._listener
@@ -476,7 +493,7 @@ class ProviderConnection(asyncio.Protocol):
         if cause is not None:
             error.__cause__ = cause
         self._phase = _FAILED
-        self._framing = None
+        self._framing = self._chunk_listener = None
         self.close()
         listener = self._listener
         assert listener is not None

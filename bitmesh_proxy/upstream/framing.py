@@ -17,10 +17,11 @@ MAX_TRAILER_BYTES: Final = 8192
 #: 2⁶⁰ bytes: more hexadecimal digits stand for nothing real.
 MAX_SIZE_DIGITS: Final = 15
 
-#: Of chunks up to this length the beginning is remembered.
+#: Of chunks up to this length it is remembered how they look.
 _MAX_KEPT_LENGTH: Final = 4096
-#: How so many bytes begin that are one whole chunk, for lengths that have been seen.
-BEGINNINGS: Final[dict[int, bytes]] = {}
+#: How so many bytes begin that are one whole chunk, and how many of them are its body, for lengths that have been seen.
+CHUNKS: Final[dict[int, tuple[bytes, int]]] = {}
+CHUNK_END: Final = b"\r\n"
 
 #: ``Framing.state`` where no chunk has begun that is not over.
 BETWEEN_CHUNKS: Final = 0
@@ -45,8 +46,8 @@ class FramingError(ValueError):
 class Framing(Protocol):
     """How a body's end is known. ``is_done``: it has been reached; ``rest`` came after it.
 
-    While ``state`` is BETWEEN_CHUNKS, a read that begins as BEGINNINGS has it for its length, and ends with a line end,
-    is a single whole chunk: whoever sees that may take the body out of it and leave ``feed`` alone.
+    While ``state`` is BETWEEN_CHUNKS, a read that begins as CHUNKS has it for its length, and ends with CHUNK_END, is a
+    single whole chunk: whoever sees that may take the body out of it and leave ``feed`` alone.
     """
 
     is_done: bool
@@ -156,9 +157,9 @@ class ChunkedBody:
         """See Framing."""
         if self.state == _SIZE:
             # What a stream mostly is: one chunk, whole, in one read. If it is, its length says how it begins.
-            beginning = BEGINNINGS.get(len(data)) or _beginning_of(len(data))
-            if data.startswith(beginning) and data.endswith(b"\r\n"):
-                return data[len(beginning) : -2], data
+            beginning, size = CHUNKS.get(len(data)) or _whole_chunk(len(data))
+            if data.startswith(beginning) and data.endswith(CHUNK_END):
+                return data[len(beginning) : len(beginning) + size], data
         elif self._line:
             data = self._line + data
             self._line = b""
@@ -254,8 +255,9 @@ def chunk_size(line: bytes) -> int:
     return int(digits, 16)
 
 
-def _beginning_of(length: int) -> bytes:
-    """How ``length`` bytes begin that are one chunk: with its body's size, in as few lower-case digits as it takes.
+def _whole_chunk(length: int) -> tuple[bytes, int]:
+    """How ``length`` bytes begin that are one chunk: with its body's size, in as few lower-case digits as it takes; and
+    that size.
 
     Kept for the lengths that events have. No body is empty: that would be the last chunk.
     """
@@ -264,8 +266,8 @@ def _beginning_of(length: int) -> bytes:
         if size > 0 and len(b"%x" % size) == digits:
             break
     else:
-        return bytes(length + 1)  # which nothing of that length begins with
-    beginning = b"%x\r\n" % size
+        return bytes(length + 1), 0  # which nothing of that length begins with
+    chunk = b"%x\r\n" % size, size
     if length <= _MAX_KEPT_LENGTH:
-        BEGINNINGS[length] = beginning
-    return beginning
+        CHUNKS[length] = chunk
+    return chunk

@@ -147,7 +147,15 @@ def seen(meter: OpenAIChatMeter) -> tuple[object, ...]:
 
 
 _WORDS = ["a", "", "Hello ", '"', "\\", '\\"', "\n\n", "é", ":", '"content":"x', "reasoning_content"]
-_TORN = [b'{"content":"x\n\n', b'"content":"\\"a"}\n\n', b'"', b": note\n\n", b"data: [DONE]\n\n", b"\\\n\n"]
+_TORN = [
+    b'{"content":"x\n\n',
+    b'data: {"id":"c1","choices":[{"delta":{"content":"\n\n',
+    b'"content":"\\"a"}\n\n',
+    b'"',
+    b": note\n\n",
+    b"data: [DONE]\n\n",
+    b"\\\n\n",
+]
 
 
 def stream_of(chance: random.Random) -> list[bytes]:
@@ -155,12 +163,16 @@ def stream_of(chance: random.Random) -> list[bytes]:
     frame = chance.choice([b"data: %b\n\n", b"data: %b\n\n", b"data: %b\r\n\r\n", b"event: x\ndata:%b\n\n"])
     names = ["content"] * 4 + chance.choices(["reasoning_content", "reasoning", "arguments", "role"], k=2)
     is_spaced = chance.random() < 0.3
+    # Like most streams: each event is the one before it, but for its text.
+    is_steady = chance.random() < 0.5
     events = []
     for _ in range(chance.randrange(chance.choice([9, 30]))):
         deltas = [
             {name: chance.choice(_WORDS) for name in chance.sample(names, chance.choice([1, 1, 1, 2]))}
             for _ in range(chance.choice([1, 1, 1, 2]))
         ]
+        if is_steady and chance.random() < 0.97:
+            deltas = [{"content": chance.choice([" word", *_WORDS])}]
         chunk = {"id": "c1", "choices": [{"delta": delta, "finish_reason": None} for delta in deltas]}
         events.append(frame % (json.dumps(chunk).encode() if is_spaced else orjson.dumps(chunk)))
     if chance.random() < 0.3:
@@ -182,3 +194,31 @@ def test_common_chunks_count_as_if_looked_at_in_full(is_cut: bool) -> None:
             if chance.random() < 0.2:  # not after each: a few at a time are looked through
                 assert seen(short) == seen(full), (seed, chunks)
         assert seen(short) == seen(full), (seed, chunks)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"", 0),
+        (b" word", 5),
+        (b"\\n", 2),  # an escape within
+        (b"\\\\", 2),  # one at the end, which leaves the quote behind it a quote
+        (b'\\"', 2),
+        (b'a\\"},\\"b', 8),
+        (b'a","content":"b', 2),  # two texts
+        (b'","reasoning":"abc', 3),
+        (b'"},"finish_reason":null}]}\n\ndata: {"id":"c1","choices":[{"delta":{"content":"b', 1),
+    ],
+)
+def test_a_chunk_like_the_ones_before_it_but_for_its_text(text: bytes, expected: int) -> None:
+    beginning, end = b'data: {"id":"c1","choices":[{"delta":{"content":"', b'"},"finish_reason":null}]}\n\n'
+    chunks = [beginning + b"Hello" + end] * 20
+    assert metered(chunks).output_characters == 100
+    for at in (7, 15):
+        with_other = [*chunks[:at], beginning + text + end, *chunks[at + 1 :]]
+        assert metered(with_other).output_characters == 95 + expected
+    for others in ([beginning + text], [text + end, end], [beginning, text + end]):
+        full = WithoutShortcut()
+        for chunk in (*chunks, *others, *chunks):
+            full.feed(chunk)
+        assert seen(metered([*chunks, *others, *chunks])) == seen(full)

@@ -116,6 +116,33 @@ async def test_an_answer_may_come_byte_by_byte(kind: str) -> None:
     assert connection.is_complete
 
 
+async def test_what_is_as_long_as_a_chunk_need_not_be_one() -> None:
+    """Reads of one and the same length, cut out of a body at each of its places."""
+    bodies = [b"%019d" % number for number in range(30)]
+    framed = b"".join(b"13\r\n%b\r\n" % body for body in bodies) + b"0\r\n\r\n"
+    for at in range(25):
+        connection, _ = asked()
+        connection.data_received(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + framed[:25])
+        connection.data_received(framed[25:50])  # so that this length is known
+        if at:
+            connection.data_received(framed[50 : 50 + at])
+        for begin in range(50 + at, len(framed), 25):
+            connection.data_received(framed[begin : begin + 25])
+        assert await body_of(connection) == b"".join(bodies)
+    for malformed in (b"13\r\n" + b"x" * 20 + b"\n", b"13\n\n" + b"x" * 19 + b"\r\n", b"0\r\n\r\n" + b"x" * 20):
+        connection, wire = asked()
+        connection.data_received(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + framed[:25])
+        connection.data_received(framed[25:50])
+        connection.data_received(malformed)
+        if malformed.startswith(b"0"):  # the end, and something behind it
+            assert await body_of(connection) == b"".join(bodies[:2])
+            connection.finish()
+        else:
+            with pytest.raises(UpstreamBroken):
+                await body_of(connection)
+        assert wire.is_aborted
+
+
 async def test_one_answer_after_the_other_on_the_same_connection() -> None:
     connection, _ = asked()
     for kind in ("chunked", "interim", "no content", "sized", "empty", "chunked"):
