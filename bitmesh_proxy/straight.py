@@ -26,7 +26,6 @@ from bitmesh_proxy.dialects.openai_chat_usage_filter import UsageChunkFilter
 from bitmesh_proxy.endpoints.endpoint import Endpoint
 from bitmesh_proxy.errors import CallerLeft, GatewayError, ProviderRefused, UpstreamBroken, UpstreamError
 from bitmesh_proxy.pipeline import Incoming, Pipeline, cost_comment, cost_headers
-from bitmesh_proxy.plain_chats import PlainUsage
 from bitmesh_proxy.providers.base import StreamMeter
 from bitmesh_proxy.storage.ledger import Accrued
 from bitmesh_proxy.storage.writer import Failed
@@ -232,13 +231,12 @@ class StraightCall(Struct, eq=False):
             and prompt_tokens is not None
             and meter is not None
             and progress.offer is plan.first.offer  # not yet another one, whose tariff this is not
-            and meter.usage is None
         ):
-            bill = tariff.bill_of(
-                PlainUsage(prompt_tokens, tokens_of(meter.output_characters)), self.reservation.hold_nano_usd
-            )
-            if bill is not None:
-                return Accrued(cost_nano_usd=bill.cost_nano_usd, charge_nano_usd=bill.charge_nano_usd)
+            characters = meter.output_characters
+            if meter.usage is None:
+                tokens = tokens_of(characters)
+                cost, charge = tariff.sums_of(prompt_tokens, tokens, self.reservation.hold_nano_usd)
+                return Accrued(cost_nano_usd=cost, charge_nano_usd=charge)
         return self.line.outcomes.accrued(plan.call, self.reservation, progress)
 
     # ------------------------------------------------------------ pass on: the provider's side

@@ -72,19 +72,10 @@ class ChatTariff(Struct, frozen=True):
         inner, outer = usage.prompt_tokens_details, usage.completion_tokens_details
         if (inner is not None and inner.cached_tokens) or not (input_tokens or output_tokens):
             return None
-        of_input, of_output, unit = self.figures
-        markup, markup_unit = self.markup
-        cost = input_tokens * of_input + output_tokens * of_output
-        if unit != 1:
-            double = 2 * cost
-            cost = (double + unit) // (2 * unit)
-            if cost & 1 and 2 * cost * unit - double == unit:  # half to even
-                cost -= 1
-        cost += self.request_nano_usd
-        charge = (cost * markup + markup_unit - 1) // markup_unit
+        cost, charge = self.sums_of(input_tokens, output_tokens, hold_nano_usd)
         return Bill(
-            cost,  # type: ignore[arg-type]  # see above
-            hold_nano_usd if charge > hold_nano_usd else charge,  # type: ignore[arg-type]  # noqa: FURB136 - a call
+            cost,
+            charge,
             _MEASURED,
             Usage(
                 input_tokens=input_tokens,
@@ -95,6 +86,7 @@ class ChatTariff(Struct, frozen=True):
 
     def bill_of_stream(self, usage: Usage, hold_nano_usd: NanoUsd) -> Bill | None:
         """The same for a stream, whose figures have been read already and stand in the bill as they are."""
+        input_tokens, output_tokens = usage.input_tokens, usage.output_tokens
         if (
             usage.cached_input_tokens
             or usage.cache_write_tokens
@@ -102,10 +94,26 @@ class ChatTariff(Struct, frozen=True):
             or usage.image_output_tokens
             or usage.is_estimated
             or usage.reported_cost_nano_usd is not None
+            or not (input_tokens or output_tokens)
         ):
             return None
-        bill = self.bill_of(PlainUsage(usage.input_tokens, usage.output_tokens), hold_nano_usd)
-        return None if bill is None else Bill(bill.cost_nano_usd, bill.charge_nano_usd, _MEASURED, usage)
+        cost, charge = self.sums_of(input_tokens, output_tokens, hold_nano_usd)
+        return Bill(cost, charge, _MEASURED, usage)
+
+    def sums_of(self, input_tokens: int, output_tokens: int, hold_nano_usd: NanoUsd) -> tuple[NanoUsd, NanoUsd]:
+        """Cost and charge of so many tokens, not both 0; the charge never above what is held."""
+        of_input, of_output, unit = self.figures
+        markup, markup_unit = self.markup
+        cost = input_tokens * of_input + output_tokens * of_output
+        if unit != 1:
+            double = 2 * cost
+            cost = (double + unit) // (2 * unit)
+            if cost & 1 and 2 * cost * unit - double == unit:  # half to even
+                cost -= 1
+        cost += self.request_nano_usd
+        charge = (cost * markup + markup_unit - 1) // markup_unit
+        # (``NanoUsd`` by their parts: see above; ``min`` would take a call, too.)
+        return cost, hold_nano_usd if charge > hold_nano_usd else charge  # type: ignore[return-value]  # noqa: FURB136
 
 
 def chat_tariff(offer: Offer, *, markup_nano: int, default_max_output_tokens: int) -> ChatTariff | None:

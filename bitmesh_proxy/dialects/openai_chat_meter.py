@@ -53,6 +53,7 @@ class OpenAIChatMeter:
         "_after_bytes",
         "_before_bytes",
         "_characters",
+        "_common",
         "_cost_field",
         "_cutter",
         "_first",
@@ -82,6 +83,8 @@ class OpenAIChatMeter:
         #: Of the chunk before those: how much of it stands before its text, and from the text's end on. 0 if it has not
         #: one text and nothing else that is measured.
         self._before_bytes = self._after_bytes = 0
+        #: So many of the chunks before those are like that one, which has no usage.
+        self._common = 0
         #: The last of them as one, when there were so many.
         self._joined = b""
         self._joined_at = 0
@@ -104,7 +107,7 @@ class OpenAIChatMeter:
     def _look(self, data: bytes) -> None:
         """``feed`` for whatever may come, when all before it has been counted."""
         whole = data
-        self._before_bytes = self._joined_at = 0
+        self._before_bytes = self._common = self._joined_at = 0
         is_first = self._keys is None and self._cutter is None  # so that there may be a byte order mark
         if self._is_cut or is_first or not data.endswith(b"\n\n"):
             cutter = self._cutter
@@ -148,6 +151,7 @@ class OpenAIChatMeter:
                 and (_BACKSLASH not in texts or not _ends_escaping(uncounted, after_bytes))
             ):
                 self._characters += len(texts)
+                self._common += len(uncounted)
             else:
                 self._count_others(at)
         else:
@@ -160,7 +164,7 @@ class OpenAIChatMeter:
         """Look through the chunks from there on, which differ from the ones before in more than their texts."""
         recent, keys = self._recent, self._keys
         assert keys is not None, "without them nothing is kept uncounted"
-        self._before_bytes = 0
+        self._before_bytes = self._common = 0
         uncounted = recent[at:]
         for chunk in uncounted:
             if not chunk.endswith(_PLAIN_ENDS):
@@ -171,8 +175,9 @@ class OpenAIChatMeter:
         characters = _plain_text_bytes(b"".join(uncounted), keys)
         if characters < 0:
             characters = sum([_characters_of(whole, keys) for whole in uncounted])
-        else:
+        elif find_usage(uncounted[-1], cost_field=self._cost_field) is None:
             self._before_bytes, self._after_bytes = _around_text(uncounted[-1], keys[0])
+            self._common = 1
         self._characters += characters
 
     @property
@@ -184,6 +189,8 @@ class OpenAIChatMeter:
     @property
     def usage(self) -> Usage | None:
         """The provider's figures, if they have come."""
+        if self._common >= _RECENT_CHUNKS and self._uncounted_from == len(self._recent):
+            return None
         return find_usage(self._end(), cost_field=self._cost_field)
 
     @property

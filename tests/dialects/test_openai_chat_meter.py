@@ -165,7 +165,8 @@ def stream_of(chance: random.Random) -> list[bytes]:
     is_spaced = chance.random() < 0.3
     # Like most streams: each event is the one before it, but for its text.
     is_steady = chance.random() < 0.5
-    events = []
+    usage_chance = chance.choice([0, 0, 0.05, 1])
+    events: list[bytes] = []
     for _ in range(chance.randrange(chance.choice([9, 30]))):
         deltas = [
             {name: chance.choice(_WORDS) for name in chance.sample(names, chance.choice([1, 1, 1, 2]))}
@@ -173,7 +174,10 @@ def stream_of(chance: random.Random) -> list[bytes]:
         ]
         if is_steady and chance.random() < 0.97:
             deltas = [{"content": chance.choice([" word", *_WORDS])}]
-        chunk = {"id": "c1", "choices": [{"delta": delta, "finish_reason": None} for delta in deltas]}
+        chunk: dict[str, object] = {"id": "c1"}
+        chunk["choices"] = [{"delta": delta, "finish_reason": None} for delta in deltas]
+        if chance.random() < usage_chance:
+            chunk["usage"] = chance.choice([None, {"prompt_tokens": 3, "completion_tokens": len(events) % 4}])
         events.append(frame % (json.dumps(chunk).encode() if is_spaced else orjson.dumps(chunk)))
     if chance.random() < 0.3:
         events.insert(chance.randrange(len(events) + 1), chance.choice(_TORN))
