@@ -123,7 +123,7 @@ def add_limits(app: web.Application, settings: Limits, worker: Worker | None) ->
     )
 
 
-def make_runner(app: web.Application) -> web.AppRunner:
+def make_runner(app: web.Application) -> LaneRunner:
     """What runs the application. ``setup`` raises StartError; ``cleanup`` ends it, also after a failed ``setup``."""
     http = app[keys.SETTINGS].http
     return LaneRunner(

@@ -20,6 +20,7 @@ from bitmesh_proxy.cli.options import EXIT_CONFIG, common_options, fail, setting
 from bitmesh_proxy.cli.process import BACKLOG, beating, loop_factory, settle_memory, url_of
 from bitmesh_proxy.logs import set_up_logs
 from bitmesh_proxy.settings import Settings
+from bitmesh_proxy.web.lane.protocol import LaneRunner
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ async def _serve(settings: Settings) -> None:
         await runner.cleanup()
 
 
-async def _listen(runner: web.AppRunner, settings: Settings) -> str:
+async def _listen(runner: LaneRunner, settings: Settings) -> str:
     """Open the sockets (those of systemd, if it gave any) and give the first one's URL."""
     given = service.listen_sockets()
     if given:
@@ -97,4 +98,5 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> str:
             await web.SockSite(runner, sock, backlog=BACKLOG).start()
     else:
         await web.TCPSite(runner, settings.http.host, settings.http.port, backlog=BACKLOG).start()
+    runner.hand_down_keepalive()
     return url_of(runner.addresses[0])

@@ -83,6 +83,7 @@ async def _serve(settings: Settings, worker: Worker, callers: Callers, lines: Li
         sockets = callers.given or beside(callers.reserved)
         for sock in sockets:
             await web.SockSite(runner, sock, backlog=BACKLOG).start()
+        runner.hand_down_keepalive()
         settle_memory()
         async with _reporting(lines):
             await orders.welcome.wait()

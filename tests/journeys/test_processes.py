@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -263,3 +265,21 @@ async def test_a_taken_port_is_named(tmp_path: Path) -> None:
         assert again.returncode == 1
         assert f"127.0.0.1:{served.port}" in again.stderr
         assert "Traceback" not in again.stderr
+
+
+def timer_of(client: socket.socket) -> str:
+    """The kernel's timer at the server's end of a connection: "02" is that of SO_KEEPALIVE (proc_net_tcp.txt)."""
+    ends = [f":{port:04X}" for port in (client.getpeername()[1], client.getsockname()[1])]
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[1].endswith(ends[0]) and fields[2].endswith(ends[1]):
+            return fields[5].partition(":")[0]
+    return ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it is the kernel that is asked")
+@pytest.mark.parametrize("arguments", [[], ["--workers", "2"]])
+async def test_callers_that_vanish_are_noticed(tmp_path: Path, arguments: list[str]) -> None:
+    async with serving(tmp_path / "data", arguments=["--sandbox", *arguments]) as served:
+        with socket.create_connection(("127.0.0.1", served.port)) as client:
+            await eventually(lambda: timer_of(client) == "02", "the kernel asks now and then whether we are there")

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -53,6 +54,7 @@ OF_THE_CONNECTION = {
     "_drain_helper",
     "_force_close",
     "_handler_waiter",
+    "_keepalive",
     "_keepalive_handle",
     "_keepalive_timeout",
     "_kwargs",
@@ -64,10 +66,10 @@ OF_THE_CONNECTION = {
     "_next_keepalive_close_time",
     "_parser",
     "_paused",
-    "_process_keepalive",
     "_reading_paused",
     "_request_count",
     "_request_in_progress",
+    "_server",
     "_resume_reading_if_drained",
     "_task_handler",
     "_tcp_keepalive",
@@ -95,8 +97,9 @@ async def test_they_are_there() -> None:
     server = web.Server(lambda request: None)  # type: ignore[arg-type,return-value]  # it serves nothing
     assert {"_loop", "_kwargs"} <= vars(server).keys()
     assert inspect.iscoroutinefunction(web.AppRunner._make_server)
+    assert "_server" in web.BaseSite.__slots__
     assert hasattr(StreamReader, "_buffer") or "_buffer" in StreamReader.__slots__
-    for name in OF_THE_CONNECTION - {"_kwargs", "_make_server", "_buffer"}:
+    for name in OF_THE_CONNECTION - {"_kwargs", "_make_server", "_buffer", "_server"}:
         assert hasattr(RequestHandler, name), name
     assert {"method", "path", "version", "raw_headers", "should_close", "upgrade"} <= set(dir(RawRequestMessage))
 
@@ -127,7 +130,8 @@ async def test_a_connection_is_set_up_as_aiohttps(tmp_path: Path) -> None:
         sock = connection.transport.get_extra_info("socket")
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        assert connection._keepalive_handle is not None
+        assert isinstance(connection, LaneProtocol)
+        assert connection.watched_s < inf
         has_begun = []
         for _ in range(2):
             assert (await caller.ask()).status == 200
