@@ -19,7 +19,7 @@ class Surface(StrEnum):
     OPENAI = "openai"
 
 
-class Caller(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Caller(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     """An authenticated API key and its account, as they are in the books at this moment.
 
     ``bound_model``: the key speaks to this model only, and ``model`` in a request is prohibited. Rates are requests
@@ -27,9 +27,13 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     ``expires_at_s`` is Unix time.
     """
 
+    # In memory, many keys stand as JSON lists of these fields (``storage/packed_keys.py``), which are short as long as
+    # what most keys do not have stands last.
     account_id: str
     key_id: str
     key_name: str = ""
+    #: The rows of account and key in the books, so that an opening need not look for them; None where nobody knows.
+    row_numbers: tuple[int, int] | None = None
     bound_model: str | None = None
     allowed_models: frozenset[str] | None = None
     rate_per_minute: int | None = None
@@ -37,8 +41,6 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     budget_day_nano_usd: NanoUsd | None = None
     budget_month_nano_usd: NanoUsd | None = None
     expires_at_s: float | None = None
-    #: The rows of account and key in the books, so that an opening need not look for them; None where nobody knows.
-    row_numbers: tuple[int, int] | None = None
 
 
 class RequestContext(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,13 +4,12 @@ A limit takes plain names (an address, a key's id) and knows neither requests no
 step, so no two callers are let in on one token. A refused request takes no token from the limit that refused it, and
 keeps those that limits before it have taken: knocking is not free.
 
-Whoever admits the same name often keeps its ``Bucket``, which knows beforehand what does not change.
+Whoever admits the same name often keeps its ``Bucket``, so that its key need not be put together again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from limits.limits import RateLimitItem, RateLimitItemPerMinute
@@ -44,7 +43,6 @@ class Limit:
         if item.amount < 1 or burst < 0:
             raise ValueError(f"a limit of {item.amount} requests with a burst of {burst} admits nobody")
         self._acquire = buckets.acquire_tokens
-        self._take = buckets.take_token
         self._return = buckets.return_tokens
         self._policy = policy
         self.policy_text = policy_of(item.amount, item.get_expiry(), burst or item.amount, policy)
@@ -54,13 +52,16 @@ class Limit:
         self.token = self._window_s * MICROSECONDS
         self.capacity = self._burst * self.token
         self._refusal = f"Too many requests {who}: {item.amount} per {_name_of(self._window_s)} are allowed."
-        # The package's key for (policy, identifier), taken apart once: building it is half the price of a hit.
-        self._before, self._after = item.key_for(policy, "\0").split("\0")
+        #: The package's key for (policy, identifier) is what stands between these two: put together in place, because
+        #: building it is half the price of a hit.
+        self.before, self.after = item.key_for(policy, "\0").split("\0")
+        #: Admits one request under such a key, as ``TokenBucketSupport.taker`` says; -1: ``admit`` has to say more.
+        self.take = buckets.taker(item.amount, self.token, self.capacity)
 
     def admit(self, identifier: str, *, cost: int = 1) -> Snapshot:
         """Enter, or raise RateLimited, whose ``headers`` say how the bucket stands and when to come back."""
-        amount, token, key = self.amount, self.token, f"{self._before}{identifier}{self._after}"
-        if cost == 1 and (missing := self._take(key, amount, token, self.capacity)) >= 0:
+        amount, key = self.amount, f"{self.before}{identifier}{self.after}"
+        if cost == 1 and (missing := self.take(key)) >= 0:
             return self.snapshot(missing)
         state = self._acquire(key, amount, self._window_s, burst=self._burst, amount=cost)
         remaining = state.remaining
@@ -76,18 +77,12 @@ class Limit:
             headers={"Retry-After": wait, **rate_limit_headers([snapshot])},
         )
 
-    def enter(self, identifier: str) -> Passed:
-        """``admit`` of one request for ``lines_of``. Raises RateLimited."""
-        missing = self._take(f"{self._before}{identifier}{self._after}", self.amount, self.token, self.capacity)
-        return (self, missing) if missing >= 0 else self.admit(identifier)
-
     def bucket(self, identifier: str) -> Bucket:
         """The identifier's bucket, for whoever admits it often."""
-        take = partial(self._take, f"{self._before}{identifier}{self._after}", self.amount, self.token, self.capacity)
-        return Bucket(self, identifier, take)
+        return Bucket(self, identifier, f"{self.before}{identifier}{self.after}")
 
     def snapshot(self, missing: int) -> Snapshot:
-        """How a bucket stands of which ``Bucket.take`` has said that so much is missing."""
+        """How a bucket stands of which ``take`` has said that so much is missing."""
         amount = self.amount
         remaining, reset_s = (self.capacity - missing) // self.token, -(-missing // amount) / MICROSECONDS
         if remaining > amount:
@@ -98,22 +93,22 @@ class Limit:
         """Put back what ``admit`` took for nothing. Raises ValueError for a negative cost."""
         if cost < 0:
             raise ValueError("a refund must not be negative")
-        self._return(f"{self._before}{identifier}{self._after}", self.amount, self._window_s, amount=cost)
+        self._return(f"{self.before}{identifier}{self.after}", self.amount, self._window_s, amount=cost)
 
 
-class Bucket(Struct, eq=False):
-    """One identifier's bucket.
-
-    ``take`` admits a request, and gives how much is then missing from a full bucket, in parts of the storage's; -1 for
-    anything else, when nothing was taken: then ``limit.admit`` has to say more.
-    """
+class Bucket(Struct, frozen=True, eq=False, gc=False):
+    """One identifier's bucket."""
 
     limit: Limit
     identifier: str
-    take: Callable[[], int]
+    key: str
+
+    def take(self) -> int:
+        """Admit a request (``Limit.take``), or say -1, and then ``limit.admit`` has to say more."""
+        return self.limit.take(self.key)
 
 
-#: A limit that a request has passed, and how its bucket stood: what ``Bucket.take`` or ``Limit.admit`` has said.
+#: A limit that a request has passed, and how its bucket stood: what ``Limit.take`` or ``Limit.admit`` has said.
 Passed: TypeAlias = tuple[Limit, int] | Snapshot
 
 

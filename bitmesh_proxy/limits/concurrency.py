@@ -17,7 +17,8 @@ class ConcurrencyLimit:
 
     def __init__(self, default: int = 0, *, retry_after_s: float = 1.0) -> None:
         """``retry_after_s`` is what refused callers are told: nobody knows when a running call will end."""
-        self._default = default
+        #: For keys without a limit of their own; 0 is no limit.
+        self.default = default
         self._retry_after_s = retry_after_s
         self._running: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -28,7 +29,7 @@ class ConcurrencyLimit:
 
     def limit_of(self, limit: int | None) -> int:
         """How many calls a key with this limit of its own (None: without one) may have under way; 0 is no limit."""
-        return self._default if limit is None else limit
+        return self.default if limit is None else limit
 
     def running(self, key_id: str) -> int:
         """How many calls the key has under way."""

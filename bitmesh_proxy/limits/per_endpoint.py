@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bitmesh_proxy.limits.base import Bucket, Limit, Passed, Snapshot, memory_buckets, per_minute
+from bitmesh_proxy.limits.base import Bucket, Limit, Snapshot, memory_buckets, per_minute
 from bitmesh_proxy.limits.token_bucket import TokenBucketSupport
 
 
@@ -16,7 +16,8 @@ class EndpointLimit:
 
     def __init__(self, rates_per_minute: Mapping[str, int], *, buckets: TokenBucketSupport | None = None) -> None:
         buckets = buckets or memory_buckets()
-        self._limits = {
+        #: By the endpoint's name. An identifier there is ``name/key``.
+        self.limits = {
             endpoint: Limit(
                 buckets,
                 per_minute(rate),
@@ -29,15 +30,10 @@ class EndpointLimit:
 
     def admit(self, key_id: str, endpoint: str) -> Snapshot | None:
         """Enter; None if the endpoint has no limit. Raises RateLimited."""
-        limit = self._limits.get(endpoint)
+        limit = self.limits.get(endpoint)
         return limit.admit(f"{endpoint}/{key_id}") if limit else None
-
-    def enter(self, key_id: str, endpoint: str) -> Passed | None:
-        """``admit``, for ``lines_of``."""
-        limit = self._limits.get(endpoint)
-        return limit.enter(f"{endpoint}/{key_id}") if limit else None
 
     def bucket(self, key_id: str, endpoint: str) -> Bucket | None:
         """The key's bucket at this endpoint, for whoever admits it often; None if the endpoint has no limit."""
-        limit = self._limits.get(endpoint)
+        limit = self.limits.get(endpoint)
         return limit.bucket(f"{endpoint}/{key_id}") if limit else None

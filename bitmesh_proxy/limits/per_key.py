@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bitmesh_proxy.limits.base import Bucket, Limit, Passed, Snapshot, memory_buckets, per_minute
+from bitmesh_proxy.limits.base import Bucket, Limit, Snapshot, memory_buckets, per_minute
 from bitmesh_proxy.limits.token_bucket import TokenBucketSupport
 
 
@@ -22,20 +22,16 @@ class KeyLimit:
 
     def admit(self, key_id: str, *, rate_per_minute: int | None = None) -> Snapshot | None:
         """Enter at the key's own rate, or at the default (None). None if there is no limit. Raises RateLimited."""
-        limit = self._limit_of(rate_per_minute)
+        limit = self.limit_of(rate_per_minute)
         return limit.admit(key_id) if limit else None
-
-    def enter(self, key_id: str, *, rate_per_minute: int | None = None) -> Passed | None:
-        """``admit``, for ``lines_of``."""
-        limit = self._limit_of(rate_per_minute)
-        return limit.enter(key_id) if limit else None
 
     def bucket(self, key_id: str, *, rate_per_minute: int | None = None) -> Bucket | None:
         """The key's bucket at this rate, for whoever admits it often; None if there is no limit."""
-        limit = self._limit_of(rate_per_minute)
+        limit = self.limit_of(rate_per_minute)
         return limit.bucket(key_id) if limit else None
 
-    def _limit_of(self, rate_per_minute: int | None) -> Limit | None:
+    def limit_of(self, rate_per_minute: int | None) -> Limit | None:
+        """The limit of keys with this rate of their own (None: without one); None if there is none."""
         rate = self._default_per_minute if rate_per_minute is None else rate_per_minute
         if not rate:
             return None

@@ -16,8 +16,8 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Callable
+from typing import Final
 
 from limits.storage.memory import MemoryStorage
 from msgspec import Struct
@@ -56,6 +56,11 @@ class TokenBucketSupport(ABC):
         """
         return -1
 
+    def taker(self, limit: int, token: int, capacity: int) -> Callable[[str], int]:
+        """``take_token`` at one rate, by the key, for whoever asks very often."""
+        take = self.take_token
+        return lambda key: take(key, limit, token, capacity)
+
     @abstractmethod
     def get_bucket(self, key: str, limit: int, expiry: int, *, burst: int, amount: int = 1) -> BucketState:
         """What ``acquire_tokens`` would say, without taking any; ``remaining`` is before the taking."""
@@ -65,14 +70,75 @@ class TokenBucketSupport(ABC):
         """Put tokens back. A bucket is never more than full."""
 
 
+#: As many as the smallest dictionary holds.
+_FEW: Final = 5
+
+
+class _Rate:
+    """The buckets of one ``limit``, by key: the moment at which each is full, in microseconds × limit.
+
+    A full bucket is as good as none, and is forgotten. Not one by one, which would take more than the hit itself: a
+    bucket that is used comes into the young generation; once nothing in the old one restrains anybody any more, that
+    is dropped as a whole, and the young one grows old. Mostly this happens after a few newcomers, and then both are so
+    small that they never leave the processor's caches.
+
+    While the old one does restrain somebody, each newcomer takes two buckets from it, and those that are not full over
+    to the young one. So at most half of all are ever full, however long a few take to fill.
+    """
+
+    __slots__ = ("most", "old", "old_full_at", "turn_size", "young", "young_full_at")
+
+    def __init__(self, most: int) -> None:
+        #: Of either generation.
+        self.most = most
+        self.young: dict[str, int] = {}
+        self.old: dict[str, int] = {}
+        # From then on all of them are full.
+        self.young_full_at = 0
+        self.old_full_at = 0
+        #: So many young ones are worth a look at the old.
+        self.turn_size = min(_FEW, most)
+
+    def put(self, key: str, full_at: int, now: int) -> None:
+        """Note when a bucket is full. ``now`` is in microseconds × limit, too."""
+        young = self.young
+        is_new = key not in young
+        young[key] = full_at
+        if full_at > self.young_full_at:
+            self.young_full_at = full_at
+        if is_new:
+            self.old.pop(key, None)
+            if len(young) >= self.turn_size:
+                self.turn(now)
+
+    def turn(self, now: int) -> None:
+        """A newcomer is there: forget old ones."""
+        young, old = self.young, self.old
+        if now >= self.old_full_at or len(young) >= self.most:
+            old.clear()
+        for _ in (1, 2):
+            if old:
+                key, full_at = old.popitem()
+                if full_at > now:
+                    young[key] = full_at
+                    if full_at > self.young_full_at:
+                        self.young_full_at = full_at
+        if old:
+            self.turn_size = 0  # the next newcomer goes on
+        else:
+            self.young, self.old = old, young
+            self.young_full_at, self.old_full_at = 0, self.young_full_at
+            self.turn_size = min(_FEW, self.most)
+
+
 class BucketMemoryStorage(MemoryStorage, TokenBucketSupport):
     """Buckets in the memory of one process, beside the windows of the package's own storage.
 
     ``clock`` is in seconds and never goes back; Unix time will do as well, until its floats get too coarse in 2106.
     One lock for all buckets: it is held for about a microsecond, and it makes the decision exact between threads too.
-    A full bucket is as good as none, so each new key looks at two old ones and forgets those that are full; no thread
-    and no sweep is needed. ``max_buckets`` is the bound (about 350 bytes each): beyond it the bucket that was looked at
-    longest ago goes, full or not, in favour of the new caller.
+    A full bucket is as good as none, so newcomers forget old ones that are full (``_Rate``); no thread and no sweep is
+    needed. ``max_buckets`` is the bound for those of one rate (about 200 bytes each): beyond it those that were used
+    longest ago go, full or not, in favour of the new caller.
     """
 
     STORAGE_SCHEME = ["bucket+memory"]  # noqa: RUF012 - as the base class declares it
@@ -91,31 +157,47 @@ class BucketMemoryStorage(MemoryStorage, TokenBucketSupport):
         self.timer.cancel()
         self._clock = clock
         self._max_buckets = max_buckets
-        #: Key → the moment at which it is full (microseconds × limit), and that limit.
-        self._buckets: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        #: By the limit; there are as many as different rates.
+        self._rates: dict[int, _Rate] = {}
         self._bucket_lock = threading.Lock()
 
     def acquire_tokens(self, key: str, limit: int, expiry: int, *, burst: int, amount: int = 1) -> BucketState:
         """See TokenBucketSupport."""
         return self._look(key, limit, expiry, burst, amount, True)
 
-    def take_token(self, key: str, limit: int, token: int, capacity: int) -> int:
+    def taker(self, limit: int, token: int, capacity: int) -> Callable[[str], int]:
         """See TokenBucketSupport. Nine of ten, and the first of each key: with many keys, most calls are that."""
-        lock = self._bucket_lock
-        lock.acquire()  # without `with`, which takes twice as long
-        try:
-            found = self._buckets.get(key)
-            now_us = int(self._clock() * MICROSECONDS + 0.5)
-            now = now_us * limit
-            missing = token if found is None or found[0] <= now else found[0] - now + token
-            if missing > capacity or limit <= 0:
-                return -1
-            self._buckets[key] = (now + missing, limit)
-            if found is None:
-                self._forget(now_us)
-            return missing
-        finally:
-            lock.release()
+        if limit <= 0:
+            return lambda key: -1
+        rate, clock = self._rate_of(limit), self._clock
+        acquire, release = self._bucket_lock.acquire, self._bucket_lock.release
+
+        # One function for all, as nearly every request comes this way two or three times; ``_Rate.put`` is in it.
+        def take(key: str) -> int:
+            acquire()  # without `with`, which takes twice as long
+            try:
+                young = rate.young
+                found = young.get(key)
+                is_new = found is None
+                if found is None:
+                    found = rate.old.get(key)
+                now = int(clock() * MICROSECONDS + 0.5) * limit
+                missing = token if found is None or found <= now else found - now + token
+                if missing > capacity:
+                    return -1
+                young[key] = full_at = now + missing
+                if full_at > rate.young_full_at:
+                    rate.young_full_at = full_at
+                if is_new:
+                    if found is not None:
+                        del rate.old[key]
+                    if len(young) >= rate.turn_size:
+                        rate.turn(now)
+                return missing
+            finally:
+                release()
+
+        return take
 
     def get_bucket(self, key: str, limit: int, expiry: int, *, burst: int, amount: int = 1) -> BucketState:
         """See TokenBucketSupport."""
@@ -124,31 +206,42 @@ class BucketMemoryStorage(MemoryStorage, TokenBucketSupport):
     def return_tokens(self, key: str, limit: int, expiry: int, *, amount: int = 1) -> None:
         """See TokenBucketSupport."""
         with self._bucket_lock:
-            found = self._buckets.get(key)
+            rate = self._rate_of(limit)
+            generation = rate.young if key in rate.young else rate.old
+            found = generation.get(key)
             if found is None:
                 return
-            full_at = found[0] - amount * expiry * MICROSECONDS
+            full_at = found - amount * expiry * MICROSECONDS
             if full_at <= self._now_us() * limit:
-                del self._buckets[key]
+                del generation[key]
             else:
-                self._buckets[key] = (full_at, limit)
+                generation[key] = full_at
 
     def clear(self, key: str) -> None:
         """Forget the key's bucket and windows."""
         super().clear(key)
         with self._bucket_lock:
-            self._buckets.pop(key, None)
+            for rate in self._rates.values():
+                rate.young.pop(key, None)
+                rate.old.pop(key, None)
 
     def reset(self) -> int | None:
         """Forget everything; says how much there was."""
         with self._bucket_lock:
-            count = len(self._buckets)
-            self._buckets.clear()
+            count = self.bucket_count()
+            for rate in self._rates.values():
+                rate.young.clear()
+                rate.old.clear()
         return count + (super().reset() or 0)
 
     def bucket_count(self) -> int:
         """How many buckets are not known to be full."""
-        return len(self._buckets)
+        return sum(len(rate.young) + len(rate.old) for rate in self._rates.values())
+
+    def _rate_of(self, limit: int) -> _Rate:
+        rate = self._rates.get(limit)
+        # At once for all threads: of two that come together, one is the other's.
+        return rate or self._rates.setdefault(limit, _Rate(max(1, self._max_buckets // 2)))
 
     def _now_us(self) -> int:
         # Rounded to the nearest, so that a clock moved by `retry_after_s` lands where it says in spite of its floats.
@@ -158,11 +251,11 @@ class BucketMemoryStorage(MemoryStorage, TokenBucketSupport):
         if limit <= 0:
             return BucketState(amount <= 0, 0, float(expiry), 0.0 if amount <= 0 else float(expiry))
         token = expiry * MICROSECONDS  # the time that one token takes to come back, × limit like every time here
+        rate = self._rate_of(limit)
         with self._bucket_lock:
             now = self._now_us() * limit
-            found = self._buckets.get(key)
-            full_at = now if found is None or found[0] < now else found[0]
-            missing = full_at - now  # 0: full; burst × token: empty
+            found = rate.young.get(key) or rate.old.get(key)
+            missing = found - now if found is not None and found > now else 0  # 0: full; burst × token: empty
             after = missing + amount * token
             capacity = burst * token
             if after > capacity:
@@ -171,16 +264,6 @@ class BucketMemoryStorage(MemoryStorage, TokenBucketSupport):
                 remaining = max(0, (capacity - missing) // token)
                 return BucketState(False, remaining, -(-missing // limit) / MICROSECONDS, retry_after_s)
             if is_taking and amount:
-                self._buckets[key] = (now + after, limit)
-                if found is None:
-                    self._forget(now // limit)
+                rate.put(key, now + after, now)
                 missing = after
         return BucketState(True, (capacity - missing) // token, -(-missing // limit) / MICROSECONDS, 0.0)
-
-    def _forget(self, now_us: int) -> None:
-        """Two steps of a walk in a circle over all buckets, for each new one: at most half of them are ever full."""
-        buckets, most = self._buckets, self._max_buckets
-        for _ in (1, 2):
-            key, bucket = buckets.popitem(last=False)
-            if bucket[0] > now_us * bucket[1] and len(buckets) < most:
-                buckets[key] = bucket  # to the end of the circle

@@ -37,13 +37,14 @@ class KeyChanges:
             self._map = mmap.mmap(descriptor, _WORD_BYTES)
         finally:
             os.close(descriptor)
-        self._words = memoryview(self._map).cast("Q")
+        #: The word, alone: who looks for it with each request need not call ``word``.
+        self.words = memoryview(self._map).cast("Q")
         self._version_before = 0
 
     @property
     def word(self) -> int:
         """Differs from what it was if keys have changed meanwhile."""
-        return self._words[0]
+        return self.words[0]
 
     def begin(self, connection: sqlite3.Connection) -> None:
         """In the writer's thread, at the beginning of a transaction that may change keys."""
@@ -55,11 +56,11 @@ class KeyChanges:
         return None if version == self._version_before else partial(self._write, version)
 
     def _write(self, version: int) -> None:
-        self._words[0] = version
+        self.words[0] = version
 
     def close(self) -> None:
         """Let go of the memory; the file stays."""
-        self._words.release()
+        self.words.release()
         self._map.close()
 
 

@@ -19,7 +19,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -28,8 +28,7 @@ from bitmesh_proxy.errors import Conflict, NotFound, Unavailable
 from bitmesh_proxy.money import NanoUsd
 from bitmesh_proxy.storage.database import Database, Row
 from bitmesh_proxy.storage.failures import StorageError, is_double
-from bitmesh_proxy.storage.packed_keys import PackedKeys
-from bitmesh_proxy.storage.recent import RecentDigests
+from bitmesh_proxy.storage.packed_keys import PackedKeys, read_caller
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +38,6 @@ LOOK_INTERVAL_S = 0.05
 MISSES_BEFORE_LOAD = 256
 #: All keys are read no more often than this, however often keys change: a hundred thousand take half a second of CPU.
 LOAD_INTERVAL_S = 30.0
-#: Of so many digests that came last (2 to that power), about, it is known that they came.
-RECENT_BITS = 14
 
 
 class KeySpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,21 +82,17 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return expires_at_s is not None and expires_at_s <= now_s
 
 
-_COLUMNS = """
+_SELECT = """
+    SELECT
     keys.id, accounts.id, keys.name, keys.bound_model, keys.allowed_models, keys.rate_per_minute,
     keys.max_concurrent, keys.budget_day_nano_usd, keys.budget_month_nano_usd, keys.expires_at_ms,
     keys.consumer_key, keys.token_hint, keys.sealed_secret, keys.generation, keys.token_digest IS NOT NULL,
     keys.disabled_at_ms IS NOT NULL OR accounts.disabled_at_ms IS NOT NULL, keys.created_at_ms,
     accounts.number, keys.number
+    FROM keys JOIN accounts ON accounts.number = keys.account
 """
-_TABLES = "keys JOIN accounts ON accounts.number = keys.account"
-_SELECT = f"SELECT {_COLUMNS} FROM {_TABLES} "  # noqa: S608 - made of constants
-
-
 _BY_DIGEST = _SELECT + "WHERE keys.token_digest = ?"
 _BY_CONSUMER_KEY = _SELECT + "WHERE keys.consumer_key = ?"
-
-_Name = TypeVar("_Name", bytes, str)
 
 
 class KeyStore:
@@ -184,8 +177,7 @@ class KeyDirectory:
     """Who a token or consumer key belongs to. Synchronous, for the request's way; use it on the event loop's thread.
 
     Keys in use stay in memory, ``max_cached`` at most (under 1 KB each), and where many are in use, all those with a
-    token (``packed_keys.py``); of those, a record is kept once the key comes again. Unknown ones are not remembered, so
-    guessing fills nothing.
+    token (``packed_keys.py``). Unknown ones are not remembered, so guessing fills nothing.
     Raises Unavailable when the database cannot be read. ``close`` it before the database.
     """
 
@@ -193,47 +185,70 @@ class KeyDirectory:
         self, database: Database, *, max_cached: int = 16_384, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._database = database
-        self._changes = database.key_changes
+        self._words = database.key_changes.words
         self._max_cached = max_cached
         self._clock = clock
         self._word = -1
         self._next_look_s = float("-inf")
         self._data_version = -1
         self._keys_version = -1
-        self._by_digest: OrderedDict[bytes, KeyRecord] = OrderedDict()
+        #: Moves whenever keys have changed; what was told before is good until then.
+        self.version = 0
+        self._by_digest: OrderedDict[bytes, Caller | KeyRecord] = OrderedDict()
         self._by_consumer_key: OrderedDict[str, KeyRecord] = OrderedDict()
-        self._packed = PackedKeys(database, columns=_COLUMNS, tables=_TABLES)
-        self._recent = RecentDigests(RECENT_BITS)
+        self._packed = PackedKeys(database)
         self._misses = 0
         self._next_load_s = float("-inf")
         self._loading: asyncio.Task[None] | None = None
 
-    def by_token_digest(self, digest: bytes) -> KeyRecord | None:
-        """The key with this token, switched off and expired ones included."""
-        self._forget_if_changed()
-        record = self._by_digest.get(digest)
-        if record is not None:
+    def by_token_digest(self, digest: bytes) -> Caller | KeyRecord | None:
+        """The caller with this token, or the record of a key that is switched off. Expired ones are included."""
+        # As in ``current_version``.
+        now_s = self._clock()
+        if self._words[0] != self._word or now_s >= self._next_look_s:
+            self._look(now_s)
+        text = self._packed.texts.get(digest)
+        if text is not None:
+            try:
+                return read_caller(text)
+            except msgspec.DecodeError:  # the books say what it is, then
+                pass
+        found = self._by_digest.get(digest)
+        if found is not None:
             self._by_digest.move_to_end(digest)
-            return record
-        row: Sequence[Any] | None = self._packed.get(digest)
+            return found
+        row = self._database.lookup(_BY_DIGEST, (digest,))
         if row is None:
-            row = self._database.lookup(_BY_DIGEST, (digest,))
-            if row is None:
-                return None
-            self._missed()
-        elif not self._recent.has_come(digest):
-            return _record(row)
-        return self._remember(self._by_digest, digest, row)
+            return None
+        self._missed()
+        record = _record(row)
+        found = self._by_digest[digest] = record if record.is_disabled else record.caller
+        if len(self._by_digest) > self._max_cached:
+            self._by_digest.popitem(last=False)
+        return found
 
     def by_consumer_key(self, consumer_key: str) -> KeyRecord | None:
         """The key with this OAuth consumer key, switched off and expired ones included."""
-        self._forget_if_changed()
-        record = self._by_consumer_key.get(consumer_key)
+        self.current_version()
+        cache = self._by_consumer_key
+        record = cache.get(consumer_key)
         if record is not None:
-            self._by_consumer_key.move_to_end(consumer_key)
+            cache.move_to_end(consumer_key)
             return record
         row = self._database.lookup(_BY_CONSUMER_KEY, (consumer_key,))
-        return None if row is None else self._remember(self._by_consumer_key, consumer_key, row)
+        if row is None:
+            return None
+        record = cache[consumer_key] = _record(row)
+        if len(cache) > self._max_cached:
+            cache.popitem(last=False)
+        return record
+
+    def current_version(self) -> int:
+        """``version``, once it has been looked whether keys have changed."""
+        now_s = self._clock()
+        if self._words[0] != self._word or now_s >= self._next_look_s:
+            self._look(now_s)
+        return self.version
 
     async def close(self) -> None:
         """Read no more."""
@@ -242,12 +257,6 @@ class KeyDirectory:
             loading.cancel()
             with suppress(asyncio.CancelledError):
                 await loading
-
-    def _remember(self, cache: OrderedDict[_Name, KeyRecord], name: _Name, row: Sequence[Any]) -> KeyRecord:
-        record = cache[name] = _record(row)
-        if len(cache) > self._max_cached:
-            cache.popitem(last=False)
-        return record
 
     def _missed(self) -> None:
         """A key had to be looked up that might have been in memory."""
@@ -270,13 +279,12 @@ class KeyDirectory:
             self._loading = None
 
     def _is_current(self, keys_version: int) -> bool:
-        self._forget_if_changed()
+        self.current_version()
         return keys_version == self._keys_version
 
-    def _forget_if_changed(self) -> None:
-        word, now_s = self._changes.word, self._clock()
-        if word == self._word and now_s < self._next_look_s:
-            return
+    def _look(self, now_s: float) -> None:
+        """Forget everything if keys have changed."""
+        word = self._words[0]
         data_version = self._database.data_version()
         if data_version != self._data_version:
             row = self._database.lookup("SELECT keys_version FROM versions WHERE one = 1")
@@ -287,6 +295,7 @@ class KeyDirectory:
                 self._packed.forget()
                 self._misses = 0
                 self._keys_version = keys_version
+                self.version += 1
             self._data_version = data_version
         # Only now, so that a failed look is not taken for one. The word is of before it: what came after it differs.
         self._word = word

@@ -47,7 +47,8 @@ class Authenticator:
         http: Http,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._directory = directory
+        #: Who is asked whose a credential is.
+        self.directory = directory
         self._nonces = nonces
         #: By key and generation, neither of which ever gets another secret.
         self._secret_of = lru_cache(maxsize=MAX_SECRETS)(partial(derive_consumer_secret, master_secret))
@@ -64,7 +65,10 @@ class Authenticator:
 
     def by_token_digest(self, digest: bytes) -> Caller:
         """The caller with the token of this digest, at once. Raises AuthenticationFailed."""
-        return self._usable(self._directory.by_token_digest(digest))
+        found = self.directory.by_token_digest(digest)
+        if type(found) is Caller and found.expires_at_s is None:  # nearly everyone
+            return found
+        return self._usable(found)
 
     def signed(
         self,
@@ -116,7 +120,7 @@ class Authenticator:
         self, credential: OAuthCredential, *, method: str, raw_target: str, public_base_url: str
     ) -> tuple[Caller, VerifiedOAuth]:
         """The signature, but for the body and the nonce."""
-        record = self._directory.by_consumer_key(credential.consumer_key)
+        record = self.directory.by_consumer_key(credential.consumer_key)
         key_id, generation = (record.caller.key_id, record.generation) if record else (_NO_SUCH_KEY_ID, 0)
         verified = verify(
             OAuthRequest(
@@ -132,14 +136,16 @@ class Authenticator:
         if not await self._nonces.burn(verified.consumer_key, verified.nonce, verified.timestamp_s):
             raise _used()
 
-    def _usable(self, record: KeyRecord | None) -> Caller:
-        if record is None:
+    def _usable(self, found: Caller | KeyRecord | None) -> Caller:
+        if found is None:
             raise AuthenticationFailed("Unknown API key.")
-        if record.is_disabled:
-            raise AuthenticationFailed("This API key has been switched off.")
-        if record.caller.expires_at_s is not None and record.caller.expires_at_s <= self._clock():
+        if isinstance(found, KeyRecord):
+            if found.is_disabled:
+                raise AuthenticationFailed("This API key has been switched off.")
+            found = found.caller
+        if found.expires_at_s is not None and found.expires_at_s <= self._clock():
             raise AuthenticationFailed("This API key has expired.")
-        return record.caller
+        return found
 
 
 def _used() -> AuthenticationFailed:

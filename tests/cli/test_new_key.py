@@ -24,10 +24,10 @@ async def test_a_new_key_is_found_by_both_of_its_names(tmp_path: Path) -> None:
         directory = KeyDirectory(database)
         by_token = directory.by_token_digest(token_digest(made.token))
         by_consumer_key = directory.by_consumer_key(made.consumer_key)
-        assert by_token is not None
-        assert by_token == by_consumer_key
-        assert by_token.caller.rate_per_minute == 7
-        assert by_token.token_hint == made.token[-TOKEN_HINT_CHARACTERS:]
+        assert by_consumer_key is not None
+        assert by_token == by_consumer_key.caller
+        assert by_consumer_key.caller.rate_per_minute == 7
+        assert by_consumer_key.token_hint == made.token[-TOKEN_HINT_CHARACTERS:]
         assert made.consumer_secret == derive_consumer_secret(master_secret, made.id, 1)
         assert made.token not in repr(made)
         assert made.consumer_secret not in repr(made)

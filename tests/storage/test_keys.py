@@ -111,7 +111,7 @@ async def test_rotation_ends_the_old_token(keys: KeyStore, key: KeyRecord, datab
     rotated = await keys.rotate("key_1", token_digest=OTHER_DIGEST, token_hint="new")
     assert (rotated.generation, rotated.token_hint) == (2, "new")
     assert directory.by_token_digest(DIGEST) is None
-    assert directory.by_token_digest(OTHER_DIGEST) == rotated
+    assert directory.by_token_digest(OTHER_DIGEST) == rotated.caller
 
 
 async def test_rotation_to_a_token_in_use_is_refused(keys: KeyStore, key: KeyRecord, account: Account) -> None:
@@ -129,7 +129,8 @@ async def test_budgets_change(keys: KeyStore, key: KeyRecord) -> None:
 async def test_directory_finds_by_token_and_consumer_key(keys: KeyStore, account: Account, database: Database) -> None:
     record = await keys.create(key_spec(account.id, consumer_key="ck_1"))
     directory = KeyDirectory(database)
-    assert directory.by_token_digest(DIGEST) == directory.by_consumer_key("ck_1") == record
+    assert directory.by_consumer_key("ck_1") == record
+    assert directory.by_token_digest(DIGEST) == record.caller
     assert directory.by_token_digest(DIGEST) is directory.by_token_digest(DIGEST)
     assert directory.by_token_digest(OTHER_DIGEST) is None
     assert directory.by_consumer_key("ck_2") is None
@@ -140,11 +141,16 @@ async def test_switching_counts_at_once(
 ) -> None:
     directory = KeyDirectory(database)
 
-    def is_disabled() -> bool:
-        record = directory.by_token_digest(DIGEST)
-        assert record is not None
-        return record.is_disabled
+    versions = [directory.current_version()]
 
+    def is_disabled() -> bool:
+        versions.append(directory.current_version())
+        found = directory.by_token_digest(DIGEST)
+        assert found is not None
+        assert isinstance(found, Caller) or found.is_disabled
+        return not isinstance(found, Caller)
+
+    assert not is_disabled()
     assert not is_disabled()
     await keys.disable("key_1")
     assert is_disabled()
@@ -152,11 +158,13 @@ async def test_switching_counts_at_once(
     assert not is_disabled()
     await accounts.set_disabled(key.caller.account_id, True)
     assert is_disabled()
+    assert versions[0] == versions[1] == versions[2]
+    assert len(set(versions)) == 4
 
 
 async def test_switching_in_another_process_counts_at_once(key: KeyRecord, database: Database, path: Path) -> None:
     directory = KeyDirectory(database)
-    assert directory.by_token_digest(DIGEST) == key
+    assert directory.by_token_digest(DIGEST) == key.caller
     code = f"""
 import asyncio
 from pathlib import Path
@@ -173,7 +181,7 @@ asyncio.run(main())
     root = Path(__file__).parents[2]
     await asyncio.to_thread(subprocess.run, [sys.executable, "-c", code], check=True, cwd=root)
     record = directory.by_token_digest(DIGEST)
-    assert record is not None
+    assert isinstance(record, KeyRecord)
     assert record.is_disabled
 
 

@@ -50,19 +50,24 @@ class LaneCall(Struct, eq=False):
     def begin(self, body: bytes) -> None:
         """Admit the call, in the order of the plain way, and start it if it may go on."""
         lane, entry = self.lane, self.entry
-        visitor, bucket = entry.visitor, entry.address_bucket
+        bucket = entry.address_bucket
         lane.metrics.under_way += 1
         try:
             if bucket is not None:
-                missing = bucket.take()
-                self.reply.passed = (
-                    (bucket.limit, missing) if missing >= 0 else bucket.limit.admit(bucket.identifier),
-                )
-            if visitor.signed is None:
-                self._admit(lane.authenticator.by_token_digest(visitor.token_digest), body)
-            else:  # its nonce has to be burnt first, durably
+                limit = bucket.limit
+                missing = limit.take(bucket.key)
+                self.reply.passed = ((limit, missing) if missing >= 0 else limit.admit(bucket.identifier),)
+            if entry.visitor.signed is not None:  # its nonce has to be burnt first, durably
                 lane.authenticate_signed(entry, body, partial(self._authenticated, body))
                 self.is_burning = True
+                return
+            caller = entry.caller
+            # Those whose time will be over are asked for every time.
+            if caller is None or caller.expires_at_s is not None or entry.keys_version != lane.keys_version():
+                authenticator = lane.authenticator
+                caller = authenticator.by_token_digest(entry.token_digest)
+                entry.keys_version = authenticator.directory.version
+            self._admit(caller, body)
         except Exception as exc:  # noqa: BLE001 - whatever it is, the caller gets an answer
             self._ended(exc)
 
@@ -88,8 +93,9 @@ class LaneCall(Struct, eq=False):
         else:
             passed, buckets = [], entry.buckets
             for bucket in lane.buckets_of(entry, caller) if buckets is None else buckets:
-                missing = bucket.take()
-                passed.append((bucket.limit, missing) if missing >= 0 else bucket.limit.admit(bucket.identifier))
+                limit = bucket.limit
+                missing = limit.take(bucket.key)
+                passed.append((limit, missing) if missing >= 0 else limit.admit(bucket.identifier))
         self.reply.passed = passed
         lane.slots.take(caller.key_id, entry.max_concurrent)
         self.has_slot = True

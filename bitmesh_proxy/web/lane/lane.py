@@ -16,6 +16,7 @@ see ``signed_heads.py``.
 from __future__ import annotations
 
 import time
+from hashlib import sha256
 from typing import Final
 
 from aiohttp import web
@@ -26,13 +27,12 @@ from msgspec import Struct
 from multidict import CIMultiDictProxy
 
 from bitmesh_proxy import keys
-from bitmesh_proxy.auth.bearer import BearerCredential, OAuthCredential, credentials_of, plain_token
+from bitmesh_proxy.auth.bearer import BearerCredential, OAuthCredential, credentials_of, is_plain_token
 from bitmesh_proxy.auth.payload_signature import HEADER
 from bitmesh_proxy.auth.secrets import token_digest
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.errors import AuthenticationFailed
 from bitmesh_proxy.limits.base import Bucket, Passed
-from bitmesh_proxy.storage.recent import RecentDigests
 from bitmesh_proxy.web.authenticate import Known
 from bitmesh_proxy.web.forwarded import public_base_url
 from bitmesh_proxy.web.lane.signed_heads import SignedHeads
@@ -47,8 +47,8 @@ MAX_COMING_BYTES: Final = 48 * 1024
 MAX_KNOWN_BYTES: Final = 4 * 1024 * 1024
 #: What is remembered with each head, about.
 KNOWN_BYTES: Final = 2048
-#: Of so many tokens that came last (2 to that power) it is known that they came: of about twice as many as heads fit.
-RECENT_BITS: Final = 12
+#: Places for marks of the tokens that came last, less one: about twice as many as heads fit.
+_MARKS_MASK: Final = 2**12 - 1
 #: A head above this size is not remembered: callers may send ones of megabytes, and have shown no key yet.
 MAX_KNOWN_HEAD_BYTES: Final = 4096
 
@@ -63,33 +63,47 @@ _JSON: Final = frozenset(("application/json", "application/json; charset=utf-8",
 
 
 class Visitor(Struct, frozen=True, gc=False):
-    """What the headers of a plain request say: where it comes from, how callers reach us, and whose token it bears, or
-    who has signed it.
-
-    Who has the token, and what that key may do, is looked up with every request.
-    """
+    """What the headers of a plain request say beside a token: where it comes from, how callers reach us, and who has
+    signed it, if anybody has."""
 
     address: str
     public_base_url: str
-    token_digest: bytes = b""
     #: A signature instead of a token, and the header that signs the body. No two requests have the same.
     signed: OAuthCredential | None = None
     payload_signature: str | None = None
 
 
-class Entry(Struct, eq=False):
+# No garbage collection: nothing in it leads back to it.
+class Entry(Struct, eq=False, gc=False):
     """A request that the lane takes, but for its body; and what has been looked up for it, to be used again."""
 
     route: Route
     visitor: Visitor
     #: None where addresses have no limit.
     address_bucket: Bucket | None
+    #: Whose it is, where nobody has signed it. What that key may do is looked up when keys have changed.
+    token_digest: bytes = b""
     #: Whom the rest is of: it is good for this very object, and another one comes when anything about the key changes.
     caller: Caller | None = None
+    #: ``KeyDirectory.version`` when the caller was found.
+    keys_version: int = -1
     #: Of the key, and of the key at this route; those that there are. None until the caller has come a second time.
     buckets: tuple[Bucket, ...] | None = None
     #: How many calls of the key may be under way; 0 is no limit.
     max_concurrent: int = 0
+
+
+class _Around(Struct, frozen=True, eq=False):
+    """A head but for token and length, with the tokens that came again."""
+
+    peer: str | None
+    # Each of these begins behind the one before, token or length, and ends with what is before the next.
+    up_to_token: bytes
+    up_to_length: bytes
+    up_to_end: bytes
+    #: Of no token.
+    entry: Entry
+    entries: dict[bytes, Entry]
 
 
 def left_of(message: RawRequestMessage, data: bytes) -> int:
@@ -118,6 +132,8 @@ class Lane:
         self._forwarded = app[keys.FORWARDED]
         self._public_url = settings.http.public_url
         self.authenticator = app[keys.AUTHENTICATOR]
+        #: ``KeyDirectory.version`` as it is now.
+        self.keys_version = self.authenticator.directory.current_version
         self._address_limit = app[keys.ADDRESS_LIMIT]
         self._key_limit = app[keys.KEY_LIMIT]
         self._endpoint_limit = app[keys.ENDPOINT_LIMIT]
@@ -125,12 +141,13 @@ class Lane:
         self._max_body_bytes = min(MAX_BODY_BYTES, settings.http.max_body_bytes)
         #: By the peer, and by the parts of the head before and behind the body's length.
         self._known: dict[tuple[str | None, bytes, bytes], Entry] = {}
-        #: The same in three parts, without length and token, with an entry of no token; in another order where the
-        #: token stands behind the length.
-        self._around: dict[tuple[str | None, bool, bytes, bytes, bytes], Entry] = {}
+        #: The same in three parts, without length and token; in another order where the token stands behind the length.
+        self._around: dict[tuple[str | None, bool, bytes, bytes, bytes], _Around] = {}
+        #: Of the head that came last with a token before the length: most of them come from the same few programs.
+        self._last: _Around | None = None
         self._known_bytes = 0
         self._signed_heads: SignedHeads[Entry] = SignedHeads()
-        self._recent = RecentDigests(RECENT_BITS)
+        self._marks = bytearray(_MARKS_MASK + 1)
         self.metrics = app[keys.METRICS]
         self.pipeline = app[keys.PIPELINE]
         self.line = app[keys.STRAIGHT]
@@ -156,12 +173,12 @@ class Lane:
                 return None
         elif int(message.headers.get("Content-Length", 0)) > min(MAX_COMING_BYTES, self._max_body_bytes):
             return None
-        visitor = self._visitor(message.headers, peer)
-        return None if visitor is None else self.entry_of(route, visitor)
+        found = self._visitor(message.headers, peer)
+        return None if found is None else self.entry_of(route, *found)
 
-    def entry_of(self, route: Route, visitor: Visitor) -> Entry:
+    def entry_of(self, route: Route, visitor: Visitor, token_digest: bytes = b"") -> Entry:
         """A visitor's request for a route."""
-        return Entry(route, visitor, self._address_limit.bucket(visitor.address))
+        return Entry(route, visitor, self._address_limit.bucket(visitor.address), token_digest)
 
     def remember(self, entry: Entry, message: RawRequestMessage, data: bytes, length: int, *, peer: str | None) -> None:
         """That the parser, between two messages, has made of ``data`` this request, with a body of so many bytes, and
@@ -169,9 +186,9 @@ class Lane:
         visitor, end = entry.visitor, len(data) - length
         if visitor.signed is not None:
             if end <= MAX_KNOWN_HEAD_BYTES:
-                around = Visitor(visitor.address, visitor.public_base_url)
-                around_entry = Entry(entry.route, around, entry.address_bucket)
-                self._signed_heads.remember(message, data[:end], length, peer=peer, what=around_entry)
+                anyone = Visitor(visitor.address, visitor.public_base_url)
+                template = Entry(entry.route, anyone, entry.address_bucket)
+                self._signed_heads.remember(message, data[:end], length, peer=peer, what=template)
             return
         before, between, behind = data[:end].partition(b": %d\r\n" % length)
         # Other digits may stand there before the length does, or it may be written otherwise.
@@ -182,19 +199,31 @@ class Lane:
             found = _around_token(before, behind)
             # Not within another header's name or value.
             if found is not None and (found[1].endswith(b"\r\n") or not (found[0] or found[1])):
-                self._known_bytes += end + KNOWN_BYTES
-                around = Visitor(visitor.address, visitor.public_base_url)
-                self._around[peer, *found[:4]] = Entry(entry.route, around, entry.address_bucket)
+                is_before, up_to, up_to_length, up_to_end, token = found
+                self._make_room(end + KNOWN_BYTES)
+                around = self._around.get((peer, *found[:4]))
+                if around is None:
+                    parts = up_to + _AUTHORIZATION, b"\r\n%b: " % up_to_length, b"\r\n" + up_to_end
+                    around = _Around(peer, *parts, Entry(entry.route, visitor, entry.address_bucket), {})
+                    self._around[peer, *found[:4]] = around
+                around.entries[token] = entry
+                if is_before:
+                    self._last = around
         self._keep(entry, before, behind, peer)
 
     def _keep(self, entry: Entry, before: bytes, behind: bytes, peer: str | None) -> None:
-        more_bytes = len(before) + len(behind) + KNOWN_BYTES
+        self._make_room(len(before) + len(behind) + KNOWN_BYTES)
+        self._known[peer, before, behind] = entry
+
+    def _make_room(self, more_bytes: int) -> None:
         self._known_bytes += more_bytes
         if self._known_bytes > MAX_KNOWN_BYTES:
             self._known.clear()
+            for around in self._around.values():
+                around.entries.clear()  # somebody may be about to use it
             self._around.clear()
+            self._last = None
             self._known_bytes = more_bytes
-        self._known[peer, before, behind] = entry
 
     def recall(self, data: bytes, peer: str | None) -> tuple[Entry, bytes] | None:
         """What the parser, between two messages, would make of ``data``, and its body; None if that is not known.
@@ -202,6 +231,24 @@ class Lane:
         Then it is one whole request, with a head that consists of the same bytes as one that was remembered, but for
         the length of its body, which is that of what is behind the head.
         """
+        last = self._last
+        if last is not None and data.startswith(last.up_to_token) and peer == last.peer:
+            # Without a look at what is known: a third of what follows.
+            start = len(last.up_to_token)
+            stop = data.find(b"\r\n", start)
+            end = data.find(_HEAD_END, stop) + len(_HEAD_END)
+            length = len(data) - end
+            if 0 < length <= self._max_body_bytes and data[stop:end] == b"%b%d%b" % (
+                last.up_to_length,
+                length,
+                last.up_to_end,
+            ):
+                token = data[start:stop]
+                entry = last.entries.get(token)
+                if entry is None:
+                    entry = self._newcomer(last, token)
+                if entry is not None:
+                    return entry, data[end:]
         end = data.find(_HEAD_END) + len(_HEAD_END)
         length = len(data) - end
         if not 0 < length <= self._max_body_bytes:
@@ -216,15 +263,34 @@ class Lane:
 
     def _with_new_token(self, before: bytes, behind: bytes, peer: str | None) -> Entry | None:
         """Of a head of which all but the token is remembered."""
-        if (found := _around_token(before, behind)) is None or (around := self._around.get((peer, *found[:4]))) is None:
+        found = _around_token(before, behind)
+        around = None if found is None else self._around.get((peer, *found[:4]))
+        if found is None or around is None:
             return None
-        token = plain_token(found[4])
-        if token is None:
-            return None
-        visitor, digest = around.visitor, token_digest(token)
-        entry = Entry(around.route, Visitor(visitor.address, visitor.public_base_url, digest), around.address_bucket)
-        if self._recent.has_come(digest):
+        entry = around.entries.get(found[4])
+        if entry is not None:
             self._keep(entry, before, behind, peer)
+        else:
+            entry = self._newcomer(around, found[4])
+        if found[0]:
+            self._last = around
+        return entry
+
+    def _newcomer(self, around: _Around, token: bytes) -> Entry | None:
+        """A request with a token that is not known; it is once it has come again. None for one that is not plain."""
+        if not is_plain_token(token):
+            return None
+        digest = sha256(token).digest()  # ``token_digest``, without a way over text
+        template = around.entry
+        entry = Entry(template.route, template.visitor, template.address_bucket, digest)
+        # Of the tokens that came last, each has left one byte in one of these places: it may be wrong, seldom, as a
+        # later one takes the place of an earlier one, and then a head is kept too early or too late.
+        marks, place, mark = self._marks, hash(digest) & _MARKS_MASK, digest[0]
+        if marks[place] == mark:
+            self._make_room(len(token) + KNOWN_BYTES)
+            around.entries[token] = entry
+        else:
+            marks[place] = mark
         return entry
 
     def _with_new_signature(self, head: bytes, length: int, peer: str | None) -> Entry | None:
@@ -241,8 +307,9 @@ class Lane:
         )
         return Entry(around.route, visitor, around.address_bucket)
 
-    def _visitor(self, headers: CIMultiDictProxy[str], peer: str | None) -> Visitor | None:
-        """None for headers that are not plain, or hold no one credential that could be any."""
+    def _visitor(self, headers: CIMultiDictProxy[str], peer: str | None) -> tuple[Visitor, bytes] | None:
+        """The visitor, and the digest of its token. None for headers that are not plain, or hold no one credential that
+        could be any."""
         if headers.get("Content-Type") not in _JSON or any(name in headers for name in _NOT_PLAIN):
             return None
         try:
@@ -252,8 +319,8 @@ class Lane:
         address, scheme, host = self._forwarded.resolve(peer, headers, scheme="http", host=headers.get("Host", ""))
         base_url = self._public_url or public_base_url(scheme, host)
         if isinstance(credential, BearerCredential):
-            return Visitor(address, base_url, token_digest(credential.token))
-        return Visitor(address, base_url, signed=credential, payload_signature=headers.get(HEADER))
+            return Visitor(address, base_url), token_digest(credential.token)
+        return Visitor(address, base_url, credential, headers.get(HEADER)), b""
 
     def context_of(self, entry: Entry) -> RequestContext:
         """Names the request."""
@@ -285,14 +352,18 @@ class Lane:
         """Through the limits of a key that this head has not been used with; what is needed for its next requests is
         only made when there are any: of many thousands of keys, few come again soon. Raises RateLimited."""
         entry.caller, entry.buckets = caller, None
-        entry.max_concurrent = self.slots.limit_of(caller.max_concurrent)
+        most, key_id = caller.max_concurrent, caller.key_id
+        entry.max_concurrent = self.slots.default if most is None else most
         passed: list[Passed] = []
-        of_key = self._key_limit.enter(caller.key_id, rate_per_minute=caller.rate_per_minute)
-        if of_key is not None:
-            passed.append(of_key)
-        of_endpoint = self._endpoint_limit.enter(caller.key_id, entry.route.name)
-        if of_endpoint is not None:
-            passed.append(of_endpoint)
+        limit = self._key_limit.limit_of(caller.rate_per_minute)
+        if limit is not None:
+            missing = limit.take(f"{limit.before}{key_id}{limit.after}")
+            passed.append((limit, missing) if missing >= 0 else limit.admit(key_id))
+        name = entry.route.name
+        limit = self._endpoint_limit.limits.get(name)
+        if limit is not None:
+            missing = limit.take(f"{limit.before}{name}/{key_id}{limit.after}")
+            passed.append((limit, missing) if missing >= 0 else limit.admit(f"{name}/{key_id}"))
         return passed
 
     def buckets_of(self, entry: Entry, caller: Caller) -> tuple[Bucket, ...]:
@@ -305,13 +376,13 @@ class Lane:
 
 def _around_token(before: bytes, behind: bytes) -> tuple[bool, bytes, bytes, bytes, bytes] | None:
     """Where a token in the usual spelling might stand in a head, by the two parts around the length: is it before the
-    length, the bytes up to the header, those up to the length, those up to the end, and the header's value."""
+    length, the bytes up to the header, those up to the length, those up to the end, and the token."""
     up_to, found, rest = before.partition(_AUTHORIZATION)
     if found:
         token, _, up_to_length = rest.partition(b"\r\n")
-        return True, up_to, up_to_length, behind, b"Bearer " + token
+        return True, up_to, up_to_length, behind, token
     up_to, found, rest = behind.partition(_AUTHORIZATION)
     if found:
         token, _, up_to_end = rest.partition(b"\r\n")
-        return False, up_to, before, up_to_end, b"Bearer " + token
+        return False, up_to, before, up_to_end, token
     return None

@@ -82,15 +82,19 @@ class Desk:
     def route(self) -> Route:
         return self.gateway.app[PLAIN_CALLS_KEY][self.path]
 
-    def visitor(self, token: str | None = None) -> Visitor:
-        return Visitor("127.0.0.1", self.gateway.url, token_digest(self.gateway.key.token if token is None else token))
-
     def begin(
-        self, body: dict[str, Any] | bytes | None = None, *, visitor: Visitor | None = None, route: Route | None = None
+        self,
+        body: dict[str, Any] | bytes | None = None,
+        *,
+        visitor: Visitor | None = None,
+        token: str | None = None,
+        route: Route | None = None,
     ) -> tuple[LaneCall, Line]:
-        """A call that has begun."""
-        line, route, visitor = Line(), route or self.route, visitor or self.visitor()
-        entry = self.lane.entry_of(route, visitor)
+        """A call that has begun: a signed ``visitor``'s, or of a token (the gateway's key's)."""
+        line = Line()
+        digest = b"" if visitor else token_digest(self.gateway.key.token if token is None else token)
+        visitor = visitor or Visitor("127.0.0.1", self.gateway.url)
+        entry = self.lane.entry_of(route or self.route, visitor, digest)
         context = self.lane.context_of(entry)
         call = LaneCall(self.lane, line, entry, context, LaneReply(line, context.request_id))
         body = chat() if body is None else body
@@ -152,7 +156,7 @@ async def test_a_call_that_is_refused(desk: Desk, body: dict[str, Any] | bytes, 
 
 
 async def test_a_call_without_a_key(desk: Desk) -> None:
-    _, line = desk.begin(visitor=desk.visitor("nobody's"))
+    _, line = desk.begin(token="nobody's")
     desk.assert_over(line, status=401, is_reusable=True)
     assert line.body == {"error": "Unknown API key."}
 
@@ -399,10 +403,10 @@ def beginning(desk: Desk, kind: str) -> Callable[[], Line]:
             "no money": {**chat(), "max_tokens": 100_000},
         }.get(kind, chat())
     )
-    visitor = desk.visitor("nobody's" if kind == "no key" else None)
+    visitor = None
     if kind.startswith("signed"):
         visitor = signed(desk, body, secret="another" if kind == "signed badly" else None)
-    return lambda: desk.begin(body, visitor=visitor)[1]
+    return lambda: desk.begin(body, visitor=visitor, token="nobody's" if kind == "no key" else None)[1]
 
 
 def unreachable() -> Counter[str]:

@@ -552,7 +552,7 @@ async def test_a_head_that_was_read_before_is_not_read_again(tmp_path: Path) -> 
             assert text_of(await caller.ask(say("x"))) == "x"
         (remembered, entry), *_ = known.items()
         known[remembered] = server._lane.entry_of(
-            entry.route, msgspec.structs.replace(entry.visitor, address="192.0.2.77")
+            entry.route, msgspec.structs.replace(entry.visitor, address="192.0.2.77"), entry.token_digest
         )
 
         async def is_recalled(caller: Caller, text: str) -> bool:
