@@ -89,6 +89,14 @@ _CHECKS = (
         """,
     ),
     _Check(
+        text="key {0}: it is watched without a budget, or has one and is not watched",
+        sql="""
+        SELECT id, 0, 0 FROM keys
+        WHERE (budget_day_nano_usd IS NULL AND budget_month_nano_usd IS NULL)
+            = (number IN (SELECT key FROM watched_keys))
+        """,
+    ),
+    _Check(
         text="entry {0}: its account is not there",
         sql="SELECT number, 0, 0 FROM entries WHERE account NOT IN (SELECT number FROM accounts)",
     ),
@@ -130,16 +138,19 @@ _TRIGGERS = frozenset(
         "entries_are_not_changed",
         "entries_are_not_deleted",
         "entries_move_the_balance",
+        "keys_changed_are_watched",
+        "keys_deleted_are_watched",
         "keys_in_use_are_not_deleted",
         "keys_keep_their_numbers",
+        "keys_made_are_watched",
         "names_are_not_deleted",
         "names_keep_their_numbers",
         "requests_charge",
         "requests_close",
         "requests_hold",
-        "requests_hold_key_budget",
         "requests_keep_their_terms",
         "requests_open_are_not_deleted",
+        "watched_keys_hold",
     }
 )
 

@@ -282,6 +282,54 @@ def test_request_belongs_to_what_is_there_and_stays(books: sqlite3.Connection) -
     books.execute("DELETE FROM keys WHERE number = 2")
 
 
+def test_number_of_a_key_that_was_deleted_opens_nothing_until_it_is_given_again(books: sqlite3.Connection) -> None:
+    def make(number: int, budget: int | None) -> None:
+        books.execute(
+            "INSERT INTO keys (number, id, account, name, consumer_key, budget_day_nano_usd, created_at_ms)"
+            " VALUES (?, ?, 1, '', ?, ?, 0)",
+            (number, f"k{number}", f"c{number}", budget),
+        )
+
+    make(3, None)
+    make(4, None)
+    books.execute("DELETE FROM keys WHERE number IN (2, 3)")
+    for deleted in (2, 3):
+        with pytest.raises(sqlite3.IntegrityError, match=r"^requests_have_a_key$"):
+            open_request(books, "r", 0, key=deleted)
+    make(2, None)
+    make(3, 50)
+    open_request(books, "r2", 400, key=2)
+    open_request(books, "r3", 50, key=3)
+    with pytest.raises(sqlite3.IntegrityError, match=r"^budget_day_exceeded$"):
+        open_request(books, "r4", 1, key=3)
+    assert spend(books) == {"2026-08-20": (0, 50), "2026-08": (0, 50)}
+    assert account(books) == (1000, 450)
+
+
+@pytest.mark.parametrize("column", ["budget_day_nano_usd", "budget_month_nano_usd"])
+def test_budget_counts_from_its_first_moment_to_its_last(books: sqlite3.Connection, column: str) -> None:
+    """Whichever of both a key gets, and even if that is nothing at all."""
+    books.execute(f"UPDATE keys SET {column} = 0 WHERE number = 1")
+    open_request(books, "free", 0)
+    with pytest.raises(sqlite3.IntegrityError, match=r"^budget_(day|month)_exceeded$"):
+        open_request(books, "r", 1)
+    books.execute("UPDATE keys SET budget_day_nano_usd = NULL, budget_month_nano_usd = NULL WHERE number = 2")
+    open_request(books, "much", 600, key=2)
+    books.execute(f"UPDATE keys SET {column} = NULL WHERE number = 1")
+    open_request(books, "r", 1)
+    assert account(books) == (1000, 601)
+
+
+def test_budget_is_looked_at_before_the_balance(books: sqlite3.Connection) -> None:
+    """The caller hears of what is nearer to it."""
+    open_request(books, "first", 900)
+    with pytest.raises(sqlite3.IntegrityError, match=r"^budget_day_exceeded$"):
+        open_request(books, "second", 301, key=2)
+    with pytest.raises(sqlite3.IntegrityError, match=r"^insufficient_balance$"):
+        open_request(books, "third", 101, key=2)
+    assert (account(books), spend(books)) == ((1000, 900), {})
+
+
 def test_long_tables_that_were_changed_in_place_kept_their_columns(path: Path) -> None:
     """0005 writes the text of requests and entries anew: were a column lost or moved, rows would be read wrong."""
     connection = sqlite3.connect(path, isolation_level=None)
@@ -390,9 +438,9 @@ def test_hot_queries_use_their_indexes(books: sqlite3.Connection) -> None:
         assert not [step for step in tables if "INDEX" not in step], (sql, plan)
 
 
-@pytest.mark.parametrize("version", [4, 5, 6])
+@pytest.mark.parametrize("version", [4, 5, 6, 7])
 def test_books_of_the_version_before_go_on(path: Path, version: int) -> None:
-    """0004 to 0006 make the triggers of requests anew: what was open before is closed by the new ones."""
+    """0004 to 0007 make the triggers of requests anew: what was open before is closed by the new ones."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA foreign_keys = ON")
     migrate(connection, path, load_migrations()[: version - 1])

@@ -86,6 +86,14 @@ async def test_right_books_have_nothing_to_say(books: Database) -> None:
             "its balance is not there",
         ),
         (
+            "DELETE FROM watched_keys",
+            "key key_1: it is watched without a budget, or has one and is not watched",
+        ),
+        (
+            "DROP TRIGGER keys_changed_are_watched; UPDATE keys SET budget_day_nano_usd = NULL",
+            "key key_1: it is watched without a budget, or has one and is not watched",
+        ),
+        (
             "INSERT INTO request_runs VALUES (1, 1, 2, 0, 1800000000000); INSERT INTO requests_by_run VALUES (1, 1, 1)",
             "request released: it is not among the requests of its key",
         ),
