@@ -40,7 +40,8 @@ class SharedMemory:
         self.words = memoryview(self._map).cast("Q")
         #: Between threads of this process; ``lock`` takes it too.
         self.threads = threading.Lock()
-        self._lock_descriptor = _opened_anew(descriptor)
+        #: What flock(2) is called with, which is for those that can spare a call of ``lock``.
+        self.lock_descriptor = _opened_anew(descriptor)
         _alive.add(self)
 
     @classmethod
@@ -58,11 +59,11 @@ class SharedMemory:
     def lock(self) -> None:
         """Keep everybody else out. Waits; a holder takes a few microseconds, and is never dead."""
         self.threads.acquire()
-        flock(self._lock_descriptor, LOCK_EX)
+        flock(self.lock_descriptor, LOCK_EX)
 
     def unlock(self) -> None:
         """Let the next one in."""
-        flock(self._lock_descriptor, LOCK_UN)
+        flock(self.lock_descriptor, LOCK_UN)
         self.threads.release()
 
     @contextmanager
@@ -81,14 +82,14 @@ class SharedMemory:
         _alive.discard(self)
         self.words.release()
         self._map.close()
-        os.close(self._lock_descriptor)
+        os.close(self.lock_descriptor)
         os.close(self.descriptor)
-        self.descriptor = self._lock_descriptor = -1
+        self.descriptor = self.lock_descriptor = -1
 
     def _begin_anew(self) -> None:
         """In a child: what was inherited is the parent's lock, held whenever the parent holds it."""
-        os.close(self._lock_descriptor)
-        self._lock_descriptor = _opened_anew(self.descriptor)
+        os.close(self.lock_descriptor)
+        self.lock_descriptor = _opened_anew(self.descriptor)
         self.threads = threading.Lock()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+from typing import Final
 
 import msgspec
 from msgspec import structs
@@ -21,39 +22,40 @@ from bitmesh_proxy.settings import Settings, SettingsError
 from bitmesh_proxy.shared_memory import SharedMemory
 from bitmesh_proxy.shared_metrics import SharedMetrics, SharedWriteWaits
 
+#: Where tables begin in the memory of limits, in words; that of addresses begins at 0.
+_KEYS_AT: Final = BucketSharedStorage.words_for()
+_ENDPOINTS_AT: Final = 2 * _KEYS_AT
+_UNDER_WAY_AT: Final = 3 * _KEYS_AT
+
 
 class Memories(msgspec.Struct, frozen=True, kw_only=True):
-    """What all workers see. Each kind of bucket has a table, and so a lock, of its own."""
+    """What all workers see. ``limits`` has a table for each kind of bucket, and then that of calls under way."""
 
-    address_buckets: SharedMemory
-    key_buckets: SharedMemory
-    endpoint_buckets: SharedMemory
-    under_way: SharedMemory
+    limits: SharedMemory
     counts: SharedMemory
 
     @classmethod
     def create(cls, seats: int) -> Memories:
         """Raises OSError."""
-        buckets = BucketSharedStorage.words_for()
+        words = _UNDER_WAY_AT + SharedConcurrencyLimit.words_for(seats)
         return cls(
-            address_buckets=SharedMemory.create(buckets, name="address buckets"),
-            key_buckets=SharedMemory.create(buckets, name="key buckets"),
-            endpoint_buckets=SharedMemory.create(buckets, name="endpoint buckets"),
-            under_way=SharedMemory.create(SharedConcurrencyLimit.words_for(seats), name="calls under way"),
+            limits=SharedMemory.create(words, name="limits"),
             counts=SharedMemory.create(SharedMetrics.words_for(seats), name="counts"),
         )
 
+    def under_way(self, seat: int, *, seats: int, default: int = 0) -> SharedConcurrencyLimit:
+        """The calls under way, for the worker in a seat."""
+        return SharedConcurrencyLimit(self.limits, seat=seat, seats=seats, default=default, at=_UNDER_WAY_AT)
+
     def forget_seat(self, seat: int, *, seats: int) -> None:
         """The worker has died, and with it what it had under way."""
-        SharedConcurrencyLimit(self.under_way, seat=seat, seats=seats).forget_seat(seat)
+        self.under_way(seat, seats=seats).forget_seat(seat)
         SharedMetrics(self.counts, seat=seat, seats=seats).forget_seat(seat)
 
     def close(self) -> None:
         """Let go of all of it."""
-        for memory in (
-            self.address_buckets, self.key_buckets, self.endpoint_buckets, self.under_way, self.counts
-        ):  # fmt: skip
-            memory.close()
+        self.limits.close()
+        self.counts.close()
 
 
 class Doors(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,21 +103,21 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def address_buckets(self) -> TokenBucketSupport:
         """The addresses' buckets."""
-        return BucketSharedStorage(self.memories.address_buckets)
+        return BucketSharedStorage(self.memories.limits, at=0)
 
     @property
     def key_buckets(self) -> TokenBucketSupport:
         """The keys' buckets."""
-        return BucketSharedStorage(self.memories.key_buckets)
+        return BucketSharedStorage(self.memories.limits, at=_KEYS_AT)
 
     @property
     def endpoint_buckets(self) -> TokenBucketSupport:
         """The buckets of keys at endpoints."""
-        return BucketSharedStorage(self.memories.endpoint_buckets)
+        return BucketSharedStorage(self.memories.limits, at=_ENDPOINTS_AT)
 
     def concurrency_limit(self, default: int) -> SharedConcurrencyLimit:
         """Calls under way per key."""
-        return SharedConcurrencyLimit(self.memories.under_way, seat=self.seat, seats=self.seats, default=default)
+        return self.memories.under_way(self.seat, seats=self.seats, default=default)
 
     @property
     def metrics(self) -> SharedMetrics:

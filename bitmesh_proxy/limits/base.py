@@ -42,6 +42,7 @@ class Limit:
     ) -> None:
         if item.amount < 1 or burst < 0:
             raise ValueError(f"a limit of {item.amount} requests with a burst of {burst} admits nobody")
+        self.buckets = buckets
         self._acquire = buckets.acquire_tokens
         self._return = buckets.return_tokens
         self._policy = policy

@@ -7,9 +7,20 @@ error, by cancellation. Nothing is kept of a key that has no call under way.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from types import TracebackType
+from typing import Protocol
 
 from bitmesh_proxy.errors import TooManyConcurrent
+from bitmesh_proxy.limits.base import Bucket, Passed
+
+
+class Gate(Protocol):
+    """See ``ConcurrencyLimit.gate``."""
+
+    def enter(self) -> list[Passed] | None:
+        """Take a token of each bucket, and a slot, which is to be given back once; says of each bucket how it stands.
+        None: nothing was taken, and the limits have to be asked one by one."""
 
 
 class ConcurrencyLimit:
@@ -30,6 +41,11 @@ class ConcurrencyLimit:
     def limit_of(self, limit: int | None) -> int:
         """How many calls a key with this limit of its own (None: without one) may have under way; 0 is no limit."""
         return self.default if limit is None else limit
+
+    def gate(self, key_id: str, limit: int, buckets: Sequence[Bucket], *, untold: int) -> Gate | None:
+        """A way through these buckets and into a slot in one step, where that is cheaper than one after the other. Of
+        the first ``untold`` buckets it does not tell."""
+        return None
 
     def running(self, key_id: str) -> int:
         """How many calls the key has under way."""

@@ -2,16 +2,17 @@
 
 A table of fixed size. An identifier's keyed hash (BLAKE2, with a secret of the table's own, so that nobody can choose
 whom to share a bucket with) says in which row of ``WAYS`` places its bucket may stand, and is its name there. A place
-is three words: the name's hash, and the moment at which the bucket is full, in whole microseconds and in parts of one
-(``limit`` parts each), so that the arithmetic is as exact as in one process.
+is three words, in one line of the processor's caches: the name's hash, and the moment at which the bucket is full, in
+whole microseconds and in parts of one (``limit`` parts each), so that the arithmetic is as exact as in one process.
 
-- Exact: a decision is one step under the table's lock, with the clock read inside it.
+- Exact: a decision is one step under the memory's lock, with the clock read inside it.
 - Bounded: the place of a full bucket is as good as free, and only such a place is given to another identifier. When all
   of a row still restrain, a newcomer is refused until the first of them is full. (With 131,072 places that takes more
   than 40,000 identifiers that have all just been here.)
 - Robust: the lock dies with its holder. A process that is killed between two stores leaves a bucket that is emptier by
   the request it was about to admit, or one whose place is unused until it is full.
-- Fast: 2 us a hit. Where an identifier's bucket stood last is remembered, hash included, so that it is looked for once.
+- Fast: where an identifier's bucket stood last is remembered, hash included, so that it is looked for once. Whoever
+  comes again takes from all of its buckets at once (``shared_gate.py``).
 
 ``CLOCK_MONOTONIC`` is one clock for all processes of a machine (Linux), so they agree on the time.
 """
@@ -34,12 +35,16 @@ DEFAULT_ROWS = 4096
 #: Identifiers whose place is remembered.
 MAX_REMEMBERED = 16_384
 
-#: The first words hold the secret.
+#: The first words of a table hold the secret.
 SECRET_WORDS = 2
+#: Places begin behind so many, with a line of the processor's caches.
+FIRST_WORDS = 8
+#: Of a bucket's place: name, microseconds, parts; the fourth is unused, so that no place lies across two lines.
+BUCKET_WORDS = 4
 
 
 class Place:
-    """Where an identifier's entry may stand: the first place of its row, and where it stood last."""
+    """Where an identifier's entry may stand: the first word of its row, and of the place where it stood last."""
 
     __slots__ = ("at", "first", "name")
 
@@ -50,18 +55,34 @@ class Place:
 
 
 class Places:
-    """Finds identifiers' places in a table with ``rows`` rows of ``WAYS`` names from word ``names_at`` on."""
+    """Finds identifiers' places in a table that begins at word ``at``: ``rows`` rows of ``WAYS`` places, each of which
+    takes ``words`` words and begins with a name."""
 
-    def __init__(self, memory: SharedMemory, *, rows: int, names_at: int) -> None:
-        self._memory = memory
+    def __init__(self, memory: SharedMemory, *, rows: int, words: int, at: int) -> None:
+        self._words = memory.words
         self._rows = rows
-        self._names_at = names_at
+        self._stride = words
+        self._row_words = WAYS * words
+        self._first = at + FIRST_WORDS
         self.remembered: dict[str, Place] = {}
         with memory.locked():
-            if not memory.words[0]:  # a new table
+            if not memory.words[at]:  # a new table
                 for word in range(SECRET_WORDS):
-                    memory.words[word] = int.from_bytes(os.urandom(8), "little") | 1
-            self._secret = bytes(memory.words[:SECRET_WORDS])
+                    memory.words[at + word] = int.from_bytes(os.urandom(8), "little") | 1
+            self._secret = bytes(memory.words[at : at + SECRET_WORDS])
+
+    @staticmethod
+    def words_for(*, rows: int, words: int) -> int:
+        """How much memory a table takes: whole lines of the processor's caches."""
+        return -(-(FIRST_WORDS + rows * WAYS * words) // FIRST_WORDS) * FIRST_WORDS
+
+    def all(self) -> range:
+        """The first words of all places."""
+        return range(self._first, self._first + self._rows * self._row_words, self._stride)
+
+    def of_row(self, place: Place) -> range:
+        """The first words of the places where the identifier may stand."""
+        return range(place.first, place.first + self._row_words, self._stride)
 
     def of(self, identifier: str) -> Place:
         """The identifier's row; ``at`` is where it stood last, if it was here lately."""
@@ -70,7 +91,7 @@ class Places:
             digest = blake2b(identifier.encode(), digest_size=16, key=self._secret).digest()
             name = int.from_bytes(digest[:8], "little") or 1  # 0 stands for nobody
             row = int.from_bytes(digest[8:], "little") % self._rows
-            place = Place(name, row * WAYS)
+            place = Place(name, self._first + row * self._row_words)
             if len(self.remembered) >= MAX_REMEMBERED:
                 self.remembered.clear()
             self.remembered[identifier] = place
@@ -78,12 +99,11 @@ class Places:
 
     def is_found(self, place: Place) -> bool:
         """Is the identifier in the table? Then ``place.at`` says where. Under the lock."""
-        words, names_at = self._memory.words, self._names_at
-        if words[names_at + place.at] == place.name:
+        words, first, stride = self._words, place.first, self._stride
+        if words[place.at] == place.name:
             return True
-        first = names_at + place.first
         try:
-            place.at = place.first + words[first : first + WAYS].tolist().index(place.name)
+            place.at = first + words[first : first + self._row_words : stride].tolist().index(place.name) * stride
         except ValueError:
             return False
         return True
@@ -98,23 +118,23 @@ class BucketSharedStorage(Storage, TokenBucketSupport):
     STORAGE_SCHEME = ["bucket+shared"]  # noqa: RUF012 - as the base class declares it
 
     def __init__(
-        self, memory: SharedMemory, *, clock: Callable[[], float] = time.monotonic, rows: int = DEFAULT_ROWS
+        self,
+        memory: SharedMemory,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        rows: int = DEFAULT_ROWS,
+        at: int = 0,
     ) -> None:
+        """A table from word ``at`` on; other tables may stand beside it, under the same lock."""
         super().__init__()
-        self._memory = memory
-        self._words = memory.words
-        self._clock = clock
-        places = rows * WAYS
-        self._names_at = SECRET_WORDS
-        self._full_at = self._names_at + places
-        self._parts_at = self._full_at + places
-        self._end = self._parts_at + places
-        self._places = Places(memory, rows=rows, names_at=self._names_at)
+        self.memory = memory
+        self.clock = clock
+        self.places = Places(memory, rows=rows, words=BUCKET_WORDS, at=at)
 
     @staticmethod
     def words_for(rows: int = DEFAULT_ROWS) -> int:
         """How much memory a table takes."""
-        return SECRET_WORDS + 3 * WAYS * rows
+        return Places.words_for(rows=rows, words=BUCKET_WORDS)
 
     def acquire_tokens(self, key: str, limit: int, expiry: int, *, burst: int, amount: int = 1) -> BucketState:
         """See TokenBucketSupport."""
@@ -122,21 +142,24 @@ class BucketSharedStorage(Storage, TokenBucketSupport):
 
     def take_token(self, key: str, limit: int, token: int, capacity: int) -> int:
         """See TokenBucketSupport. A bucket that is where it was and holds enough: nine of ten."""
-        place = self._places.remembered.get(key)
+        place = self.places.remembered.get(key)
         if place is None:
             return -1
-        memory, words = self._memory, self._words
+        memory = self.memory
+        words = memory.words
         memory.lock()
         try:
-            if words[self._names_at + place.at] != place.name:
+            at = place.at
+            if words[at] != place.name:
                 return -1
-            full_word, parts_word = self._full_at + place.at, self._parts_at + place.at
-            now = int(self._clock() * MICROSECONDS + 0.5) * limit
-            missing = words[full_word] * limit + words[parts_word] - now
+            now_us = int(self.clock() * MICROSECONDS + 0.5)
+            missing = (words[at + 1] - now_us) * limit + words[at + 2]
             missing = token if missing < 0 else missing + token
             if missing > capacity:
                 return -1
-            words[full_word], words[parts_word] = divmod(now + missing, limit)
+            until_full_us, parts = divmod(missing, limit)
+            words[at + 1] = now_us + until_full_us
+            words[at + 2] = parts
             return missing
         finally:
             memory.unlock()
@@ -147,28 +170,27 @@ class BucketSharedStorage(Storage, TokenBucketSupport):
 
     def return_tokens(self, key: str, limit: int, expiry: int, *, amount: int = 1) -> None:
         """See TokenBucketSupport."""
-        place = self._places.of(key)
-        words = self._memory.words
-        with self._memory.locked():
-            if self._places.is_found(place):
+        place = self.places.of(key)
+        words = self.memory.words
+        with self.memory.locked():
+            if self.places.is_found(place):
                 at = place.at
-                full_at = words[self._full_at + at] * limit + words[self._parts_at + at]
-                full_at -= amount * expiry * MICROSECONDS
-                words[self._full_at + at], words[self._parts_at + at] = divmod(max(full_at, 0), limit)
+                full_at = words[at + 1] * limit + words[at + 2] - amount * expiry * MICROSECONDS
+                words[at + 1], words[at + 2] = divmod(max(full_at, 0), limit)
 
     def clear(self, key: str) -> None:
         """Fill the key's bucket."""
-        place = self._places.of(key)
-        with self._memory.locked():
-            if self._places.is_found(place):
-                self._memory.words[self._full_at + place.at] = 0
+        place = self.places.of(key)
+        with self.memory.locked():
+            if self.places.is_found(place):
+                self.memory.words[place.at + 1] = 0
 
     def reset(self) -> int | None:
         """Fill all buckets; says how many were not full."""
-        with self._memory.locked():
+        with self.memory.locked():
             count = self._count_restraining()
-            for at in range(self._full_at, self._parts_at):
-                self._memory.words[at] = 0
+            for at in self.places.all():
+                self.memory.words[at + 1] = 0
         return count
 
     def check(self) -> bool:
@@ -177,31 +199,32 @@ class BucketSharedStorage(Storage, TokenBucketSupport):
 
     def bucket_count(self) -> int:
         """How many buckets are not full."""
-        with self._memory.locked():
+        with self.memory.locked():
             return self._count_restraining()
 
     def _count_restraining(self) -> int:
         now_us = self._now_us()
-        return sum(full_us > now_us for full_us in self._memory.words[self._full_at : self._parts_at])
+        words = self.memory.words
+        return sum(words[at + 1] > now_us for at in self.places.all())
 
     def _now_us(self) -> int:
         # Rounded to the nearest, as in BucketMemoryStorage.
-        return int(self._clock() * MICROSECONDS + 0.5)
+        return int(self.clock() * MICROSECONDS + 0.5)
 
     def _look(self, key: str, limit: int, expiry: int, burst: int, amount: int, is_taking: bool) -> BucketState:
         """As ``BucketMemoryStorage``; what differs is where the number stands."""
         if limit <= 0:
             return BucketState(amount <= 0, 0, float(expiry), 0.0 if amount <= 0 else float(expiry))
-        place = self._places.of(key)
+        place = self.places.of(key)
         token = expiry * MICROSECONDS
-        memory = self._memory
+        memory = self.memory
         words = memory.words
         memory.lock()
         try:
             now_us = self._now_us()
             now = now_us * limit
-            is_known = self._places.is_found(place)
-            full_at = words[self._full_at + place.at] * limit + words[self._parts_at + place.at] if is_known else 0
+            is_known = self.places.is_found(place)
+            full_at = words[place.at + 1] * limit + words[place.at + 2] if is_known else 0
             missing = full_at - now if full_at > now else 0
             after = missing + amount * token
             capacity = burst * token
@@ -215,7 +238,7 @@ class BucketSharedStorage(Storage, TokenBucketSupport):
                 if not is_known and (wait_us := self._take_place(place, now_us)):
                     return BucketState(False, 0, wait_us / MICROSECONDS, wait_us / MICROSECONDS)
                 # Whoever is killed between the two stores is less than a microsecond off.
-                words[self._full_at + place.at], words[self._parts_at + place.at] = divmod(now + after, limit)
+                words[place.at + 1], words[place.at + 2] = divmod(now + after, limit)
                 missing = after
         finally:
             memory.unlock()
@@ -223,15 +246,14 @@ class BucketSharedStorage(Storage, TokenBucketSupport):
 
     def _take_place(self, place: Place, now_us: int) -> int:
         """Give the identifier the place of a full bucket. Without one, the microseconds until there will be one."""
-        words = self._memory.words
-        first = self._full_at + place.first
-        moments = words[first : first + WAYS].tolist()
+        words, row = self.memory.words, self.places.of_row(place)
+        moments = words[row.start + 1 : row.stop : row.step].tolist()
         soonest = min(moments)
         if soonest > now_us:
             return int(soonest - now_us)
-        place.at = place.first + moments.index(soonest)
-        words[self._full_at + place.at] = 0  # or a kill at this point would leave the newcomer somebody's emptiness
-        words[self._names_at + place.at] = place.name
+        place.at = row[moments.index(soonest)]
+        words[place.at + 1] = 0  # or a kill at this point would leave the newcomer somebody's emptiness
+        words[place.at] = place.name
         return 0
 
     # ------------------------------------------------------------ what the base class asks for

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.errors import CallerLeft, GatewayError, InternalError
+from bitmesh_proxy.limits.base import Passed
 from bitmesh_proxy.logs import ACCESS
 from bitmesh_proxy.pipeline import Incoming
 from bitmesh_proxy.straight import StraightCall
@@ -53,6 +54,14 @@ class LaneCall(Struct, eq=False):
         bucket = entry.address_bucket
         lane.metrics.under_way += 1
         try:
+            # A gate knows a caller whose time will not be over.
+            if (gate := entry.gate) is not None and entry.keys_version == lane.keys_version():
+                passed = gate.enter()
+                if passed is not None:
+                    assert entry.caller is not None, "the gate is the caller's"
+                    self.has_slot = True
+                    self._admit(entry.caller, body, passed)
+                    return
             if bucket is not None:
                 limit = bucket.limit
                 missing = limit.take(bucket.key)
@@ -84,11 +93,14 @@ class LaneCall(Struct, eq=False):
         except Exception as exc:  # noqa: BLE001 - whatever it is, the caller gets an answer
             self._ended(exc)
 
-    def _admit(self, caller: Caller, body: bytes) -> None:
-        """Through the limits of the key, and into the line. In one piece, as every call comes this way."""
+    def _admit(self, caller: Caller, body: bytes, passed: list[Passed] | None = None) -> None:
+        """Through the limits of the key, unless they are ``passed`` and it has a slot, and into the line. In one piece,
+        as every call comes this way."""
         self.caller = caller
         lane, entry = self.lane, self.entry
-        if entry.caller is not caller:
+        if passed is not None:
+            pass
+        elif entry.caller is not caller:
             passed = lane.admit_newcomer(entry, caller)
         else:
             passed, buckets = [], entry.buckets
@@ -97,8 +109,9 @@ class LaneCall(Struct, eq=False):
                 missing = limit.take(bucket.key)
                 passed.append((limit, missing) if missing >= 0 else limit.admit(bucket.identifier))
         self.reply.passed = passed
-        lane.slots.take(caller.key_id, entry.max_concurrent)
-        self.has_slot = True
+        if not self.has_slot:
+            lane.slots.take(caller.key_id, entry.max_concurrent)
+            self.has_slot = True
         endpoint, line = entry.route.plain_call, lane.line
         assert endpoint is not None, "the lane takes no other route"
         incoming = Incoming(context=self.context, caller=caller, body={})

@@ -33,6 +33,7 @@ from bitmesh_proxy.auth.secrets import token_digest
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.errors import AuthenticationFailed
 from bitmesh_proxy.limits.base import Bucket, Passed
+from bitmesh_proxy.limits.concurrency import Gate
 from bitmesh_proxy.web.authenticate import Known
 from bitmesh_proxy.web.forwarded import public_base_url
 from bitmesh_proxy.web.lane.signed_heads import SignedHeads
@@ -91,6 +92,8 @@ class Entry(Struct, eq=False, gc=False):
     buckets: tuple[Bucket, ...] | None = None
     #: How many calls of the key may be under way; 0 is no limit.
     max_concurrent: int = 0
+    #: Through all limits at once, where there is such a way; good as long as ``caller`` and ``buckets`` are.
+    gate: Gate | None = None
 
 
 class _Around(Struct, frozen=True, eq=False):
@@ -351,7 +354,7 @@ class Lane:
     def admit_newcomer(self, entry: Entry, caller: Caller) -> list[Passed]:
         """Through the limits of a key that this head has not been used with; what is needed for its next requests is
         only made when there are any: of many thousands of keys, few come again soon. Raises RateLimited."""
-        entry.caller, entry.buckets = caller, None
+        entry.caller, entry.buckets, entry.gate = caller, None, None
         most, key_id = caller.max_concurrent, caller.key_id
         entry.max_concurrent = self.slots.default if most is None else most
         passed: list[Passed] = []
@@ -371,6 +374,9 @@ class Lane:
         key_bucket = self._key_limit.bucket(caller.key_id, rate_per_minute=caller.rate_per_minute)
         endpoint_bucket = self._endpoint_limit.bucket(caller.key_id, entry.route.name)
         entry.buckets = buckets = tuple([each for each in (key_bucket, endpoint_bucket) if each is not None])
+        if entry.visitor.signed is None and caller.expires_at_s is None:
+            first = () if entry.address_bucket is None else (entry.address_bucket,)
+            entry.gate = self.slots.gate(caller.key_id, entry.max_concurrent, (*first, *buckets), untold=len(first))
         return buckets
 
 

@@ -1,0 +1,296 @@
+"""All limits of a request in one step: as exact as one after the other, and nobody can tell the difference."""
+
+from __future__ import annotations
+
+import random
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bitmesh_proxy.errors import RateLimited, TooManyConcurrent
+from bitmesh_proxy.limits.base import Bucket, Limit, Passed, memory_buckets, per_minute
+from bitmesh_proxy.limits.concurrency import ConcurrencyLimit
+from bitmesh_proxy.limits.shared_buckets import WAYS, BucketSharedStorage
+from bitmesh_proxy.limits.shared_concurrency import SharedConcurrencyLimit
+from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage, TokenBucketSupport
+from bitmesh_proxy.shared_memory import SharedMemory
+from tests.limits.hand_clock import HandClock
+
+ROOT = Path(__file__).parent.parent.parent
+ROWS = 2
+TABLE_WORDS = BucketSharedStorage.words_for(ROWS)
+SEATS = 3
+MOST = 4
+
+#: One of several processes on one memory: it goes in and out as often as it is let in.
+HAMMER = f"""
+import sys
+from bitmesh_proxy.limits.base import Limit, per_minute
+from bitmesh_proxy.limits.shared_buckets import BucketSharedStorage
+from bitmesh_proxy.limits.shared_concurrency import SharedConcurrencyLimit
+from bitmesh_proxy.shared_memory import SharedMemory
+memory, clock = SharedMemory(int(sys.argv[1])), lambda: 1000.0
+tables = [BucketSharedStorage(memory, clock=clock, rows={ROWS}, at=number * {TABLE_WORDS}) for number in range(2)]
+limits = [
+    Limit(table, per_minute(7), policy="key", who="here", burst=burst) for table, burst in zip(tables, (6000, 5000))
+]
+slots = SharedConcurrencyLimit(memory, seat=int(sys.argv[2]), seats={SEATS}, rows={ROWS}, at=2 * {TABLE_WORDS})
+gate = slots.gate("key", 2, [limit.bucket("key") for limit in limits], untold=0)
+print("ready", flush=True)
+sys.stdin.readline()
+entered, most, misses = 0, 0, 0
+while misses < 200:
+    if gate.enter() is None:
+        misses += slots.running("key") < 2
+        continue
+    entered += 1
+    most = max(most, slots.running("key"))
+    slots.give_back("key")
+print(entered, most, flush=True)
+"""
+
+
+@pytest.fixture
+def memory() -> Iterator[SharedMemory]:
+    slots_words = SharedConcurrencyLimit.words_for(SEATS, rows=ROWS)
+    made = SharedMemory.create(2 * TABLE_WORDS + slots_words, name="test")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+class Turnstile:
+    """An address's, and a key's limit of odd rates, and slots: what a request passes."""
+
+    def __init__(self, storages: list[TokenBucketSupport], slots: ConcurrencyLimit) -> None:
+        self.slots = slots
+        rates = ((7, 5), (11, 4))
+        self.limits = [
+            Limit(storage, per_minute(amount), policy="key", who="here", burst=burst)
+            for storage, (amount, burst) in zip(storages, rates, strict=True)
+        ]
+        self.buckets = [limit.bucket("a") for limit in self.limits]
+
+    def one_by_one(self) -> list[Passed]:
+        """As without a gate."""
+        passed: list[Passed] = []
+        for bucket in self.buckets:
+            missing = bucket.limit.take(bucket.key)
+            passed.append((bucket.limit, missing) if missing >= 0 else bucket.limit.admit(bucket.identifier))
+        self.slots.take("key", MOST)
+        return passed
+
+    def how_they_stand(self) -> list[tuple[int, float]]:
+        """Of each bucket, nothing taken."""
+        states = [
+            limit.buckets.get_bucket(bucket.key, limit.amount, 60, burst=limit.capacity // limit.token)
+            for limit, bucket in zip(self.limits, self.buckets, strict=True)
+        ]
+        return [(state.remaining, state.reset_after_s) for state in states]
+
+
+def shared(memory: SharedMemory, clock: HandClock, seat: int) -> Turnstile:
+    tables = [BucketSharedStorage(memory, clock=clock, rows=ROWS, at=number * TABLE_WORDS) for number in range(2)]
+    slots = SharedConcurrencyLimit(memory, seat=seat, seats=SEATS, rows=ROWS, at=2 * TABLE_WORDS)
+    return Turnstile([*tables], slots)
+
+
+def figures(passed: list[Passed]) -> list[tuple[int, float]]:
+    """How the buckets stood."""
+    snapshots = [each[0].snapshot(each[1]) if isinstance(each, tuple) else each for each in passed]
+    return [(snapshot.remaining, snapshot.reset_s) for snapshot in snapshots]
+
+
+def test_every_decision_is_that_of_limits_asked_one_by_one(memory: SharedMemory, clock: HandClock) -> None:
+    chance, through = random.Random(1), 0
+    workers = [shared(memory, clock, seat) for seat in range(2)]
+    alone = Turnstile([BucketMemoryStorage(clock=clock) for _ in range(2)], ConcurrencyLimit())
+    gates = [worker.slots.gate("key", MOST, worker.buckets, untold=0) for worker in workers]
+    under_way: list[Turnstile] = []
+    for _ in range(3_000):
+        clock.now_us += chance.choice([0, 1, 3, 100_000, 4_000_000, 20_000_000])
+        seat = chance.randrange(2)
+        gate, worker = gates[seat], workers[seat]
+        assert gate is not None
+        try:
+            told = figures(alone.one_by_one())
+        except (RateLimited, TooManyConcurrent) as refusal:
+            assert gate.enter() is None
+            with pytest.raises(type(refusal), match=re.escape(str(refusal))):
+                worker.one_by_one()
+        else:
+            passed = gate.enter()
+            through += passed is not None
+            assert figures(worker.one_by_one() if passed is None else passed) == told
+            under_way.append(worker)
+        assert worker.how_they_stand() == alone.how_they_stand()
+        assert worker.slots.running("key") == alone.slots.running("key") == len(under_way)
+        if under_way and chance.random() < 0.6:
+            under_way.pop(chance.randrange(len(under_way))).slots.give_back("key")
+            alone.slots.give_back("key")
+    assert through > 500
+
+
+def test_it_tells_of_the_last_buckets_only(memory: SharedMemory, clock: HandClock) -> None:
+    worker = shared(memory, clock, 0)
+    worker.one_by_one()
+    gate = worker.slots.gate("key", 0, worker.buckets, untold=1)
+    assert gate is not None
+    passed = gate.enter()
+    assert passed is not None
+    assert [each[0] for each in passed if isinstance(each, tuple)] == worker.limits[1:]
+    assert [remaining for remaining, _ in worker.how_they_stand()] == [3, 2]
+
+
+def test_one_who_is_not_there_yet_is_let_in_by_the_limits_themselves(memory: SharedMemory, clock: HandClock) -> None:
+    worker = shared(memory, clock, 0)
+    gate = worker.slots.gate("key", MOST, worker.buckets, untold=0)
+    assert gate is not None
+    assert gate.enter() is None
+    worker.slots.take("key", MOST)
+    assert gate.enter() is None
+    assert worker.slots.running("key") == 1
+    assert worker.how_they_stand() == [(5, 0.0), (4, 0.0)]
+
+
+def test_what_was_taken_before_an_empty_bucket_is_put_back(memory: SharedMemory, clock: HandClock) -> None:
+    worker = shared(memory, clock, 0)
+    gate = worker.slots.gate("key", 0, worker.buckets, untold=0)
+    assert gate is not None
+    worker.one_by_one()
+    while worker.limits[1].take(worker.buckets[1].key) >= 0:
+        pass
+    before = worker.how_they_stand()
+    assert before[0][0] > 0
+    assert before[1][0] == 0
+    assert gate.enter() is None
+    assert worker.how_they_stand() == before
+    assert worker.slots.running("key") == 1
+
+
+def test_a_place_that_was_given_away_is_found_again(memory: SharedMemory, clock: HandClock) -> None:
+    worker = shared(memory, clock, 0)
+    gate = worker.slots.gate("key", 0, worker.buckets, untold=0)
+    assert gate is not None
+    worker.one_by_one()
+    worker.slots.give_back("key")
+    for number in range(40 * WAYS):
+        clock.now_us += 20_000_000
+        for limit in worker.limits:
+            limit.admit(f"caller-{number}")
+        with worker.slots.enter(f"caller-{number}", 1):
+            pass
+    clock.now_us += 60_000_000
+    assert gate.enter() is None
+    worker.one_by_one()
+    assert gate.enter() is not None
+    assert worker.slots.running("key") == 2
+
+
+def test_there_is_none_where_buckets_are_elsewhere(memory: SharedMemory, clock: HandClock) -> None:
+    worker = shared(memory, clock, 0)
+    elsewhere = Limit(memory_buckets(), per_minute(60), policy="key", who="here").bucket("a")
+    other_clock = shared(memory, HandClock(), 0).buckets[0]
+    other_memory = SharedMemory.create(TABLE_WORDS, name="other")
+    storage = BucketSharedStorage(other_memory, clock=clock, rows=ROWS)
+    other = Limit(storage, per_minute(60), policy="key", who="here").bucket("a")
+
+    def has_gate(*buckets: Bucket) -> bool:
+        return worker.slots.gate("key", 0, buckets, untold=0) is not None
+
+    assert has_gate(*worker.buckets)
+    assert not has_gate(*worker.buckets, elsewhere)
+    assert not has_gate(*worker.buckets, other)
+    assert not has_gate(*worker.buckets, other_clock)
+    assert not has_gate()
+    assert ConcurrencyLimit().gate("key", 0, [elsewhere], untold=0) is None
+    other_memory.close()
+
+
+def start(memory: SharedMemory, seat: int) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HAMMER, str(memory.descriptor), str(seat)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        pass_fds=[memory.descriptor],
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    return process
+
+
+def still() -> float:
+    """A clock that stands: no token comes back."""
+    return 1000.0
+
+
+def here(memory: SharedMemory) -> tuple[SharedConcurrencyLimit, list[Limit]]:
+    """The same as in the processes; everyone has a place."""
+    tables = [BucketSharedStorage(memory, clock=still, rows=ROWS, at=at * TABLE_WORDS) for at in range(2)]
+    limits = [
+        Limit(table, per_minute(7), policy="key", who="here", burst=burst)
+        for table, burst in zip(tables, (6000, 5000), strict=True)
+    ]
+    slots = SharedConcurrencyLimit(memory, seat=2, seats=SEATS, rows=ROWS, at=2 * TABLE_WORDS)
+    for limit in limits:
+        limit.admit("key")
+    with slots.enter("key", 0):
+        pass
+    return slots, limits
+
+
+def left_of(limits: list[Limit]) -> list[int]:
+    """Whole tokens of ``key``."""
+    return [
+        limit.buckets.get_bucket(limit.bucket("key").key, 7, 60, burst=burst).remaining
+        for limit, burst in zip(limits, (6000, 5000), strict=True)
+    ]
+
+
+def test_processes_share_buckets_and_slots_exactly(memory: SharedMemory) -> None:
+    slots, limits = here(memory)
+    processes = [start(memory, seat) for seat in range(SEATS)]
+    for process in processes:  # all are there before the first begins
+        assert process.stdin is not None
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
+    said = [tuple(map(int, process.communicate()[0].split())) for process in processes]
+    assert sum(entered for entered, _ in said) == 4999
+    assert max(most for _, most in said) == 2
+    assert slots.running("key") == 0
+    assert left_of(limits) == [1000, 0], "of the first no more was taken than of the second"
+
+
+def test_one_that_is_killed_at_any_moment_costs_nobody_anything(memory: SharedMemory) -> None:
+    slots, limits = here(memory)
+    process = start(memory, 0)
+    assert process.stdin is not None
+    process.stdin.write(b"go\n")
+    process.stdin.flush()
+    while left_of(limits)[1] > 2500:
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    slots.forget_seat(0)
+    assert slots.running("key") == 0
+    gate = slots.gate("key", 2, [limit.bucket("key") for limit in limits], untold=0)
+    assert gate is not None
+    left = left_of(limits)
+    # It was about to take from both, and may have taken from the first only.
+    assert left[0] - left[1] in (999, 1000)
+    entered = 0
+    while gate.enter() is not None:
+        entered += 1
+        slots.give_back("key")
+    assert entered == left[1]
+    assert left_of(limits)[1] == 0
