@@ -1,8 +1,9 @@
 """Counts of all worker processes together: whichever is asked, ``/metrics`` says the sum, exact to the last one.
 
-A table in shared memory, append-only: for each count its name, and one number for each *seat* (a worker's number, which
-its replacement takes over). A worker adds to its own numbers only, which needs no lock. What a worker that died had
-counted stays, so that no counter ever goes back; only its ``under_way`` is taken back.
+A table in shared memory, append-only: for each count its name, and for each *seat* (a worker's number, which its
+replacement takes over) how often it was counted, and the sum of what was counted. A worker adds to its own numbers
+only, which needs no lock. What a worker that died had counted stays, so that no counter ever goes back; only its
+``under_way`` is taken back.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
 #: Names are endpoints with statuses and classes of duration, and providers with outcomes: some hundreds.
-MAX_COUNTS: Final = 4096
+MAX_COUNTS: Final = 8192
 NAME_WORDS: Final = 16
 _NAME_BYTES: Final = NAME_WORDS * WORD_BYTES
+#: How often, and the sum.
+_SEAT_WORDS: Final = 2
 #: The first count of the table, which has no name: requests under way. The first word says how many names there are.
 _UNDER_WAY: Final = 0
 _SEPARATOR: Final = "\t"
@@ -39,16 +42,16 @@ class SharedMetrics(Metrics):
     def __init__(self, memory: SharedMemory, *, seat: int, seats: int) -> None:
         self._memory = memory
         self._words = memory.words
-        self._seats = seats
+        self._count_words = seats * _SEAT_WORDS
         self._names_at = 1
         self._counts_at = self._names_at + MAX_COUNTS * NAME_WORDS
-        self._own_at = self._counts_at + seat
+        self._own_at = self._counts_at + seat * _SEAT_WORDS
         #: Numbers of the names that are known here.
         self._numbers: dict[str, int] = {}
-        #: Words where this worker counts: requests by endpoint and status, attempts by provider and outcome; classes of
-        #: duration by endpoint, with their sum at the end; the same for writes, and for waits for the ledger.
-        self._known: dict[tuple[str, str | int], int] = {}
-        self._durations_at: dict[str, tuple[int, ...]] = {}
+        #: Words where this worker counts: requests by endpoint, status and class of duration, with their milliseconds;
+        #: attempts by provider and outcome; classes of writes, and of waits for the ledger, with their microseconds.
+        self._requests_at: dict[tuple[str, int, int], int] = {}
+        self._attempts_at: dict[tuple[str, str], int] = {}
         self._writes_at: list[int] = []
         self._ledger_waits_at: list[int] = []
         super().__init__()
@@ -57,59 +60,52 @@ class SharedMetrics(Metrics):
     @staticmethod
     def words_for(seats: int) -> int:
         """How much memory a table takes."""
-        return 1 + MAX_COUNTS * (NAME_WORDS + seats)
+        return 1 + MAX_COUNTS * (NAME_WORDS + seats * _SEAT_WORDS)
 
     # What ``Metrics`` keeps in an attribute. The setter's ``self`` is the only writer of its word.
     @property
     def under_way(self) -> int:
         """Requests being answered by this worker."""
-        return self._words[self._own_at + _UNDER_WAY]
+        return self._words[self._own_at]
 
     @under_way.setter
     def under_way(self, value: int) -> None:
-        self._words[self._own_at + _UNDER_WAY] = value
+        self._words[self._own_at] = value
 
     def note_request(self, endpoint: str, status: int, *, duration_ms: int) -> None:
         """See Metrics."""
-        words, known = self._words, self._known
-        request = known.get((endpoint, status))
-        if request is None:
-            request = known[endpoint, status] = self._word("requests", endpoint, status)
-        words[request] += 1
-        durations = self._durations_at.get(endpoint)
-        if durations is None:
-            classes = [self._word("durations", endpoint, place) for place in range(len(DURATION_BOUNDS_MS) + 1)]
-            durations = self._durations_at[endpoint] = (*classes, self._word("duration_sums_ms", endpoint, 0))
-        words[durations[bisect_left(DURATION_BOUNDS_MS, duration_ms)]] += 1
-        words[durations[-1]] += duration_ms
+        kind = endpoint, status, bisect_left(DURATION_BOUNDS_MS, duration_ms)
+        at = self._requests_at.get(kind)
+        if at is None:
+            at = self._requests_at[kind] = self._word("requests", *kind)
+        words = self._words
+        words[at] += 1
+        words[at + 1] += duration_ms
 
     def note_attempt(self, provider: str, outcome: str) -> None:
         """See Metrics."""
-        word = self._known.get((provider, outcome))
-        if word is None:
-            word = self._known[provider, outcome] = self._word("attempts", provider, outcome)
-        self._words[word] += 1
+        at = self._attempts_at.get((provider, outcome))
+        if at is None:
+            at = self._attempts_at[provider, outcome] = self._word("attempts", provider, outcome)
+        self._words[at] += 1
 
     def note_write(self, wait_s: float, *, writes: int) -> None:
         """See WriteWaits."""
         if not self._writes_at:
-            self._writes_at = [self._word("writes", "", place) for place in range(len(WRITE_BOUNDS_MS) + 1)]
-            self._writes_at.append(self._word("write_sums_us", "", 0))
-        self._words[self._writes_at[bisect_left(WRITE_BOUNDS_MS, wait_s * 1000)]] += writes
-        self._words[self._writes_at[-1]] += round(wait_s * 1_000_000) * writes
+            self._writes_at += [self._word("writes", place) for place in range(len(WRITE_BOUNDS_MS) + 1)]
+        at = self._writes_at[bisect_left(WRITE_BOUNDS_MS, wait_s * 1000)]
+        self._words[at] += writes
+        self._words[at + 1] += round(wait_s * 1_000_000) * writes
 
-    def note_ledger_wait(self, wait_s: float) -> None:
-        """See LedgerWaits."""
-        words, at = self._words, self._ledger_waits_at
-        if not at:
-            at += [self._word("ledger_waits", "", place) for place in range(len(LEDGER_BOUNDS_MS) + 1)]
-            at.append(self._word("ledger_wait_sums_us", "", 0))
-        words[at[bisect_left(LEDGER_BOUNDS_MS, wait_s * 1000)]] += 1
-        words[at[-1]] += round(wait_s * 1_000_000)
+    def ledger_wait_words(self) -> list[int]:
+        """Where this worker counts waits for the ledger, by class."""
+        if not self._ledger_waits_at:
+            self._ledger_waits_at += [self._word("ledger_waits", place) for place in range(len(LEDGER_BOUNDS_MS) + 1)]
+        return self._ledger_waits_at
 
     def forget_seat(self, seat: int) -> None:
         """A worker has died: it answers nothing any more."""
-        self._words[self._counts_at + seat + _UNDER_WAY] = 0
+        self._words[self._counts_at + seat * _SEAT_WORDS] = 0
 
     def collect(self) -> Iterable[Metric]:
         """The families, made from the sums."""
@@ -119,19 +115,20 @@ class SharedMetrics(Metrics):
         with self._memory.locked():
             self._learn_names()
         summed = Metrics()
-        summed.under_way = self._sum(_UNDER_WAY)
+        summed.under_way, _ = self._sums(_UNDER_WAY)
         summed.write_waits = WriteWaits()
         for name, number in self._numbers.items():
-            _add(summed, summed.write_waits, name.split(_SEPARATOR), self._sum(number))
+            _add(summed, summed.write_waits, name.split(_SEPARATOR), *self._sums(number))
         return summed
 
-    def _sum(self, number: int) -> int:
-        first = self._counts_at + number * self._seats
-        return sum(self._words[first : first + self._seats])
+    def _sums(self, number: int) -> tuple[int, int]:
+        first = self._counts_at + number * self._count_words
+        words = self._words[first : first + self._count_words].tolist()
+        return sum(words[::_SEAT_WORDS]), sum(words[1::_SEAT_WORDS])
 
-    def _word(self, kind: str, first: str, second: str | int) -> int:
-        """Where this worker counts that."""
-        return self._own_at + self._number(f"{kind}{_SEPARATOR}{first}{_SEPARATOR}{second}") * self._seats
+    def _word(self, *name: str | int) -> int:
+        """Where this worker counts that; its sum is behind it."""
+        return self._own_at + self._number(_SEPARATOR.join(map(str, name))) * self._count_words
 
     def _number(self, name: str) -> int:
         """The number of a name, which is made if need be."""
@@ -178,29 +175,31 @@ class SharedLedgerWaits(LedgerWaits):
     def __init__(self, metrics: SharedMetrics) -> None:
         super().__init__()
         self._metrics = metrics
+        self._words = metrics._words
+        #: Empty until one has waited.
+        self._at: Sequence[int] = ()
 
     def note(self, wait_s: float) -> None:
         """See LedgerWaits."""
-        self._metrics.note_ledger_wait(wait_s)
+        if not self._at:
+            self._at = self._metrics.ledger_wait_words()
+        words, at = self._words, self._at[bisect_left(LEDGER_BOUNDS_MS, wait_s * 1000)]
+        words[at] += 1
+        words[at + 1] += round(wait_s * 1_000_000)
 
 
-def _add(summed: Metrics, waits: WriteWaits, name: Sequence[str], count: int) -> None:
-    kind, first, second = name
-    match kind:
-        case "requests":
-            summed._requests[first, int(second)] += count
-        case "durations":
-            classes = summed._durations.setdefault(first, [0] * (len(DURATION_BOUNDS_MS) + 1))
-            classes[int(second)] += count
-        case "duration_sums_ms":
-            summed._duration_sums_ms[first] += count
-        case "attempts":
-            summed._attempts[first, second] += count
-        case "writes":
-            waits.counts[int(second)] += count
-        case "write_sums_us":
-            waits.sum_s += count / 1_000_000
-        case "ledger_waits":
-            summed.ledger_waits.counts[int(second)] += count
-        case "ledger_wait_sums_us":
-            summed.ledger_waits.sum_s += count / 1_000_000
+def _add(summed: Metrics, waits: WriteWaits, name: Sequence[str], count: int, total: int) -> None:
+    match name:
+        case "requests", endpoint, status, place:
+            summed._requests[endpoint, int(status)] += count
+            classes = summed._durations.setdefault(endpoint, [0] * (len(DURATION_BOUNDS_MS) + 1))
+            classes[int(place)] += count
+            summed._duration_sums_ms[endpoint] += total
+        case "attempts", provider, outcome:
+            summed._attempts[provider, outcome] += count
+        case "writes", place:
+            waits.counts[int(place)] += count
+            waits.sum_s += total / 1_000_000
+        case "ledger_waits", place:
+            summed.ledger_waits.counts[int(place)] += count
+            summed.ledger_waits.sum_s += total / 1_000_000
