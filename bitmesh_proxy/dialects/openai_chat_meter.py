@@ -1,10 +1,10 @@
 """Looks at a passing chat stream for what the books need, without parsing it.
 
-While the stream runs, a chunk is only kept; a few at a time are looked through for their text (with ``bytes.find``:
-less than parsing one event would take), and the last few stay. Mostly a chunk is the one before it but for its text;
-then it takes two comparisons to know how long that is. Usage, errors and the protocol's end all stand at the end of a
-stream, so that they are looked for once, when they are asked for. What makes this sound: inside a JSON string a quote
-is always escaped, so that ``"usage":`` in the bytes can only be a member's name.
+Mostly a chunk is the one before it but for its text: then it takes two comparisons to know how long that is, and
+nothing of it is kept. Other chunks are kept; a few at a time are looked through for their text (with ``bytes.find``:
+less than parsing one event would take), and the last few stay. Usage, errors and the protocol's end all stand at the
+end of a stream, so that they are looked for once, when they are asked for. What makes this sound: inside a JSON string
+a quote is always escaped, so that ``"usage":`` in the bytes can only be a member's name.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ _MAX_TAIL_BYTES: Final = 64 * 1024
 #: The end of a stream: finish reason, usage and ``[DONE]`` may come in a chunk each, and a comment after them.
 _RECENT_CHUNKS: Final = 5
 _MAX_RECENT_CHUNK_BYTES: Final = 4096
-#: As many are kept before those that came since the last time are looked through. More would cost each open stream
-#: memory, and save little.
-_MAX_CHUNKS: Final = _RECENT_CHUNKS + 4
+#: As many are kept before they are looked through. More would cost each open stream memory, and save little.
+_MAX_UNCOUNTED: Final = 4
 
 #: How chunks of whole events end, if no text is torn in them.
 _PLAIN_ENDS: Final = (b"}\n\n", b"[DONE]\n\n")
@@ -50,8 +49,9 @@ class OpenAIChatMeter:
     """
 
     __slots__ = (
-        "_after_bytes",
-        "_before_bytes",
+        "_after",
+        "_around_bytes",
+        "_before",
         "_characters",
         "_common",
         "_cost_field",
@@ -80,10 +80,11 @@ class OpenAIChatMeter:
         self._recent: list[bytes] = []
         #: From here on they have not been looked through; they may be cut anywhere, but are not large.
         self._uncounted_from = 0
-        #: Of the chunk before those: how much of it stands before its text, and from the text's end on. 0 if it has not
-        #: one text and nothing else that is measured.
-        self._before_bytes = self._after_bytes = 0
-        #: So many of the chunks before those are like that one, which has no usage.
+        #: What stands before the text of the last chunk and from its end on, if it has one text and nothing else that
+        #: is measured, or asked for at the end: then everything has been looked through.
+        self._before = self._after = b""
+        self._around_bytes = 0
+        #: So many chunks came since that were the same but for their texts.
         self._common = 0
         #: The last of them as one, when there were so many.
         self._joined = b""
@@ -91,10 +92,23 @@ class OpenAIChatMeter:
 
     def feed(self, data: bytes) -> None:
         """Look at the next bytes of the stream, cut anywhere."""
+        before = self._before
+        if before:
+            text = data.removeprefix(before).removesuffix(self._after)
+            size = len(text)
+            if (
+                len(data) - size == self._around_bytes  # it had both
+                and _QUOTE not in text
+                and (_BACKSLASH not in text or not text.endswith(b"\\"))
+            ):
+                self._characters += size
+                self._common += 1
+                return
+            self._expect_others()
         if self._is_plain and len(data) <= _MAX_RECENT_CHUNK_BYTES:
             recent = self._recent
             recent.append(data)
-            if len(recent) >= _MAX_CHUNKS:
+            if len(recent) - self._uncounted_from >= _MAX_UNCOUNTED:
                 self._count()
         elif self._keys is None and self._cutter is None and _is_plain_beginning(data):
             self._open(data)
@@ -107,7 +121,7 @@ class OpenAIChatMeter:
     def _look(self, data: bytes) -> None:
         """``feed`` for whatever may come, when all before it has been counted."""
         whole = data
-        self._before_bytes = self._common = self._joined_at = 0
+        self._joined_at = 0
         is_first = self._keys is None and self._cutter is None  # so that there may be a byte order mark
         if self._is_cut or is_first or not data.endswith(b"\n\n"):
             cutter = self._cutter
@@ -134,38 +148,11 @@ class OpenAIChatMeter:
 
     def _count(self) -> None:
         """Look through the chunks that came since the last time."""
-        recent, at = self._recent, self._uncounted_from
-        if at == len(recent):
-            return
-        before_bytes, after_bytes = self._before_bytes, self._after_bytes
-        if before_bytes:
-            like, uncounted = recent[at - 1], recent[at:]
-            before, after = like[:before_bytes], like[-after_bytes:]
-            texts, size = b"", 0
-            for chunk in uncounted:
-                texts += chunk.removeprefix(before).removesuffix(after)
-                size += len(chunk)
-            if (
-                size - len(texts) == (before_bytes + after_bytes) * len(uncounted)  # none has kept its beginning or end
-                and _QUOTE not in texts
-                and (_BACKSLASH not in texts or not _ends_escaping(uncounted, after_bytes))
-            ):
-                self._characters += len(texts)
-                self._common += len(uncounted)
-            else:
-                self._count_others(at)
-        else:
-            self._count_others(at)
-        del recent[:-_RECENT_CHUNKS]
-        self._uncounted_from = len(recent)
-        self._joined, self._joined_at = b"", 0
-
-    def _count_others(self, at: int) -> None:
-        """Look through the chunks from there on, which differ from the ones before in more than their texts."""
-        recent, keys = self._recent, self._keys
-        assert keys is not None, "without them nothing is kept uncounted"
-        self._before_bytes = self._common = 0
+        recent, at, keys = self._recent, self._uncounted_from, self._keys
         uncounted = recent[at:]
+        if not uncounted:
+            return
+        assert keys is not None, "without them nothing is kept uncounted"
         for chunk in uncounted:
             if not chunk.endswith(_PLAIN_ENDS):
                 del recent[at:]
@@ -175,10 +162,30 @@ class OpenAIChatMeter:
         characters = _plain_text_bytes(b"".join(uncounted), keys)
         if characters < 0:
             characters = sum([_characters_of(whole, keys) for whole in uncounted])
-        elif find_usage(uncounted[-1], cost_field=self._cost_field) is None:
-            self._before_bytes, self._after_bytes = _around_text(uncounted[-1], keys[0])
-            self._common = 1
+        else:
+            self._expect_such(uncounted[-1], keys[0])
         self._characters += characters
+        del recent[:-_RECENT_CHUNKS]
+        self._uncounted_from = len(recent)
+        self._joined, self._joined_at = b"", 0
+
+    def _expect_such(self, chunk: bytes, key: bytes) -> None:
+        """The next chunks may be as this one, the last, whose text ``_plain_text_bytes`` has measured."""
+        before, _, rest = chunk.partition(key)
+        text, quote, after = rest.partition(b'"')
+        # One text. (What is behind it is no part of a key then, whatever the text is.)
+        if after.startswith((b"}", b",")) and after.find(key) < 0 and self._find_usage(chunk) is None:
+            self._before, self._after = before + key, quote + after
+            self._around_bytes = len(chunk) - len(text)
+
+    def _expect_others(self) -> None:
+        """Another one has come. Those before it are kept as far as all others are, by one that says the same."""
+        recent = self._recent
+        recent += [recent[-1]] * min(self._common, _RECENT_CHUNKS)
+        del recent[:-_RECENT_CHUNKS]
+        self._uncounted_from = len(recent)
+        self._before = self._after = b""
+        self._common = self._joined_at = 0
 
     @property
     def output_characters(self) -> int:
@@ -189,9 +196,7 @@ class OpenAIChatMeter:
     @property
     def usage(self) -> Usage | None:
         """The provider's figures, if they have come."""
-        if self._common >= _RECENT_CHUNKS and self._uncounted_from == len(self._recent):
-            return None
-        return find_usage(self._end(), cost_field=self._cost_field)
+        return None if self._common >= _RECENT_CHUNKS else self._find_usage(self._end())
 
     @property
     def is_complete(self) -> bool:
@@ -212,6 +217,8 @@ class OpenAIChatMeter:
     def _end(self) -> bytes:
         """The last chunks as one, made once for all that is asked after the last of them."""
         recent = self._recent
+        if self._common:  # of those the one before them says all
+            return b"".join(recent[min(self._common, _RECENT_CHUNKS - 1) - _RECENT_CHUNKS :])
         if self._joined_at != len(recent):
             for chunk in recent[self._uncounted_from :]:
                 if not chunk.endswith(_PLAIN_ENDS):
@@ -220,6 +227,9 @@ class OpenAIChatMeter:
             self._joined = b"".join(recent[-_RECENT_CHUNKS:])
             self._joined_at = len(recent)
         return self._joined
+
+    def _find_usage(self, text: bytes) -> Usage | None:
+        return find_usage(text, cost_field=self._cost_field)
 
     def _open(self, whole: bytes) -> tuple[bytes, bytes, bytes, bytes] | None:
         """Learn from the first event with data how this server writes; comments may come before it."""
@@ -247,22 +257,6 @@ def _plain_text_bytes(events: bytes, keys: tuple[bytes, bytes, bytes, bytes]) ->
         return -1
     lengths = [text.find(b'"') for text in events.split(keys[0])[1:]]
     return -1 if -1 in lengths else sum(lengths)
-
-
-def _around_text(chunk: bytes, key: bytes) -> tuple[int, int]:
-    """How many bytes stand before and behind the text of a chunk that ``_plain_text_bytes`` has measured; 0 and 0 if it
-    has not one text."""
-    before, _, rest = chunk.partition(key)
-    _, _, after = rest.partition(b'"')
-    # (What is behind a text is no part of a key then, whatever the text is.)
-    if not after.startswith((b"}", b",")) or after.find(key) >= 0:
-        return 0, 0
-    return len(before) + len(key), len(after) + 1
-
-
-def _ends_escaping(chunks: list[bytes], after_bytes: int) -> bool:
-    """Has one of them a text at whose end a backslash stands, so that it may go on behind the quote?"""
-    return any(chunk[-after_bytes - 1] == _BACKSLASH for chunk in chunks)
 
 
 def _characters_of(whole: bytes, keys: tuple[bytes, bytes, bytes, bytes]) -> int:

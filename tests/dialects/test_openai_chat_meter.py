@@ -143,7 +143,7 @@ class WithoutShortcut(OpenAIChatMeter):
 
 
 def seen(meter: OpenAIChatMeter) -> tuple[object, ...]:
-    return meter.output_characters, list(meter._recent), meter.usage, meter.error, meter.is_complete, meter._first
+    return meter.output_characters, meter.usage, meter.error, meter.is_complete, meter.provider_request_id
 
 
 _WORDS = ["a", "", "Hello ", '"', "\\", '\\"', "\n\n", "é", ":", '"content":"x', "reasoning_content"]
