@@ -19,6 +19,8 @@ class KeyLimit:
         self._burst = burst
         #: As many as there are different rates in the books.
         self._limits: dict[int, Limit] = {}
+        #: Of keys without a rate of their own; None if there is none.
+        self.default = self._new_limit(rate_per_minute) if rate_per_minute else None
 
     def admit(self, key_id: str, *, rate_per_minute: int | None = None) -> Snapshot | None:
         """Enter at the key's own rate, or at the default (None). None if there is no limit. Raises RateLimited."""
@@ -32,12 +34,13 @@ class KeyLimit:
 
     def limit_of(self, rate_per_minute: int | None) -> Limit | None:
         """The limit of keys with this rate of their own (None: without one); None if there is none."""
-        rate = self._default_per_minute if rate_per_minute is None else rate_per_minute
-        if not rate:
+        if rate_per_minute is None or rate_per_minute == self._default_per_minute:
+            return self.default
+        if not rate_per_minute:
             return None
-        limit = self._limits.get(rate)
+        limit = self._limits.get(rate_per_minute)
         if limit is None:
-            limit = self._limits[rate] = self._new_limit(rate)
+            limit = self._limits[rate_per_minute] = self._new_limit(rate_per_minute)
         return limit
 
     def _new_limit(self, rate: int) -> Limit:

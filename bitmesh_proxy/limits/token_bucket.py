@@ -116,8 +116,8 @@ class _Rate:
         young, old = self.young, self.old
         if now >= self.old_full_at or len(young) >= self.most:
             old.clear()
-        for _ in (1, 2):
-            if old:
+        else:
+            for _ in range(min(2, len(old))):
                 key, full_at = old.popitem()
                 if full_at > now:
                     young[key] = full_at
@@ -167,7 +167,7 @@ class BucketMemoryStorage(MemoryStorage, TokenBucketSupport):
 
     def taker(self, limit: int, token: int, capacity: int) -> Callable[[str], int]:
         """See TokenBucketSupport. Nine of ten, and the first of each key: with many keys, most calls are that."""
-        if limit <= 0:
+        if limit <= 0 or token > capacity:
             return lambda key: -1
         rate, clock = self._rate_of(limit), self._clock
         acquire, release = self._bucket_lock.acquire, self._bucket_lock.release
@@ -178,21 +178,28 @@ class BucketMemoryStorage(MemoryStorage, TokenBucketSupport):
             try:
                 young = rate.young
                 found = young.get(key)
-                is_new = found is None
-                if found is None:
-                    found = rate.old.get(key)
-                now = int(clock() * MICROSECONDS + 0.5) * limit
-                missing = token if found is None or found <= now else found - now + token
+                now = int(clock() * 1e6 + 0.5) * limit
+                if found is not None:
+                    missing = found - now + token
+                    if missing < token:
+                        missing = token
+                    elif missing > capacity:
+                        return -1
+                    young[key] = full_at = now + missing
+                    if full_at > rate.young_full_at:
+                        rate.young_full_at = full_at
+                    return missing
+                found = rate.old.get(key, 0)
+                missing = found - now + token if found > now else token
                 if missing > capacity:
                     return -1
                 young[key] = full_at = now + missing
                 if full_at > rate.young_full_at:
                     rate.young_full_at = full_at
-                if is_new:
-                    if found is not None:
-                        del rate.old[key]
-                    if len(young) >= rate.turn_size:
-                        rate.turn(now)
+                if found:
+                    del rate.old[key]
+                if len(young) >= rate.turn_size:
+                    rate.turn(now)
                 return missing
             finally:
                 release()

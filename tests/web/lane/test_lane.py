@@ -23,6 +23,7 @@ from bitmesh_proxy.web.lane.lane import (
     KNOWN_BYTES,
     MAX_BODY_BYTES,
     MAX_COMING_BYTES,
+    MAX_ENDINGS,
     MAX_KNOWN_BYTES,
     MAX_KNOWN_HEAD_BYTES,
     Lane,
@@ -287,13 +288,33 @@ async def test_what_is_remembered_is_what_the_parser_says(gateway: Gateway) -> N
     assert recalled_count > 200
 
 
-async def test_a_head_is_recalled_with_other_bodies(gateway: Gateway) -> None:
+@pytest.mark.parametrize("headers", [PLAIN, PLAIN[::-1]])
+async def test_a_head_is_recalled_with_other_bodies(gateway: Gateway, headers: Headers) -> None:
     lane = Lane(gateway.app)
-    assert learnt(lane, request(body=b"{}"))
-    expected = taken(lane)
+    assert learnt(lane, request(headers, body=b"{}"))
+    expected = taken(lane, headers)
     assert expected is not None
-    for body in (b"{}", b"[]", b"x" * 10, b"\r\n\r\n", b"x" * MAX_BODY_BYTES):
-        assert as_recalled(lane, request(body=body), "192.0.2.1") == (*expected, body)
+    sizes = (
+        1,
+        2,
+        8,
+        9,
+        10,
+        11,
+        98,
+        99,
+        100,
+        101,
+        999,
+        1000,
+        99_999,
+        100_000,
+        MAX_BODY_BYTES,
+        *range(12, 12 + MAX_ENDINGS),
+    )
+    for body in (b"{}", b"[]", b"\r\n\r\n", *(b"x" * size for size in sizes), b"{}"):
+        assert as_recalled(lane, request(headers, body=body), "192.0.2.1") == (*expected, body)
+    assert all(len(around.endings) <= MAX_ENDINGS for around in lane._around.values())
 
 
 NOT_RECALLED = {
@@ -309,6 +330,15 @@ NOT_RECALLED = {
     "one line more": request((*PLAIN, ("Expect", "100-continue"))),
     "zeros in front": request(length="002"),
     "a sign": request(length="+2"),
+    "a blank": request(length="2 "),
+    "a tenth": request(body=b"x" * 20, length="2"),
+    "ten times": request(body=b"{}", length="20"),
+    "no length": request(length=""),
+    "another token, and more": request(replaced("Authorization", "Bearer another"), body=b"{}") + b"x",
+    "another token, and less": request(replaced("Authorization", "Bearer anothe"), body=b"{}")[:-1],
+    "a token of two lines": request(replaced("Authorization", "Bearer a\r\nb: c")),
+    "a blank in a token": request(replaced("Authorization", "Bearer a-toke ")),
+    "a length of line ends": request(length="\n\n"),
     "an empty line in front": b"\r\n" + request(),
     "other line ends": request().replace(b"\r\n", b"\n"),
     "nothing": b"",
