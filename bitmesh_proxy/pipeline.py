@@ -272,7 +272,8 @@ class Pipeline:
 
     def delivered(self, offer: Offer) -> None:
         """Note that an offer has done its part."""
-        self._health.note_success(offer.id)
+        if self._health.has_failures:
+            self._health.note_success(offer.id)
         self._metrics.note_attempt(offer.provider, "ok")
 
     def failed(

@@ -115,7 +115,7 @@ def read_plain_answer(body: bytes) -> PlainAnswer:
     return answer
 
 
-class PlainWriter(Struct, frozen=True):
+class PlainWriter(Struct, frozen=True, gc=False):
     """Writes plain conversations as one offer's provider wants them.
 
     ``changes`` are options that do not go on as they came: each with the name that the provider has for it (which wins

@@ -21,7 +21,7 @@ from bitmesh_proxy.plain_chats import PlainUsage
 _MEASURED = Basis.MEASURED
 
 
-class ChatTariff(Struct, frozen=True):
+class ChatTariff(Struct, frozen=True, gc=False):
     """Made by ``chat_tariff``.
 
     Figures per so many tokens stand in their lowest terms, as the markup does: 150 nano-dollars for one token instead

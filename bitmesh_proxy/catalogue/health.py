@@ -21,6 +21,11 @@ class OfferHealth:
         # In order of failing, so that the first is the oldest.
         self._failed_at_s: dict[str, float] = {}
 
+    @property
+    def has_failures(self) -> bool:
+        """Is there anything to forget? Hardly ever; with thousands of offers, to name one takes longer than this."""
+        return bool(self._failed_at_s)
+
     def note_failure(self, offer_id: str) -> None:
         """The offer failed, by no fault of the request."""
         self._failed_at_s.pop(offer_id, None)
@@ -30,8 +35,7 @@ class OfferHealth:
 
     def note_success(self, offer_id: str) -> None:
         """The offer delivered: whatever was before is forgotten."""
-        if self._failed_at_s:  # hardly ever
-            self._failed_at_s.pop(offer_id, None)
+        self._failed_at_s.pop(offer_id, None)
 
     def is_healthy(self, offer_id: str) -> bool:
         """Has it not failed within the last ``unhealthy_s`` seconds?"""

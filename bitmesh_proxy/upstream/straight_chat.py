@@ -95,7 +95,8 @@ class StraightPlan(Struct):
         return self._call
 
 
-class _Ready(Struct, frozen=True):
+# No garbage collection: there are thousands of them, and nothing in them leads back.
+class _Ready(Struct, frozen=True, gc=False):
     """What the plain calls of a model with one offer have in common, whole ones or streams."""
 
     offers: tuple[Offer, ...]
@@ -132,6 +133,8 @@ class StraightChats:
         self._heads: tuple[dict[str, HeadAroundLength], dict[str, HeadAroundLength]] = ({}, {})
         #: By what a head is made of. Thousands of models at one provider have one head, which is then warm in caches.
         self._alike: dict[object, HeadAroundLength] = {}
+        #: As they are. Most models share their prices with others, and what is shared is warm in caches.
+        self._tariffs: dict[ChatTariff, ChatTariff] = {}
         #: By the model's name, for whole answers and for streams; as many as the catalogue has names.
         self._ready: tuple[dict[object, _Ready], dict[object, _Ready]] = ({}, {})
         #: Names of models, for streams or not, in a wire format, of which nothing can be kept ready.
@@ -240,6 +243,7 @@ class StraightChats:
             return
         writer, head = dialect.plain_writer(first.offer), self._heads[call.stream].get(first.offer.id)
         if writer is not None and head is not None:
+            tariff = self._tariffs.setdefault(tariff, tariff)
             self._ready[call.stream][call.model] = _Ready(
                 model.offers, first.access, dialect, head.target, head.before, head.after, writer, tariff
             )

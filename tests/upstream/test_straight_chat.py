@@ -674,6 +674,9 @@ def test_at_a_glance_too_only_what_the_catalogue_names_is_kept(catalogue: Catalo
     known = {name for model in catalogue.models for name in (model.id, *model.aliases)}
     assert ready[0] | ready[1] | unready <= known
     assert not {(name, False) for name in ready[0]} & {(name, stream) for name, stream, _ in chats._unready}
+    kept = [each for names in chats._ready for each in names.values()]
+    assert all(each.tariff == chats._outcomes.tariff_of(each.offers[0]) for each in kept)
+    assert len({id(each.tariff) for each in kept}) == len(chats._tariffs) < len(kept)
 
 
 def test_models_of_one_provider_have_one_head_and_each_provider_its_own(
