@@ -39,11 +39,11 @@ def test_another_failure_starts_the_while_anew() -> None:
 
 def test_a_success_forgives_at_once() -> None:
     health = OfferHealth(Clock(), 30.0)
-    assert not health.has_failures
+    seen = [health.has_failures]
     health.note_failure("a:m")
-    assert health.has_failures
+    seen.append(health.has_failures)
     health.note_success("a:m")
-    assert not health.has_failures
+    assert [*seen, health.has_failures] == [False, True, False]
     health.note_success("never:failed")
     assert health.is_healthy("a:m")
 
