@@ -2,8 +2,9 @@
 
 A table of fixed size. An identifier's keyed hash (BLAKE2, with a secret of the table's own, so that nobody can choose
 whom to share a bucket with) says in which row of ``WAYS`` places its bucket may stand, and is its name there. A place
-is three words, in one line of the processor's caches: the name's hash, and the moment at which the bucket is full, in
-whole microseconds and in parts of one (``limit`` parts each), so that the arithmetic is as exact as in one process.
+is four words in one line of the processor's caches: the name's hash; the moment at which the bucket is full, in the
+rate's *unit* (``unit_of``: such a part of a microsecond that every token takes a whole number of them) and in parts of
+one, so that the arithmetic is as exact as in one process; and how many units are in a microsecond.
 
 - Exact: a decision is one step under the memory's lock, with the clock read inside it.
 - Bounded: the place of a full bucket is as good as free, and only such a place is given to another identifier. When all
@@ -23,6 +24,7 @@ import os
 import time
 from collections.abc import Callable
 from hashlib import blake2b
+from math import gcd
 
 from limits.storage.base import Storage
 
@@ -39,8 +41,18 @@ MAX_REMEMBERED = 16_384
 SECRET_WORDS = 2
 #: Places begin behind so many, with a line of the processor's caches.
 FIRST_WORDS = 8
-#: Of a bucket's place: name, microseconds, parts; the fourth is unused, so that no place lies across two lines.
+#: Of a bucket's place: its name, when it is full in units and parts of one, and the unit.
 BUCKET_WORDS = 4
+FULL, PARTS, UNIT = 1, 2, 3
+#: In so many parts of a microsecond a word can say a moment of the next nine years.
+MAX_UNIT = 2**16
+
+
+def unit_of(limit: int, token: int) -> int:
+    """How many parts of a microsecond moments are counted in where ``limit`` tokens come back in ``token``: as many as
+    make each token a whole number of them, so that no parts of a part are left. 1 where that is too many."""
+    unit = limit // gcd(limit, token)
+    return unit if unit <= MAX_UNIT else 1
 
 
 class Place:
@@ -145,21 +157,19 @@ class BucketSharedStorage(Storage, TokenBucketSupport):
         place = self.places.remembered.get(key)
         if place is None:
             return -1
-        memory = self.memory
+        memory, parts = self.memory, limit // unit_of(limit, token)
         words = memory.words
         memory.lock()
         try:
             at = place.at
             if words[at] != place.name:
                 return -1
-            now_us = int(self.clock() * MICROSECONDS + 0.5)
-            missing = (words[at + 1] - now_us) * limit + words[at + 2]
+            now = int(self.clock() * MICROSECONDS + 0.5) * limit
+            missing = words[at + FULL] * parts + words[at + PARTS] - now
             missing = token if missing < 0 else missing + token
             if missing > capacity:
                 return -1
-            until_full_us, parts = divmod(missing, limit)
-            words[at + 1] = now_us + until_full_us
-            words[at + 2] = parts
+            words[at + FULL], words[at + PARTS] = divmod(now + missing, parts)
             return missing
         finally:
             memory.unlock()
@@ -170,27 +180,27 @@ class BucketSharedStorage(Storage, TokenBucketSupport):
 
     def return_tokens(self, key: str, limit: int, expiry: int, *, amount: int = 1) -> None:
         """See TokenBucketSupport."""
-        place = self.places.of(key)
-        words = self.memory.words
+        place, token = self.places.of(key), expiry * MICROSECONDS
+        words, parts = self.memory.words, limit // unit_of(limit, token)
         with self.memory.locked():
             if self.places.is_found(place):
                 at = place.at
-                full_at = words[at + 1] * limit + words[at + 2] - amount * expiry * MICROSECONDS
-                words[at + 1], words[at + 2] = divmod(max(full_at, 0), limit)
+                full_at = words[at + FULL] * parts + words[at + PARTS] - amount * token
+                words[at + FULL], words[at + PARTS] = divmod(max(full_at, 0), parts)
 
     def clear(self, key: str) -> None:
         """Fill the key's bucket."""
         place = self.places.of(key)
         with self.memory.locked():
             if self.places.is_found(place):
-                self.memory.words[place.at + 1] = 0
+                self.memory.words[place.at + FULL] = 0
 
     def reset(self) -> int | None:
         """Fill all buckets; says how many were not full."""
         with self.memory.locked():
             count = self._count_restraining()
             for at in self.places.all():
-                self.memory.words[at + 1] = 0
+                self.memory.words[at + FULL] = 0
         return count
 
     def check(self) -> bool:
@@ -205,7 +215,7 @@ class BucketSharedStorage(Storage, TokenBucketSupport):
     def _count_restraining(self) -> int:
         now_us = self._now_us()
         words = self.memory.words
-        return sum(words[at + 1] > now_us for at in self.places.all())
+        return sum(words[at + FULL] > now_us * words[at + UNIT] for at in self.places.all())
 
     def _now_us(self) -> int:
         # Rounded to the nearest, as in BucketMemoryStorage.
@@ -217,14 +227,15 @@ class BucketSharedStorage(Storage, TokenBucketSupport):
             return BucketState(amount <= 0, 0, float(expiry), 0.0 if amount <= 0 else float(expiry))
         place = self.places.of(key)
         token = expiry * MICROSECONDS
-        memory = self.memory
+        unit = unit_of(limit, token)
+        memory, parts = self.memory, limit // unit
         words = memory.words
         memory.lock()
         try:
             now_us = self._now_us()
             now = now_us * limit
             is_known = self.places.is_found(place)
-            full_at = words[place.at + 1] * limit + words[place.at + 2] if is_known else 0
+            full_at = words[place.at + FULL] * parts + words[place.at + PARTS] if is_known else 0
             missing = full_at - now if full_at > now else 0
             after = missing + amount * token
             capacity = burst * token
@@ -235,25 +246,35 @@ class BucketSharedStorage(Storage, TokenBucketSupport):
                     False, remaining, -(-missing // limit) / MICROSECONDS, -(-wait // limit) / MICROSECONDS
                 )
             if is_taking and amount:
-                if not is_known and (wait_us := self._take_place(place, now_us)):
+                if not is_known and (wait_us := self._take_place(place, unit, now_us)):
                     return BucketState(False, 0, wait_us / MICROSECONDS, wait_us / MICROSECONDS)
                 # Whoever is killed between the two stores is less than a microsecond off.
-                words[place.at + 1], words[place.at + 2] = divmod(now + after, limit)
+                words[place.at + FULL], words[place.at + PARTS] = divmod(now + after, parts)
                 missing = after
         finally:
             memory.unlock()
         return BucketState(True, (capacity - missing) // token, -(-missing // limit) / MICROSECONDS, 0.0)
 
-    def _take_place(self, place: Place, now_us: int) -> int:
+    def _take_place(self, place: Place, unit: int, now_us: int) -> int:
         """Give the identifier the place of a full bucket. Without one, the microseconds until there will be one."""
         words, row = self.memory.words, self.places.of_row(place)
-        moments = words[row.start + 1 : row.stop : row.step].tolist()
-        soonest = min(moments)
-        if soonest > now_us:
-            return int(soonest - now_us)
-        place.at = row[moments.index(soonest)]
-        words[place.at + 1] = 0  # or a kill at this point would leave the newcomer somebody's emptiness
-        words[place.at] = place.name
+        fulls = words[row.start + FULL : row.stop : row.step].tolist()
+        if 0 in fulls:  # nobody's yet, mostly
+            at = row[fulls.index(0)]
+        else:
+            units = words[row.start + UNIT : row.stop : row.step].tolist()
+            moments = [-(-full // each) for full, each in zip(fulls, units, strict=True)]
+            soonest = min(moments)
+            if soonest > now_us:
+                return int(soonest - now_us)
+            at = row[moments.index(soonest)]
+        # A kill between any two of these must leave neither the newcomer somebody's emptiness, nor whoever was here a
+        # unit that is not its own.
+        words[at + FULL] = 0
+        words[at] = 0
+        words[at + UNIT] = unit
+        words[at] = place.name
+        place.at = at
         return 0
 
     # ------------------------------------------------------------ what the base class asks for

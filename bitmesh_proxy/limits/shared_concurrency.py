@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from bitmesh_proxy.errors import TooManyConcurrent
 from bitmesh_proxy.limits.base import Bucket
 from bitmesh_proxy.limits.concurrency import ConcurrencyLimit
-from bitmesh_proxy.limits.shared_buckets import BucketSharedStorage, Place, Places
+from bitmesh_proxy.limits.shared_buckets import BucketSharedStorage, Place, Places, unit_of
 from bitmesh_proxy.limits.shared_gate import Gate, Slot
 from bitmesh_proxy.shared_memory import SharedMemory
 
@@ -90,12 +90,14 @@ class SharedConcurrencyLimit(ConcurrencyLimit):
             lock.release()
 
     def gate(self, key_id: str, limit: int, buckets: Sequence[Bucket], *, untold: int) -> Gate | None:
-        """The key's way through buckets and slot in one step; None where the buckets are not in the same memory. Of the
-        first ``untold`` buckets it does not tell."""
+        """The key's way through buckets and slot in one step; None where the buckets are not in the same memory, or a
+        rate is odd and above ``MAX_UNIT``. Of the first ``untold`` buckets it does not tell."""
         shared, clocks = [], set()
         for bucket in buckets:
-            storage = bucket.limit.buckets
+            storage, amount, token = bucket.limit.buckets, bucket.limit.amount, bucket.limit.token
             if not isinstance(storage, BucketSharedStorage) or storage.memory is not self._memory:
+                return None
+            if token % (amount // unit_of(amount, token)):  # its moments have parts of a unit
                 return None
             shared.append((storage, bucket))
             clocks.add(storage.clock)

@@ -17,7 +17,7 @@ from fcntl import LOCK_EX, LOCK_UN, flock
 from msgspec import Struct
 
 from bitmesh_proxy.limits.base import Bucket, Limit, Passed
-from bitmesh_proxy.limits.shared_buckets import BucketSharedStorage, Place, Places
+from bitmesh_proxy.limits.shared_buckets import FULL, BucketSharedStorage, Place, Places, unit_of
 from bitmesh_proxy.limits.token_bucket import MICROSECONDS
 from bitmesh_proxy.shared_memory import SharedMemory
 
@@ -47,16 +47,20 @@ class Gate:
         clock: Callable[[], float],
         untold: int,
     ) -> None:
-        """``enter`` tells of all buckets but the first ``untold``."""
+        """``enter`` tells of all buckets but the first ``untold``. All must have moments in whole units."""
         self._memory = memory
         self._clock = clock
         self._slot = slot
         self._untold = untold
-        #: Tuples, because they are taken apart with every request: limit, table, place, and what is known beforehand.
-        self._ways: list[tuple[Limit, Places, Place, int, int, int]] = []
+        #: Tuples, because they are taken apart with every request: limit, table, place, units of a microsecond, the
+        #: limit's parts of a unit, and token and capacity in units.
+        self._ways: list[tuple[Limit, Places, Place, int, int, int, int]] = []
         for storage, bucket in buckets:
             limit, places = bucket.limit, storage.places
-            self._ways.append((limit, places, places.of(bucket.key), limit.amount, limit.token, limit.capacity))
+            unit = unit_of(limit.amount, limit.token)
+            parts = limit.amount // unit
+            way = limit, places, places.of(bucket.key), unit, parts, limit.token // parts, limit.capacity // parts
+            self._ways.append(way)
 
     def enter(self) -> list[Passed] | None:
         """Take a token of each bucket, and a slot, which is to be given back once; says of each bucket how it stands.
@@ -76,18 +80,17 @@ class Gate:
             if slot.limit and sum(words[slot_at + 1 : slot_at + slot.end]) >= slot.limit:
                 return None
             now_us = int(self._clock() * MICROSECONDS + 0.5)
-            for limit, places, place, amount, token, capacity in self._ways:
+            for limit, places, place, unit, parts, token, capacity in self._ways:
                 if words[place.at] != place.name and not places.is_found(place):
                     break
-                at = place.at
-                missing = (words[at + 1] - now_us) * amount + words[at + 2]
+                full = place.at + FULL
+                now = now_us * unit
+                missing = words[full] - now
                 missing = token if missing < 0 else missing + token
                 if missing > capacity:
                     break
-                # Whoever is killed between two of these stores has taken no more than it was about to take.
-                until_full_us, words[at + 2] = divmod(missing, amount)
-                words[at + 1] = now_us + until_full_us
-                passed.append((limit, missing))
+                words[full] = now + missing
+                passed.append((limit, missing * parts))
             else:
                 words[slot_at + slot.own] += 1
                 return passed[self._untold :]
@@ -100,6 +103,5 @@ class Gate:
     def _put_back(self, count: int) -> None:
         """Undo what was taken of the first so many buckets, under the same lock: nobody has seen it."""
         words = self._memory.words
-        for _, _, place, amount, token, _ in self._ways[:count]:
-            at = place.at
-            words[at + 1], words[at + 2] = divmod(words[at + 1] * amount + words[at + 2] - token, amount)
+        for _, _, place, _, _, token, _ in self._ways[:count]:
+            words[place.at + FULL] -= token

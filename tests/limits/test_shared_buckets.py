@@ -112,7 +112,12 @@ _hits = st.lists(
 
 
 @settings(deadline=None)
-@given(steps=_hits, limit=st.integers(1, 100), burst=st.integers(1, 20), window_s=st.sampled_from([1, 60, 86_400]))
+@given(
+    steps=_hits,
+    limit=st.integers(1, 100) | st.sampled_from([65_537, 99_991, 10**8]),
+    burst=st.integers(1, 20),
+    window_s=st.sampled_from([1, 60, 86_400]),
+)
 def test_every_decision_is_that_of_one_process(
     steps: list[tuple[int, str, int, str]], limit: int, burst: int, window_s: int
 ) -> None:
@@ -194,6 +199,27 @@ class TestRoom:
         for name, cost in taken.items():
             assert limiter.peek(SIXTY, name).remaining == 60 - cost
         assert storage.bucket_count() == 500
+
+    def test_moments_of_different_rates_are_compared_as_times(self, clock: HandClock) -> None:
+        """Of a row of restraining buckets, counted in different units, the first to be full gives its place away."""
+        memory = SharedMemory.create(BucketSharedStorage.words_for(1), name="test")
+        storage = BucketSharedStorage(memory, clock=clock, rows=1)
+        limiter = TokenBucketRateLimiter(storage)
+        rates = [RateLimitItemPerMinute(rate) for rate in (7, 60, 65_537, 99_991, 100_000_000)]
+        for number in range(WAYS - 1):
+            rate = rates[number % len(rates)]
+            assert limiter.hit(rate, f"caller-{number}", cost=rate.amount)  # full after a minute
+        assert limiter.hit(SIXTY, "soon", cost=3)
+        state = limiter.acquire(rates[0], "late")
+        assert state == BucketState(False, 0, 3.0, 3.0)
+        clock.move(3)
+        assert limiter.hit(rates[0], "late", cost=7)
+        assert not limiter.hit(rates[0], "late")
+        for number in range(WAYS - 1):
+            rate = rates[number % len(rates)]
+            assert limiter.peek(rate, f"caller-{number}", cost=0).reset_after_s == 57.0
+        assert storage.bucket_count() == WAYS
+        memory.close()
 
 
 class TestThePackagesTerms:

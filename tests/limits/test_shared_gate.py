@@ -196,7 +196,7 @@ def test_a_place_that_was_given_away_is_found_again(memory: SharedMemory, clock:
     assert worker.slots.running("key") == 2
 
 
-def test_there_is_none_where_buckets_are_elsewhere(memory: SharedMemory, clock: HandClock) -> None:
+def test_there_is_none_where_buckets_are_elsewhere_or_too_odd(memory: SharedMemory, clock: HandClock) -> None:
     worker = shared(memory, clock, 0)
     elsewhere = Limit(memory_buckets(), per_minute(60), policy="key", who="here").bucket("a")
     other_clock = shared(memory, HandClock(), 0).buckets[0]
@@ -207,7 +207,11 @@ def test_there_is_none_where_buckets_are_elsewhere(memory: SharedMemory, clock: 
     def has_gate(*buckets: Bucket) -> bool:
         return worker.slots.gate("key", 0, buckets, untold=0) is not None
 
+    table = worker.buckets[0].limit.buckets
+    odd = [Limit(table, per_minute(amount), policy="key", who="here").bucket("a") for amount in (65_537, 100_000_000)]
     assert has_gate(*worker.buckets)
+    assert has_gate(odd[1])
+    assert not has_gate(odd[0]), "its moments have parts of a unit"
     assert not has_gate(*worker.buckets, elsewhere)
     assert not has_gate(*worker.buckets, other)
     assert not has_gate(*worker.buckets, other_clock)
