@@ -62,15 +62,15 @@ class SharedMetrics(Metrics):
         """How much memory a table takes."""
         return 1 + MAX_COUNTS * (NAME_WORDS + seats * _SEAT_WORDS)
 
-    # What ``Metrics`` keeps in an attribute. The setter's ``self`` is the only writer of its word.
+    # What ``Metrics`` keeps in an attribute. Nobody else stores into this worker's word, so that it need not be read.
     @property
     def under_way(self) -> int:
         """Requests being answered by this worker."""
-        return self._words[self._own_at]
+        return self._under_way
 
     @under_way.setter
     def under_way(self, value: int) -> None:
-        self._words[self._own_at] = value
+        self._under_way = self._words[self._own_at] = value
 
     def note_request(self, endpoint: str, status: int, *, duration_ms: int) -> None:
         """See Metrics."""
