@@ -213,7 +213,7 @@ class LedgerStore:
 
     async def find_open(self) -> Sequence[LedgerRow]:
         """All open requests, of every process, oldest first."""
-        rows = await self._database.read(_SELECT + "WHERE requests.state = 'open' ORDER BY requests.number")
+        rows = await self._database.read(_SELECT + _OPEN)
         return [_ledger_row(row) for row in rows]
 
     def _numbers_of(self, account_id: str, key_id: str) -> tuple[int, int]:
@@ -306,7 +306,7 @@ UPDATE requests
 SET state = CASE WHEN accrued_cost_nano_usd + accrued_charge_nano_usd > 0 THEN 'settled' ELSE 'released' END,
     cost_nano_usd = accrued_cost_nano_usd, charge_nano_usd = min(accrued_charge_nano_usd, hold_nano_usd),
     basis = 'estimated', outcome = 'interrupted'
-WHERE state = 'open'
+WHERE number IN (SELECT number FROM open_requests)
   AND instance NOT IN (SELECT value FROM json_each(?1))
   AND (?2 IS NULL OR instance <= ?2)
   AND id NOT IN (SELECT request_id FROM jobs WHERE next_poll_at_ms IS NOT NULL)
@@ -325,6 +325,8 @@ JOIN names AS models ON models.number = requests.model
 LEFT JOIN names AS providers ON providers.number = requests.provider
 LEFT JOIN names AS upstream_models ON upstream_models.number = requests.upstream_model
 """
+
+_OPEN = "WHERE requests.number IN (SELECT number FROM open_requests) ORDER BY requests.number"
 
 
 def _ledger_row(row: Row) -> LedgerRow:

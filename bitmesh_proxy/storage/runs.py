@@ -15,6 +15,7 @@ from typing import Final
 
 from bitmesh_proxy.errors import Unavailable
 from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.open_rows import move_mark
 from bitmesh_proxy.storage.writer import Failed
 
 log = logging.getLogger(__name__)
@@ -35,10 +36,13 @@ class Runs:
         self.openings_left = 0
 
     def look(self) -> None:
-        """Have a slice entered if there are rows for one, and look again ``SLICE_ROWS`` openings later."""
+        """Have a slice entered if there are rows for one, and look again ``SLICE_ROWS`` openings later.
+
+        The mark behind which open rows are looked for (``open_rows.py``) moves at the same times.
+        """
         self.openings_left = SLICE_ROWS
         try:
-            self._database.submit_now(extend_runs, self._looked)
+            self._database.submit_now(_look, self._looked)
         except Unavailable:  # the books have other worries, and the rows can wait
             log.info("too busy to index requests")
 
@@ -47,6 +51,11 @@ class Runs:
             self.look()
         elif result is not False:
             log.error("requests could not be indexed", exc_info=result.error)
+
+
+def _look(connection: sqlite3.Connection) -> bool:
+    move_mark(connection, SLICE_ROWS)
+    return extend_runs(connection)
 
 
 def extend_runs(connection: sqlite3.Connection, run_rows: int = RUN_ROWS, slice_rows: int = SLICE_ROWS) -> bool:

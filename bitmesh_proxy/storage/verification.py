@@ -36,10 +36,15 @@ _CHECKS = (
         SELECT id, held_nano_usd, coalesce(total, 0)
         FROM balances JOIN accounts ON accounts.number = balances.account
         LEFT JOIN (
-            SELECT account, sum(hold_nano_usd) AS total FROM requests WHERE state = 'open' GROUP BY account
+            SELECT account, sum(hold_nano_usd) AS total FROM requests
+            WHERE number IN (SELECT number FROM open_requests) GROUP BY account
         ) AS held ON held.account = balances.account
         WHERE held_nano_usd <> coalesce(total, 0)
         """,
+    ),
+    _Check(
+        text="request {0}: it is open, but would not be found at a start",
+        sql="SELECT id, 0, 0 FROM requests WHERE state = 'open' AND number NOT IN (SELECT number FROM open_requests)",
     ),
     _Check(
         text="account {0}: its balance is not there",
@@ -80,10 +85,10 @@ _CHECKS = (
         FROM key_spend JOIN keys ON keys.number = key_spend.key
         LEFT JOIN (
             SELECT key, strftime('%Y-%m', started_at_ms / 1000, 'unixepoch') AS period, sum(hold_nano_usd) AS total
-            FROM requests WHERE state = 'open' GROUP BY 1, 2
+            FROM requests WHERE number IN (SELECT number FROM open_requests) GROUP BY 1, 2
             UNION ALL
             SELECT key, strftime('%Y-%m-%d', started_at_ms / 1000, 'unixepoch'), sum(hold_nano_usd)
-            FROM requests WHERE state = 'open' GROUP BY 1, 2
+            FROM requests WHERE number IN (SELECT number FROM open_requests) GROUP BY 1, 2
         ) AS held ON held.key = key_spend.key AND held.period = key_spend.period
         WHERE held_nano_usd <> coalesce(total, 0)
         """,
@@ -147,6 +152,7 @@ _TRIGGERS = frozenset(
         "names_keep_their_numbers",
         "requests_charge",
         "requests_close",
+        "requests_deleted_move_the_mark",
         "requests_hold",
         "requests_keep_their_terms",
         "requests_open_are_not_deleted",

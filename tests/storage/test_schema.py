@@ -424,7 +424,7 @@ def test_hot_queries_use_their_indexes(books: sqlite3.Connection) -> None:
     for sql in (
         "SELECT 1 FROM requests WHERE id = 'r'",
         "UPDATE requests SET outcome = column2 FROM (VALUES ('r', 'x'), ('s', 'y')) WHERE id = column1",
-        "SELECT 1 FROM requests WHERE state = 'open'",
+        "SELECT 1 FROM open_requests",
         "SELECT 1 FROM requests_by_run WHERE run = 1 AND key = 1",
         "UPDATE keys SET budget_day_nano_usd = 1 WHERE number = 1",
         "SELECT 1 FROM jobs WHERE next_poll_at_ms <= 1 ORDER BY next_poll_at_ms LIMIT 10",
@@ -438,9 +438,9 @@ def test_hot_queries_use_their_indexes(books: sqlite3.Connection) -> None:
         assert not [step for step in tables if "INDEX" not in step], (sql, plan)
 
 
-@pytest.mark.parametrize("version", [4, 5, 6, 7])
+@pytest.mark.parametrize("version", [4, 5, 6, 7, 8])
 def test_books_of_the_version_before_go_on(path: Path, version: int) -> None:
-    """0004 to 0007 make the triggers of requests anew: what was open before is closed by the new ones."""
+    """0004 to 0008 make the rules of requests anew: what was open before is found and closed by the new ones."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA foreign_keys = ON")
     migrate(connection, path, load_migrations()[: version - 1])
@@ -456,6 +456,7 @@ def test_books_of_the_version_before_go_on(path: Path, version: int) -> None:
     settle(connection, "settled", 150)
     migrate(connection, path, load_migrations())
     assert account(connection) == (850, 400)
+    assert connection.execute("SELECT number FROM open_requests").fetchall() == [(2,), (3,)]
     settle(connection, "open", 50)
     settle(connection, "also open", 0)
     open_request(connection, "new", 400)

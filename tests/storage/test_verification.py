@@ -86,6 +86,10 @@ async def test_right_books_have_nothing_to_say(books: Database) -> None:
             "its balance is not there",
         ),
         (
+            "UPDATE open_mark SET last_request = 100",
+            "request open: it is open, but would not be found at a start",
+        ),
+        (
             "DELETE FROM watched_keys",
             "key key_1: it is watched without a budget, or has one and is not watched",
         ),
