@@ -55,6 +55,15 @@ _SETTLING: Final = 3
 _ENDED: Final = 4
 
 
+class Outlet(Protocol):
+    """Where more of a stream goes, chunk by chunk, however fast the caller reads."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def is_closing(self) -> bool:
+        """Has the caller left?"""
+
+
 class StraightReply(Reply, Protocol):
     """Where an answer goes: a ``Reply``, and the same at once. All but ``abort`` raise CallerLeft."""
 
@@ -67,6 +76,9 @@ class StraightReply(Reply, Protocol):
 
         ``framed``: the same bytes as whole chunks, if they came in such.
         """
+
+    def outlet(self) -> Outlet | None:
+        """Where whole chunks may go from now on without ``push``, if they may; the head is out."""
 
     def finish_now(self, tail: bytes = b"") -> None: ...
 
@@ -137,6 +149,8 @@ class StraightCall(Struct, eq=False):
     _head: AnswerHead | None = None
     _meter: StreamMeter | None = None
     _filter: UsageChunkFilter | None = None
+    #: Of a stream that passes through as it is.
+    _outlet: Outlet | None = None
     #: What is read whole: an answer, or a refusal.
     _pieces: list[bytes] = field(default_factory=list)
     _size_bytes: int = 0
@@ -254,6 +268,12 @@ class StraightCall(Struct, eq=False):
         meter = self._meter
         if meter is not None:  # a stream that has begun
             meter.feed(data)
+            outlet = self._outlet
+            if outlet is not None and framed is not None:  # as ``push`` does it; every chunk comes this way
+                if outlet.is_closing():
+                    raise CallerLeft
+                outlet.write(framed)
+                return
             usage_filter = self._filter
             if usage_filter is None:
                 self.reply.push(data, framed)
@@ -313,6 +333,8 @@ class StraightCall(Struct, eq=False):
             data = self._filter.feed(data)
         if data:
             self.reply.push(data)
+        if self._filter is None:
+            self._outlet = self.reply.outlet()
 
     def _end_stream(self) -> None:
         meter = self._meter

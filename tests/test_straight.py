@@ -71,6 +71,8 @@ class Written:
     is_aborted: bool = False
     is_gone: bool = False
     on_push: Callable[[], None] = lambda: None
+    has_outlet: bool = False
+    chunks_out: int = 0
 
     def send_now(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         self.start_now(status, headers)
@@ -84,6 +86,9 @@ class Written:
         self._check()
         self.body += data
         self.on_push()
+
+    def outlet(self) -> ChunksOut | None:
+        return ChunksOut(self) if self.has_outlet else None
 
     def finish_now(self, tail: bytes = b"") -> None:
         self._check()
@@ -113,6 +118,24 @@ class Written:
     def _check(self) -> None:
         if self.is_gone:
             raise CallerLeft
+
+
+@dataclass(slots=True)
+class ChunksOut:
+    """Where chunks go past ``push``."""
+
+    reply: Written
+
+    def is_closing(self) -> bool:
+        return self.reply.is_gone
+
+    def write(self, data: bytes) -> None:
+        assert not self.reply.is_gone
+        size, _, rest = data.partition(b"\r\n")
+        assert rest.endswith(b"\r\n")
+        assert int(size, 16) == len(rest) - 2
+        self.reply.chunks_out += 1
+        self.reply.push(rest[:-2])
 
 
 @dataclass(slots=True, kw_only=True)
@@ -367,6 +390,57 @@ async def test_leaving_is_found_out_by_writing(tmp_path: Path) -> None:
         call, _ = there.call(reply, stream=True)
         call.begin()
         assert isinstance(await there.ended(), CallerLeft)
+        assert await there.row() == ("settled", "caller_left", 499)
+
+
+def in_chunks(reply: Written) -> Script:
+    """Three tokens in a chunk each, when the one before it has come to the caller, and the end."""
+
+    said = 0
+
+    def has_come() -> bool:
+        return reply.body.count(TOKEN) == said or reply.is_gone
+
+    async def script(exchange: Exchange) -> None:
+        nonlocal said
+        await exchange.request()
+        await exchange.say(EVENTS[:-2] + b"Transfer-Encoding: chunked\r\n\r\n")
+        while said < 3:
+            said += 1
+            await exchange.say(b"%x\r\n%b\r\n" % (len(TOKEN), TOKEN))
+            await eventually(has_come, "it has come")
+        await exchange.say(b"%x\r\n%b\r\n0\r\n\r\n" % (len(DONE), DONE))
+
+    return script
+
+
+@pytest.mark.parametrize("endpoint", [bitmesh.CHAT, openai_chat.COMPLETIONS])
+async def test_chunks_go_out_as_they_are(tmp_path: Path, endpoint: Endpoint) -> None:
+    reply = Written(has_outlet=True)
+    async with stage(tmp_path, in_chunks(reply)) as there:
+        call, _ = there.call(reply, stream=True, endpoint=endpoint)
+        call.begin()
+        assert await there.ended() is None
+        assert reply.body.startswith(TOKEN * 3)
+        assert reply.body.count(b"data: [DONE]") == 1
+        # Not the first, which goes out with the head, nor the last; and none where usage that was not asked for is left
+        # out.
+        assert reply.chunks_out == (2 if endpoint is bitmesh.CHAT else 0)
+        assert await there.row() == ("settled", "completed", 200)
+
+
+async def test_leaving_is_found_out_by_an_outlet_that_closes(tmp_path: Path) -> None:
+    reply = Written(has_outlet=True)
+
+    def leave() -> None:
+        reply.is_gone = reply.body == TOKEN * 2
+
+    reply.on_push = leave
+    async with stage(tmp_path, in_chunks(reply)) as there:
+        call, _ = there.call(reply, stream=True)
+        call.begin()
+        assert isinstance(await there.ended(), CallerLeft)
+        assert reply.body == TOKEN * 2
         assert await there.row() == ("settled", "caller_left", 499)
 
 

@@ -157,6 +157,10 @@ class LaneReply(Struct, eq=False):
             framed, self._head = self._head + framed, b""
         transport.write(framed)
 
+    def outlet(self) -> Transport | None:
+        """Where whole chunks may be written once the head is out, by whoever looks whether it is closing."""
+        return None if self._head else self.connection.transport
+
     async def finish(self) -> None:
         """The clean end of a stream."""
         self.finish_now()
