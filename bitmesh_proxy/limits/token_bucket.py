@@ -228,7 +228,7 @@ class BucketMemoryStorage(MemoryStorage, TokenBucketSupport):
         """Forget the key's bucket and windows."""
         super().clear(key)
         with self._bucket_lock:
-            for rate in self._rates.values():
+            for rate in list(self._rates.values()):
                 rate.young.pop(key, None)
                 rate.old.pop(key, None)
 
@@ -236,19 +236,20 @@ class BucketMemoryStorage(MemoryStorage, TokenBucketSupport):
         """Forget everything; says how much there was."""
         with self._bucket_lock:
             count = self.bucket_count()
-            for rate in self._rates.values():
+            for rate in list(self._rates.values()):
                 rate.young.clear()
                 rate.old.clear()
         return count + (super().reset() or 0)
 
     def bucket_count(self) -> int:
         """How many buckets are not known to be full."""
-        return sum(len(rate.young) + len(rate.old) for rate in self._rates.values())
+        return sum(len(rate.young) + len(rate.old) for rate in list(self._rates.values()))
 
     def _rate_of(self, limit: int) -> _Rate:
         rate = self._rates.get(limit)
-        # At once for all threads: of two that come together, one is the other's.
-        return rate or self._rates.setdefault(limit, _Rate(max(1, self._max_buckets // 2)))
+        if rate is None:  # at once for all threads: of two that come together, one gets the other's
+            rate = self._rates.setdefault(limit, _Rate(max(1, self._max_buckets // 2)))
+        return rate
 
     def _now_us(self) -> int:
         # Rounded to the nearest, so that a clock moved by `retry_after_s` lands where it says in spite of its floats.

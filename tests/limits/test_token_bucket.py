@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from limits import RateLimitItemPerDay, RateLimitItemPerMinute, RateLimitItemPerSecond, parse
+from limits import RateLimitItem, RateLimitItemPerDay, RateLimitItemPerMinute, RateLimitItemPerSecond, parse
 from limits.storage import storage_from_string
 from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
 
@@ -322,6 +323,38 @@ class TestMemory:
             assert limiter.hit(SIXTY, f"caller-{index}")
             assert storage_of(limiter).bucket_count() <= 100
         assert not limiter.test(SIXTY, "caller-999", cost=60), "the newest is still known"
+
+    @pytest.mark.parametrize("seed", range(8))
+    def test_none_that_is_not_full_is_ever_forgotten(self, seed: int) -> None:
+        """Whatever comes between: many keys, few that come again and again, rates that take seconds or a day."""
+        chance, (limiter, clock) = random.Random(seed), make()
+        #: Tokens that are missing, and when they were: of all that ever came.
+        known: dict[tuple[RateLimitItem, str], tuple[Fraction, int]] = {}
+        items = [parse(text) for text in ("60/minute", "7/second", "100000/minute", "3/day")]
+        for number in range(4_000):
+            item = chance.choice(items)
+            key = chance.choice([f"often-{number % 5}", f"once-{number}", f"twice-{number // 90}"])
+            before, at_us = known.get((item, key), (Fraction(0), 0))
+            token_us = Fraction(item.get_expiry() * 1_000_000, item.amount)
+            missing = max(Fraction(0), before - (clock.now_us - at_us) / token_us)
+            cost = chance.choice([0, 1, 1, 2, 3])
+            if chance.random() < 0.05:
+                limiter.refund(item, key, cost=cost)
+                missing = max(Fraction(0), missing - cost)
+            elif chance.random() < 0.5:
+                state = limiter.acquire(item, key, burst=3, cost=cost)
+                assert state.admitted == (missing + cost <= 3)
+                missing += cost if state.admitted else 0
+                assert state.remaining == int(3 - missing)
+            else:
+                token = item.get_expiry() * 1_000_000
+                found = storage_of(limiter).taker(item.amount, token, 3 * token)(item.key_for(key))
+                assert (found >= 0) == (missing + 1 <= 3)
+                missing += found >= 0
+                assert found in (-1, missing * token)
+            known[item, key] = missing, clock.now_us
+            clock.move(chance.choice([0.0, 0.0, 0.0, 0.0001, 0.01, 0.3, 2.0, 40.0]))
+        assert 0 < storage_of(limiter).bucket_count() < len(known) / 2
 
     def test_reset_says_how_many_there_were(self) -> None:
         limiter, _ = make()
