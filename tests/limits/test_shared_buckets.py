@@ -19,6 +19,7 @@ from bitmesh_proxy.limits.shared_buckets import MAX_REMEMBERED, WAYS, BucketShar
 from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage, BucketState
 from bitmesh_proxy.limits.token_bucket_strategy import TokenBucketRateLimiter
 from bitmesh_proxy.shared_memory import SharedMemory
+from tests.limits.dying import Killed, dying
 from tests.limits.hand_clock import HandClock
 
 ROOT = Path(__file__).parent.parent.parent
@@ -219,6 +220,34 @@ class TestRoom:
             rate = rates[number % len(rates)]
             assert limiter.peek(rate, f"caller-{number}", cost=0).reset_after_s == 57.0
         assert storage.bucket_count() == WAYS
+        memory.close()
+
+    @pytest.mark.parametrize("stores", range(8))
+    def test_who_is_killed_while_it_takes_a_place_leaves_everybody_what_they_have(
+        self, clock: HandClock, stores: int
+    ) -> None:
+        memory = SharedMemory.create(BucketSharedStorage.words_for(1), name="test")
+        limiter = TokenBucketRateLimiter(BucketSharedStorage(memory, clock=clock, rows=1))
+        odd, slow = RateLimitItemPerMinute(7), RateLimitItemPerDay(10)
+        for number in range(WAYS - 1):
+            assert limiter.hit(slow, f"caller-{number}", cost=5)
+        assert limiter.hit(odd, "was-here")
+        clock.move(10)  # full again, and so the only one whose place may be given away
+        victim = TokenBucketRateLimiter(BucketSharedStorage(dying(memory, stores=stores), clock=clock, rows=1))
+        if stores < 6:
+            with pytest.raises(Killed):
+                victim.hit(SIXTY, "newcomer")
+        else:
+            assert victim.hit(SIXTY, "newcomer")
+        for number in range(WAYS - 1):
+            assert limiter.peek(slow, f"caller-{number}").remaining == 5
+        clock.move(1)  # what the newcomer may have taken has come back
+        # Each in its unit, whoever had the place before: as full as a bucket is, for exactly as long as it takes.
+        for rate, name in ((odd, "was-here"), (SIXTY, "newcomer"), (odd, "was-here")):
+            assert limiter.hit(rate, name, cost=rate.amount)
+            assert not limiter.hit(rate, name)
+            assert limiter.peek(rate, name, cost=0).reset_after_s == 60.0
+            clock.move(60)
         memory.close()
 
 

@@ -19,6 +19,7 @@ from bitmesh_proxy.limits.shared_buckets import WAYS, BucketSharedStorage
 from bitmesh_proxy.limits.shared_concurrency import SharedConcurrencyLimit
 from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage, TokenBucketSupport
 from bitmesh_proxy.shared_memory import SharedMemory
+from tests.limits.dying import Killed, dying
 from tests.limits.hand_clock import HandClock
 
 ROOT = Path(__file__).parent.parent.parent
@@ -175,6 +176,29 @@ def test_what_was_taken_before_an_empty_bucket_is_put_back(memory: SharedMemory,
     assert gate.enter() is None
     assert worker.how_they_stand() == before
     assert worker.slots.running("key") == 1
+
+
+def test_who_is_killed_between_any_two_stores_has_taken_no_more_than_it_was_about_to(clock: HandClock) -> None:
+    slots_words = SharedConcurrencyLimit.words_for(SEATS, rows=ROWS)
+    stood: list[list[int]] = []
+    for stores in range(5):
+        memory = SharedMemory.create(2 * TABLE_WORDS + slots_words, name="test")
+        worker = shared(memory, clock, 0)
+        worker.one_by_one()
+        victim = shared(dying(memory, stores=stores), clock, 1)
+        gate = victim.slots.gate("key", MOST, victim.buckets, untold=0)
+        assert gate is not None
+        if stores < 3:
+            with pytest.raises(Killed):
+                gate.enter()
+        else:
+            assert gate.enter() is not None
+        SharedConcurrencyLimit(memory, seat=0, seats=SEATS, rows=ROWS, at=2 * TABLE_WORDS).forget_seat(1)
+        assert worker.slots.running("key") == 1
+        stood.append([remaining for remaining, _ in worker.how_they_stand()])
+        assert figures(worker.one_by_one()), "nobody is locked out"
+        memory.close()
+    assert stood == [[4, 3], [3, 3], [3, 2], [3, 2], [3, 2]]
 
 
 def test_a_place_that_was_given_away_is_found_again(memory: SharedMemory, clock: HandClock) -> None:
