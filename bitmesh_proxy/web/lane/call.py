@@ -54,12 +54,11 @@ class LaneCall(Struct, eq=False):
         bucket = entry.address_bucket
         lane.metrics.under_way += 1
         try:
-            # A gate knows a caller whose time will not be over.
+            # Only callers whose time will not be over have one.
             if (gate := entry.gate) is not None and entry.keys_version == lane.keys_version():
                 passed = gate.enter()
                 if passed is not None:
                     assert entry.caller is not None, "the gate is the caller's"
-                    self.has_slot = True
                     self._admit(entry.caller, body, passed)
                     return
             if bucket is not None:
@@ -94,22 +93,22 @@ class LaneCall(Struct, eq=False):
             self._ended(exc)
 
     def _admit(self, caller: Caller, body: bytes, passed: list[Passed] | None = None) -> None:
-        """Through the limits of the key, unless they are ``passed`` and it has a slot, and into the line. In one piece,
-        as every call comes this way."""
+        """Through the limits of the key, unless a gate has let it in (``passed``), and into the line. In one piece, as
+        every call comes this way."""
         self.caller = caller
         lane, entry = self.lane, self.entry
         if passed is not None:
-            pass
-        elif entry.caller is not caller:
-            passed = lane.admit_newcomer(entry, caller)
+            self.reply.passed, self.has_slot = passed, True
         else:
-            passed, buckets = [], entry.buckets
-            for bucket in lane.buckets_of(entry, caller) if buckets is None else buckets:
-                limit = bucket.limit
-                missing = limit.take(bucket.key)
-                passed.append((limit, missing) if missing >= 0 else limit.admit(bucket.identifier))
-        self.reply.passed = passed
-        if not self.has_slot:
+            if entry.caller is not caller:
+                passed = lane.admit_newcomer(entry, caller)
+            else:
+                passed, buckets = [], entry.buckets
+                for bucket in lane.buckets_of(entry, caller) if buckets is None else buckets:
+                    limit = bucket.limit
+                    missing = limit.take(bucket.key)
+                    passed.append((limit, missing) if missing >= 0 else limit.admit(bucket.identifier))
+            self.reply.passed = passed
             lane.slots.take(caller.key_id, entry.max_concurrent)
             self.has_slot = True
         endpoint, line = entry.route.plain_call, lane.line
