@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
@@ -19,6 +20,8 @@ from aiohttp.streams import StreamReader
 from bitmesh_proxy import keys
 from bitmesh_proxy.auth.secrets import token_digest
 from bitmesh_proxy.errors import RateLimited, TooManyConcurrent
+from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.keys import KeyStore
 from bitmesh_proxy.web.lane.lane import (
     KNOWN_BYTES,
     MAX_BODY_BYTES,
@@ -33,7 +36,7 @@ from bitmesh_proxy.web.lane.lane import (
 from bitmesh_proxy.web.lane.protocol import LaneProtocol
 from bitmesh_proxy.web.route import Route
 from tests.auth.bitmesh_clients import authorization
-from tests.journeys.gateway import Gateway, chat, running_gateway
+from tests.journeys.gateway import Gateway, bearer, chat, running_gateway
 
 Headers = Sequence[tuple[str, str]]
 TOKEN = "a-token"
@@ -618,3 +621,29 @@ async def test_what_was_looked_up_of_a_key_is_not_used_when_the_key_changes(tmp_
         answers = [await gateway.post("/chat", chat()) for _ in range(3)]
         assert [answer.status for answer in answers] == [200, 200, 429]
         assert [answer.headers["RateLimit-Remaining"] for answer in answers] == ["1", "0", "0"]
+
+
+async def test_who_is_remembered_is_refused_once_the_key_is_switched_off(tmp_path: Path) -> None:
+    """In another process, as far as the gateway can tell."""
+    async with running_gateway(tmp_path) as gateway:
+        elsewhere = await Database.open(gateway.app[keys.DATABASE].path, busy_timeout_s=5.0, max_pending_writes=10)
+        try:
+            for _ in range(3):
+                assert [(await gateway.post("/chat", chat())).status for _ in range(2)] == [200, 200]
+                await KeyStore(elsewhere).disable(gateway.key.id)
+                assert [(await gateway.post("/chat", chat())).status for _ in range(2)] == [401, 401]
+                await KeyStore(elsewhere).enable(gateway.key.id)
+        finally:
+            await elsewhere.close()
+
+
+async def test_who_is_remembered_is_refused_once_the_time_is_over(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path) as gateway:
+        over_s = time.time() + 0.5
+        key, statuses = await gateway.new_key(expires_at_s=over_s), [0]
+        while statuses[-1] != 401:
+            asked_s = time.time()
+            statuses.append((await gateway.post("/chat", chat(), headers=bearer(key))).status)
+            assert statuses[-1] == 401 or asked_s < over_s
+        assert time.time() >= over_s - 0.001  # kept in milliseconds
+        assert set(statuses[1:-1]) <= {200}
