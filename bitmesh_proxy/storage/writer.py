@@ -46,6 +46,11 @@ Operation = Callable[[sqlite3.Connection], T]
 MAX_BATCH = 512
 #: The queue takes so many times ``max_pending`` for work that is not new: each open request has one closing to write.
 LENIENCE = 4
+#: Where writers of several processes take turns, each transaction first reads again what the others have changed. So
+#: after a batch of ``BUSY_SIZE`` or more, the next one waits ``PAUSE_S`` for others to join, unless five times as many
+#: have already. (A thousand calls a second make batches of three or four, and nobody waits.)
+BUSY_SIZE = 12
+PAUSE_S = 0.001
 #: The free space is looked up this often at most.
 SPACE_CHECK_INTERVAL_S = 1.0
 
@@ -110,12 +115,14 @@ class Writer:
         min_free_bytes: int,
         turns: AbstractContextManager[None] | None = None,
         watch: Watch | None = None,
+        pause_s: float = PAUSE_S,
     ) -> None:
         """``turns`` is entered for each transaction, in the thread: see ``turns.py``. ``watch`` is for operations, not
         for items."""
         self._connect = connect
         self._turns = turns or nullcontext()
         self._watch = watch
+        self._pause_s = 0.0 if turns is None else pause_s
         self._directory = path.parent
         self._max_pending = max_pending
         self._min_free_bytes = min_free_bytes
@@ -226,7 +233,10 @@ class Writer:
                 on_done(result)
             except Exception:
                 logger.exception("who waited for a write failed to hear of it")
-        self._hand_over()
+        if self._pause_s and batch.size >= BUSY_SIZE and self._waiting_size < 5 * BUSY_SIZE and not self._is_closed:
+            self._loop.call_later(self._pause_s, self._hand_over)
+        else:
+            self._hand_over()
 
     # ------------------------------------------------------------ in the thread
 

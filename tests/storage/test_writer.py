@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -341,6 +342,23 @@ async def test_what_is_submitted_by_those_who_hear_goes_together(make_writer: Ma
     await is_done.wait()
     assert heard == [f"n{number} again" for number in range(10)]
     assert bulk.sizes == [10, 10]
+
+
+@pytest.mark.parametrize(("size", "takes_turns", "batches"), [(11, True, 3), (12, True, 2), (12, False, 3)])
+async def test_where_writers_take_turns_more_may_join_after_a_large_batch(
+    make_writer: MakeWriter, size: int, takes_turns: bool, batches: int
+) -> None:
+    writer = make_writer(turns=nullcontext() if takes_turns else None, pause_s=0.1)
+    futures = [writer.submit(add(f"first-{number}")) for number in range(size)]
+    heard = asyncio.Event()
+    futures[-1].add_done_callback(lambda _: heard.set())
+    await heard.wait()
+    one = writer.submit(add("one"))
+    if batches == 3:
+        await one
+    two = writer.submit(add("two"))
+    await asyncio.gather(*futures, one, two)
+    assert writer.commits == batches
 
 
 async def test_function_that_fails_is_said_and_harms_nobody(
