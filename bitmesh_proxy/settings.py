@@ -50,6 +50,8 @@ class Http(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cors_origins: tuple[str, ...] = ("*",)
     #: Processes that serve, each on a core of its own; more than one only on Linux.
     workers: Annotated[int, Meta(ge=1, le=64)] = 1
+    #: Workers stay on a core each, unless there are more cores than workers.
+    pin_workers: bool = True
     #: Serve plain chat calls on the fast lane (``web/lane``); everything else goes through aiohttp's handlers anyway.
     lane: bool = True
 

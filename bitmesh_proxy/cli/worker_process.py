@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence, Set
 from functools import partial
 from typing import Any
 
@@ -52,7 +52,20 @@ class Callers(msgspec.Struct, frozen=True):
 def run_worker(settings: Settings, worker: Worker, callers: Callers, lines: Lines) -> int:
     """Serve until told to stop; gives the exit status."""
     worker = replace(worker, is_first=worker.seat == 0 and not lines.is_replacement)
+    if settings.http.pin_workers:
+        # Before there are other threads, which will have the same. A service manager may forbid it: then so be it.
+        with contextlib.suppress(PermissionError):
+            os.sched_setaffinity(0, cores_of(worker.seat, seats=worker.seats, cores=os.sched_getaffinity(0)))
     return _run(lambda: _serve(settings, worker, callers, lines))
+
+
+def cores_of(seat: int, *, seats: int, cores: Set[int]) -> Set[int]:
+    """Where the worker in a seat runs, of the ``cores`` that the program may use.
+
+    On one, if all are needed: left to itself, the kernel wakes a worker where its caller or provider runs, so that two
+    of them often shared a core while another was free. Where cores are over, the worker's threads may use them.
+    """
+    return cores if len(cores) > seats else {sorted(cores)[seat % len(cores)]}
 
 
 def run_sandbox(settings: Settings, sock: socket.socket, callers: Callers, lines: Lines) -> int:

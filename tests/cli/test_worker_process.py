@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bitmesh_proxy.cli.children import BEAT, READY, WELCOME
+from bitmesh_proxy.cli.worker_process import cores_of
 from tests.journeys.processes import environment
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(30)]
@@ -78,3 +79,17 @@ def test_it_says_that_it_serves_and_ends_when_nobody_gives_orders(tmp_path: Path
         assert process.stdout is not None
         process.stdout.close()
         os.close(report)
+
+
+@pytest.mark.parametrize(
+    ("seats", "cores", "places"),
+    [
+        (2, {0, 1}, [{0}, {1}]),
+        (2, {3, 5}, [{3}, {5}]),
+        (3, {0, 1}, [{0}, {1}, {0}]),
+        (2, {7}, [{7}, {7}]),
+        (2, {0, 1, 2}, [{0, 1, 2}, {0, 1, 2}]),
+    ],
+)
+def test_each_has_a_core_where_none_is_over(seats: int, cores: set[int], places: list[set[int]]) -> None:
+    assert [cores_of(seat, seats=seats, cores=cores) for seat in range(seats)] == places

@@ -20,6 +20,7 @@ import aiohttp
 import pytest
 
 from bitmesh_proxy.cli.new_key import NewKey, create_key
+from bitmesh_proxy.cli.worker_process import cores_of
 from bitmesh_proxy.money import NanoUsd, parse_usd
 from bitmesh_proxy.sandbox.faults import Fault, parse_directives
 from bitmesh_proxy.sandbox.server import Sandbox
@@ -121,6 +122,9 @@ async def two_workers(directory: Path, env: Mapping[str, str] | None = None) -> 
 
 async def test_what_is_counted_is_counted_once(tmp_path: Path) -> None:
     async with two_workers(tmp_path) as house:
+        cores = os.sched_getaffinity(0)
+        places = [os.sched_getaffinity(pid) for pid in await house.pids()]
+        assert sorted(places, key=min) == [cores_of(seat, seats=2, cores=cores) for seat in range(2)]
         await balances_are_exact(house)
         await rates_and_places_are_exact(house)
         await a_signature_is_good_once(house)
