@@ -152,27 +152,33 @@ class BucketSharedStorage(Storage, TokenBucketSupport):
         """See TokenBucketSupport."""
         return self._look(key, limit, expiry, burst, amount, True)
 
-    def take_token(self, key: str, limit: int, token: int, capacity: int) -> int:
+    def taker(self, limit: int, token: int, capacity: int) -> Callable[[str], int]:
         """See TokenBucketSupport. A bucket that is where it was and holds enough: nine of ten."""
-        place = self.places.remembered.get(key)
-        if place is None:
-            return -1
-        memory, parts = self.memory, limit // unit_of(limit, token)
-        words = memory.words
-        memory.lock()
-        try:
-            at = place.at
-            if words[at] != place.name:
+        if limit <= 0:
+            return lambda key: -1
+        memory, remembered, clock = self.memory, self.places.remembered, self.clock
+        words, parts = memory.words, limit // unit_of(limit, token)
+
+        def take(key: str) -> int:
+            place = remembered.get(key)
+            if place is None:
                 return -1
-            now = int(self.clock() * MICROSECONDS + 0.5) * limit
-            missing = words[at + FULL] * parts + words[at + PARTS] - now
-            missing = token if missing < 0 else missing + token
-            if missing > capacity:
-                return -1
-            words[at + FULL], words[at + PARTS] = divmod(now + missing, parts)
-            return missing
-        finally:
-            memory.unlock()
+            memory.lock()
+            try:
+                at = place.at
+                if words[at] != place.name:
+                    return -1
+                now = int(clock() * MICROSECONDS + 0.5) * limit
+                missing = words[at + FULL] * parts + words[at + PARTS] - now
+                missing = token if missing < 0 else missing + token
+                if missing > capacity:
+                    return -1
+                words[at + FULL], words[at + PARTS] = divmod(now + missing, parts)
+                return missing
+            finally:
+                memory.unlock()
+
+        return take
 
     def get_bucket(self, key: str, limit: int, expiry: int, *, burst: int, amount: int = 1) -> BucketState:
         """See TokenBucketSupport."""

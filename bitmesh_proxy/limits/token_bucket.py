@@ -48,18 +48,15 @@ class TokenBucketSupport(ABC):
         ``limit`` tokens come back in each ``expiry`` seconds, until there are ``burst``.
         """
 
-    def take_token(self, key: str, limit: int, token: int, capacity: int) -> int:
-        """``acquire_tokens`` of one token for whoever asks often, where it is admitted without further ado.
-
-        ``token`` is ``expiry`` in microseconds, ``capacity`` is ``burst`` of them. Gives how much is then missing from
-        a full bucket, in the unit of the two; -1 for anything else, when nothing was taken: ask the other way.
-        """
-        return -1
-
     def taker(self, limit: int, token: int, capacity: int) -> Callable[[str], int]:
-        """``take_token`` at one rate, by the key, for whoever asks very often."""
-        take = self.take_token
-        return lambda key: take(key, limit, token, capacity)
+        """``acquire_tokens`` of one token by the key alone, for whoever asks often at one rate, where it is admitted
+        without further ado.
+
+        ``token`` is ``expiry`` in microseconds, ``capacity`` is ``burst`` of them. The function gives how much is then
+        missing from a full bucket, in the unit of the two; -1 for anything else, when nothing was taken: ask the other
+        way.
+        """
+        return lambda key: -1
 
     @abstractmethod
     def get_bucket(self, key: str, limit: int, expiry: int, *, burst: int, amount: int = 1) -> BucketState:

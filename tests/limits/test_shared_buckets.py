@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -20,9 +17,9 @@ from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage, BucketState
 from bitmesh_proxy.limits.token_bucket_strategy import TokenBucketRateLimiter
 from bitmesh_proxy.shared_memory import SharedMemory
 from tests.limits.dying import Killed, dying
+from tests.limits.hammering import let_go, start
 from tests.limits.hand_clock import HandClock
 
-ROOT = Path(__file__).parent.parent.parent
 SIXTY = RateLimitItemPerMinute(60)
 #: A clock that stands: whatever is admitted, no token comes back.
 STILL_S = 1000.0
@@ -34,11 +31,10 @@ from bitmesh_proxy.shared_memory import SharedMemory
 storage = BucketSharedStorage(SharedMemory(int(sys.argv[1])), clock=lambda: 1000.0, rows=64)
 print("ready", flush=True)
 sys.stdin.readline()
-token = 60_000_000
+take = storage.taker(60, 60_000_000, 5000 * 60_000_000)
 
 def hit():
-    short = storage.take_token("a", 60, token, 5000 * token) >= 0
-    return short or storage.acquire_tokens("a", 60, 60, burst=5000).admitted
+    return take("a") >= 0 or storage.acquire_tokens("a", 60, 60, burst=5000).admitted
 
 print(sum(hit() for _ in range(int(sys.argv[2]))), flush=True)
 """
@@ -61,36 +57,18 @@ def storage(memory: SharedMemory, clock: HandClock) -> BucketSharedStorage:
     return BucketSharedStorage(memory, clock=clock, rows=64)
 
 
-def start(memory: SharedMemory, hits: int) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", HAMMER, str(memory.descriptor), str(hits)],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        pass_fds=[memory.descriptor],
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"ready\n"
-    return process
-
-
 class TestProcesses:
     def test_they_share_one_bucket_exactly(self, memory: SharedMemory) -> None:
-        processes = [start(memory, 4000) for _ in range(3)]
-        for process in processes:  # all are there before the first begins
-            assert process.stdin is not None
-            process.stdin.write(b"go\n")
-            process.stdin.flush()
+        processes = [start(HAMMER, memory, 4000) for _ in range(3)]
+        let_go(processes)
         admitted = [int(process.communicate()[0]) for process in processes]
         assert sum(admitted) == 5000
         assert all(count < 5000 for count in admitted), "or they did not run at the same time"
 
     def test_one_that_is_killed_at_any_moment_costs_nobody_anything(self, memory: SharedMemory) -> None:
-        process = start(memory, 10**9)
+        process = start(HAMMER, memory, 10**9)
         storage = BucketSharedStorage(memory, clock=lambda: STILL_S, rows=64)
-        assert process.stdin is not None
-        process.stdin.write(b"go\n")
-        process.stdin.flush()
+        let_go([process])
         while storage.get_bucket("a", 60, 60, burst=5000).remaining > 2500:
             pass
         process.send_signal(signal.SIGKILL)
@@ -277,10 +255,11 @@ class TestThePackagesTerms:
 
 def test_the_short_way_admits_as_in_the_memory_of_one_process(storage: BucketSharedStorage, clock: HandClock) -> None:
     chance, short, full = random.Random(1), 0, BucketMemoryStorage(clock=clock)
+    take = storage.taker(60, 60_000_000, 180_000_000)
     for _ in range(2_000):
         key, amount = chance.choice("ab"), chance.choice([1, 1, 2])
         told = full.acquire_tokens(key, 60, 60, burst=3, amount=amount)
-        missing = storage.take_token(key, 60, 60_000_000, 180_000_000) if amount == 1 else -1
+        missing = take(key) if amount == 1 else -1
         if missing < 0:
             assert storage.acquire_tokens(key, 60, 60, burst=3, amount=amount) == told
         else:

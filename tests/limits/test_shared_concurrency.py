@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
@@ -14,8 +11,7 @@ from bitmesh_proxy.errors import TooManyConcurrent
 from bitmesh_proxy.limits.shared_buckets import WAYS
 from bitmesh_proxy.limits.shared_concurrency import SharedConcurrencyLimit
 from bitmesh_proxy.shared_memory import SharedMemory
-
-ROOT = Path(__file__).parent.parent.parent
+from tests.limits.hammering import let_go, start
 
 HAMMER = """
 import sys
@@ -98,22 +94,7 @@ def test_places_of_keys_without_calls_are_used_again(memory: SharedMemory) -> No
 
 
 def test_processes_never_have_more_than_that_under_way(memory: SharedMemory) -> None:
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", HAMMER, str(memory.descriptor), str(seat)],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=[memory.descriptor],
-        )
-        for seat in range(3)
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write(b"go\n")
-        process.stdin.flush()
+    processes = [start(HAMMER, memory, seat) for seat in range(3)]
+    let_go(processes)
     assert max(int(process.communicate()[0]) for process in processes) == 2
     assert SharedConcurrencyLimit(memory, seat=0, seats=3, rows=4).running("key") == 0

@@ -5,10 +5,7 @@ from __future__ import annotations
 import random
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -20,9 +17,9 @@ from bitmesh_proxy.limits.shared_concurrency import SharedConcurrencyLimit
 from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage, TokenBucketSupport
 from bitmesh_proxy.shared_memory import SharedMemory
 from tests.limits.dying import Killed, dying
+from tests.limits.hammering import let_go, start
 from tests.limits.hand_clock import HandClock
 
-ROOT = Path(__file__).parent.parent.parent
 ROWS = 2
 TABLE_WORDS = BucketSharedStorage.words_for(ROWS)
 SEATS = 3
@@ -244,19 +241,6 @@ def test_there_is_none_where_buckets_are_elsewhere_or_too_odd(memory: SharedMemo
     other_memory.close()
 
 
-def start(memory: SharedMemory, seat: int) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", HAMMER, str(memory.descriptor), str(seat)],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        pass_fds=[memory.descriptor],
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"ready\n"
-    return process
-
-
 def still() -> float:
     """A clock that stands: no token comes back."""
     return 1000.0
@@ -287,11 +271,8 @@ def left_of(limits: list[Limit]) -> list[int]:
 
 def test_processes_share_buckets_and_slots_exactly(memory: SharedMemory) -> None:
     slots, limits = here(memory)
-    processes = [start(memory, seat) for seat in range(SEATS)]
-    for process in processes:  # all are there before the first begins
-        assert process.stdin is not None
-        process.stdin.write(b"go\n")
-        process.stdin.flush()
+    processes = [start(HAMMER, memory, seat) for seat in range(SEATS)]
+    let_go(processes)
     said = [tuple(map(int, process.communicate()[0].split())) for process in processes]
     assert sum(entered for entered, _ in said) == 4999
     assert max(most for _, most in said) == 2
@@ -301,10 +282,8 @@ def test_processes_share_buckets_and_slots_exactly(memory: SharedMemory) -> None
 
 def test_one_that_is_killed_at_any_moment_costs_nobody_anything(memory: SharedMemory) -> None:
     slots, limits = here(memory)
-    process = start(memory, 0)
-    assert process.stdin is not None
-    process.stdin.write(b"go\n")
-    process.stdin.flush()
+    process = start(HAMMER, memory, 0)
+    let_go([process])
     while left_of(limits)[1] > 2500:
         pass
     process.send_signal(signal.SIGKILL)
