@@ -45,7 +45,12 @@ def new_consumer_key(*, random_bytes: RandomBytes = secrets.token_bytes) -> str:
 
 def token_digest(token: str) -> bytes:
     """What is stored of a bearer token, and looked up by: its SHA-256."""
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+    return token_bytes_digest(token.encode("utf-8", "surrogateescape"))
+
+
+def token_bytes_digest(token: bytes) -> bytes:
+    """The same of a token as it came."""
+    return hashlib.sha256(token).digest()
 
 
 def is_same_secret(left: bytes, right: bytes) -> bool:

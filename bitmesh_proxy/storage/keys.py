@@ -203,10 +203,7 @@ class KeyDirectory:
 
     def by_token_digest(self, digest: bytes) -> Caller | KeyRecord | None:
         """The caller with this token, or the record of a key that is switched off. Expired ones are included."""
-        # As in ``current_version``.
-        now_s = self._clock()
-        if self._words[0] != self._word or now_s >= self._next_look_s:
-            self._look(now_s)
+        self.current_version()
         text = self._packed.texts.get(digest)
         if text is not None:
             try:

@@ -16,7 +16,6 @@ see ``signed_heads.py``.
 from __future__ import annotations
 
 import time
-from hashlib import sha256
 from typing import Final
 
 from aiohttp import web
@@ -29,13 +28,14 @@ from multidict import CIMultiDictProxy
 from bitmesh_proxy import keys
 from bitmesh_proxy.auth.bearer import BearerCredential, OAuthCredential, credentials_of, is_plain_token
 from bitmesh_proxy.auth.payload_signature import HEADER
-from bitmesh_proxy.auth.secrets import token_digest
+from bitmesh_proxy.auth.secrets import token_bytes_digest, token_digest
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.errors import AuthenticationFailed
 from bitmesh_proxy.limits.base import Bucket, Passed
 from bitmesh_proxy.limits.concurrency import Gate
 from bitmesh_proxy.web.authenticate import Known
 from bitmesh_proxy.web.forwarded import public_base_url
+from bitmesh_proxy.web.lane.heads import around_length, has_one_credential
 from bitmesh_proxy.web.lane.signed_heads import SignedHeads
 from bitmesh_proxy.web.request_ids import make_request_id
 from bitmesh_proxy.web.route import PLAIN_CALLS_KEY, Route
@@ -206,12 +206,10 @@ class Lane:
                 template = Entry(entry.route, anyone, entry.address_bucket)
                 self._signed_heads.remember(message, data[:end], length, peer=peer, what=template)
             return
-        before, between, behind = data[:end].partition(b": %d\r\n" % length)
-        # Other digits may stand there before the length does, or it may be written otherwise.
-        if end > MAX_KNOWN_HEAD_BYTES or not between or not before.lower().endswith(b"\r\ncontent-length"):
+        if end > MAX_KNOWN_HEAD_BYTES or (parted := around_length(data[:end], length)) is None:
             return
-        # Another header may hold a credential too, and then the two have to be compared.
-        if "X-Api-Key" not in message.headers and len(message.headers.getall("Authorization", ())) == 1:
+        before, behind = parted
+        if has_one_credential(message.headers):
             found = _around_token(before, behind)
             # Not within another header's name or value.
             if found is not None and (found[1].endswith(b"\r\n") or not (found[0] or found[1])):
@@ -309,7 +307,7 @@ class Lane:
         """A request with a token that is not known; it is once it has come again. None for one that is not plain."""
         if not is_plain_token(token):
             return None
-        digest = sha256(token).digest()  # ``token_digest``, without a way over text
+        digest = token_bytes_digest(token)
         template = around.entry
         entry = Entry(template.route, template.visitor, template.address_bucket, digest)
         # Of the tokens that came last, each has left one byte in one of these places: it may be wrong, seldom, as a

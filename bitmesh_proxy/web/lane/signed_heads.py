@@ -15,6 +15,7 @@ from aiohttp.http_parser import RawRequestMessage
 from bitmesh_proxy.auth.oauth_header import OAuthHeader, parse_header
 from bitmesh_proxy.auth.payload_signature import HEADER
 from bitmesh_proxy.errors import AuthenticationFailed
+from bitmesh_proxy.web.lane.heads import around_length, has_one_credential
 
 #: What is remembered; then heads are learnt anew. Each is as short as the lane wants it.
 MAX_SIGNED_HEADS: Final = 256
@@ -38,21 +39,16 @@ class SignedHeads(Generic[T]):
     def remember(self, message: RawRequestMessage, head: bytes, length: int, *, peer: str | None, what: T) -> None:
         """That the parser has made this message of a head, and that it has a body of so many bytes."""
         headers = message.headers
-        # Another header may hold a credential too, and then the two have to be compared.
         if (
-            "X-Api-Key" in headers
-            or len(headers.getall("Authorization", ())) != 1
+            not has_one_credential(headers)
             or len(headers.getall(HEADER, ())) != 1
             or (found := _without_values(head)) is None
+            or (around := around_length(found[0], length)) is None
         ):
-            return
-        before, between, behind = found[0].partition(b": %d\r\n" % length)
-        # Other digits may stand there before the length does, or it may be written otherwise.
-        if not between or not before.lower().endswith(b"\r\ncontent-length"):
             return
         if len(self._around) >= MAX_SIGNED_HEADS:
             self._around.clear()
-        self._around[peer, before, behind] = what
+        self._around[peer, *around] = what
 
     def recall(self, head: bytes, length: int, peer: str | None) -> tuple[T, OAuthHeader, str] | None:
         """What was remembered with a head that is the same, its signature, and its payload signature. None, too, for a
