@@ -146,17 +146,8 @@ class IdempotencyStore:
 
         def resolve(connection: sqlite3.Connection) -> int:
             living = json.dumps(list(alive))
-            charged = connection.execute(
-                "UPDATE idempotency SET state = 'stream' WHERE state = 'running'"
-                " AND instance NOT IN (SELECT value FROM json_each(?1)) AND (?2 IS NULL OR instance <= ?2)"
-                " AND request_id IN (SELECT id FROM requests WHERE state = 'open' OR charge_nano_usd > 0)",
-                (living, newest),
-            ).rowcount
-            forgotten = connection.execute(
-                "DELETE FROM idempotency WHERE state = 'running'"
-                " AND instance NOT IN (SELECT value FROM json_each(?1)) AND (?2 IS NULL OR instance <= ?2)",
-                (living, newest),
-            ).rowcount
+            charged = connection.execute(_KEEP_CHARGED, (living, newest)).rowcount
+            forgotten = connection.execute(_FORGET_OTHERS, (living, newest)).rowcount
             return charged + forgotten
 
         return await self._database.write(resolve)
@@ -182,3 +173,18 @@ class IdempotencyStore:
             )
 
         await self._database.write(sweep)
+
+
+_INTERRUPTED = (
+    "state = 'running' AND instance NOT IN (SELECT value FROM json_each(?1)) AND (?2 IS NULL OR instance <= ?2)"
+)
+
+#: Each by its id: a list of what was charged would be made of the whole ledger.
+_KEEP_CHARGED = f"""
+UPDATE idempotency SET state = 'stream'
+WHERE {_INTERRUPTED} AND EXISTS (
+    SELECT 1 FROM requests
+    WHERE requests.id = idempotency.request_id AND (requests.state = 'open' OR charge_nano_usd > 0)
+)"""  # noqa: S608 - made of constants
+
+_FORGET_OTHERS = f"DELETE FROM idempotency WHERE {_INTERRUPTED}"  # noqa: S608 - made of constants

@@ -6,7 +6,7 @@ import pytest
 
 from bitmesh_proxy.storage.accounts import Account
 from bitmesh_proxy.storage.database import Database
-from bitmesh_proxy.storage.idempotency import Claimed, Existing, IdempotencyStore
+from bitmesh_proxy.storage.idempotency import _KEEP_CHARGED, Claimed, Existing, IdempotencyStore
 from bitmesh_proxy.storage.keys import KeyRecord
 from bitmesh_proxy.storage.ledger import LedgerStore
 from tests.storage.examples import NOON_S, closing, opening, released
@@ -125,3 +125,10 @@ async def test_what_a_dead_process_left_is_resolved_by_its_request(
     assert await store.resolve_interrupted(alive=[2]) == 4
     # What was charged, or is a job that goes on, must not be done a second time.
     assert await kept(database) == {"charged": "stream", "open": "stream", "alive": "running"}
+
+
+async def test_requests_of_interrupted_calls_are_found_without_reading_the_ledger(database: Database) -> None:
+    plan = [row[3] for row in await database.read(f"EXPLAIN QUERY PLAN {_KEEP_CHARGED}", ("[]", None))]
+    assert [step for step in plan if step.split()[1] == "requests"] == [
+        "SEARCH requests USING INDEX requests_by_id (id=?)"
+    ], plan
