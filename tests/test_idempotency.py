@@ -15,6 +15,7 @@ from bitmesh_proxy.idempotency import IdempotencyGate, Replay, Ticket, check_key
 from bitmesh_proxy.settings import Idempotency
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.idempotency import IdempotencyStore
+from tests.first_start import lay_database
 from tests.storage.examples import NOON_S, open_database
 
 ONE, OTHER = fingerprint_of("POST", "/chat", b"one"), fingerprint_of("POST", "/chat", b"other")
@@ -23,6 +24,7 @@ JSON = {"Content-Type": "application/json", "X-Bitmesh-Cost": "0.1"}
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    await asyncio.to_thread(lay_database, tmp_path / "books.db")
     database = await open_database(tmp_path / "books.db")
     yield database
     await database.close()

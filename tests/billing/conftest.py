@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.keys import KeyStore
 from bitmesh_proxy.storage.ledger import LedgerStore
 from tests.billing.offers import ONE
+from tests.first_start import lay_database
 from tests.storage.examples import key_spec, open_database, usd
 
 
@@ -41,6 +43,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def database(path: Path) -> AsyncIterator[Database]:
+    await asyncio.to_thread(lay_database, path)
     database = await open_database(path, busy_timeout_s=0.05)
     yield database
     await database.close()

@@ -25,6 +25,7 @@ from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.ledger import LedgerRow, LedgerStore
 from bitmesh_proxy.storage.verification import verify_books
+from tests.first_start import furnish
 
 CHAT_MODEL = "openai/gpt-oss-120b"
 IMAGE_MODEL = "black-forest-labs/FLUX-2-dev"
@@ -230,8 +231,12 @@ async def running_gateway(
     credit_usd: str = "10",
     prepare: Callable[[web.Application], None] = lambda app: None,
 ) -> AsyncIterator[Gateway]:
-    """Start the application as ``serve`` does, with one account and key. ``prepare`` may add routes to it."""
+    """Start the application as ``serve`` does, with one account and key. ``prepare`` may add routes to it.
+
+    A directory that is empty is furnished first: not with the start is this about, but with what comes then.
+    """
     settings = settings_for(data_dir, changes)
+    await asyncio.to_thread(furnish, data_dir, settings)
     app = make_app(settings, environ={})
     prepare(app)
     runner = make_runner(app)

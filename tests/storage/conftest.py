@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from bitmesh_proxy.storage.accounts import Account, AccountStore
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.keys import KeyRecord, KeyStore
 from bitmesh_proxy.storage.ledger import LedgerStore
+from tests.first_start import lay_database
 from tests.storage.examples import NOON_S, key_spec, open_database, usd
 
 
@@ -21,21 +21,9 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "books.db"
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made once and copied, because making one takes longer than most tests."""
-    path = tmp_path_factory.mktemp("empty") / "books.db"
-
-    async def make() -> None:
-        await (await open_database(path)).close()
-
-    asyncio.run(make())
-    return path
-
-
 @pytest.fixture
-async def database(path: Path, empty_database: Path) -> AsyncIterator[Database]:
-    shutil.copy(empty_database, path)
+async def database(path: Path) -> AsyncIterator[Database]:
+    await asyncio.to_thread(lay_database, path)
     database = await open_database(path)
     yield database
     await database.close()
