@@ -18,7 +18,8 @@ from bitmesh_proxy.logs import ACCESS
 from bitmesh_proxy.pipeline import Incoming
 from bitmesh_proxy.straight import StraightCall
 from bitmesh_proxy.web.error_formats import render_error
-from bitmesh_proxy.web.lane.lane import Entry, Lane
+from bitmesh_proxy.web.lane.entry import Entry
+from bitmesh_proxy.web.lane.lane import Lane
 from bitmesh_proxy.web.lane.reply import Connection, LaneReply
 from bitmesh_proxy.web.middlewares import log_access
 

@@ -33,7 +33,9 @@ from aiohttp.web_protocol import RequestHandler
 from bitmesh_proxy import keys
 from bitmesh_proxy.upstream.watch import Watch
 from bitmesh_proxy.web.lane.call import LaneCall
-from bitmesh_proxy.web.lane.lane import Entry, Lane, left_of
+from bitmesh_proxy.web.lane.entry import Entry
+from bitmesh_proxy.web.lane.heads import left_of
+from bitmesh_proxy.web.lane.lane import Lane
 from bitmesh_proxy.web.lane.reply import LaneReply
 
 #: A body is mostly right behind its head. One that takes longer is waited for by aiohttp's handler.
@@ -98,7 +100,7 @@ class LaneProtocol(RequestHandler):
                 self._hold()
             return
         is_between = not self._left_bytes and not self._messages and not self._held
-        if is_between and (recalled := self._lane.recall(data, self._peer)) is not None:
+        if is_between and (recalled := self._lane.heads.recall(data, self._peer)) is not None:
             # As if it had been through the parser and the queue.
             self._request_count += 1
             self._serve(waiter, recalled[0], recalled[1])
@@ -192,7 +194,7 @@ class LaneProtocol(RequestHandler):
             self._wake(waiter)
         elif payload.is_eof():
             if data:
-                self._lane.remember(entry, message, data, payload.total_bytes, peer=self._peer)
+                self._lane.heads.remember(entry, message, data, payload.total_bytes, peer=self._peer)
             self._take(waiter, entry)
         else:
             self._sleeper, self._waiter = waiter, None

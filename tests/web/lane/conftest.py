@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
 
 import pytest
 
+from tests.journeys.gateway import Gateway, running_gateway
 from tests.web.lane.callers import LOOPS
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], AbstractEventLoop]]:
     return LOOPS if item.path.name == "test_protocol.py" else {"asyncio": LOOPS["asyncio"]}
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
+    async with running_gateway(tmp_path / "data") as running:
+        yield running

@@ -22,7 +22,8 @@ from bitmesh_proxy.auth.bearer import OAuthCredential, credentials_of
 from bitmesh_proxy.auth.secrets import token_digest
 from bitmesh_proxy.errors import GatewayError, InvalidRequest
 from bitmesh_proxy.web.lane.call import LaneCall
-from bitmesh_proxy.web.lane.lane import Lane, Visitor
+from bitmesh_proxy.web.lane.entry import Visitor
+from bitmesh_proxy.web.lane.lane import Lane
 from bitmesh_proxy.web.lane.reply import LaneReply
 from bitmesh_proxy.web.route import PLAIN_CALLS_KEY, Route
 from tests.auth.bitmesh_clients import authorization, payload_signature

@@ -547,7 +547,7 @@ async def test_a_head_that_was_read_before_is_not_read_again(tmp_path: Path) -> 
     async with room(tmp_path, echo) as there:
         server = there.gateway.runner.server
         assert isinstance(server, LaneServer)
-        known = server._lane._known
+        known = server._lane.heads._known
         async with there.caller() as caller:
             assert text_of(await caller.ask(say("x"))) == "x"
         (remembered, entry), *_ = known.items()

@@ -16,7 +16,8 @@ from bitmesh_proxy.auth.secrets import token_digest
 from bitmesh_proxy.catalogue.catalogue import Catalogue
 from bitmesh_proxy.storage.keys import KeyStore
 from bitmesh_proxy.web.lane.call import LaneCall
-from bitmesh_proxy.web.lane.lane import Entry, Lane, Visitor
+from bitmesh_proxy.web.lane.entry import Entry, Visitor
+from bitmesh_proxy.web.lane.lane import Lane
 from bitmesh_proxy.web.lane.reply import LaneReply
 from bitmesh_proxy.web.route import PLAIN_CALLS_KEY
 from bitmesh_proxy.worker import Doors, Memories, Worker

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import suppress
-from pathlib import Path
 from random import Random
 
-import pytest
 from aiohttp.http_exceptions import HttpProcessingError
 
-from bitmesh_proxy.web.lane.lane import MAX_KNOWN_HEAD_BYTES, Lane
+from bitmesh_proxy.web.lane.known_heads import MAX_KNOWN_HEAD_BYTES
+from bitmesh_proxy.web.lane.lane import Lane
 from bitmesh_proxy.web.lane.signed_heads import MAX_SIGNED_HEADS
 from tests.auth.bitmesh_clients import authorization
-from tests.journeys.gateway import Gateway, running_gateway
-from tests.web.lane.test_lane import Headers, as_parsed, as_recalled, damaged, learnt, request
+from tests.journeys.gateway import Gateway
+from tests.web.lane.raw_requests import Headers, as_parsed, as_recalled, damaged, learnt, request
 
 PEER = "192.0.2.1"
-
-
-@pytest.fixture
-async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
-    async with running_gateway(tmp_path / "data") as running:
-        yield running
 
 
 def signature(number: int = 0) -> str:
@@ -56,7 +48,7 @@ async def test_another_signature_in_a_head_that_was_seen_before(gateway: Gateway
         assert visitor.signed is not None
         assert (visitor.signed.header.nonce, visitor.payload_signature) == ("nonce-0002", f"{2:064x}")
         assert as_recalled(lane, request(second), "192.0.2.2") is None
-        assert "nonce-" not in repr(lane._signed_heads._around)
+        assert "nonce-" not in repr(lane.heads._signed._around)
 
 
 VALUES: tuple[Headers, ...] = (
@@ -113,8 +105,8 @@ async def test_what_is_remembered_is_what_the_parser_says(gateway: Gateway) -> N
 async def test_so_many_are_remembered_and_none_that_is_large(gateway: Gateway) -> None:
     lane = Lane(gateway.app)
     assert learnt(lane, request(signed(0, ("X-A", "x" * MAX_KNOWN_HEAD_BYTES))), PEER)
-    assert lane._signed_heads._around == {}
+    assert lane.heads._signed._around == {}
     for number in range(MAX_SIGNED_HEADS + 2):
         assert learnt(lane, request(signed(0, ("X-A", f"{number}"))), PEER)
-    assert len(lane._signed_heads._around) == 2
-    assert (lane._known, lane._around) == ({}, {})
+    assert len(lane.heads._signed._around) == 2
+    assert (lane.heads._known, lane.heads._around) == ({}, {})
