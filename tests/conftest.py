@@ -1,4 +1,4 @@
-"""What every test runs under: our code never waits for a disk or sleeps on the event loop: all streams would stop.
+"""What every test runs under. Our code never waits for a disk or sleeps on the event loop: all streams would stop.
 
 Python's audit events say when a file is opened, a directory read, a name changed, a thread put to sleep. When that
 happens on a thread with a running loop and code of the package is what asked for it, the call fails, and so the test.
@@ -7,8 +7,11 @@ happens on a thread with a running loop and code of the package is what asked fo
 from __future__ import annotations
 
 import asyncio
+import gc
+import importlib
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -19,7 +22,8 @@ import pytest
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
 
-PACKAGE = str(Path(__file__).parent.parent / "bitmesh_proxy") + "/"
+TESTS = Path(__file__).parent
+PACKAGE = str(TESTS.parent / "bitmesh_proxy") + "/"
 BLOCKING_EVENTS = frozenset(
     {"open", "time.sleep", "sqlite3.connect", "subprocess.Popen", "shutil.copyfile", "socket.getaddrinfo"}
     | {f"os.{name}" for name in ("listdir", "scandir", "mkdir", "remove", "rename", "rmdir", "link", "truncate")}
@@ -69,3 +73,25 @@ def blocked_loop_is_an_error() -> Iterator[None]:
     _is_watching = True
     yield
     _is_watching = False
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """What is made here stays to the end: until all is there, to look for garbage is in vain.
+
+    The second of several workers begins at the last file: each imports them all, and most of that is to rewrite their
+    assertions, once for all who come later. Where all begin at the first file, all do so side by side.
+    """
+    gc.disable()
+    config = session.config
+    is_second = getattr(config, "workerinput", {}).get("workerid") == "gw1"
+    if is_second and config.args_source is pytest.Config.ArgsSource.TESTPATHS:
+        for path in sorted(TESTS.rglob("test_*.py"), reverse=True):
+            with suppress(Exception, pytest.skip.Exception):  # it is imported again, and then that is told
+                importlib.import_module(".".join(path.relative_to(TESTS.parent).with_suffix("").parts))
+
+
+def pytest_collection_finish() -> None:
+    """From here on the collector of garbage looks at nothing that was there before."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()

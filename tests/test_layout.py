@@ -98,23 +98,37 @@ def room_of(name: str) -> str:
     return parts[1] if parts[0] == "bitmesh_proxy" and len(parts) > 1 else ""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def trees_are_felled() -> Iterator[None]:
+    """The collector of garbage would look at half a million nodes whenever a later test calls it."""
+    yield
+    parsed.cache_clear()
+
+
 @cache
 def parsed(module: Path) -> ast.Module:
     return ast.parse(module.read_text(encoding="utf-8"), filename=str(module))
 
 
+def statements(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """All statements, those within others too. Expressions, which are most of a tree and hold none, are not walked."""
+    for node in nodes:
+        yield node
+        for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+            yield from statements(getattr(node, part, ()))
+
+
 @cache
 def imports_of(module: Path) -> tuple[Import, ...]:
-    tree = parsed(module)
+    every = list(statements(parsed(module).body))
     typing_only = {
         id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
-        for statement in node.body
-        for inner in ast.walk(statement)
+        for node in every
+        if isinstance(node, ast.If) and is_for_types(node.test)
+        for inner in statements(node.body)
     }
     found = []
-    for node in ast.walk(tree):
+    for node in every:
         if isinstance(node, ast.Import):
             targets = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -130,10 +144,16 @@ def imports_of(module: Path) -> tuple[Import, ...]:
     return tuple(found)
 
 
+def is_for_types(test: ast.expr) -> bool:
+    """Is this what stands behind the ``if`` of imports for types alone?"""
+    return isinstance(test, ast.Name | ast.Attribute) and ast.unparse(test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
 def is_ours(name: str | None) -> bool:
     return name is not None and name.split(".")[0] == "bitmesh_proxy"
 
 
+@cache
 def resolved(target: str) -> str:
     """The module behind a dotted name, so that ``bitmesh_proxy.money.NanoUsd`` counts as ``bitmesh_proxy.money``."""
     if not is_ours(target):

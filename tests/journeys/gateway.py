@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from aiohttp import web
+from aiohttp import web, web_app
 
 from bitmesh_proxy import keys
 from bitmesh_proxy.app import make_app, make_runner
@@ -255,6 +255,8 @@ async def running_gateway(
             )
     finally:
         await runner.cleanup()
+        # aiohttp remembers the last thousand handlers with their applications, and so all of hundreds of gateways.
+        web_app._cached_build_middleware.cache_clear()
 
 
 @asynccontextmanager
