@@ -49,7 +49,7 @@ from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.idempotency import IdempotencyStore
 from bitmesh_proxy.storage.instances import register_instance, run_alone
 from bitmesh_proxy.storage.jobs import JobStore
-from bitmesh_proxy.storage.keys import KeyDirectory
+from bitmesh_proxy.storage.key_directory import KeyDirectory
 from bitmesh_proxy.storage.ledger import LedgerStore
 from bitmesh_proxy.storage.media import SqliteMedia
 from bitmesh_proxy.storage.nonces import SqliteNonces

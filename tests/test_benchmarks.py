@@ -25,7 +25,8 @@ from bitmesh_proxy.context import Caller
 from bitmesh_proxy.settings import load_settings
 from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.database import DATABASE_NAME, Database
-from bitmesh_proxy.storage.keys import KeyDirectory, KeySpec, KeyStore
+from bitmesh_proxy.storage.key_directory import KeyDirectory
+from bitmesh_proxy.storage.keys import KeySpec, KeyStore
 from bitmesh_proxy.storage.verification import verify_books
 from bitmesh_proxy.upstream.access import provider_names
 from scripts.benchmarks.__main__ import NAMES, arguments, verdict

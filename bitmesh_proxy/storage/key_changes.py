@@ -8,7 +8,7 @@ changes compares one number in memory.
 The word says only *that* something changed, and each version is written at most once, so that in whatever order two
 processes come to write theirs, whoever has read one of them sees a difference. What the word does not tell, because
 somebody changed the books by hand or was killed between commit and word, is found by asking SQLite after all, now and
-then (``keys.py``).
+then (``key_directory.py``).
 """
 
 from __future__ import annotations

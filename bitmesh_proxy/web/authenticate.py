@@ -22,7 +22,8 @@ from bitmesh_proxy.auth.secrets import derive_consumer_secret, token_digest
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.errors import AuthenticationFailed
 from bitmesh_proxy.settings import Http
-from bitmesh_proxy.storage.keys import KeyDirectory, KeyRecord
+from bitmesh_proxy.storage.key_directory import KeyDirectory
+from bitmesh_proxy.storage.keys import KeyRecord
 from bitmesh_proxy.web.received import Received, receive
 
 #: Hears who has signed, or why that is not known.

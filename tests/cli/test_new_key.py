@@ -11,7 +11,7 @@ from bitmesh_proxy.cli.new_key import TOKEN_HINT_CHARACTERS, create_key
 from bitmesh_proxy.settings import load_settings
 from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.database import Database
-from bitmesh_proxy.storage.keys import KeyDirectory
+from bitmesh_proxy.storage.key_directory import KeyDirectory
 
 
 async def test_a_new_key_is_found_by_both_of_its_names(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from bitmesh_proxy.storage.ledger import Closing, Opening
 NOON_S = 1_787_227_200.0
 DAY_S = 86_400.0
 DIGEST = bytes(range(32))
+OTHER_DIGEST = bytes(reversed(range(32)))
 USD = NanoUsd(NANO_PER_USD)
 
 

@@ -10,7 +10,8 @@ from bitmesh_proxy.context import Caller
 from bitmesh_proxy.storage.accounts import Account, AccountStore
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.key_changes import KeyChanges
-from bitmesh_proxy.storage.keys import LOOK_INTERVAL_S, KeyDirectory, KeyRecord, KeyStore
+from bitmesh_proxy.storage.key_directory import LOOK_INTERVAL_S, KeyDirectory
+from bitmesh_proxy.storage.keys import KeyRecord, KeyStore
 from bitmesh_proxy.storage.ledger import LedgerStore
 from tests.storage.examples import DIGEST, closing, key_spec, open_database, opening, usd
 

@@ -12,14 +12,8 @@ import pytest
 from bitmesh_proxy.context import Caller
 from bitmesh_proxy.storage.accounts import Account, AccountStore
 from bitmesh_proxy.storage.database import Database
-from bitmesh_proxy.storage.keys import (
-    LOAD_INTERVAL_S,
-    LOOK_INTERVAL_S,
-    MISSES_BEFORE_LOAD,
-    KeyDirectory,
-    KeyRecord,
-    KeyStore,
-)
+from bitmesh_proxy.storage.key_directory import LOAD_INTERVAL_S, LOOK_INTERVAL_S, MISSES_BEFORE_LOAD, KeyDirectory
+from bitmesh_proxy.storage.keys import KeyRecord, KeyStore
 from bitmesh_proxy.storage.packed_keys import PART_KEYS, PackedKeys, read_caller
 from tests.storage.examples import NOON_S, key_spec, open_database, usd
 
