@@ -6,6 +6,7 @@ The project has a package of its own to depend on, its lock has the package's ha
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -82,15 +83,29 @@ def run(tree: Path, script: str, *arguments: str, **more: str) -> subprocess.Com
     return subprocess.run(command, env=environment(tree, **more), cwd=tree.parent, capture_output=True, text=True)
 
 
+def make_by_hand(tree: Path) -> Path:
+    """An environment as a person may have made it: with the pip that is here already. Gives a file in it."""
+    venv = tree / ".venv"
+    subprocess.run([sys.executable, "-I", "-m", "venv", "--without-pip", "--system-site-packages", venv], check=True)
+    pip = importlib.util.find_spec("pip")
+    if pip is not None and pip.origin is not None:
+        (packages,) = venv.glob("lib/python*/site-packages")
+        (packages / "pip.pth").write_text(f"{Path(pip.origin).parents[1]}\n")
+    (venv / "by-hand").touch()
+    return venv / "by-hand"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(60)
-def test_the_environment_is_made_once_and_again_for_another_lock(tree: Path) -> None:
+def test_the_environment_is_made_ready_once_and_made_anew_for_another_lock(tree: Path) -> None:
+    by_hand = make_by_hand(tree)
     command = [sys.executable, "-I", str(tree / "scripts" / "environment.py"), "runtime"]
     runs = [subprocess.Popen(command, env=environment(tree), stderr=subprocess.PIPE, text=True) for _ in range(3)]
     said = [process.communicate()[1] for process in runs]
     assert [process.returncode for process in runs] == [0, 0, 0]
     assert sum("Making the environment" in text for text in said) == 1
     assert not (tree / "astray").exists()
+    assert by_hand.exists()
 
     first = run(tree, "serve", "--port", "0", "with a space")
     assert json.loads(first.stdout) == ["1.0", ["serve", "--port", "0", "with a space"], str(tree / ".data")]
@@ -102,11 +117,13 @@ def test_the_environment_is_made_once_and_again_for_another_lock(tree: Path) -> 
     third = run(tree, "serve", BITMESH_DATA__DIR="/data")
     assert json.loads(third.stdout) == ["2.0", ["serve"], "/data"]
     assert "Making the environment" in third.stderr
+    assert not by_hand.exists()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_a_package_that_is_not_the_locked_one_is_refused_until_it_is(tree: Path) -> None:
+    """There is no environment before, and there is one afterwards, which the second run goes on with."""
     lock = tree / "scripts" / "locks" / "runtime.txt"
     right = lock.read_text()
     lock.write_text(right[:-65] + "0" * 64 + "\n")
@@ -116,8 +133,10 @@ def test_a_package_that_is_not_the_locked_one_is_refused_until_it_is(tree: Path)
     assert "DO NOT MATCH THE HASHES" in refused.stderr
     assert "Run the same command again" in refused.stderr
 
+    made = (tree / ".venv" / "pyvenv.cfg").stat().st_mtime_ns
     lock.write_text(right)
     assert run(tree, "serve").returncode == 0
+    assert (tree / ".venv" / "pyvenv.cfg").stat().st_mtime_ns == made
 
 
 def test_without_a_fitting_python_it_is_said_what_is_needed(tree: Path, tmp_path: Path) -> None:
