@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from bisect import bisect_left
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -72,10 +72,11 @@ class Metrics:
         #: The database's own, once it is open.
         self.write_waits: WriteWaits | None = None
         self.ledger_waits = LedgerWaits()
-        self._requests: Counter[tuple[str, int]] = Counter()
+        # (No ``Counter``: it stores through Python's code, which takes a call six times as long as the addition.)
+        self._requests: defaultdict[tuple[str, int], int] = defaultdict(int)
         self._durations: dict[str, list[int]] = {}
-        self._duration_sums_ms: Counter[str] = Counter()
-        self._attempts: Counter[tuple[str, str]] = Counter()
+        self._duration_sums_ms: defaultdict[str, int] = defaultdict(int)
+        self._attempts: defaultdict[tuple[str, str], int] = defaultdict(int)
 
     def note_request(self, endpoint: str, status: int, *, duration_ms: int) -> None:
         """A request is over; 499 is a caller who left."""
