@@ -105,6 +105,8 @@ class PlainAnswer(Struct, gc=False):
 
 
 _read_answer: Final = msgspec.json.Decoder(PlainAnswer).decode
+#: Reads plain usage alone. Raises ``NOT_PLAIN`` for any other.
+read_plain_usage: Final = msgspec.json.Decoder(PlainUsage).decode
 
 
 def read_plain_answer(body: bytes) -> PlainAnswer:

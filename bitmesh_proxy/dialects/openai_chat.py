@@ -119,7 +119,7 @@ def dialect(
         request=request,
         read_usage=partial(read_whole_usage, cost_field=cost_field),
         read_whole=partial(read_whole, cost_field=cost_field),
-        meter=partial(OpenAIChatMeter, cost_field=cost_field),
+        meter=partial(OpenAIChatMeter, cost_field),
         reader=partial(OpenAIChatReader, cost_field=cost_field),
         adds_usage_chunk=stream_options,
         body=body_of,

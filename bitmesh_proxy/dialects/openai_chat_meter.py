@@ -30,6 +30,9 @@ _MAX_UNCOUNTED: Final = 4
 #: How chunks of whole events end, if no text is torn in them.
 _PLAIN_ENDS: Final = (b"}\n\n", b"[DONE]\n\n")
 
+#: How most streams end.
+_DONE: Final = b"\ndata: [DONE]\n\n"
+
 _QUOTE: Final = 0x22
 _BACKSLASH: Final = 0x5C
 _RETURN: Final = 0x0D
@@ -66,7 +69,7 @@ class OpenAIChatMeter:
         "_uncounted_from",
     )
 
-    def __init__(self, *, cost_field: str | None = None) -> None:
+    def __init__(self, cost_field: str | None = None) -> None:
         self._characters = 0
         self._cost_field = cost_field
         #: Made when it is needed: nearly all streams come in whole events.
@@ -78,7 +81,7 @@ class OpenAIChatMeter:
         self._first = b""
         #: The last chunks. A list, because a deque takes 600 bytes more, and there is one for every open stream.
         self._recent: list[bytes] = []
-        #: From here on they have not been looked through; they may be cut anywhere, but are not large.
+        #: From here on they have not been looked through; they are not large, and no text is torn in them.
         self._uncounted_from = 0
         #: What stands before the text of the last chunk and from its end on, if it has one text and nothing else that
         #: is measured, or asked for at the end: then everything has been looked through.
@@ -105,13 +108,13 @@ class OpenAIChatMeter:
                 self._common += 1
                 return
             self._expect_others()
-        if self._is_plain and len(data) <= _MAX_RECENT_CHUNK_BYTES:
+        if self._is_plain and len(data) <= _MAX_RECENT_CHUNK_BYTES and data.endswith(_PLAIN_ENDS):
             recent = self._recent
             recent.append(data)
             if len(recent) - self._uncounted_from >= _MAX_UNCOUNTED:
                 self._count()
         elif self._keys is None and self._cutter is None and _is_plain_beginning(data):
-            self._open(data)
+            self._learn(data)
             self._is_plain = True
             self._recent.append(data)
         else:
@@ -153,12 +156,6 @@ class OpenAIChatMeter:
         if not uncounted:
             return
         assert keys is not None, "without them nothing is kept uncounted"
-        for chunk in uncounted:
-            if not chunk.endswith(_PLAIN_ENDS):
-                del recent[at:]
-                for each in uncounted:
-                    self._look(each)
-                return
         characters = _plain_text_bytes(b"".join(uncounted), keys)
         if characters < 0:
             characters = sum([_characters_of(whole, keys) for whole in uncounted])
@@ -174,7 +171,7 @@ class OpenAIChatMeter:
         before, _, rest = chunk.partition(key)
         text, quote, after = rest.partition(b'"')
         # One text. (What is behind it is no part of a key then, whatever the text is.)
-        if after.startswith((b"}", b",")) and after.find(key) < 0 and self._find_usage(chunk) is None:
+        if after.startswith((b"}", b",")) and after.find(key) < 0 and find_usage(chunk, self._cost_field) is None:
             self._before, self._after = before + key, quote + after
             self._around_bytes = len(chunk) - len(text)
 
@@ -196,18 +193,20 @@ class OpenAIChatMeter:
     @property
     def usage(self) -> Usage | None:
         """The provider's figures, if they have come."""
-        return None if self._common >= _RECENT_CHUNKS else self._find_usage(self._end())
+        return None if self._common >= _RECENT_CHUNKS else find_usage(self._end(), self._cost_field)
 
     @property
     def is_complete(self) -> bool:
         """Has ``[DONE]`` come, or, since some servers leave that out, a finish reason?"""
         end = self._end()
-        return _is_done(end) or _has_text_member(end, b'"finish_reason"')
+        return end.endswith(_DONE) or _is_done(end) or _has_text_member(end, b'"finish_reason"')
 
     @property
     def error(self) -> str | None:
         """The message of an error that the provider reported inside the stream."""
-        return _error_in(self._end())
+        end = self._end()
+        at = end.find(b'"error"')
+        return None if at < 0 else _error_at(end, at)
 
     @property
     def provider_request_id(self) -> str | None:
@@ -220,37 +219,37 @@ class OpenAIChatMeter:
         if self._common:  # of those the one before them says all
             return b"".join(recent[min(self._common, _RECENT_CHUNKS - 1) - _RECENT_CHUNKS :])
         if self._joined_at != len(recent):
-            for chunk in recent[self._uncounted_from :]:
-                if not chunk.endswith(_PLAIN_ENDS):
-                    self._count()
-                    break
-            self._joined = b"".join(recent[-_RECENT_CHUNKS:])
+            self._joined = recent[0] if len(recent) == 1 else b"".join(recent[-_RECENT_CHUNKS:])
             self._joined_at = len(recent)
         return self._joined
 
-    def _find_usage(self, text: bytes) -> Usage | None:
-        return find_usage(text, cost_field=self._cost_field)
-
     def _open(self, whole: bytes) -> tuple[bytes, bytes, bytes, bytes] | None:
         """Learn from the first event with data how this server writes; comments may come before it."""
-        if whole.startswith(b":") and b"data:" not in whole:
+        if whole.startswith(b":") and whole.find(b"data:") < 0:
             return None
+        return self._learn(whole)
+
+    def _learn(self, whole: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+        # (``in`` takes bytes for a number first, in vain, which costs more than to search them.)
         self._first = whole[:1024]
-        self._keys = _SPACED if b'": "' in whole else _COMPACT
-        return self._keys
+        self._keys = keys = _SPACED if whole.find(b'": "') >= 0 else _COMPACT
+        return keys
 
 
 def _is_plain_beginning(data: bytes) -> bool:
     """Is a stream's first chunk one of whole events, without a byte order mark?"""
-    if len(data) > _MAX_RECENT_CHUNK_BYTES or _RETURN in data:
-        return False
-    return data.startswith(b"data:") and data.endswith(_PLAIN_ENDS)
+    return (
+        len(data) <= _MAX_RECENT_CHUNK_BYTES
+        and _RETURN not in data
+        and data.startswith(b"data:")
+        and data.endswith(_PLAIN_ENDS)
+    )
 
 
 def _plain_text_bytes(events: bytes, keys: tuple[bytes, bytes, bytes, bytes]) -> int:
     """The sum of ``_characters_of``, if no event has any other text than its first key's, and none a quote in it, as in
     nearly all streams: then it does not matter how they came. Negative where that takes a closer look."""
-    # One byte is searched for many times faster than two, and ``in`` takes bytes for a number first, in vain.
+    # One byte is searched for many times faster than two.
     if _BACKSLASH in events and events.find(b'\\"') >= 0:
         return -1
     if events.find(keys[1]) >= 0 or events.find(keys[2]) >= 0 or events.find(keys[3]) >= 0:
@@ -311,9 +310,9 @@ def _has_text_member(end: bytes, name: bytes) -> bool:
     return False
 
 
-def _error_in(end: bytes) -> str | None:
-    """The message of an error event; ``None`` if the word is a member of something else, or null."""
-    at = end.find(b'"error"')
+def _error_at(end: bytes, at: int) -> str | None:
+    """The message of an error event, at one of the names of members or behind; ``None`` if each is a member of
+    something else, or null."""
     while at >= 0:
         start = value_start(end, at + 7)
         if end[start : start + 1] in (b"{", b'"'):

@@ -14,9 +14,12 @@ import orjson
 
 from bitmesh_proxy.calls import Usage
 from bitmesh_proxy.money import parse_reported_usd
+from bitmesh_proxy.plain_chats import NOT_PLAIN, read_plain_usage
 
 _KEY: Final = b'"usage"'
 _KEY_BYTES: Final = len(_KEY)
+_COLON: Final = 0x3A
+_BACKSLASH: Final = 0x5C
 _DECODER: Final = json.JSONDecoder()
 
 #: A usage object with every known detail is under 1 KiB; OpenRouter's with its cost details under 2.
@@ -88,12 +91,29 @@ def parse_usage(raw: object, *, cost_field: str | None = None) -> Usage | None:
     )
 
 
-def find_usage(text: bytes, *, cost_field: str | None = None) -> Usage | None:
+def find_usage(text: bytes, cost_field: str | None = None) -> Usage | None:
     """The last usage object somewhere in JSON text, without parsing the rest.
 
     ``"usage"`` followed by a colon can only be a member's name: inside a JSON string its quotes would be escaped.
     """
     at = text.rfind(_KEY)
+    if at < 0:
+        return None
+    if cost_field is None and text[at + _KEY_BYTES : at + _KEY_BYTES + 1] == b":":
+        # Plain figures as the last member of an event, as most are: what ``parse_usage`` makes of them, in one typed
+        # pass.
+        try:
+            plain = read_plain_usage(text[at + _KEY_BYTES + 1 : text.find(b"}\n", at)])
+        except NOT_PLAIN:
+            pass
+        else:
+            inner, outer = plain.prompt_tokens_details, plain.completion_tokens_details
+            return Usage(
+                input_tokens=plain.prompt_tokens,
+                cached_input_tokens=0 if inner is None else inner.cached_tokens,
+                output_tokens=plain.completion_tokens,
+                reasoning_tokens=0 if outer is None else outer.reasoning_tokens,
+            )
     while at >= 0:
         start = at + _KEY_BYTES + 1
         if text[start - 1 : start + 1] != b":{":  # as most write it
@@ -134,19 +154,19 @@ def read_whole_usage(body: bytes, *, cost_field: str | None = None) -> tuple[Usa
         if usage is None and answer.get("error") and not answer.get("choices"):
             usage = Usage()
         return usage, request_id if isinstance(request_id, str) else None
-    return find_usage(body, cost_field=cost_field), find_id(body[:1024])
+    return find_usage(body, cost_field), find_id(body[:1024])
 
 
 def find_id(text: bytes) -> str | None:
     """The first string member ``id`` in JSON text."""
+    words = text.split(b'"', 4)
+    if len(words) == 5 and words[1] == b"id" and words[2] == b":":  # as nearly all write it, as the first member
+        found = words[3]
+        if found.isascii() and _BACKSLASH not in found and (plain := found.decode()).isprintable():
+            return plain
     at = text.find(b'"id"')
     if at < 0:
         return None
-    if text[at + 4 : at + 6] == b':"':  # as nearly all write it
-        end = text.find(b'"', at + 6)
-        found = text[at + 6 : end]
-        if end > 0 and found.isascii() and 0x5C not in found and (plain := found.decode("ascii")).isprintable():
-            return plain
     value = _value_at(text, value_start(text, at + 4))
     return value if isinstance(value, str) else None
 
@@ -156,7 +176,7 @@ def value_start(text: bytes, at: int) -> int:
     end = len(text)
     while at < end and text[at] in b" \t\n":
         at += 1
-    if at >= end or text[at] != 0x3A:
+    if at >= end or text[at] != _COLON:
         return end
     at += 1
     while at < end and text[at] in b" \t\n":

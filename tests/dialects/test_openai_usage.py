@@ -51,6 +51,28 @@ def test_the_common_three_are_read_as_among_others(raw: dict[str, Any], cost_fie
     assert parse_usage(raw, cost_field=cost_field) == parse_usage({**raw, "other": None}, cost_field=cost_field)
 
 
+_DETAILS: st.SearchStrategy[Any] = st.none() | st.dictionaries(
+    st.sampled_from(["cached_tokens", "reasoning_tokens", "audio_tokens", "image_tokens"]), _COUNTS
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from([*PLAIN, "prompt_cache_hit_tokens"]), _COUNTS),
+    st.dictionaries(st.sampled_from(["prompt_tokens_details", "completion_tokens_details"]), _DETAILS),
+    st.sampled_from([b"}\n\n", b',"x":1}\n\n', b'}\r\n\r\n{"x":{}}\n', b"}"]),
+    st.booleans(),
+)
+def test_in_an_event_the_same_is_found(
+    figures: dict[str, Any], details: dict[str, Any], end: bytes, spaced: bool
+) -> None:
+    """Plain figures are read by one typed pass, and there is no telling."""
+    raw = {**figures, **details}
+    data = json.dumps(raw).encode() if spaced else orjson.dumps(raw)
+    for before in (b'data: {"choices":[],"usage":', b'{"usage": '):
+        assert find_usage(before + data + end) == parse_usage(raw)
+        assert find_usage(before + data + end, "cost") == parse_usage(raw, cost_field="cost")
+
+
 def test_a_cost_alone_is_usage_where_it_is_known_to_be_reported() -> None:
     assert parse_usage({"cost": 0.28}, cost_field="cost") == Usage(reported_cost_nano_usd=parse_usd("0.28"))
     assert parse_usage({"cost": 0.28}) is None
@@ -104,8 +126,10 @@ def test_an_answer_that_is_an_error_has_used_nothing() -> None:
 def test_an_id_is_found_as_it_was_meant(request_id: str, is_spaced: bool) -> None:
     separators = (", ", ": ") if is_spaced else (",", ":")
     for is_ascii in (True, False):
-        text = json.dumps({"object": "x", "id": request_id}, ensure_ascii=is_ascii, separators=separators)
-        assert find_id(text.encode()) == request_id
+        for members in ({"object": "x", "id": request_id}, {"id": request_id, "object": "x"}, {"id": request_id}):
+            text = json.dumps(members, ensure_ascii=is_ascii, separators=separators)
+            assert find_id(text.encode()) == request_id
+            assert find_id(b"data: " + text.encode()) == request_id
 
 
 @pytest.mark.parametrize("text", [b'{"id":"a\nb"}', b'{"id":"a', b'{"id":1}', b'{"id":"a\\"', b'{"id":"'])
