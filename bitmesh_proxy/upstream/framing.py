@@ -33,8 +33,8 @@ _MAX_SIZES: Final = 4096
 #: A read above this size is no small chunks.
 _MAX_SPLIT_BYTES: Final = 64 * 1024
 
-#: Without trailers.
-_LAST_CHUNK: Final = b"0\r\n\r\n"
+#: The last chunk, without trailers, and nothing behind it.
+_LAST_LINES: Final = [b"0", b"", b""]
 
 _HEX_DIGITS: Final = b"0123456789abcdefABCDEF"
 
@@ -169,14 +169,21 @@ class ChunkedBody:
         pieces: list[bytes] = []
         at, size = 0, len(data)
         is_framed = self.state == _SIZE
-        if is_framed and size <= _MAX_SPLIT_BYTES and data.endswith(b"\r\n"):
+        if is_framed and size <= _MAX_SPLIT_BYTES and data[-2:] == b"\r\n":
             # What a stream is otherwise: several chunks, whole, for it is faster than we are. If every second line is
             # as long as the one before it says, that is all there is (a third of what it takes one by one), but for
             # the last chunk, which may stand behind them.
-            is_last = data.endswith(_LAST_CHUNK) and (size == len(_LAST_CHUNK) or data.endswith(b"\r\n" + _LAST_CHUNK))
-            lines = (data[: -len(_LAST_CHUNK)] if is_last else data).split(b"\r\n")
+            lines = data.split(b"\r\n")
+            is_last = lines[-3:] == _LAST_LINES
+            if is_last:
+                lines[-3:] = (b"",)  # as if it were not there
             bodies = lines[1::2]
-            if [*map(_SIZES.get, lines[:-1:2])] == [*map(len, bodies)]:
+            line, size_of = 0, _SIZES.get
+            for body in bodies:
+                if size_of(lines[line]) != len(body):
+                    break
+                line += 2
+            else:
                 self.is_done = is_last
                 return b"".join(bodies), None if is_last else data
         while at < size and not self.is_done:

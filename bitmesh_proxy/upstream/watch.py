@@ -59,7 +59,7 @@ class Watch:
         if watched.watched_s != inf:
             watched.watched_s = inf
             self._stale += 1
-            if self._stale > max(_MAX_STALE, len(self._entries) // 2):
+            if self._stale > _MAX_STALE and self._stale * 2 > len(self._entries):
                 self._entries = [entry for entry in self._entries if entry[2].watched_s == entry[0]]
                 heapify(self._entries)
                 self._stale = 0

@@ -82,12 +82,15 @@ def test_every_single_cut_gives_the_same(position: int) -> None:
         b"1;" + b"a" * MAX_SIZE_LINE_BYTES + b"\r\nx\r\n",
         b"1\r\nx\r\nzz\r\n\r\n",
         b"1\r\nx\r\n\r\n\r\n",
+        b"1\r\n0\r\n\r\n",
+        b"1\r\nx\r\n1\r\n0\r\n\r\n",
         b"0\r\nX: " + b"a" * MAX_TRAILER_BYTES,
         b"0\r\n" + b"X: aaaaaaaaaaaaaaaa\r\n" * (MAX_TRAILER_BYTES // 16),
     ],
 )
 @pytest.mark.parametrize("is_dripped", [False, True])
 def test_malformed_chunks_are_refused(data: bytes, is_dripped: bool) -> None:
+    ChunkedBody().feed(b"1\r\nx\r\n0001\r\nx\r\n")  # so that this size has been seen
     with pytest.raises(FramingError):
         fed(ChunkedBody(), data, list(range(len(data))) if is_dripped else [])
 
