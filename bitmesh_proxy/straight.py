@@ -71,14 +71,15 @@ class StraightReply(Reply, Protocol):
 
     def start_now(self, status: int, headers: Mapping[str, str]) -> None: ...
 
+    def begin_now(self, headers: Mapping[str, str], data: bytes, framed: bytes | None) -> Outlet:
+        """The head of a stream with status 200 and its first bytes, together; ``framed`` as in ``push``. Gives where
+        whole chunks may go from now on without ``push``."""
+
     def push(self, data: bytes, framed: bytes | None = None) -> None:
         """More of a stream, however fast the caller reads; whoever pushes hears of that by ``StraightCall.pause``.
 
         ``framed``: the same bytes as whole chunks, if they came in such.
         """
-
-    def outlet(self) -> Outlet | None:
-        """Where whole chunks may go from now on without ``push``, if they may; the head is out."""
 
     def finish_now(self, tail: bytes = b"") -> None: ...
 
@@ -125,7 +126,8 @@ class StraightLine:
             hold_nano_usd=plan.hold_nano_usd,
             live=not plan.is_test,
         )
-        return StraightCall(self, plan, incoming, endpoint, reply, reservation, on_ended)
+        progress = Progress(offer=plan.first.offer, attempts=1)
+        return StraightCall(self, plan, incoming, endpoint, reply, reservation, on_ended, progress)
 
 
 class StraightCall(Struct, eq=False):
@@ -141,7 +143,7 @@ class StraightCall(Struct, eq=False):
     reply: StraightReply
     reservation: Reservation
     on_ended: Callable[[Exception | None], None]
-    _progress: Progress = field(default_factory=Progress)
+    _progress: Progress
     _state: int = _OPENING
     _kind: int = _WHOLE
     _connection: ProviderConnection | None = None
@@ -201,12 +203,8 @@ class StraightCall(Struct, eq=False):
             return
         try:
             line, attempt, reservation = self.line, self.plan.first, self.reservation
-            if self.plan.stream:  # of a whole answer nothing is delivered before it is settled
-                line.books.watch(reservation, self._accrued)
             self._state = _ASKING
             reservation.note_offer(attempt.offer)
-            progress = self._progress
-            progress.begin(attempt.offer)
             connection = line.upstream.begin(
                 attempt.access, attempt.target.origin, head=attempt.head, body=attempt.body, listener=self
             )
@@ -214,7 +212,9 @@ class StraightCall(Struct, eq=False):
                 self._task = asyncio.create_task(self._connect(attempt))
             else:
                 self._connection = connection
-                progress.sent = True
+                self._progress.sent = True
+            if self.plan.stream:  # of a whole answer nothing is delivered before it is settled
+                line.books.watch(reservation, self._accrued)
         except Exception as exc:  # noqa: BLE001 - what the writer calls must not raise; the caller hears of it
             self._broke(exc)
 
@@ -281,7 +281,7 @@ class StraightCall(Struct, eq=False):
                 self.reply.push(passed, framed if passed is data else None)
             return
         if self._kind == _STREAM:
-            self._begin_stream(data)
+            self._begin_stream(data, framed)
             return
         self._pieces.append(data)
         self._size_bytes += len(data)
@@ -314,27 +314,28 @@ class StraightCall(Struct, eq=False):
         except Exception as exc:  # noqa: BLE001 - nobody else would hear of it
             self._broke(exc)
 
-    def _begin_stream(self, data: bytes) -> None:
+    def _begin_stream(self, data: bytes, framed: bytes | None) -> None:
         """The first piece: an error that comes first is said with a status, for nothing has begun."""
         attempt, progress = self.plan.first, self._progress
         progress.first_byte_s = self.line.clock()
         self._meter = progress.meter = meter = attempt.dialect.meter()
         meter.feed(data)
-        if meter.error is not None:
-            self._failed(ProviderRefused(meter.error, status=502, provider_status=502))
+        error = meter.error
+        if error is not None:
+            self._failed(ProviderRefused(error, status=502, provider_status=502))
             return
         marks = marks_of(self._known_head().headers)
-        self.reply.start_now(200, {**STREAM_HEADERS, **marks} if marks else STREAM_HEADERS)
+        headers = {**STREAM_HEADERS, **marks} if marks else STREAM_HEADERS
         progress.delivered = True
         self._head = None  # an open stream need not keep what is over
         attempt.forget_request()
-        if attempt.drops_usage:
-            self._filter = UsageChunkFilter()
-            data = self._filter.feed(data)
-        if data:
-            self.reply.push(data)
-        if self._filter is None:
-            self._outlet = self.reply.outlet()
+        if not attempt.drops_usage:
+            self._outlet = self.reply.begin_now(headers, data, framed)
+            return
+        self.reply.start_now(200, headers)
+        self._filter = UsageChunkFilter()
+        if passed := self._filter.feed(data):
+            self.reply.push(passed)
 
     def _end_stream(self) -> None:
         meter = self._meter

@@ -71,7 +71,6 @@ class Written:
     is_aborted: bool = False
     is_gone: bool = False
     on_push: Callable[[], None] = lambda: None
-    has_outlet: bool = False
     chunks_out: int = 0
 
     def send_now(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
@@ -87,8 +86,10 @@ class Written:
         self.body += data
         self.on_push()
 
-    def outlet(self) -> ChunksOut | None:
-        return ChunksOut(self) if self.has_outlet else None
+    def begin_now(self, headers: Mapping[str, str], data: bytes, framed: bytes | None) -> ChunksOut:
+        self.start_now(200, headers)
+        self.push(data, framed)
+        return ChunksOut(self)
 
     def finish_now(self, tail: bytes = b"") -> None:
         self._check()
@@ -416,7 +417,7 @@ def in_chunks(reply: Written) -> Script:
 
 @pytest.mark.parametrize("endpoint", [bitmesh.CHAT, openai_chat.COMPLETIONS])
 async def test_chunks_go_out_as_they_are(tmp_path: Path, endpoint: Endpoint) -> None:
-    reply = Written(has_outlet=True)
+    reply = Written()
     async with stage(tmp_path, in_chunks(reply)) as there:
         call, _ = there.call(reply, stream=True, endpoint=endpoint)
         call.begin()
@@ -430,7 +431,7 @@ async def test_chunks_go_out_as_they_are(tmp_path: Path, endpoint: Endpoint) -> 
 
 
 async def test_leaving_is_found_out_by_an_outlet_that_closes(tmp_path: Path) -> None:
-    reply = Written(has_outlet=True)
+    reply = Written()
 
     def leave() -> None:
         reply.is_gone = reply.body == TOKEN * 2

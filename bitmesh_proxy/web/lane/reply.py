@@ -17,6 +17,7 @@ from msgspec import Struct
 from bitmesh_proxy.errors import CallerLeft, InternalError
 from bitmesh_proxy.limits.base import Passed, lines_of, snapshots_of
 from bitmesh_proxy.limits.headers import rate_limit_headers
+from bitmesh_proxy.upstream.attempts import STREAM_HEADERS
 
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
 CHUNKS_END: Final = b"0\r\n\r\n"
@@ -61,6 +62,11 @@ class _Moment:
 
 
 _moment: Final = _Moment()
+
+#: The lines that nearly all streams begin with.
+_STREAM_LINES: Final = "HTTP/1.1 200 OK\r\n{}Transfer-Encoding: chunked\r\n".format(
+    "".join([f"{name}: {value}\r\n" for name, value in STREAM_HEADERS.items()])
+)
 
 
 def head_bytes(
@@ -134,6 +140,23 @@ class LaneReply(Struct, eq=False):
         self._head = head_bytes(status, headers, None, self.request_id, self.passed)
         self._begun_status = status
 
+    def begin_now(self, headers: Mapping[str, str], data: bytes, framed: bytes | None) -> Transport:
+        """The head of a stream with status 200 and its first bytes, together; ``framed`` as in ``push``. Gives where
+        whole chunks may be written from now on by whoever looks whether it is closing."""
+        if headers is STREAM_HEADERS:
+            head = (
+                f"{_STREAM_LINES}{_moment.lines if int(time()) == _moment.second else _moment.next()}"
+                f"X-Request-Id: {self.request_id}\r\n{lines_of(self.passed)}\r\n"
+            ).encode()
+        else:
+            head = head_bytes(200, headers, None, self.request_id, self.passed)
+        self._begun_status = 200
+        transport = self.connection.transport
+        if transport is None or transport.is_closing():
+            raise CallerLeft
+        transport.write(head + (b"%x\r\n%b\r\n" % (len(data), data) if framed is None else framed))
+        return transport
+
     async def write(self, data: bytes) -> None:
         """More of a stream. Waits while the caller reads slowly."""
         waiting = self.write_now(data)
@@ -156,10 +179,6 @@ class LaneReply(Struct, eq=False):
         if self._head:
             framed, self._head = self._head + framed, b""
         transport.write(framed)
-
-    def outlet(self) -> Transport | None:
-        """Where whole chunks may be written once the head is out, by whoever looks whether it is closing."""
-        return None if self._head else self.connection.transport
 
     async def finish(self) -> None:
         """The clean end of a stream."""

@@ -17,6 +17,7 @@ from bitmesh_proxy import keys
 from bitmesh_proxy.context import RequestContext
 from bitmesh_proxy.errors import CallerLeft, InternalError
 from bitmesh_proxy.limits.base import Limit, Passed, Snapshot, memory_buckets, per_minute, snapshots_of
+from bitmesh_proxy.upstream.attempts import STREAM_HEADERS
 from bitmesh_proxy.web.lane.reply import LaneReply, head_bytes
 from bitmesh_proxy.web.middlewares import add_common_headers
 
@@ -175,6 +176,23 @@ async def test_a_stream() -> None:
     assert len(rest) == 3
 
 
+@pytest.mark.parametrize("more", [None, {}, {"X-Bitmesh-Sandbox": "1"}])
+@pytest.mark.parametrize("framed", [None, b"9\r\ndata: 1\n\n\r\n"])
+async def test_a_stream_begun_in_one_piece(more: dict[str, str] | None, framed: bytes | None) -> None:
+    headers = STREAM_HEADERS if more is None else {**STREAM_HEADERS, **more}
+    pieces = [b"data: 1\n\n", b"data: 2\n\n"]
+    line = Line()
+    reply = LaneReply(line, REQUEST_ID, (COUNTED, SNAPSHOT))
+    outlet = reply.begin_now(headers, pieces[0], framed)
+    assert len(line.wire.written) == 1
+    outlet.write(b"9\r\ndata: 2\n\n\r\n")
+    assert (reply.is_started, reply.status) == (True, 499)
+    reply.finish_now()
+    assert reply.status == 200
+    async with written_by_aiohttp(200, headers, pieces, (COUNTED, SNAPSHOT)) as expected:
+        assert without_date(line.data) == without_date(expected)
+
+
 @given(value=st.text(max_size=8), name=st.sampled_from(["X-A", "Retry-After", "X-Request-Id"]))
 def test_no_header_can_make_another_one(value: str, name: str) -> None:
     """Whatever a provider or a setting has put there."""
@@ -240,6 +258,7 @@ async def test_nothing_written_is_no_end() -> None:
 Do = Any
 WRITING: dict[str, Do] = {
     "send": lambda reply: reply.send_now(200, {}, b""),
+    "begin": lambda reply: reply.begin_now(STREAM_HEADERS, b"x", None),
     "push": lambda reply: reply.push(b"x"),
     "write": lambda reply: reply.write_now(b"x"),
     "finish": lambda reply: reply.finish_now(),
@@ -250,7 +269,7 @@ WRITING: dict[str, Do] = {
 @pytest.mark.parametrize("is_lost", [True, False])
 async def test_who_has_gone_is_not_written_to(how: str, is_lost: bool) -> None:
     reply, line = a_reply()
-    if how != "send":
+    if how not in ("send", "begin"):
         reply.start_now(200, {})
     wire = line.wire
     if is_lost:
