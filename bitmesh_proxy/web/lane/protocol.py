@@ -34,6 +34,7 @@ from bitmesh_proxy import keys
 from bitmesh_proxy.upstream.watch import Watch
 from bitmesh_proxy.web.lane.call import LaneCall
 from bitmesh_proxy.web.lane.entry import Entry
+from bitmesh_proxy.web.lane.handler import Handler
 from bitmesh_proxy.web.lane.heads import left_of
 from bitmesh_proxy.web.lane.lane import Lane
 from bitmesh_proxy.web.lane.reply import LaneReply
@@ -42,13 +43,13 @@ from bitmesh_proxy.web.lane.reply import LaneReply
 BODY_PATIENCE_S: Final = 0.5
 
 
-class LaneProtocol(RequestHandler):
+class LaneProtocol(Handler):
     """See the module's docstring."""
 
     __slots__ = ("_call", "_coming", "_held", "_lane", "_left_bytes", "_peer", "_sleeper", "_watch", "watched_s")
 
-    def __init__(self, manager: web.Server, lane: Lane, watch: Watch, **options: Any) -> None:
-        super().__init__(manager, **options)
+    def __init__(self, like: RequestHandler, lane: Lane, watch: Watch, *, auto_decompress: bool) -> None:
+        Handler.__init__(self, like, auto_decompress=auto_decompress)
         self._lane = lane
         self._watch = watch
         #: See Watched.
@@ -295,10 +296,16 @@ class LaneServer(web.Server):
         self.__dict__.update(server.__dict__)
         self._lane = lane
         self._watch = Watch(self._loop)
+        self._take_options(self._kwargs)
+
+    def _take_options(self, options: dict[str, Any]) -> None:
+        self._kwargs = options
+        self._like = RequestHandler(self, loop=self._loop, **options)
+        self._auto_decompress: bool = options.get("auto_decompress", True)
 
     def __call__(self) -> RequestHandler:
         """A new connection."""
-        return LaneProtocol(self, self._lane, self._watch, loop=self._loop, **self._kwargs)
+        return LaneProtocol(self._like, self._lane, self._watch, auto_decompress=self._auto_decompress)
 
     async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - aiohttp's own signature
         """As aiohttp's."""
@@ -307,7 +314,7 @@ class LaneServer(web.Server):
 
     def hand_down_keepalive(self) -> None:
         """Every connection inherits SO_KEEPALIVE from now on, so that it need not be set for each."""
-        self._kwargs = {**self._kwargs, "tcp_keepalive": False}
+        self._take_options({**self._kwargs, "tcp_keepalive": False})
 
 
 class LaneRunner(web.AppRunner):
