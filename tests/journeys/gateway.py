@@ -113,6 +113,10 @@ class Books:
             await asyncio.sleep(0.02)
         raise AssertionError(f"the last request was never closed: {await self.rows()}")
 
+    async def all_closed(self) -> bool:
+        """Is nothing open any more? A settlement that failed is tried again after a pause of up to five seconds."""
+        return all(row.state != "open" for row in await self.rows())
+
     async def check(self, *, open_requests: int = 0) -> None:
         """The end of every journey: balances are the sum of their entries, and no hold is left unexplained."""
         problems = await verify_books(self.database)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import signal
@@ -14,7 +13,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from bitmesh_proxy.cli.new_key import NewKey, create_key
+from bitmesh_proxy.money import parse_usd
+from bitmesh_proxy.storage.accounts import AccountStore
+from tests.first_start import furnish
+from tests.journeys.gateway import open_books, settings_for
 
 ROOT = Path(__file__).parent.parent.parent
 #: Python, the package and the sandbox's drawing library are imported first; on a busy machine that takes a while.
@@ -56,14 +60,15 @@ def run(data_dir: Path, *arguments: str, env: Mapping[str, str] | None = None) -
     )
 
 
-def make_key(data_dir: Path, *, env: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """An account with ten dollars and a key of it, made by the command line."""
-    account = run(data_dir, "account", "create", "journey", "--credit", "10", env=env)
-    assert account.returncode == 0, account.stderr
-    made = run(data_dir, "key", "create", "--json", env=env)
-    assert made.returncode == 0, made.stderr
-    key: dict[str, Any] = json.loads(made.stdout)
-    return key
+async def make_key(data_dir: Path) -> NewKey:
+    """An account with ten dollars and a key of it, in a new data directory."""
+    settings = settings_for(data_dir)
+    await asyncio.to_thread(furnish, data_dir, settings)
+    async with open_books(data_dir) as books:
+        accounts = AccountStore(books.database)
+        account = await accounts.create("journey")
+        await accounts.credit(account.id, parse_usd("10"))
+        return await create_key(books.database, settings, account_id=account.id)
 
 
 @dataclass(slots=True)

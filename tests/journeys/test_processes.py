@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 
 from bitmesh_proxy.calls import Basis
+from bitmesh_proxy.cli.new_key import NewKey
 from bitmesh_proxy.sandbox.faults import Fault, parse_directives
 from bitmesh_proxy.sandbox.server import Sandbox
 from bitmesh_proxy.sandbox.stage import Options
-from tests.journeys.gateway import chat, eventually, open_books, video
+from tests.journeys.gateway import bearer, chat, eventually, open_books, video
 from tests.journeys.processes import Served, environment, make_key, run, serving
 from tests.journeys.scripted import write_rows
 
@@ -37,13 +38,9 @@ def config_of(sandbox: Sandbox, directory: Path) -> Path:
     return path
 
 
-def bearer(key: dict[str, Any]) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key['token']}"}
-
-
 async def test_a_stream_killed_in_the_middle_is_charged_once_at_the_next_start(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    key = make_key(data)
+    key = await make_key(data)
     async with aiohttp.ClientSession(headers=bearer(key)) as http:
         async with serving(data, env={"BITMESH_SANDBOX__TOKEN_INTERVAL_MS": "20"}) as served:
             body = chat("Hello [[sandbox: tokens=2000]]", stream=True, max_tokens=2000)
@@ -73,7 +70,7 @@ async def test_a_clip_goes_on_after_a_kill_and_is_charged_once(tmp_path: Path) -
     ):
         env = {"TOGETHER_API_KEY": "sk-planted-secret-0123456789abcdef"}
         arguments = ["--config", str(config_of(sandbox, tmp_path))]
-        key = make_key(data)
+        key = await make_key(data)
         async with serving(data, arguments=arguments, env=env) as served:
             async with http.post(served.url + "/video", json=video(), headers=bearer(key)) as answer:
                 assert answer.status == 200
@@ -96,7 +93,7 @@ async def test_a_clip_goes_on_after_a_kill_and_is_charged_once(tmp_path: Path) -
 
 async def test_a_call_whose_process_was_killed_may_be_repeated_under_its_key(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    key = make_key(data)
+    key = await make_key(data)
     headers = {**bearer(key), "Idempotency-Key": "once"}
     async with Sandbox() as sandbox, aiohttp.ClientSession(headers=headers) as http:
         arguments = ["--config", str(config_of(sandbox, tmp_path))]
@@ -125,7 +122,7 @@ async def post(http: aiohttp.ClientSession, served: Served, path: str, body: obj
 
 async def test_a_signal_drains_running_streams_and_lets_nobody_else_in(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    key = make_key(data)
+    key = await make_key(data)
     async with (
         aiohttp.ClientSession(headers=bearer(key)) as http,
         serving(data, env={"BITMESH_SANDBOX__TOKEN_INTERVAL_MS": "20"}) as served,
@@ -148,7 +145,7 @@ async def test_a_signal_drains_running_streams_and_lets_nobody_else_in(tmp_path:
 
 async def test_a_stream_that_outlives_the_patience_is_cut_and_charged(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    key = make_key(data)
+    key = await make_key(data)
     env = {"BITMESH_SANDBOX__TOKEN_INTERVAL_MS": "20", "BITMESH_HTTP__SHUTDOWN_TIMEOUT_S": "0.3"}
     async with aiohttp.ClientSession(headers=bearer(key)) as http, serving(data, env=env) as served:
         body = chat("Hello [[sandbox: tokens=3000]]", stream=True, max_tokens=3000)
@@ -193,13 +190,22 @@ def bash(script: str) -> str:
     return done.stdout
 
 
+def by_command_line(data_dir: Path) -> NewKey:
+    """A key as an operator makes it."""
+    account = run(data_dir, "account", "create", "journey", "--credit", "10")
+    assert account.returncode == 0, account.stderr
+    made = run(data_dir, "key", "create", "--json")
+    assert made.returncode == 0, made.stderr
+    return NewKey(**json.loads(made.stdout))
+
+
 async def test_secrets_are_shown_once_and_are_nowhere_else(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    key = make_key(data)
+    key = await asyncio.to_thread(by_command_line, data)
     prompt = "planted-prompt-4711"
     async with aiohttp.ClientSession() as http:
         async with serving(data, env={"BITMESH_LOGGING__LEVEL": "debug"}) as served:
-            for headers in (bearer(key), {"x-api-key": key["token"]}, {"Authorization": f"Bearer {key['token']}x"}):
+            for headers in (bearer(key), {"x-api-key": key.token}, {"Authorization": f"Bearer {key.token}x"}):
                 for body in (
                     chat(prompt),
                     chat(prompt, stream=True),
@@ -209,19 +215,19 @@ async def test_secrets_are_shown_once_and_are_nowhere_else(tmp_path: Path) -> No
                     async with http.post(served.url + "/chat", json=body, headers=headers) as answer:
                         await answer.read()
             reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
-            writer.write(f"POST /chat HTTP/1.1\r\nAuthorization: Bearer {key['token']}\x01\r\n\r\n".encode())
+            writer.write(f"POST /chat HTTP/1.1\r\nAuthorization: Bearer {key.token}\x01\r\n\r\n".encode())
             await reader.read()
             writer.close()
             served.process.send_signal(signal.SIGTERM)
             await served.ended()
     said = served.text()
     assert "POST /chat 200" in said
-    for secret in (key["token"], key["consumer_secret"], prompt, (data / "master.secret").read_text().strip()):
+    for secret in (key.token, key.consumer_secret, prompt, (data / "master.secret").read_text().strip()):
         assert secret not in said
     for path in data.iterdir():
         if path.is_file() and path.name != "master.secret":
             kept = path.read_bytes()
-            for secret in (key["token"], key["consumer_secret"], prompt):
+            for secret in (key.token, key.consumer_secret, prompt):
                 assert secret.encode() not in kept, path
 
 
