@@ -60,6 +60,7 @@ WITHOUT_OWN_TEST = {
     "calls.py": "values only; every room that makes or reads them tests what it puts there",
     "context.py": "values only",
     "endpoints/endpoint.py": "types only",
+    "auth/nonces.py": "types only",
     "catalogue/model.py": "values only; what the loader fills them with is tested there",
     "__main__.py": "two lines; tests/test_packaging.py and the journeys start the program",
     "dialects/base.py": "types only",

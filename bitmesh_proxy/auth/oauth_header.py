@@ -68,11 +68,6 @@ def parse_header(authorization: str) -> OAuthHeader:
     )
 
 
-def consumer_key_of(authorization: str) -> str:
-    """The consumer key of a header whose signature has *not* been looked at: good for a look-up and nothing else."""
-    return parse_header(authorization).consumer_key
-
-
 def _parameters_of(authorization: str) -> list[tuple[str, str]]:
     """The header's pairs, percent-decoded. What stands between the values is the same in most headers of a client, and
     is read once."""

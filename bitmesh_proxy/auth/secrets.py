@@ -53,11 +53,6 @@ def token_bytes_digest(token: bytes) -> bytes:
     return hashlib.sha256(token).digest()
 
 
-def is_same_secret(left: bytes, right: bytes) -> bool:
-    """Compare two secrets or digests in a time that says nothing about where they differ."""
-    return hmac.compare_digest(left, right)
-
-
 def derive_consumer_secret(master: bytes, key_id: str, generation: int) -> str:
     """The OAuth consumer secret of a key: HMAC-SHA256 in URL-safe base64 (43 characters).
 

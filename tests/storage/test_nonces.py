@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 
@@ -70,6 +71,39 @@ async def test_nonce_is_kept_as_long_as_it_could_be_accepted(
     assert await names() == {"now", "future"}
     clock.now_s += 302
     assert await names() == set()
+
+
+@pytest.mark.parametrize("ahead_s", [-300, 0, 300])
+async def test_nonce_is_burnt_up_to_the_last_moment_of_its_timestamp(
+    store: SqliteNonces, clock: Clock, ahead_s: int
+) -> None:
+    clock.now_s += 0.75
+    assert await store.burn("ck_1", "n", NOW + ahead_s)
+    clock.now_s = NOW + ahead_s + 300.0  # the last moment at which verify() accepts the timestamp
+    assert not await store.burn("ck_1", "n", NOW + ahead_s)
+    clock.now_s += 302
+    assert await store.burn("ck_1", "n", int(clock.now_s))
+
+
+async def test_against_a_model_that_forgets_nothing(database: Database, clock: Clock) -> None:
+    """Whatever is accepted a second time could not have been accepted any more by the first use's timestamp."""
+    chance, window_s = random.Random(4), 10
+    store = SqliteNonces(database, window_s=window_s, clock=clock)
+    burnt_until_s: dict[str, float] = {}
+    seen = set()
+    for _ in range(500):
+        clock.now_s += chance.choice([0.0, 0.25, 1.0, 5.0, 10.0, 40.0])
+        nonce, timestamp_s = chance.choice("abc"), int(clock.now_s) + chance.randint(-window_s, window_s)
+        is_new = await store.burn("ck_1", nonce, timestamp_s)
+        late_s = clock.now_s - burnt_until_s.get(nonce, 0.0)
+        if late_s <= 0:
+            assert not is_new
+        elif late_s > nonces.SWEEP_INTERVAL_S + 2:
+            assert is_new
+        if is_new:
+            burnt_until_s[nonce] = timestamp_s + window_s
+        seen.add((is_new, late_s <= 0))
+    assert seen == {(True, False), (False, True), (False, False)}
 
 
 async def test_table_is_bounded_by_refusing(database: Database, clock: Clock) -> None:
