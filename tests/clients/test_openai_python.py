@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import openai
 import pytest
 
+from tests.clients import openai_clients
 from tests.clients.files import png, wav
 from tests.journeys.gateway import CHAT_MODEL, IMAGE_MODEL, VIDEO_MODEL, Gateway
 
@@ -28,17 +29,15 @@ def base_path(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def client(gateway: Gateway, base_path: str) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(
-        api_key=gateway.key.token, base_url=gateway.url + base_path, max_retries=0
-    ) as asynchronous:
-        yield asynchronous
+    async with openai_clients.asynchronous(gateway.url + base_path, gateway.key.token) as client:
+        yield client
 
 
 async def in_thread(gateway: Gateway, use: Callable[[openai.OpenAI], T]) -> T:
     """Run code with the synchronous client beside the gateway's loop."""
 
     def run() -> T:
-        with openai.OpenAI(api_key=gateway.key.token, base_url=gateway.url + "/v1", max_retries=0) as client:
+        with openai_clients.synchronous(gateway.url + "/v1", gateway.key.token) as client:
             return use(client)
 
     return await asyncio.to_thread(run)

@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import openai
 import orjson
 import pytest
 from aiohttp import web
@@ -37,6 +36,7 @@ from bitmesh_proxy.context import RequestContext
 from bitmesh_proxy.dialects.openai_chat_reader import OpenAIChatReader, read_whole
 from bitmesh_proxy.endpoints.openai_chat_answers import ChunkRenderer, render_chat
 from bitmesh_proxy.errors import ProviderRefused
+from tests.clients import openai_clients
 
 CALL = ChatCall(model="vendor/m", messages=[{"role": "user", "content": "hi"}])
 WITH_USAGE = replace(CALL, options={"stream_options": {"include_usage": True}})
@@ -276,7 +276,7 @@ async def test_openais_client_reads_both(aiohttp_server: AiohttpServer) -> None:
     app = web.Application()
     app.router.add_post("/v1/chat/completions", answer)
     server = await aiohttp_server(app)
-    async with openai.AsyncOpenAI(api_key="k", base_url=str(server.make_url("/v1")), max_retries=0) as client:
+    async with openai_clients.asynchronous(str(server.make_url("/v1"))) as client:
         whole = await client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}])
         message = whole.choices[0].message
         assert message.content == "Two calls, then."

@@ -10,6 +10,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
+from tests.clients import openai_clients
 from tests.journeys.gateway import CHAT_MODEL, IMAGE_MODEL, Gateway
 
 pytestmark = pytest.mark.journey
@@ -30,7 +31,7 @@ TOOL: Any = {
 
 @pytest.fixture
 async def client(gateway: Gateway) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.key.token, max_retries=0) as client:
+    async with openai_clients.asynchronous(f"{gateway.url}/v1", gateway.key.token) as client:
         yield client
 
 
@@ -118,7 +119,7 @@ async def test_errors_are_the_clients_own(client: openai.AsyncOpenAI, gateway: G
 
 async def test_the_sync_client(gateway: Gateway) -> None:
     def talk() -> tuple[str, str]:
-        with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.key.token, max_retries=0) as client:
+        with openai_clients.synchronous(f"{gateway.url}/v1", gateway.key.token) as client:
             whole = client.responses.create(model=CHAT_MODEL, input="Hello").output_text
             pieces = [
                 event.delta

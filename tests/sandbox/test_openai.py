@@ -11,6 +11,7 @@ from typing import Any
 import openai
 import pytest
 
+from tests.clients import openai_clients
 from tests.sandbox.callers import Caller, assert_published
 
 TOOLS: Any = [
@@ -28,7 +29,7 @@ HELLO: Any = [{"role": "user", "content": "Hello"}]
 
 @pytest.fixture
 async def client(caller: Caller) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(api_key="k", base_url=f"{caller.sandbox.url}/openai/v1", max_retries=0) as client:
+    async with openai_clients.asynchronous(f"{caller.sandbox.url}/openai/v1") as client:
         yield client
 
 

@@ -34,6 +34,7 @@ from bitmesh_proxy.errors import (
     ValidationFailed,
 )
 from bitmesh_proxy.web.error_formats import RenderedError, render_error, render_stream_error
+from tests.clients import openai_clients
 
 OBJECT_SURFACES = (Surface.UNIFIED, Surface.OPENAI, Surface.OPEN_RESPONSES)
 
@@ -106,7 +107,7 @@ async def client_of(response: Callable[[], web.Response], aiohttp_server: Aiohtt
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", answer)
     server = await aiohttp_server(app)
-    return openai.AsyncOpenAI(api_key="k", base_url=str(server.make_url("/v1")), max_retries=0)
+    return openai_clients.asynchronous(str(server.make_url("/v1")))
 
 
 @pytest.mark.parametrize("cls", EVERY_CLASS)
