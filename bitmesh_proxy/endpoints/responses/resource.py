@@ -6,7 +6,7 @@ them what the unified document promises (``created``, ``items``, cost and latenc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -103,19 +103,6 @@ def render_usage(usage: Usage, cost: Cost) -> dict[str, Any]:
     if cost.latency_ms is not None:
         rendered["latency_ms"] = cost.latency_ms
     return rendered
-
-
-def with_cost(response: Mapping[str, Any], cost: Cost) -> dict[str, Any]:
-    """A finished response with its cost filled in."""
-    usage = response.get("usage")
-    if usage is None:
-        return dict(response)
-    added: dict[str, Any] = {}
-    if cost.charge_nano_usd is not None:
-        added["total_cost"] = usd_number(cost.charge_nano_usd)
-    if cost.latency_ms is not None:
-        added["latency_ms"] = cost.latency_ms
-    return {**response, "usage": {**usage, **added}}
 
 
 def render_items(output: Sequence[JsonObject]) -> list[JsonObject]:

@@ -11,7 +11,6 @@ from bitmesh_proxy.endpoints.responses.resource import (
     render_items,
     render_response,
     render_usage,
-    with_cost,
 )
 from bitmesh_proxy.money import parse_usd
 from tests.endpoints.responses.making import TOOLS, a_request
@@ -60,10 +59,11 @@ def test_usage_has_both_vocabularies() -> None:
     usage = render_usage(Usage(input_tokens=3, output_tokens=4), Cost())
     assert violations("Usage", usage) == []
     assert usage["total_tokens"] == 7
-    response = with_cost({"usage": usage}, Cost(charge_nano_usd=parse_usd("0.04"), latency_ms=12))
-    assert response["usage"]["total_cost"] == 0.04
-    assert response["usage"]["latency_ms"] == 12
-    assert with_cost({"usage": None}, Cost(latency_ms=1)) == {"usage": None}
+    assert usage.keys().isdisjoint({"total_cost", "latency_ms"})
+    billed = render_usage(
+        Usage(input_tokens=3, output_tokens=4), Cost(charge_nano_usd=parse_usd("0.04"), latency_ms=12)
+    )
+    assert billed == {**usage, "total_cost": 0.04, "latency_ms": 12}
 
 
 def test_items_are_the_messages_in_the_documents_words() -> None:
