@@ -46,7 +46,3 @@ class OfferHealth:
             return False
         del self._failed_at_s[offer_id]
         return True
-
-    def unhealthy(self) -> tuple[str, ...]:
-        """The offers that are unhealthy now, oldest failure first, for people who look."""
-        return tuple(offer_id for offer_id in list(self._failed_at_s) if not self.is_healthy(offer_id))
