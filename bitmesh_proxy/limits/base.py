@@ -44,7 +44,6 @@ class Limit:
             raise ValueError(f"a limit of {item.amount} requests with a burst of {burst} admits nobody")
         self.buckets = buckets
         self._acquire = buckets.acquire_tokens
-        self._return = buckets.return_tokens
         self._policy = policy
         self.policy_text = policy_of(item.amount, item.get_expiry(), burst or item.amount, policy)
         self.amount = item.amount
@@ -59,12 +58,12 @@ class Limit:
         #: Admits one request under such a key, as ``TokenBucketSupport.taker`` says; -1: ``admit`` has to say more.
         self.take = buckets.taker(item.amount, self.token, self.capacity)
 
-    def admit(self, identifier: str, *, cost: int = 1) -> Snapshot:
+    def admit(self, identifier: str) -> Snapshot:
         """Enter, or raise RateLimited, whose ``headers`` say how the bucket stands and when to come back."""
         amount, key = self.amount, f"{self.before}{identifier}{self.after}"
-        if cost == 1 and (missing := self.take(key)) >= 0:
+        if (missing := self.take(key)) >= 0:
             return self.snapshot(missing)
-        state = self._acquire(key, amount, self._window_s, burst=self._burst, amount=cost)
+        state = self._acquire(key, amount, self._window_s, burst=self._burst)
         remaining = state.remaining
         if remaining > amount:
             remaining = amount
@@ -89,12 +88,6 @@ class Limit:
         if remaining > amount:
             remaining = amount
         return Snapshot(amount, remaining, reset_s, self._window_s, self._burst, self._policy)
-
-    def refund(self, identifier: str, *, cost: int = 1) -> None:
-        """Put back what ``admit`` took for nothing. Raises ValueError for a negative cost."""
-        if cost < 0:
-            raise ValueError("a refund must not be negative")
-        self._return(f"{self.before}{identifier}{self.after}", self.amount, self._window_s, amount=cost)
 
 
 class Bucket(Struct, frozen=True, eq=False, gc=False):

@@ -8,8 +8,8 @@ OpenAI, "Rate limits", on the ``x-ratelimit-*`` fields, whose durations are writ
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from functools import lru_cache, reduce
+from collections.abc import Iterable
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -80,12 +80,8 @@ def _values(snapshots: Iterable[Snapshot | None]) -> tuple[int, int, int, str, s
     return tight.limit, tight.remaining, math.ceil(reset_s), policies, go_duration(reset_s)
 
 
-def tightest(snapshots: Sequence[Snapshot]) -> Snapshot:
-    """The one with the smallest share left; of equals, the one that takes longest to fill."""
-    return reduce(_tighter, snapshots)
-
-
 def _tighter(one: Snapshot, other: Snapshot) -> Snapshot:
+    """The one with the smaller share left; of equals, the one that takes longer to fill, or the first."""
     share, other_share = one.remaining / one.limit, other.remaining / other.limit
     if other_share == share:
         return other if other.reset_s > one.reset_s else one

@@ -9,7 +9,8 @@ import pytest
 from limits import parse
 
 from bitmesh_proxy.errors import RateLimited
-from bitmesh_proxy.limits.base import Limit, Snapshot, per_minute
+from bitmesh_proxy.limits.base import Limit, Passed, Snapshot, lines_of, per_minute, snapshots_of
+from bitmesh_proxy.limits.headers import rate_limit_lines
 from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage
 from bitmesh_proxy.limits.token_bucket_strategy import TokenBucketRateLimiter
 from tests.limits.hand_clock import HandClock
@@ -35,30 +36,33 @@ class WithoutShortcut(BucketMemoryStorage):
         return lambda key: -1
 
 
-def said(limit: Limit, identifier: str, cost: int) -> object:
+def said(limit: Limit, identifier: str) -> object:
     try:
-        return limit.admit(identifier, cost=cost)
+        return limit.admit(identifier)
     except RateLimited as refusal:
         return refusal.message, refusal.retry_after_s, dict(refusal.headers)
 
 
 @pytest.mark.parametrize(("rate", "burst"), [("60/minute", 3), ("7/second", 0), ("1000/hour", 2), ("1/minute", 5)])
 def test_the_short_way_admits_and_says_the_same(rate: str, burst: int) -> None:
-    chance, clock = random.Random(rate), HandClock()
-    short, full = (
-        Limit(kind(clock=clock), parse(rate), policy="key", who="with this API key", burst=burst)
-        for kind in (BucketMemoryStorage, WithoutShortcut)
-    )
+    """Also where others take tokens of the same buckets, or put some back."""
+    chance, clock, item = random.Random(rate), HandClock(), parse(rate)
+    storages = [kind(clock=clock) for kind in (BucketMemoryStorage, WithoutShortcut)]
+    short, full = (Limit(storage, item, policy="key", who="with this API key", burst=burst) for storage in storages)
+    others = [TokenBucketRateLimiter(storage) for storage in storages]
     seen = set()
     for _ in range(1_000):
-        identifier, cost = chance.choice("ab"), chance.choice([1, 1, 1, 1, 2])
-        admitted = said(short, identifier, cost)
-        assert admitted == said(full, identifier, cost)
+        identifier = chance.choice("ab")
+        admitted = said(short, identifier)
+        assert admitted == said(full, identifier)
         seen.add(type(admitted))
         clock.move(chance.choice([0.0, 0.0, 0.001, 0.3, 1.0, 7.0]))
+        if chance.random() < 0.2:
+            one, other = (limiter.acquire(item, "key", identifier, cost=2, burst=burst or None) for limiter in others)
+            assert one == other
         if chance.random() < 0.02:
-            short.refund(identifier)
-            full.refund(identifier)
+            for limiter in others:
+                limiter.refund(item, "key", identifier)
     assert len(seen) == 2
 
 
@@ -69,7 +73,8 @@ def test_remaining_is_never_above_the_limit() -> None:
 
 def test_refusal() -> None:
     limit, _, clock = make("2/minute")
-    limit.admit("a", cost=2)
+    limit.admit("a")
+    limit.admit("a")
     clock.move(7.5)
     with pytest.raises(RateLimited) as refusal:
         limit.admit("a")
@@ -93,23 +98,14 @@ def test_the_window_in_words(rate: str, words: str) -> None:
         limit.admit("a")
 
 
-def test_refund() -> None:
-    limit, _, _ = make("1/minute")
-    limit.admit("a")
-    limit.refund("a")
-    limit.admit("a")
-
-
 def test_it_hits_the_bucket_that_the_strategy_sees() -> None:
     """The key is put together by hand for speed; it must be the package's."""
     limit, buckets, _ = make()
     limiter = TokenBucketRateLimiter(buckets)
-    limit.admit("a/b", cost=20)
-    assert limiter.get_window_stats(parse("60/minute"), "key", "a/b").remaining == 40
-    limit.refund("a/b", cost=5)
-    assert limiter.get_window_stats(parse("60/minute"), "key", "a/b").remaining == 45
-    with pytest.raises(ValueError, match="refund"):
-        limit.refund("a/b", cost=-1)
+    limit.admit("a/b")
+    assert limiter.get_window_stats(parse("60/minute"), "key", "a/b").remaining == 59
+    limiter.hit(parse("60/minute"), "key", "a/b", cost=20)
+    assert limit.admit("a/b").remaining == 38
 
 
 @pytest.mark.parametrize(("rate", "burst"), [(0, 0), (0, 5), (-1, 0), (5, -1)])
@@ -127,7 +123,7 @@ def test_the_short_way_keeps_and_forgets_the_same_buckets() -> None:
     counts = set()
     for _ in range(3_000):
         identifier = f"key{chance.randrange(60)}"
-        assert said(short, identifier, 1) == said(full, identifier, 1)
+        assert said(short, identifier) == said(full, identifier)
         count, same = (storage.bucket_count() for storage in storages)
         assert count == same <= 20
         counts.add(count)
@@ -137,3 +133,22 @@ def test_the_short_way_keeps_and_forgets_the_same_buckets() -> None:
 
 def test_the_short_way_admits_nobody_at_no_rate() -> None:
     assert BucketMemoryStorage().taker(0, 60_000_000, 60_000_000)("a") == -1
+
+
+def test_lines_of_what_was_passed_are_those_of_its_snapshots() -> None:
+    chance, clock = random.Random(6), HandClock()
+    limits = [
+        Limit(BucketMemoryStorage(clock=clock), parse(rate), policy=rate, who="", burst=burst)
+        for rate, burst in (("60/minute", 3), ("7/second", 0), ("3/minute", 3), ("1000/hour", 2))
+    ]
+    seen = set()
+    for _ in range(1_000):
+        clock.move(chance.choice([0.0, 0.0003, 0.3, 7.0, 30.0]))
+        hits = [(limit, limit.take(f"{limit.before}a{limit.after}")) for limit in chance.choices(limits, k=3)]
+        passed: list[Passed] = [hit for hit in hits if hit[1] >= 0]
+        if passed and chance.random() < 0.2:
+            passed[0] = snapshots_of(passed)[0]
+        lines = lines_of(passed)
+        assert lines == rate_limit_lines(snapshots_of(passed))
+        seen.add(lines.partition("\r\n")[0])
+    assert len(seen) == 5, "each of the limits speaks at times, and none at times"
