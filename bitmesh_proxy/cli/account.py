@@ -12,6 +12,7 @@ from bitmesh_proxy.cli.moments import USD, show_moment
 from bitmesh_proxy.cli.options import common_options, fail, settings_of
 from bitmesh_proxy.cli.tables import print_json, print_table
 from bitmesh_proxy.money import NanoUsd, format_usd
+from bitmesh_proxy.settings import Settings
 from bitmesh_proxy.storage.accounts import Account, AccountStore
 from bitmesh_proxy.storage.database import Database
 
@@ -66,6 +67,46 @@ def credit(
     click.echo(f"Credited {format_usd(amount)} USD to {found_id}; balance {format_usd(balance)} USD.")
 
 
+@account.command()
+@click.argument("account_id")
+@click.option("--by", "amount", type=USD, required=True, help="US dollars to add; below nothing, to take away.")
+@click.option("--note", required=True, help="Which mistake this makes good.")
+@common_options
+@click.pass_context
+def correct(
+    ctx: click.Context, account_id: str, amount: NanoUsd, note: str, config: Path | None, data_dir: Path | None
+) -> None:
+    """Enter a counter-entry for a mistake; what was entered stays. What open requests hold cannot be taken away."""
+
+    async def work(database: Database) -> tuple[str, NanoUsd]:
+        store = AccountStore(database)
+        found = await find_account(store, account_id)
+        return found.id, await store.correct(found.id, amount, note)
+
+    found_id, balance = with_database(settings_of(ctx, config, data_dir), work)
+    click.echo(f"Corrected {found_id} by {format_usd(amount)} USD; balance {format_usd(balance)} USD.")
+
+
+@account.command()
+@click.argument("account_id")
+@common_options
+@click.pass_context
+def disable(ctx: click.Context, account_id: str, config: Path | None, data_dir: Path | None) -> None:
+    """Switch all keys of an account off; they fail with their next requests."""
+    found = _switched(settings_of(ctx, config, data_dir), account_id, is_disabled=True)
+    click.echo(f"Account {found.id} ({found.name}) is off.")
+
+
+@account.command()
+@click.argument("account_id")
+@common_options
+@click.pass_context
+def enable(ctx: click.Context, account_id: str, config: Path | None, data_dir: Path | None) -> None:
+    """Switch an account on again; keys that were switched off themselves stay off."""
+    found = _switched(settings_of(ctx, config, data_dir), account_id, is_disabled=False)
+    click.echo(f"Account {found.id} ({found.name}) is on.")
+
+
 @account.command(name="list")
 @click.option("--json", "as_json", is_flag=True, help="A JSON list.")
 @common_options
@@ -81,7 +122,7 @@ def list_accounts(ctx: click.Context, as_json: bool, config: Path | None, data_d
         print_json([_as_json(each) for each in found])
         return
     print_table(
-        ["ID", "NAME", "BALANCE USD", "HELD USD", "FREE USD", "MADE"],
+        ["ID", "NAME", "BALANCE USD", "HELD USD", "FREE USD", "STATE", "MADE"],
         [
             (
                 each.id,
@@ -89,6 +130,7 @@ def list_accounts(ctx: click.Context, as_json: bool, config: Path | None, data_d
                 format_usd(each.balance_nano_usd),
                 format_usd(each.held_nano_usd),
                 format_usd(each.available_nano_usd),
+                "on" if each.disabled_at_s is None else "off",
                 show_moment(each.created_at_s),
             )
             for each in found
@@ -111,6 +153,16 @@ async def find_account(store: AccountStore, wanted: str | None) -> Account:
     if not found:
         fail("there is no account yet: bitmesh-proxy account create NAME --credit 10")
     fail(question + "; there are: " + ", ".join(f"{each.id} ({each.name})" for each in found))
+
+
+def _switched(settings: Settings, wanted: str, *, is_disabled: bool) -> Account:
+    async def work(database: Database) -> Account:
+        store = AccountStore(database)
+        found = await find_account(store, wanted)
+        await store.set_disabled(found.id, is_disabled)
+        return found
+
+    return with_database(settings, work)
 
 
 def _as_json(each: Account) -> dict[str, Any]:

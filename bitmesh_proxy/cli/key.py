@@ -12,14 +12,14 @@ from bitmesh_proxy.auth.master import load_master_secret
 from bitmesh_proxy.auth.secrets import derive_consumer_secret, new_token, token_digest
 from bitmesh_proxy.cli.account import find_account
 from bitmesh_proxy.cli.books import with_database
-from bitmesh_proxy.cli.moments import AHEAD, USD, show_moment
+from bitmesh_proxy.cli.moments import AHEAD, BUDGET, show_moment
 from bitmesh_proxy.cli.new_key import TOKEN_HINT_CHARACTERS, NewKey, create_key
-from bitmesh_proxy.cli.options import common_options, fail, settings_of
+from bitmesh_proxy.cli.options import OrWord, common_options, fail, given, settings_of
 from bitmesh_proxy.cli.tables import print_json, print_table
 from bitmesh_proxy.money import NanoUsd, format_usd
 from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.database import Database
-from bitmesh_proxy.storage.keys import KeyRecord, KeyStore
+from bitmesh_proxy.storage.keys import KeyChange, KeyRecord, KeyStore
 
 
 @click.group()
@@ -34,8 +34,8 @@ def key() -> None:
 @click.option("--allow-model", "allowed_models", multiple=True, help="A model the key may use; may be given again.")
 @click.option("--rate-per-minute", type=click.IntRange(0), help="Requests per minute; 0 is no limit.")
 @click.option("--max-concurrent", type=click.IntRange(0), help="Calls under way at once; 0 is no limit.")
-@click.option("--budget-day", "budget_day_nano_usd", type=USD, help="US dollars per UTC day.")
-@click.option("--budget-month", "budget_month_nano_usd", type=USD, help="US dollars per UTC month.")
+@click.option("--budget-day", "budget_day_nano_usd", type=BUDGET, help="US dollars per UTC day.")
+@click.option("--budget-month", "budget_month_nano_usd", type=BUDGET, help="US dollars per UTC month.")
 @click.option("--expires", "expires_at_s", type=AHEAD, help="When it ends: 2026-12-31, 30d, 12h.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: id, token, consumer_key, consumer_secret.")
 @common_options
@@ -114,12 +114,7 @@ def show(ctx: click.Context, key_id: str, as_json: bool, config: Path | None, da
     record = with_database(settings_of(ctx, config, data_dir), work)
     if record is None:
         fail(f"no key has the id {key_id!r}")
-    if as_json:
-        print_json(_as_json(record))
-    else:
-        print_table(
-            ["FIELD", "VALUE"], [(name, value) for name, value in _as_json(record).items() if value is not None]
-        )
+    _show(record, as_json=as_json)
 
 
 @key.command()
@@ -134,6 +129,51 @@ def disable(ctx: click.Context, key_id: str, config: Path | None, data_dir: Path
 
     with_database(settings_of(ctx, config, data_dir), work)
     click.echo(f"Key {key_id} is off.")
+
+
+@key.command()
+@click.argument("key_id")
+@common_options
+@click.pass_context
+def enable(ctx: click.Context, key_id: str, config: Path | None, data_dir: Path | None) -> None:
+    """Switch a key on again."""
+
+    async def work(database: Database) -> KeyRecord:
+        return await KeyStore(database).enable(key_id)
+
+    record = with_database(settings_of(ctx, config, data_dir), work)
+    click.echo(f"Key {key_id} is on" + (", but its account is off." if record.is_disabled else "."))
+
+
+@key.command()
+@click.argument("key_id")
+@click.option("--name", help="What you call the key.")
+@click.option("--bound-model", type=OrWord(click.STRING), help="The only model it speaks to.")
+@click.option(
+    "--allow-model", "allowed_models", multiple=True, help="A model it may use; may be given again. none: any."
+)
+@click.option(
+    "--rate-per-minute", type=OrWord(click.IntRange(0), "default"), help="Requests per minute; 0 is no limit."
+)
+@click.option("--max-concurrent", type=OrWord(click.IntRange(0), "default"), help="Calls at once.")
+@click.option("--budget-day", "budget_day_nano_usd", type=OrWord(BUDGET), help="US dollars per UTC day.")
+@click.option("--budget-month", "budget_month_nano_usd", type=OrWord(BUDGET), help="US dollars per UTC month.")
+@click.option("--expires", "expires_at_s", type=OrWord(AHEAD), help="When it ends: 2026-12-31, 30d, 12h.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@common_options
+@click.pass_context
+def change(
+    ctx: click.Context, /, key_id: str, as_json: bool, config: Path | None, data_dir: Path | None, **options: Any
+) -> None:
+    """Change what a key may do, from its next request on. What is not said stays; what it spent already counts."""
+    said = given(ctx, options)
+    if said.get("allowed_models") == ("none",):
+        said["allowed_models"] = None
+
+    async def work(database: Database) -> KeyRecord:
+        return await KeyStore(database).change(key_id, KeyChange(**said))
+
+    _show(with_database(settings_of(ctx, config, data_dir), work), as_json=as_json)
 
 
 @key.command()
@@ -159,6 +199,22 @@ def rotate(ctx: click.Context, key_id: str, as_json: bool, config: Path | None, 
         )
 
     _show_secrets(with_database(settings, work), as_json=as_json)
+
+
+def _show(record: KeyRecord, *, as_json: bool) -> None:
+    fields = _as_json(record)
+    if as_json:
+        print_json(fields)
+    else:
+        print_table(
+            ["FIELD", "VALUE"], [_for_people(name, value) for name, value in fields.items() if value is not None]
+        )
+
+
+def _for_people(name: str, value: Any) -> tuple[str, Any]:
+    if name.endswith("_at_s"):
+        return name.removesuffix("_s"), show_moment(value)
+    return name, ", ".join(value) or "none" if isinstance(value, list) else value
 
 
 def _show_secrets(made: NewKey, *, as_json: bool) -> None:

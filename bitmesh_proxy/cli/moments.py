@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-from bitmesh_proxy.money import NanoUsd, parse_usd
+from bitmesh_proxy.money import ZERO, NanoUsd, format_usd, parse_usd
 
 
 class UsdType(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5 only
@@ -14,14 +14,20 @@ class UsdType(click.ParamType):  # type: ignore[type-arg]  # generic since click
 
     name = "USD"
 
+    def __init__(self, *, least: NanoUsd | None = None) -> None:
+        self._least = least
+
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> NanoUsd:
         """Exactly, or not at all."""
         if isinstance(value, int):
             return NanoUsd(value)
         try:
-            return parse_usd(str(value))
+            amount = parse_usd(str(value))
         except ValueError as exc:
             self.fail(str(exc), param, ctx)
+        if self._least is not None and amount < self._least:
+            self.fail(f"less than {format_usd(self._least)} US dollars: {value!r}", param, ctx)
+        return amount
 
 
 class MomentType(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5 only
@@ -51,6 +57,8 @@ class MomentType(click.ParamType):  # type: ignore[type-arg]  # generic since cl
 
 
 USD = UsdType()
+#: May be nothing, and not less.
+BUDGET = UsdType(least=ZERO)
 AHEAD = MomentType()
 AGO = MomentType(ago=True)
 

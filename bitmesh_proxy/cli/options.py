@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from bitmesh_proxy.settings import Settings, SettingsError, load_settings
 
@@ -55,3 +56,27 @@ def fail(message: str, status: int = 1) -> NoReturn:
     """Say what is wrong on standard error, and end."""
     click.echo(f"bitmesh-proxy: {message}", err=True)
     sys.exit(status)
+
+
+class OrWord(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5 only
+    """What another type takes, or a word for nothing at all (None)."""
+
+    def __init__(self, inner: click.ParamType, word: str = "none") -> None:  # type: ignore[type-arg]
+        self._inner = inner
+        self._word = word
+        self.name = f"{inner.name}|{word}"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """For the help's list."""
+        return f"[{self._inner.get_metavar(param, ctx) or self._inner.name.upper()}|{self._word}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """None for the word."""
+        return None if value == self._word else self._inner.convert(value, param, ctx)
+
+
+def given(ctx: click.Context, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a command's options that were said."""
+    return {
+        name: each for name, each in options.items() if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from bitmesh_proxy.context import Caller
 from bitmesh_proxy.errors import Conflict, NotFound
@@ -42,6 +43,19 @@ class KeySpec(msgspec.Struct, frozen=True, kw_only=True):
     budget_day_nano_usd: NanoUsd | None = None
     budget_month_nano_usd: NanoUsd | None = None
     expires_at_s: float | None = None
+
+
+class KeyChange(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be different about a key, as in ``KeySpec``; UNSET stays as it is."""
+
+    name: str | UnsetType = UNSET
+    bound_model: str | UnsetType | None = UNSET
+    allowed_models: Sequence[str] | UnsetType | None = UNSET
+    rate_per_minute: int | UnsetType | None = UNSET
+    max_concurrent: int | UnsetType | None = UNSET
+    budget_day_nano_usd: NanoUsd | UnsetType | None = UNSET
+    budget_month_nano_usd: NanoUsd | UnsetType | None = UNSET
+    expires_at_s: float | UnsetType | None = UNSET
 
 
 class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -120,12 +134,17 @@ class KeyStore:
         """Switch a key on again. Raises NotFound."""
         return await self._update("UPDATE keys SET disabled_at_ms = NULL WHERE id = ?", (key_id,), key_id)
 
-    async def set_budgets(
-        self, key_id: str, *, day_nano_usd: NanoUsd | None, month_nano_usd: NanoUsd | None
-    ) -> KeyRecord:
-        """Change what a key may spend per UTC day and month; what it spent already counts. Raises NotFound."""
-        sql = "UPDATE keys SET budget_day_nano_usd = ?, budget_month_nano_usd = ? WHERE id = ?"
-        return await self._update(sql, (day_nano_usd, month_nano_usd, key_id), key_id)
+    async def change(self, key_id: str, change: KeyChange) -> KeyRecord:
+        """Change what a key may do, in every process with its next request; what it spent already counts.
+
+        Raises NotFound, and ValueError where nothing is to be changed.
+        """
+        given = {name: value for name in KeyChange.__struct_fields__ if (value := getattr(change, name)) is not UNSET}
+        if not given:
+            raise ValueError("there is nothing to change")
+        columns = ", ".join(f"{_column_of(name)} = ?" for name in given)
+        values = [_as_column(name, value) for name, value in given.items()]
+        return await self._update(f"UPDATE keys SET {columns} WHERE id = ?", (*values, key_id), key_id)  # noqa: S608
 
     async def rotate(
         self, key_id: str, *, token_digest: bytes | None, token_hint: str = "", sealed_secret: bytes | None = None
@@ -170,15 +189,28 @@ def _parameters(spec: KeySpec, *, now_ms: int) -> tuple[Any, ...]:
         spec.consumer_key,
         spec.sealed_secret,
         spec.bound_model,
-        None if spec.allowed_models is None else json.dumps(sorted(spec.allowed_models)),
+        _as_column("allowed_models", spec.allowed_models),
         spec.rate_per_minute,
         spec.max_concurrent,
         spec.budget_day_nano_usd,
         spec.budget_month_nano_usd,
-        None if spec.expires_at_s is None else int(spec.expires_at_s * 1000),
+        _as_column("expires_at_s", spec.expires_at_s),
         now_ms,
         spec.account_id,
     )
+
+
+def _column_of(field: str) -> str:
+    return "expires_at_ms" if field == "expires_at_s" else field
+
+
+def _as_column(field: str, value: Any) -> Any:
+    """A field's value as the books have it."""
+    if value is None:
+        return None
+    if field == "allowed_models":
+        return json.dumps(sorted(value))
+    return int(value * 1000) if field == "expires_at_s" else value
 
 
 def _double(exc: sqlite3.IntegrityError) -> Exception:

@@ -33,3 +33,29 @@ def test_an_unknown_or_ambiguous_account_is_named(run: Run) -> None:
     run("account", "create", "twin")
     assert "names several accounts" in run("account", "credit", "twin", "1", status=1).output
     assert "no account has the id or name 'other'" in run("account", "credit", "other", "1", status=1).output
+
+
+def test_a_mistake_is_made_good_by_a_counter_entry(run: Run) -> None:
+    account_id = json_of(run("account", "create", "acme", "--credit", "50", "--json"))["id"]
+    said = run("account", "correct", "acme", "--by", "-45", "--note", "5 was meant").output
+    assert said == f"Corrected {account_id} by -45 USD; balance 5 USD.\n"
+    assert (
+        "does not have that much free"
+        in run("account", "correct", "acme", "--by", "-6", "--note", "x", status=1).output
+    )
+    for amount, note in (("0", "x"), ("1", " ")):
+        said = run("account", "correct", "acme", "--by", amount, "--note", note, status=1).output
+        assert "a correction needs an amount and a note" in said
+    assert "Missing option '--note'" in run("account", "correct", "acme", "--by", "1", status=2).output
+    assert json_of(run("account", "list", "--json"))[0]["balance_usd"] == "5"
+
+
+def test_an_account_is_switched_off_and_on(run: Run) -> None:
+    account_id = json_of(run("account", "create", "acme", "--json"))["id"]
+    key_id = json_of(run("key", "create", "--json"))["id"]
+    assert run("account", "disable", "acme").output == f"Account {account_id} (acme) is off.\n"
+    assert json_of(run("key", "show", key_id, "--json"))["is_disabled"]
+    assert " off " in run("account", "list").output
+    assert run("account", "enable", account_id).output == f"Account {account_id} (acme) is on.\n"
+    assert not json_of(run("key", "show", key_id, "--json"))["is_disabled"]
+    assert " on " in run("account", "list").output

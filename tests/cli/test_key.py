@@ -52,6 +52,68 @@ def test_disable_and_rotate(run: Run) -> None:
     assert " off " in run("key", "list").output
 
 
+def test_a_key_is_switched_on_again(run: Run) -> None:
+    run("account", "create", "acme")
+    key_id = json_of(run("key", "create", "--json"))["id"]
+    run("key", "disable", key_id)
+    run("account", "disable", "acme")
+    assert "is on, but its account is off." in run("key", "enable", key_id).output
+    run("account", "enable", "acme")
+    assert run("key", "enable", key_id).output == f"Key {key_id} is on.\n"
+    assert not json_of(run("key", "show", key_id, "--json"))["is_disabled"]
+
+
+LIMITS = ("--bound-model", "--allow-model", "--rate-per-minute", "--max-concurrent", "--budget-day", "--budget-month")
+
+
+def test_what_a_key_may_do_is_changed(run: Run) -> None:
+    run("account", "create", "acme")
+    key_id = json_of(run("key", "create", "--json", "--budget-day", "1", "--max-concurrent", "3"))["id"]
+    before = json_of(run("key", "show", key_id, "--json"))
+    changed = json_of(run("key", "change", key_id, "--json", "--budget-day", "2.5", "--name", "backend"))
+    assert changed == {**before, "budget_day_usd": "2.5", "name": "backend"}
+    values = ("openai/gpt-oss-20b", "a", "0", "1", "0", "20")
+    options = [each for pair in zip(LIMITS, values, strict=True) for each in pair]
+    changed = json_of(run("key", "change", key_id, "--json", *options, "--allow-model", "b", "--expires", "2030-01-01"))
+    assert changed == {
+        **before,
+        "name": "backend",
+        "bound_model": "openai/gpt-oss-20b",
+        "allowed_models": ["a", "b"],
+        "rate_per_minute": 0,
+        "max_concurrent": 1,
+        "budget_day_usd": "0",
+        "budget_month_usd": "20",
+        "expires_at_s": 1_893_456_000.0,
+    }
+    assert json_of(run("key", "show", key_id, "--json")) == changed
+    shown = run("key", "show", key_id).output
+    assert "a, b" in shown
+    assert "2030-01-01 00:00:00" in shown
+
+
+def test_a_limit_is_taken_away_by_a_word(run: Run) -> None:
+    run("account", "create", "acme")
+    key_id = json_of(run("key", "create", "--json"))["id"]
+    before = json_of(run("key", "show", key_id, "--json"))
+    values = ("openai/gpt-oss-20b", "a", "5", "1", "1", "20")
+    words = ("none", "none", "default", "default", "none", "none")
+    for each in (values, words):
+        options = [part for pair in zip(LIMITS, each, strict=True) for part in pair]
+        run("key", "change", key_id, *options, "--expires", "30d" if each is values else "none")
+    assert json_of(run("key", "show", key_id, "--json")) == before
+
+
+def test_a_change_that_cannot_be_is_refused(run: Run) -> None:
+    run("account", "create", "acme")
+    key_id = json_of(run("key", "create", "--json"))["id"]
+    assert "there is nothing to change" in run("key", "change", key_id, status=1).output
+    assert "No such key: key_x" in run("key", "change", "key_x", "--name", "x", status=1).output
+    for option, value in (("--budget-day", "-1"), ("--rate-per-minute", "none"), ("--expires", "soon")):
+        assert f"Invalid value for '{option}'" in run("key", "change", key_id, option, value, status=2).output
+    assert "Invalid value for '--budget-day'" in run("key", "create", "--budget-day", "-1", status=2).output
+
+
 def test_what_does_not_exist_is_said(run: Run) -> None:
     assert "there is no account yet" in run("key", "create", status=1).output
     run("account", "create", "acme")
@@ -59,3 +121,4 @@ def test_what_does_not_exist_is_said(run: Run) -> None:
     assert "No such key: key_x" in run("key", "disable", "key_x", status=1).output
     assert "No such key: key_x" in run("key", "rotate", "key_x", status=1).output
     assert "is no date" in run("key", "create", "--expires", "tomorrow", status=2).output
+    assert "No such key: key_x" in run("key", "enable", "key_x", status=1).output

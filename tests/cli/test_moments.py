@@ -7,7 +7,7 @@ import time
 import click
 import pytest
 
-from bitmesh_proxy.cli.moments import AGO, AHEAD, USD, show_moment
+from bitmesh_proxy.cli.moments import AGO, AHEAD, BUDGET, USD, show_moment
 
 
 def test_dates_and_moments_are_utc() -> None:
@@ -35,3 +35,9 @@ def test_nonsense_is_refused(text: str) -> None:
 @pytest.mark.parametrize(("text", "nano_usd"), [("10", 10_000_000_000), ("0.000000001", 1), ("-1.5", -1_500_000_000)])
 def test_amounts_are_exact(text: str, nano_usd: int) -> None:
     assert USD.convert(text, None, None) == nano_usd
+
+
+def test_a_budget_is_no_less_than_nothing() -> None:
+    assert BUDGET.convert("0", None, None) == 0
+    with pytest.raises(click.UsageError, match="less than 0 US dollars"):
+        BUDGET.convert("-0.5", None, None)

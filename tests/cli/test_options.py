@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from bitmesh_proxy.cli.main import main
+from bitmesh_proxy.cli.options import OrWord, given
 from tests.cli.conftest import Run, json_of
 
 
@@ -32,3 +35,25 @@ def test_the_data_directory_may_stand_on_either_side(run: Run, tmp_path: Path) -
 def test_the_environment_is_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BITMESH_HTTP__PORT", "many")
     assert "BITMESH_HTTP__PORT" in run("account", "list", status=78).output
+
+
+def test_a_word_stands_for_nothing_and_anything_else_is_the_types() -> None:
+    either = OrWord(click.IntRange(0), "default")
+    assert (either.convert("default", None, None), either.convert("7", None, None)) == (None, 7)
+    for text in ("none", "-1"):
+        with pytest.raises(click.UsageError):
+            either.convert(text, None, None)
+
+
+def test_what_was_not_said_is_not_given() -> None:
+    @click.command()
+    @click.option("--one", type=OrWord(click.INT))
+    @click.option("--many", multiple=True)
+    @click.option("--other", default="x")
+    @click.pass_context
+    def command(ctx: click.Context, /, **options: Any) -> None:
+        click.echo(repr(given(ctx, options)))
+
+    for arguments, said in (([], {}), (["--one", "none"], {"one": None}), (["--other", "x"], {"other": "x"})):
+        assert CliRunner().invoke(command, arguments).output == f"{said!r}\n"
+    assert "[INTEGER|none]" in CliRunner().invoke(command, ["--help"]).output

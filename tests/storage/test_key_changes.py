@@ -11,7 +11,7 @@ from bitmesh_proxy.storage.accounts import Account, AccountStore
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.key_changes import KeyChanges
 from bitmesh_proxy.storage.key_directory import LOOK_INTERVAL_S, KeyDirectory
-from bitmesh_proxy.storage.keys import KeyRecord, KeyStore
+from bitmesh_proxy.storage.keys import KeyChange, KeyRecord, KeyStore
 from bitmesh_proxy.storage.ledger import LedgerStore
 from tests.storage.examples import DIGEST, closing, key_spec, open_database, opening, usd
 
@@ -56,7 +56,7 @@ async def test_word_moves_with_what_opens_doors(
     words.append(database.key_changes.word)
     await keys.disable("key_1")
     words.append(database.key_changes.word)
-    await keys.set_budgets("key_1", day_nano_usd=usd(1), month_nano_usd=None)
+    await keys.change("key_1", KeyChange(budget_day_nano_usd=usd(1)))
     words.append(database.key_changes.word)
     await accounts.set_disabled(account.id, True)
     words.append(database.key_changes.word)

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from bitmesh_proxy.context import Caller
 from bitmesh_proxy.errors import Conflict, NotFound
@@ -10,7 +11,7 @@ from bitmesh_proxy.storage.accounts import Account, AccountStore
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.key_directory import KeyDirectory
-from bitmesh_proxy.storage.keys import KeyRecord, KeyStore
+from bitmesh_proxy.storage.keys import KeyChange, KeyRecord, KeyStore
 from tests.storage.examples import DIGEST, NOON_S, OTHER_DIGEST, key_spec, usd
 
 
@@ -116,6 +117,33 @@ async def test_rotation_to_a_token_in_use_is_refused(keys: KeyStore, key: KeyRec
     assert await keys.get("key_1") == key
 
 
+async def test_every_field_can_be_changed_and_no_other_changes_with_it(keys: KeyStore, key: KeyRecord) -> None:
+    values: dict[str, Any] = {
+        "name": "second", "bound_model": "m", "allowed_models": ["b", "a"], "rate_per_minute": 7, "max_concurrent": 0,
+        "budget_day_nano_usd": usd(1), "budget_month_nano_usd": usd(2), "expires_at_s": NOON_S + 60.5,
+    }  # fmt: skip
+    assert tuple(values) == KeyChange.__struct_fields__
+    for name, value in values.items():
+        before = await keys.get("key_1")
+        assert before is not None
+        changed = await keys.change("key_1", KeyChange(**{name: value}))
+        field = "key_name" if name == "name" else name
+        wanted = frozenset(value) if isinstance(value, list) else value
+        assert changed == structs.replace(before, caller=structs.replace(before.caller, **{field: wanted})), name
+    nothing = dict.fromkeys(list(values)[1:])
+    assert (await keys.change("key_1", KeyChange(**nothing, name=key.caller.key_name))) == key
+
+
+async def test_what_cannot_be_changed_is_refused(keys: KeyStore, key: KeyRecord) -> None:
+    with pytest.raises(ValueError, match="nothing to change"):
+        await keys.change("key_1", KeyChange())
+    with pytest.raises(NotFound):
+        await keys.change("key_x", KeyChange(name="x"))
+    with pytest.raises(StorageError):
+        await keys.change("key_1", KeyChange(name="x", rate_per_minute=-1))
+    assert await keys.get("key_1") == key
+
+
 async def test_budgets_change(keys: KeyStore, key: KeyRecord) -> None:
-    changed = await keys.set_budgets("key_1", day_nano_usd=usd(3), month_nano_usd=None)
+    changed = await keys.change("key_1", KeyChange(budget_day_nano_usd=usd(3)))
     assert (changed.caller.budget_day_nano_usd, changed.caller.budget_month_nano_usd) == (usd(3), None)
