@@ -65,6 +65,7 @@ WITHOUT_OWN_TEST = {
     "__main__.py": "two lines; tests/test_packaging.py and the journeys start the program",
     "dialects/base.py": "types only",
     "keys.py": "names only",
+    "media/store.py": "types only",
     "pipeline.py": "the journeys walk it from end to end; its decisions stand in upstream/failover.py and outcomes.py",
     "web/lane/entry.py": "values only; known_heads.py, lane.py and call.py fill them",
     "work.py": "the journeys ask offers for every kind of work",

@@ -12,16 +12,14 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any
 
-from bitmesh_proxy.calls import JsonObject, MediaOutput
+from bitmesh_proxy.calls import MediaOutput
 from bitmesh_proxy.errors import InternalError, NotFound, Unavailable, UpstreamBroken
 from bitmesh_proxy.media.copies import CopyFailed, CopyStore
 from bitmesh_proxy.media.delivery import Deliveries, Delivery
 from bitmesh_proxy.media.fetch_errors import FetchRefused, FetchTooLarge
 from bitmesh_proxy.media.ids import RandomBytes, is_media_id, make_media_id
 from bitmesh_proxy.media.origins import parse_link
-from bitmesh_proxy.media.payload_links import links_in, replace_links
 from bitmesh_proxy.media.sniff import SNIFF_BYTES, served_type
 from bitmesh_proxy.media.sources import ResultSource
 from bitmesh_proxy.media.store import MediaStore
@@ -68,21 +66,6 @@ class MediaResults:
         else:
             raise InternalError("a result without a link and without bytes")
         return f"{public_base_url}/imgrslt/{media_id}"
-
-    async def rewrite(
-        self, raw: JsonObject, *, provider: str, account_id: str, public_base_url: str, needs_credential: bool = False
-    ) -> dict[str, Any]:
-        """A provider's answer with its links (in the places of ``payload_links``) replaced; ``raw`` stays as it is.
-
-        Raises as ``register`` does.
-        """
-        replacements: dict[str, str] = {}
-        for kind, url in links_in(raw):
-            output = MediaOutput(kind=kind, url=url, needs_credential=needs_credential)
-            replacements[url] = await self.register(
-                output, provider=provider, account_id=account_id, public_base_url=public_base_url
-            )
-        return replace_links(raw, replacements)
 
     async def lookup(self, media_id: str) -> MediaRecord:
         """What was handed out under an id. Raises NotFound."""

@@ -18,22 +18,3 @@ class MediaStore(Protocol):
 
     async def forget(self, media_id: str) -> None:
         """Take an id back."""
-
-
-class MemoryMediaStore:
-    """A store that forgets everything with the process: for tests."""
-
-    def __init__(self) -> None:
-        self.records: dict[str, MediaRecord] = {}
-
-    async def remember(self, record: MediaRecord) -> bool:
-        """See MediaStore."""
-        return self.records.setdefault(record.media_id, record) is record
-
-    async def get(self, media_id: str) -> MediaRecord | None:
-        """See MediaStore."""
-        return self.records.get(media_id)
-
-    async def forget(self, media_id: str) -> None:
-        """See MediaStore."""
-        self.records.pop(media_id, None)

@@ -19,8 +19,9 @@ from bitmesh_proxy.media.guarded_fetch import FetchLimits, GuardedFetcher
 from bitmesh_proxy.media.handlers import make_handler
 from bitmesh_proxy.media.results import MediaResults
 from bitmesh_proxy.media.sources import ResultSource, make_source
-from bitmesh_proxy.media.store import MediaStore, MemoryMediaStore
+from bitmesh_proxy.media.store import MediaStore
 from tests.media.disks import Clock
+from tests.media.memory_store import MemoryMediaStore
 
 MIB = 1024 * 1024
 SECRET = {"Authorization": "Bearer planted-secret"}

@@ -17,10 +17,10 @@ from bitmesh_proxy.errors import Unavailable
 from bitmesh_proxy.media.delivery import DeliveryLimits
 from bitmesh_proxy.media.files import Files
 from bitmesh_proxy.media.guarded_fetch import FetchLimits
-from bitmesh_proxy.media.store import MemoryMediaStore
 from bitmesh_proxy.storage.media import MediaRecord
 from tests.media.callers import ask, slow_caller
 from tests.media.disks import Clock, FailingFiles
+from tests.media.memory_store import MemoryMediaStore
 from tests.media.outside import Answering, Outside, body, raw_serving, redirect, serving
 from tests.media.rooms import MIB, Room, copied, media_room, served, source, until
 from tests.media.test_copies import files_in

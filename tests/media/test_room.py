@@ -13,10 +13,10 @@ from bitmesh_proxy.calls import MediaOutput
 from bitmesh_proxy.media.fetch_errors import FetchTooLarge
 from bitmesh_proxy.media.results import MediaResults
 from bitmesh_proxy.media.room import open_media
-from bitmesh_proxy.media.store import MemoryMediaStore
 from bitmesh_proxy.providers.together import PROVIDER
 from bitmesh_proxy.settings import Media
 from bitmesh_proxy.upstream.access import ProviderAccess
+from tests.media.memory_store import MemoryMediaStore
 from tests.media.outside import Outside, body, redirect, serving
 from tests.media.rooms import until
 from tests.media.test_copies import files_in

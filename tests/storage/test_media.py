@@ -38,6 +38,8 @@ async def test_id_belongs_to_the_first(store: SqliteMedia) -> None:
     assert await store.remember(RECORD)
     assert not await store.remember(replace(RECORD, account_id="acct_2"))
     assert await store.get("abc") == RECORD
+    assert await store.remember(replace(RECORD, media_id="ABC", url="https://example.test/y.png")), "case counts"
+    assert await store.get("abc") == RECORD
 
 
 async def test_old_ones_go_some_at_a_time(store: SqliteMedia, monkeypatch: pytest.MonkeyPatch) -> None:
