@@ -1,7 +1,7 @@
 """JSON bodies in: bounded in size, time, depth and number of values; everything else is refused before it costs much.
 
-``read_body`` takes the bytes (a payload signature is made over them), ``parse_json_object`` makes an object of them,
-``read_json`` does both. What an object is: ``endpoints/json_bodies.py``.
+``read_body`` takes the bytes (a payload signature is made over them), ``parse_json_object`` makes an object of them.
+What an object is: ``endpoints/json_bodies.py``.
 """
 
 from __future__ import annotations
@@ -25,18 +25,6 @@ from bitmesh_proxy.errors import (
 from bitmesh_proxy.upstream.attempts import in_thread_if_large
 
 _UTF8: Final = frozenset(("", "utf-8", "utf8", "us-ascii", "ascii"))
-
-
-async def read_json(
-    request: web.Request, *, max_bytes: int, max_depth: int, timeout_s: float
-) -> tuple[bytes, dict[str, Any]]:
-    """The body as it came, and the JSON object in it.
-
-    Raises UnsupportedMediaType, BodyTooLarge, BodyTimeout, InvalidRequest, or CallerLeft.
-    """
-    check_json_type(request)
-    raw = await read_body(request, max_bytes=max_bytes, timeout_s=timeout_s)
-    return raw, await parse_json_object(raw, max_depth=max_depth)
 
 
 def check_json_type(request: web.Request) -> None:

@@ -20,7 +20,7 @@ from bitmesh_proxy.context import Surface
 from bitmesh_proxy.endpoints.json_bodies import MAX_VALUES
 from bitmesh_proxy.errors import CallerLeft, GatewayError, InvalidRequest
 from bitmesh_proxy.upstream.attempts import THREAD_PARSE_BYTES
-from bitmesh_proxy.web.bodies import parse_json_object, read_json
+from bitmesh_proxy.web.bodies import check_json_type, parse_json_object, read_body
 from bitmesh_proxy.web.error_formats import render_error
 
 MAX_BYTES = 512 * 1024
@@ -34,7 +34,9 @@ async def server(aiohttp_server: AiohttpServer) -> TestServer:
 
     async def echo(request: web.Request) -> web.Response:
         try:
-            raw, body = await read_json(request, max_bytes=MAX_BYTES, max_depth=MAX_DEPTH, timeout_s=TIMEOUT_S)
+            check_json_type(request)
+            raw = await read_body(request, max_bytes=MAX_BYTES, timeout_s=TIMEOUT_S)
+            body = await parse_json_object(raw, max_depth=MAX_DEPTH)
         except GatewayError as error:
             rendered = render_error(error, Surface.BITMESH, "")
             return web.Response(status=rendered.status, headers=rendered.headers, body=rendered.body)
@@ -251,7 +253,7 @@ async def test_a_caller_who_leaves_in_the_body_is_no_error() -> None:
 
     async def read(request: web.Request) -> web.Response:
         with pytest.raises(CallerLeft) as caught:
-            await read_json(request, max_bytes=MAX_BYTES, max_depth=MAX_DEPTH, timeout_s=5)
+            await read_body(request, max_bytes=MAX_BYTES, timeout_s=5)
         outcome.set_result(caught.value)
         return web.Response()
 
