@@ -290,7 +290,7 @@ async def media(app: web.Application) -> AsyncIterator[None]:
     async with open_media(
         settings.media,
         directory=resolve_media_dir(settings, app[keys.ENVIRON]),
-        store=SqliteMedia(app[keys.DATABASE]),
+        store=SqliteMedia(app[keys.DATABASE], keep_s=settings.media.keep_s),
         access=app[keys.ACCESS],
         allow_private=app[keys.IS_SANDBOX],
         shared_as=None if worker is None else str(worker.seat),

@@ -1,17 +1,24 @@
-"""Results that were handed out: ``media.store.MediaStore`` on the database."""
+"""Results that were handed out: ``media.store.MediaStore`` on the database.
+
+They are known for ``keep_s``, as long as copies are kept and longer than providers' own links live.
+"""
 
 from __future__ import annotations
 
 import sqlite3
-from typing import Literal
+import time
+from collections.abc import Callable
+from typing import Final, Literal
 
 import msgspec
 
 from bitmesh_proxy.storage.database import Database
 
 _COLUMNS = "id, provider, account_id, kind, created_at_ms, url, is_short, needs_credential"
+#: Old rows are looked for this often at most.
+SWEEP_INTERVAL_S: Final = 60.0
 #: Removed in one go at most, so that no request waits for a long sweep.
-PRUNE_ROWS = 5_000
+SWEEP_ROWS: Final = 5_000
 
 
 class MediaRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,10 +39,21 @@ class MediaRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SqliteMedia:
-    """See the module's docstring."""
+    """See the module's docstring. ``clock`` is Unix time."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        keep_s: float,
+        clock: Callable[[], float] = time.time,
+        sweep_rows: int = SWEEP_ROWS,
+    ) -> None:
         self._database = database
+        self._keep_s = keep_s
+        self._clock = clock
+        self._sweep_rows = sweep_rows
+        self._swept_at_s = float("-inf")
 
     async def remember(self, record: MediaRecord) -> bool:
         """Keep ``record``. False, and nothing is changed, if its id was handed out before."""
@@ -57,11 +75,14 @@ class SqliteMedia:
             )
             return statement.rowcount == 1
 
-        return await self._database.write(insert)
+        is_new = await self._database.write(insert)
+        await self._sweep_now_and_then()
+        return is_new
 
     async def get(self, media_id: str) -> MediaRecord | None:
-        """What was remembered under an id."""
-        row = self._database.lookup(f"SELECT {_COLUMNS} FROM media WHERE id = ?", (media_id,))  # noqa: S608
+        """What was remembered under an id; None, too, for what is too old."""
+        sql = f"SELECT {_COLUMNS} FROM media WHERE id = ? AND created_at_ms >= ?"  # noqa: S608 - made of a constant
+        row = self._database.lookup(sql, (media_id, self._oldest_ms()))
         if row is None:
             return None
         found_id, provider, account_id, kind, created_at_ms, url, is_short, needs_credential = row
@@ -84,13 +105,19 @@ class SqliteMedia:
 
         await self._database.write(delete)
 
-    async def prune(self, *, before_s: float) -> int:
-        """Forget what was handed out before a moment (Unix time); gives how many rows went."""
+    def _oldest_ms(self) -> int:
+        return int((self._clock() - self._keep_s) * 1000)
 
-        def delete(connection: sqlite3.Connection) -> int:
-            return connection.execute(
-                "DELETE FROM media WHERE id IN (SELECT id FROM media WHERE created_at_ms < ? LIMIT ?)",
-                (int(before_s * 1000), PRUNE_ROWS),
-            ).rowcount
+    async def _sweep_now_and_then(self) -> None:
+        now_s = self._clock()
+        if now_s - self._swept_at_s < SWEEP_INTERVAL_S:
+            return
+        self._swept_at_s = now_s
+        parameters = self._oldest_ms(), self._sweep_rows
 
-        return await self._database.write(delete)
+        def sweep(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "DELETE FROM media WHERE id IN (SELECT id FROM media WHERE created_at_ms < ? LIMIT ?)", parameters
+            )
+
+        await self._database.write(sweep)

@@ -13,12 +13,18 @@ from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.keys import KeyRecord, KeyStore
 from bitmesh_proxy.storage.ledger import LedgerStore
 from tests.first_start import lay_database
+from tests.storage.clock import Clock
 from tests.storage.examples import NOON_S, key_spec, open_database, usd
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "books.db"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture

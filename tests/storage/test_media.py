@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from bitmesh_proxy.storage import media
 from bitmesh_proxy.storage.database import Database
-from bitmesh_proxy.storage.media import MediaRecord, SqliteMedia
+from bitmesh_proxy.storage.media import SWEEP_INTERVAL_S, MediaRecord, SqliteMedia
+from tests.storage.clock import Clock
 from tests.storage.examples import NOON_S
 
 RECORD = MediaRecord(
@@ -19,9 +19,12 @@ RECORD = MediaRecord(
 )
 
 
+KEEP_S = 1000.0
+
+
 @pytest.fixture
-def store(database: Database) -> SqliteMedia:
-    return SqliteMedia(database)
+def store(database: Database, clock: Clock) -> SqliteMedia:
+    return SqliteMedia(database, keep_s=KEEP_S, clock=clock, sweep_rows=2)
 
 
 async def test_record_comes_back_as_it_was(store: SqliteMedia) -> None:
@@ -42,13 +45,27 @@ async def test_id_belongs_to_the_first(store: SqliteMedia) -> None:
     assert await store.get("abc") == RECORD
 
 
-async def test_old_ones_go_some_at_a_time(store: SqliteMedia, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(media, "PRUNE_ROWS", 2)
+async def test_what_is_too_old_is_unknown(store: SqliteMedia, clock: Clock) -> None:
+    await store.remember(RECORD)
+    clock.now_s = NOON_S + KEEP_S
+    assert await store.get("abc") == RECORD
+    clock.now_s += 1
+    assert await store.get("abc") is None
+
+
+async def test_old_ones_go_some_at_a_time(store: SqliteMedia, clock: Clock, database: Database) -> None:
+    async def kept() -> list[str]:
+        return [row[0] for row in await database.read("SELECT id FROM media ORDER BY created_at_ms")]
+
     for number in range(5):
         await store.remember(replace(RECORD, media_id=str(number), created_at_s=NOON_S + number))
-    assert [await store.prune(before_s=NOON_S + 3) for _ in range(3)] == [2, 1, 0]
-    assert await store.get("2") is None
-    assert await store.get("3") is not None
+    clock.now_s = NOON_S + KEEP_S + 3
+    seen = []
+    for name in "abc":
+        await store.remember(replace(RECORD, media_id=name, created_at_s=clock.now_s))
+        seen.append(await kept())
+        clock.now_s += SWEEP_INTERVAL_S / 2
+    assert seen == [["2", "3", "4", "a"], ["2", "3", "4", "a", "b"], ["4", "a", "b", "c"]]
 
 
 async def test_an_id_can_be_taken_back(store: SqliteMedia) -> None:

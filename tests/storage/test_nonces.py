@@ -10,22 +10,10 @@ from bitmesh_proxy.errors import Unavailable
 from bitmesh_proxy.storage import nonces
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.nonces import SqliteNonces
+from tests.storage.clock import Clock
 from tests.storage.examples import NOON_S
 
 NOW = int(NOON_S)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = NOON_S
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

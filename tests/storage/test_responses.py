@@ -9,20 +9,8 @@ from msgspec.structs import replace
 from bitmesh_proxy.storage import responses
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.responses import ContextTooLarge, ResponseStore, StoredResponse, squeezed
+from tests.storage.clock import Clock
 from tests.storage.examples import NOON_S
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = NOON_S
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
