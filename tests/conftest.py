@@ -10,7 +10,7 @@ import asyncio
 import gc
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -67,12 +67,15 @@ def watch(event: str, arguments: tuple[object, ...]) -> None:
 sys.addaudithook(watch)
 
 
-@pytest.fixture(autouse=True)
-def blocked_loop_is_an_error() -> Iterator[None]:
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """A blocked loop is an error in every test and its fixtures. (As a fixture, this would take longer than many.)"""
     global _is_watching
     _is_watching = True
-    yield
-    _is_watching = False
+    try:
+        return (yield)
+    finally:
+        _is_watching = False
 
 
 def pytest_collection(session: pytest.Session) -> None:

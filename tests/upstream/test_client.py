@@ -272,7 +272,7 @@ def test_we_see_what_aiohttp_sees(data: bytes, cuts: list[int]) -> None:
     async def compare() -> None:
         async with provider(script) as running, Upstream(settings()) as upstream:
             try:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(0.1 if data == WAITED_FOR else 5):
                     theirs = await seen_by_aiohttp(f"http://127.0.0.1:{running.port}/x")
             except TimeoutError:  # it takes a broken body for one that is still to come
                 theirs = Seen(error=True)
