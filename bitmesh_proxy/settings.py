@@ -128,6 +128,8 @@ class Jobs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     slow_after_s: Seconds = 3600.0
     slow_poll_s: Seconds = 300.0
     max_open_per_key: Count = 100
+    #: A job that has ended can be asked about for so long.
+    keep_s: Seconds = 30 * 86400.0
 
 
 class Media(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,7 +1,8 @@
 """The clockwork that takes every open job to its end, whether or not its owner ever comes back.
 
 Jobs that are due are polled concurrently, with a cap per provider, so that one slow provider holds up nobody else. All
-state is in the rows: after a restart the first look finds what the last process left.
+state is in the rows: after a restart the first look finds what the last process left. Rows of jobs that ended long ago
+(``jobs.keep_s``) go.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ BATCH = 500
 #: The longest sleep: a job that another process started is found after so long at the latest.
 MAX_SLEEP_S = 5.0
 MIN_SLEEP_S = 0.02
+#: Old rows are looked for this often, and so many go at once.
+SWEEP_INTERVAL_S = 60.0
+SWEEP_ROWS = 500
 #: After a fault of the database.
 TROUBLE_SLEEP_S = 2.0
 
@@ -47,6 +51,7 @@ class Poller:
         self._settings = settings
         self._clock = clock
         self._max_sleep_s = max_sleep_s
+        self._swept_at_s = float("-inf")
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(settings.max_concurrent_polls_per_provider)
@@ -77,10 +82,17 @@ class Poller:
             if job.id not in self._under_way:
                 task = self._under_way[job.id] = asyncio.create_task(self._poll(job))
                 task.add_done_callback(functools.partial(self._forget, job.id))
+        await self._sweep_now_and_then(now_s)
         next_at_s = await self._store.next_due_at_s(after_s=now_s)
         if next_at_s is None:
             return self._max_sleep_s
         return min(self._max_sleep_s, max(MIN_SLEEP_S, next_at_s - now_s))
+
+    async def _sweep_now_and_then(self, now_s: float) -> None:
+        """Forget jobs that ended long ago; what they cost stays in the ledger."""
+        if now_s - self._swept_at_s >= SWEEP_INTERVAL_S:
+            self._swept_at_s = now_s
+            await self._store.forget_ended(before_s=now_s - self._settings.keep_s, limit=SWEEP_ROWS)
 
     def _forget(self, job_id: str, _: asyncio.Task[None]) -> None:
         self._under_way.pop(job_id, None)

@@ -59,6 +59,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     completed_at_s: float | None
 
 
+_FORGET_ENDED = """
+DELETE FROM jobs
+WHERE number IN (SELECT number FROM jobs WHERE completed_at_ms < ? ORDER BY completed_at_ms LIMIT ?)
+"""
+
 _SELECT = """
 SELECT jobs.id, accounts.id, keys.id, request_id, model, provider, offer, provider_job_id, status, facts, state, polls,
        refusals, jobs.created_at_ms, next_poll_at_ms, completed_at_ms
@@ -139,6 +144,14 @@ class JobStore:
             connection.execute("DELETE FROM jobs WHERE id = ? AND next_poll_at_ms IS NULL", (job_id,))
 
         await self._database.write(delete)
+
+    async def forget_ended(self, *, before_s: float, limit: int) -> int:
+        """Remove up to ``limit`` rows of jobs that ended before a moment (Unix time), oldest first; gives how many."""
+
+        def delete(connection: sqlite3.Connection) -> int:
+            return connection.execute(_FORGET_ENDED, (int(before_s * 1000), limit)).rowcount
+
+        return await self._database.write(delete)
 
     async def due(self, now_s: float, *, limit: int) -> list[Job]:
         """Open jobs whose next poll has come, the longest waiting first."""

@@ -89,3 +89,32 @@ async def test_a_job_of_an_offer_that_is_gone_is_postponed_not_lost(room: Room) 
     await until(is_postponed, "it waits for its provider to come back")
     assert polls(room) == 0
     await room.gateway.check_books(open_requests=1)
+
+
+async def test_a_job_that_ended_long_ago_is_forgotten_and_what_it_cost_is_not(room: Room) -> None:
+    job = await room.submit("A cat [[sandbox: job_s=0]]")
+    poller = poller_of(room)
+
+    async def state() -> JobStatus | None:
+        found = await room.store.get(room.gateway.account_id, job.provider_job_id)
+        return None if found is None else found.status
+
+    async def is_done() -> bool:
+        return await state() is JobStatus.COMPLETED
+
+    room.clock.now_s += 2.5
+    await poller.step()
+    await until(is_done, "the clip is done")
+    # (Days in one step would be a poll's timeout, too; here nothing is open any more.)
+    room.clock.now_s += SETTINGS.keep_s - 60
+    await poller.step()
+    assert await state() is JobStatus.COMPLETED
+    room.clock.now_s += 30
+    await poller.step()  # too soon after the last look
+    room.clock.now_s += 60
+    assert await state() is JobStatus.COMPLETED
+    await poller.step()
+    assert await state() is None
+    answer = await room.gateway.get(f"/video/{job.provider_job_id}")
+    assert answer.status == 404
+    await room.gateway.check_books()

@@ -10,7 +10,7 @@ from bitmesh_proxy.calls import JobStatus
 from bitmesh_proxy.errors import NotFound
 from bitmesh_proxy.storage.accounts import Account, AccountStore
 from bitmesh_proxy.storage.database import Database
-from bitmesh_proxy.storage.jobs import MAX_STATE_BYTES, JobStore, NewJob
+from bitmesh_proxy.storage.jobs import _FORGET_ENDED, MAX_STATE_BYTES, JobStore, NewJob
 from bitmesh_proxy.storage.keys import KeyRecord, KeyStore
 from bitmesh_proxy.storage.ledger import LedgerStore
 from bitmesh_proxy.storage.verification import verify_books
@@ -199,3 +199,38 @@ async def test_only_a_job_that_has_ended_is_deleted(
     await jobs.delete(job.id)
     assert await jobs.get(account.id, job.provider_job_id) is None
     assert await ledger.request("req_1") is not None
+
+
+async def test_ended_jobs_go_oldest_first_and_open_ones_stay(
+    jobs: JobStore, ledger: LedgerStore, account: Account, key: KeyRecord, database: Database
+) -> None:
+    for number in range(5):
+        await ledger.open_reservation(opening(f"req_{number}", account.id))
+        job = await jobs.create(new_job(account, f"req_{number}", provider_job_id=f"video_{number}"))
+        if number != 1:
+            closed = closing(f"req_{number}", 5)
+            ended_at_s = NOON_S + 100 - number
+            await jobs.finish(job.id, status=JobStatus.COMPLETED, state={}, completed_at_s=ended_at_s, closing=closed)
+
+    async def kept() -> list[str]:
+        rows = await database.read("SELECT provider_job_id FROM jobs ORDER BY number")
+        return [row[0].removeprefix("video_") for row in rows]
+
+    assert await jobs.forget_ended(before_s=NOON_S + 96, limit=10) == 0
+    assert await jobs.forget_ended(before_s=NOON_S + 99, limit=1) == 1
+    assert await kept() == ["0", "1", "2", "3"]
+    assert await jobs.forget_ended(before_s=NOON_S + 9999, limit=2) == 2
+    assert await kept() == ["0", "1"]
+    assert await jobs.forget_ended(before_s=NOON_S + 9999, limit=2) == 1
+    assert await kept() == ["1"]
+    assert await verify_books(database) == []
+    request = await ledger.request("req_0")
+    assert request is not None
+    assert request.charge_nano_usd == 5
+
+
+async def test_ended_jobs_are_found_without_reading_others(database: Database) -> None:
+    plan = [row[3] for row in await database.read(f"EXPLAIN QUERY PLAN {_FORGET_ENDED}", (0, 1))]
+    reads = [step for step in plan if step.split()[1] == "jobs"]
+    assert "SEARCH jobs USING COVERING INDEX jobs_ended (completed_at_ms<?)" in reads, plan
+    assert [step for step in reads if not step.startswith("SEARCH")] == [], plan
