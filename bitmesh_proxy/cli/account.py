@@ -13,7 +13,7 @@ from bitmesh_proxy.cli.options import common_options, fail, settings_of
 from bitmesh_proxy.cli.tables import print_json, print_table
 from bitmesh_proxy.money import NanoUsd, format_usd
 from bitmesh_proxy.settings import Settings
-from bitmesh_proxy.storage.accounts import Account, AccountStore
+from bitmesh_proxy.storage.accounts import Account, AccountStore, Payment
 from bitmesh_proxy.storage.database import Database
 
 
@@ -105,6 +105,42 @@ def enable(ctx: click.Context, account_id: str, config: Path | None, data_dir: P
     """Switch an account on again; keys that were switched off themselves stay off."""
     found = _switched(settings_of(ctx, config, data_dir), account_id, is_disabled=False)
     click.echo(f"Account {found.id} ({found.name}) is on.")
+
+
+@account.command()
+@click.argument("account_id")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: the account with its payments.")
+@common_options
+@click.pass_context
+def statement(ctx: click.Context, account_id: str, as_json: bool, config: Path | None, data_dir: Path | None) -> None:
+    """Payments and corrections of an account, what was used of them, and what is left.
+
+    `bitmesh-proxy usage --account` says what it was used for.
+    """
+
+    async def work(database: Database) -> tuple[Account, tuple[Payment, ...]]:
+        store = AccountStore(database)
+        return await store.statement((await find_account(store, account_id)).id)
+
+    found, payments = with_database(settings_of(ctx, config, data_dir), work)
+    used = NanoUsd(found.balance_nano_usd - sum(each.amount_nano_usd for each in payments))
+    if as_json:
+        shown = [
+            {
+                "kind": each.kind,
+                "amount_usd": format_usd(each.amount_nano_usd),
+                "note": each.note,
+                "created_at_s": each.created_at_s,
+            }
+            for each in payments
+        ]
+        print_json({**_as_json(found), "used_usd": format_usd(NanoUsd(-used)), "payments": shown})
+        return
+    lines: list[tuple[str, ...]] = [
+        (show_moment(each.created_at_s), each.kind, format_usd(each.amount_nano_usd), each.note) for each in payments
+    ]
+    lines += [("", "used", format_usd(used), ""), ("", "balance", format_usd(found.balance_nano_usd), "")]
+    print_table(["WHEN", "WHAT", "USD", "NOTE"], lines, right=("USD",))
 
 
 @account.command(name="list")

@@ -6,6 +6,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 
@@ -29,6 +30,15 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     def available_nano_usd(self) -> NanoUsd:
         """What a new request can reserve."""
         return NanoUsd(self.balance_nano_usd - self.held_nano_usd)
+
+
+class Payment(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry that no request made: a credit, or a correction with the mistake that it makes good."""
+
+    kind: Literal["credit", "correction"]
+    amount_nano_usd: NanoUsd
+    note: str
+    created_at_s: float
 
 
 #: (Without a balance an account would vanish from here; that each has one, triggers see to, and ``doctor``.)
@@ -91,6 +101,22 @@ class AccountStore:
             (account_id,),
         )
         return NanoUsd(0 if row is None else row[0])
+
+    async def statement(self, account_id: str) -> tuple[Account, tuple[Payment, ...]]:
+        """The account and what ``paid_in`` sums up, oldest first, at one moment. Raises NotFound."""
+        async with self._database.snapshot() as snapshot:
+            row = await snapshot.row(_SELECT + "WHERE id = ?", (account_id,))
+            rows = await snapshot.rows(
+                "SELECT kind, amount_nano_usd, note, created_at_ms FROM entries"
+                " WHERE number < 0 AND account = (SELECT number FROM accounts WHERE id = ?) ORDER BY number DESC",
+                (account_id,),
+            )
+        if row is None:
+            raise NotFound(f"No such account: {account_id}")
+        return _account(row), tuple(
+            Payment(kind=kind, amount_nano_usd=NanoUsd(amount), note=note, created_at_s=created_at_ms / 1000)
+            for kind, amount, note, created_at_ms in rows
+        )
 
     async def correct(self, account_id: str, amount_nano_usd: NanoUsd, note: str) -> NanoUsd:
         """Enter a counter-entry for a mistake, up or down; gives the new balance. ``note`` says which mistake.

@@ -59,3 +59,23 @@ def test_an_account_is_switched_off_and_on(run: Run) -> None:
     assert run("account", "enable", account_id).output == f"Account {account_id} (acme) is on.\n"
     assert not json_of(run("key", "show", key_id, "--json"))["is_disabled"]
     assert " on " in run("account", "list").output
+
+
+def test_a_statement_says_what_was_paid_and_what_is_left(run: Run) -> None:
+    made = json_of(run("account", "create", "acme", "--credit", "50", "--json"))
+    run("account", "create", "other", "--credit", "7")
+    run("account", "correct", "acme", "--by", "-45", "--note", "5 was meant")
+    said = json_of(run("account", "statement", "acme", "--json"))
+    assert (said["id"], said["balance_usd"], said["used_usd"]) == (made["id"], "5", "0")
+    assert [(each["kind"], each["amount_usd"], each["note"]) for each in said["payments"]] == [
+        ("credit", "50", "opening credit"),
+        ("correction", "-45", "5 was meant"),
+    ]
+    lines = [line.split() for line in run("account", "statement", made["id"]).output.splitlines()]
+    assert lines[0] == ["WHEN", "WHAT", "USD", "NOTE"]
+    assert [line[2:] for line in lines[1:3]] == [
+        ["credit", "50", "opening", "credit"],
+        ["correction", "-45", "5", "was", "meant"],
+    ]
+    assert lines[3:] == [["used", "0"], ["balance", "5"]]
+    assert "no account has the id or name 'x'" in run("account", "statement", "x", status=1).output

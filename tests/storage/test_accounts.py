@@ -6,7 +6,7 @@ import pytest
 
 from bitmesh_proxy.errors import Conflict, NotFound
 from bitmesh_proxy.money import ZERO, NanoUsd
-from bitmesh_proxy.storage.accounts import Account, AccountStore
+from bitmesh_proxy.storage.accounts import Account, AccountStore, Payment
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.keys import KeyRecord, KeyStore
@@ -41,6 +41,26 @@ async def test_balance_is_the_sum_of_the_entries(accounts: AccountStore, databas
         ("correction", -usd(2), "typed twice"),
         ("credit", usd(9), ""),
     ]
+
+
+async def test_a_statement_is_of_one_account_and_of_payments_alone(
+    accounts: AccountStore, account: Account, key: KeyRecord, ledger: LedgerStore
+) -> None:
+    other = await accounts.create("Bob")
+    await accounts.credit(other.id, usd(9))
+    await accounts.correct(account.id, NanoUsd(-usd(2)), "typed twice")
+    await ledger.open_reservation(opening("req_1", account.id, hold_nano_usd=usd(1)))
+    await ledger.close(closing("req_1", usd(1)))
+    found, payments = await accounts.statement(account.id)
+    assert found == await accounts.get(account.id)
+    assert found.balance_nano_usd == usd(4)
+    assert payments == (
+        Payment(kind="credit", amount_nano_usd=usd(7), note="first payment", created_at_s=NOON_S),
+        Payment(kind="correction", amount_nano_usd=NanoUsd(-usd(2)), note="typed twice", created_at_s=NOON_S),
+    )
+    assert sum(each.amount_nano_usd for each in payments) == await accounts.paid_in(account.id)
+    with pytest.raises(NotFound):
+        await accounts.statement("acct_unknown")
 
 
 async def test_concurrent_credits_all_count(accounts: AccountStore) -> None:
