@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,8 @@ def credit(
 ) -> None:
     """Enter a payment of AMOUNT US dollars for ACCOUNT_ID (or its name, if only one has it)."""
 
-    async def work(database: Database) -> tuple[str, NanoUsd]:
-        store = AccountStore(database)
-        found = await find_account(store, account_id)
-        return found.id, await store.credit(found.id, amount, note)
-
-    found_id, balance = with_database(settings_of(ctx, config, data_dir), work)
+    settings = settings_of(ctx, config, data_dir)
+    found_id, balance = _entered(settings, account_id, lambda store, found_id: store.credit(found_id, amount, note))
     click.echo(f"Credited {format_usd(amount)} USD to {found_id}; balance {format_usd(balance)} USD.")
 
 
@@ -78,12 +75,8 @@ def correct(
 ) -> None:
     """Enter a counter-entry for a mistake; what was entered stays. What open requests hold cannot be taken away."""
 
-    async def work(database: Database) -> tuple[str, NanoUsd]:
-        store = AccountStore(database)
-        found = await find_account(store, account_id)
-        return found.id, await store.correct(found.id, amount, note)
-
-    found_id, balance = with_database(settings_of(ctx, config, data_dir), work)
+    settings = settings_of(ctx, config, data_dir)
+    found_id, balance = _entered(settings, account_id, lambda store, found_id: store.correct(found_id, amount, note))
     click.echo(f"Corrected {found_id} by {format_usd(amount)} USD; balance {format_usd(balance)} USD.")
 
 
@@ -189,6 +182,19 @@ async def find_account(store: AccountStore, wanted: str | None) -> Account:
     if not found:
         fail("there is no account yet: bitmesh-proxy account create NAME --credit 10")
     fail(question + "; there are: " + ", ".join(f"{each.id} ({each.name})" for each in found))
+
+
+def _entered(
+    settings: Settings, wanted: str, enter: Callable[[AccountStore, str], Awaitable[NanoUsd]]
+) -> tuple[str, NanoUsd]:
+    """The account's id and new balance."""
+
+    async def work(database: Database) -> tuple[str, NanoUsd]:
+        store = AccountStore(database)
+        found = await find_account(store, wanted)
+        return found.id, await enter(store, found.id)
+
+    return with_database(settings, work)
 
 
 def _switched(settings: Settings, wanted: str, *, is_disabled: bool) -> Account:
