@@ -122,11 +122,6 @@ class ProviderConnection(asyncio.Protocol):
         return self._transport is None
 
     @property
-    def is_usable(self) -> bool:
-        """Could a request be sent on it?"""
-        return self._transport is not None and not self._transport.is_closing()
-
-    @property
     def is_busy(self) -> bool:
         """Is there an exchange that has not been finished?"""
         return self._phase != _IDLE
@@ -234,17 +229,21 @@ class ProviderConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def has_something_to_say(self) -> bool:
-        """Is there anything to be read where nothing was asked: an end that the event loop has not seen yet?"""
-        if self._ask is None:  # made once: that costs as much again as to ask
-            assert self._transport is not None
-            sock = self._transport.get_extra_info("socket")
+    def is_alive(self) -> bool:
+        """Could a request be sent on it? Not if there is anything to be read where nothing was asked: an end that the
+        event loop has not seen yet."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return False
+        ask = self._ask
+        if ask is None:  # made once: that costs as much again as to ask
+            sock = transport.get_extra_info("socket")
             if sock is None or sock.fileno() < 0:
-                return True
+                return False
             poll = select.poll()
             poll.register(sock.fileno(), select.POLLIN)
-            self._ask = poll.poll
-        return bool(self._ask(0))
+            self._ask = ask = poll.poll
+        return not ask(0)
 
     # ------------------------------------------------------------ the same for those who wait
 

@@ -50,7 +50,7 @@ class OriginPool:
         """One that waits, alive; None if there is none."""
         while self.idle:
             connection = self.idle.pop()
-            if connection.is_usable and not connection.has_something_to_say():
+            if connection.is_alive():
                 return connection
             connection.close()
         return None
@@ -141,6 +141,7 @@ class Connections:
         self, *, connect_timeout_s: float, keepalive_s: float, max_per_origin: int, connect: Connect | None = None
     ) -> None:
         self._open = connect or self._open_by_name
+        self._opens_by_name = connect is None
         self._connect_timeout_s = connect_timeout_s
         self.keepalive_s = keepalive_s
         self._max_per_origin = max_per_origin
@@ -159,7 +160,7 @@ class Connections:
     def take_idle(self, origin: Origin) -> ProviderConnection | None:
         """One that waits, alive; None if there is none."""
         pool = self.pools.get(origin)
-        return pool.take_idle() if pool is not None else None
+        return pool.take_idle() if pool is not None and pool.idle else None
 
     async def take(self, origin: Origin, *, is_fresh: bool, until_s: float) -> ProviderConnection:
         """One that waits, or a new one (``is_fresh``: only that); waits while there are as many as may be.
@@ -169,18 +170,21 @@ class Connections:
         if self._is_closed:
             raise RuntimeError("the connections have been closed")
         try:
-            with Patience(self.watch, until_s):
-                while True:
-                    pool = self.pools.get(origin)  # anew each time: an empty one goes while one waits
-                    if pool is None:
-                        pool = self.pools[origin] = OriginPool(origin, self)
-                    connection = None if is_fresh else pool.take_idle()
-                    if connection is not None:
-                        return connection
-                    if pool.count < self._max_per_origin:
+            while True:
+                pool = self.pools.get(origin)  # anew each time: an empty one goes while one waits
+                if pool is None:
+                    pool = self.pools[origin] = OriginPool(origin, self)
+                connection = None if is_fresh else pool.take_idle()
+                if connection is not None:
+                    return connection
+                if pool.count < self._max_per_origin:
+                    if self._opens_by_name and self.loop.time() + self._connect_timeout_s <= until_s:
+                        return await self._connect(pool)  # which has less patience of its own
+                    with Patience(self.watch, until_s):
                         return await self._connect(pool)
-                    if pool.idle:  # a fresh one is wanted, so an old one has to go
-                        pool.idle.pop(0).close()
+                if pool.idle:  # a fresh one is wanted, so an old one has to go
+                    pool.idle.pop(0).close()
+                with Patience(self.watch, until_s):
                     await pool.wait_for_turn()
         except TimeoutError as exc:
             raise UpstreamTimeout("The provider did not answer in time.") from exc

@@ -72,7 +72,7 @@ async def test_every_address_of_the_one_answer_is_judged_before_any_is_connected
 async def test_an_address_that_stands_in_the_link_is_judged_and_not_resolved() -> None:
     async with serving({"/": body(b"x")}) as outside, judged({}) as room:
         connection = await room.connect(Origin("127.0.0.1", outside.origin.port, False))
-        assert connection.is_usable
+        assert not connection.is_lost
         assert room.asked == [("127.0.0.1", outside.origin.port, "127.0.0.1")]
         assert room.names.asked == []
 
@@ -81,7 +81,7 @@ async def test_where_one_address_does_not_answer_the_next_one_is_tried() -> None
     """127.0.0.3 refuses; there a server for 127.0.0.1 only is found without it."""
     async with serving({}) as outside, judged({"two.test": [["127.0.0.3", "127.0.0.1"]]}) as room:
         connection = await room.connect(Origin("two.test", outside.origin.port, False))
-        assert connection.is_usable
+        assert not connection.is_lost
 
 
 async def test_an_address_of_the_sixth_version() -> None:
@@ -92,7 +92,7 @@ async def test_an_address_of_the_sixth_version() -> None:
     probe.close()
     async with serving({}, host="::1") as outside, judged({"six.test": [["::1"]]}) as room:
         connection = await room.connect(Origin("six.test", outside.origin.port, False))
-        assert connection.is_usable
+        assert not connection.is_lost
 
 
 @pytest.mark.parametrize("answers", [{}, {"none.test": [[]]}])
@@ -145,8 +145,8 @@ async def test_with_tls_the_certificate_has_to_bear_the_name_and_be_trusted() ->
     async with serving({}, tls=server_side) as outside:
         port = outside.origin.port
         async with judged(names, tls=trusting) as room:
-            assert (await room.connect(Origin("media.test", port, True))).is_usable
-            assert (await room.connect(Origin("media.test.", port, True))).is_usable
+            assert not (await room.connect(Origin("media.test", port, True))).is_lost
+            assert not (await room.connect(Origin("media.test.", port, True))).is_lost
             assert asked_for == ["media.test", "media.test"]
             with pytest.raises(FetchUnreachable, match="certificate"):
                 await room.connect(Origin("wrong.test", port, True))

@@ -233,7 +233,7 @@ async def test_bytes_that_nobody_asked_for_close_the_connection() -> None:
     connection, wire = connected()
     connection.data_received(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
     assert wire.is_aborted
-    assert not connection.is_usable
+    assert not connection.is_alive()
 
 
 async def test_leaving_before_the_end_closes_at_once() -> None:

@@ -175,6 +175,42 @@ async def test_one_that_speaks_no_tls_cannot_be_reached() -> None:
                 await connections.take(Origin("127.0.0.1", running.port, True), is_fresh=False, until_s=until_s)
 
 
+@pytest.mark.parametrize(
+    ("connect_timeout_s", "wait_s", "error"), [(0.05, 5.0, UpstreamUnreachable), (5.0, 0.05, UpstreamTimeout)]
+)
+async def test_opening_takes_no_longer_than_either_patience(
+    connect_timeout_s: float, wait_s: float, error: type[Exception]
+) -> None:
+    """The provider never says a word of TLS."""
+    silent = asyncio.Event()
+
+    async def script(connection: Exchange) -> None:
+        await silent.wait()
+
+    async with provider(script) as running:
+        connections = Connections(connect_timeout_s=connect_timeout_s, keepalive_s=30.0, max_per_origin=1)
+        try:
+            for _ in range(2):  # the place was given back
+                until_s = asyncio.get_running_loop().time() + wait_s
+                with pytest.raises(error):
+                    await connections.take(Origin("127.0.0.1", running.port, True), is_fresh=False, until_s=until_s)
+        finally:
+            silent.set()
+            await connections.close()
+
+
+async def test_another_way_of_opening_is_not_waited_for_longer_either() -> None:
+    async def never(wanted: Origin, make: Callable[[], ProviderConnection]) -> ProviderConnection:
+        return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]  # never any
+
+    connections = Connections(connect_timeout_s=0.01, keepalive_s=30.0, max_per_origin=1, connect=never)
+    until_s = asyncio.get_running_loop().time() + 0.05
+    with pytest.raises(UpstreamTimeout):
+        await connections.take(origin(1), is_fresh=False, until_s=until_s)
+    assert connections.origins == 0
+    await connections.close()
+
+
 async def test_closing_ends_those_in_use_too() -> None:
     async with provider(answering(ANSWER)) as running:
         async with pool() as connections:
@@ -242,6 +278,6 @@ async def test_closing_ends_those_that_are_being_opened_too() -> None:
         await connections.close()
         may_open.set()
         connection = await opening
-        assert not connection.is_usable
+        assert not connection.is_alive()
         connections.give_back(connection)
         assert connections.take_idle(origin(running.port)) is None
