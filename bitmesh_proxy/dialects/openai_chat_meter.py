@@ -113,7 +113,14 @@ class OpenAIChatMeter:
             recent.append(data)
             if len(recent) - self._uncounted_from >= _MAX_UNCOUNTED:
                 self._count()
-        elif self._keys is None and self._cutter is None and _is_plain_beginning(data):
+        elif (
+            self._keys is None
+            and self._cutter is None  # so that there may be a byte order mark
+            and len(data) <= _MAX_RECENT_CHUNK_BYTES
+            and _RETURN not in data
+            and data.startswith(b"data:")
+            and data.endswith(_PLAIN_ENDS)
+        ):
             self._learn(data)
             self._is_plain = True
             self._recent.append(data)
@@ -234,16 +241,6 @@ class OpenAIChatMeter:
         self._first = whole[:1024]
         self._keys = keys = _SPACED if whole.find(b'": "') >= 0 else _COMPACT
         return keys
-
-
-def _is_plain_beginning(data: bytes) -> bool:
-    """Is a stream's first chunk one of whole events, without a byte order mark?"""
-    return (
-        len(data) <= _MAX_RECENT_CHUNK_BYTES
-        and _RETURN not in data
-        and data.startswith(b"data:")
-        and data.endswith(_PLAIN_ENDS)
-    )
 
 
 def _plain_text_bytes(events: bytes, keys: tuple[bytes, bytes, bytes, bytes]) -> int:

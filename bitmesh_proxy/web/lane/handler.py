@@ -20,7 +20,7 @@ class Handler(RequestHandler):
 
     __slots__ = ("_auto_decompress",)
 
-    def __init__(self, like: RequestHandler, *, auto_decompress: bool) -> None:  # not super's: that is the point
+    def __init__(self, like: RequestHandler, auto_decompress: bool) -> None:  # not super's: that is the point
         self._auto_decompress = auto_decompress
         # What settings decide, and what stands for a version of aiohttp.
         self._loop = like._loop

@@ -48,8 +48,8 @@ class LaneProtocol(Handler):
 
     __slots__ = ("_call", "_coming", "_held", "_lane", "_left_bytes", "_peer", "_sleeper", "_watch", "watched_s")
 
-    def __init__(self, like: RequestHandler, lane: Lane, watch: Watch, *, auto_decompress: bool) -> None:
-        Handler.__init__(self, like, auto_decompress=auto_decompress)
+    def __init__(self, like: RequestHandler, auto_decompress: bool, lane: Lane, watch: Watch) -> None:
+        Handler.__init__(self, like, auto_decompress)
         self._lane = lane
         self._watch = watch
         #: See Watched.
@@ -305,7 +305,7 @@ class LaneServer(web.Server):
 
     def __call__(self) -> RequestHandler:
         """A new connection."""
-        return LaneProtocol(self._like, self._lane, self._watch, auto_decompress=self._auto_decompress)
+        return LaneProtocol(self._like, self._auto_decompress, self._lane, self._watch)
 
     async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - aiohttp's own signature
         """As aiohttp's."""
