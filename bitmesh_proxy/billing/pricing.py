@@ -6,7 +6,6 @@ has counted too, from a usage that cannot be exceeded. Costs are rounded half to
 
 from __future__ import annotations
 
-import msgspec
 from msgspec.structs import replace
 
 from bitmesh_proxy.billing.usage import ChatBound, PromptSize, chat_bound, usage_bound
@@ -26,33 +25,14 @@ PIXELS_AT_MOST = 4 * MEGAPIXEL
 _ESTIMATED, _MEASURED = Basis.ESTIMATED, Basis.MEASURED
 
 
-class Estimate(msgspec.Struct, frozen=True, kw_only=True):
-    """``hold_nano_usd``: the call is not charged more than this, before any markup."""
-
-    hold_nano_usd: NanoUsd
-
-
-def estimate(
-    call: Call,
-    offer: Offer,
-    *,
-    default_max_output_tokens: int,
-    price: Price | None = None,
-    size: PromptSize | None = None,
-) -> Estimate:
-    """The upper bound of a call's cost at an offer (or at another ``price`` for the same, its sell price).
+def bound_of(
+    call: Call, offer: Offer, price: Price, default_max_output_tokens: int, size: PromptSize | None
+) -> NanoUsd:
+    """The upper bound of a call's cost at an offer's ``price`` (or at its sell price), before any markup.
 
     ``size`` is that of a conversation, where it has been counted before. Raises InternalError when the price has no
     figure for such a call: then it must not be made, for it would be free.
     """
-    price = offer.price if price is None else price
-    return Estimate(hold_nano_usd=bound_of(call, offer, price, default_max_output_tokens, size))
-
-
-def bound_of(
-    call: Call, offer: Offer, price: Price, default_max_output_tokens: int, size: PromptSize | None
-) -> NanoUsd:
-    """What ``estimate`` says, bare. Raises InternalError."""
     if price.is_free:
         return ZERO
     hold = price.request_nano_usd

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from bitmesh_proxy.billing.pricing import MEGAPIXEL, charge_of, cost_of, estimate, with_markup
+from bitmesh_proxy.billing.pricing import MEGAPIXEL, bound_of, charge_of, cost_of, with_markup
 from bitmesh_proxy.billing.usage import usage_bound
 from bitmesh_proxy.calls import (
     Basis,
@@ -38,8 +38,8 @@ MODEL = "maker/model"
 PICTURE = Media(kind="image", url="https://example.test/a.png")
 
 
-def hold(call: Call, at: Offer, **changes: Any) -> int:
-    return estimate(call, at, default_max_output_tokens=1000, **changes).hold_nano_usd
+def hold(call: Call, at: Offer) -> int:
+    return bound_of(call, at, at.price, 1000, None)
 
 
 def cost(usage: Usage, at: Offer, call: Call) -> int:
