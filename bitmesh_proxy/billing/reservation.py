@@ -68,7 +68,6 @@ class Reservation(Struct, eq=False):
     #: What was settled.
     bill: Bill | None = None
     is_open: bool = False
-    is_handed_over: bool = False
     #: ``Books.watch`` knows it.
     is_watched: bool = False
     _offer: Offer | None = None
@@ -133,7 +132,6 @@ class Reservation(Struct, eq=False):
     def hand_over(self) -> None:
         """From now on a job closes this. Its row must be there already."""
         self.is_open = False
-        self.is_handed_over = True
 
     async def settle(self, outcome: Outcome) -> None:
         """Close the row with the outcome's bill, durably. A second call does nothing."""

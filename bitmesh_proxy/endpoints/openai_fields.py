@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-import orjson
 
 from bitmesh_proxy.calls import JsonObject, Media
 from bitmesh_proxy.context import Caller
@@ -97,11 +96,6 @@ def one_of(*words: str) -> Field:
         expected="one of " + ", ".join(f"'{word}'" for word in words),
         is_valid=lambda value: isinstance(value, str) and value in words,
     )
-
-
-def json_object() -> Field:
-    """An object; in a form, its JSON."""
-    return Field(expected="an object", is_valid=lambda value: isinstance(value, dict), read_text=_read_json)
 
 
 def list_of(words: Sequence[str] | None = None) -> Field:
@@ -229,13 +223,6 @@ def _read_number(said: str) -> Any:
     if _INTEGER.fullmatch(said.strip()):
         return int(said)
     return float(said) if _NUMBER.fullmatch(said.strip()) else said
-
-
-def _read_json(said: str) -> Any:
-    try:
-        return orjson.loads(said)
-    except orjson.JSONDecodeError:
-        return said
 
 
 def _within(value: float, lowest: float | None, highest: float | None) -> bool:

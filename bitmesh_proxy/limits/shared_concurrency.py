@@ -40,7 +40,6 @@ class SharedConcurrencyLimit(ConcurrencyLimit):
         """A table from word ``at`` on; other tables may stand beside it, under the same lock."""
         super().__init__(default, retry_after_s=retry_after_s)
         self._memory = memory
-        self._seats = seats
         #: Where this worker's count stands behind a key's name, and where all counts end.
         self._own = 1 + seat
         self._end = 1 + seats

@@ -36,7 +36,6 @@ class Answer:
         self.headers: Mapping[str, str] = head.headers
         self.media_type = _declared_type(self.headers)
         self.content_length = _declared_length(self.headers)
-        self.content_range = self.headers.get("Content-Range")
         self._connection: ProviderConnection | None = connection
         self._budget = budget
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -45,13 +44,11 @@ class IdempotencyStore:
         instance: int,
         keep_s: float = 86_400.0,
         max_total_bytes: int = 256 * 1024 * 1024,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
         self._instance = instance
         self._keep_s = keep_s
         self._max_total_bytes = max_total_bytes
-        self._clock = clock
         self._swept_at_s = float("-inf")
         self._kept_bytes_since = 0
 

@@ -48,11 +48,6 @@ class RenderedError(msgspec.Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str]
     body: bytes
 
-    @property
-    def content_type(self) -> str:
-        """The media type with its parameters."""
-        return self.headers["Content-Type"]
-
 
 class _Kinds(msgspec.Struct, frozen=True):
     """The words of one vocabulary for ``error.type``."""

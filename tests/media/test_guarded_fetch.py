@@ -421,7 +421,7 @@ async def test_a_head_request_and_a_range_are_passed_on_through_redirects() -> N
         async with fetcher.open(outside.url(), method="HEAD") as head:
             assert (head.status, head.content_length) == (200, len(PNG))
         async with fetcher.open(outside.url(), byte_range="bytes=2-5") as part:
-            assert (part.status, part.content_range) == (206, f"bytes 2-5/{len(PNG)}")
+            assert (part.status, part.headers.get("Content-Range")) == (206, f"bytes 2-5/{len(PNG)}")
             assert b"".join([chunk async for chunk in part.chunks()]) == PNG[2:6]
     assert [method for method, _, _ in outside.requests] == ["HEAD", "HEAD", "GET", "GET"]
 

@@ -60,7 +60,7 @@ EVERY_CLASS = [pytest.param(cls, id=cls.__name__) for cls in classes()]
 
 
 def body_of(rendered: RenderedError) -> Any:
-    assert rendered.content_type == "application/json"
+    assert rendered.headers["Content-Type"] == "application/json"
     body = json.loads(rendered.body)
     assert isinstance(body, dict)
     return body
@@ -82,7 +82,7 @@ def test_every_error_in_every_format(cls: type[GatewayError], surface: Surface) 
     assert ("Retry-After" in rendered.headers) == isinstance(error, RateLimited)
     assert ("WWW-Authenticate" in rendered.headers) == (rendered.status == 401)
     if surface is Surface.PUBLIC_MEDIA:
-        assert rendered.content_type == "text/plain; charset=utf-8"
+        assert rendered.headers["Content-Type"] == "text/plain; charset=utf-8"
         assert rendered.body.decode().strip()
         return
     body = body_of(rendered)

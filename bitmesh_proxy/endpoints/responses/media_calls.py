@@ -29,11 +29,6 @@ from bitmesh_proxy.endpoints.responses.request import ResponseRequest
 from bitmesh_proxy.errors import InvalidRequest, UnsupportedParameter, UnsupportedValue
 
 MAX_PROMPT_CHARACTERS: Final = 100_000
-_PART_NAMES: Final = {
-    "input_image": "input_image",
-    "input_video": "input_video",
-    "input_file": "input_file",
-}
 
 
 def call_for(request: ResponseRequest, operation: Operation, context: Sequence[JsonObject] = ()) -> Call:

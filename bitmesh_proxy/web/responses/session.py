@@ -123,11 +123,6 @@ class ResponseSession:
         """The response object as it is now."""
         return self._writer.response
 
-    @property
-    def is_over(self) -> bool:
-        """Has it come to its end?"""
-        return self._writer.is_over
-
     def endpoint(self) -> Endpoint:
         """What the pipeline is to take this call for."""
         return Endpoint(

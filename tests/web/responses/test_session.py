@@ -56,7 +56,7 @@ async def test_a_stream_is_rendered_as_it_comes_and_ends_with_the_bill(store: Re
     response = check(events_of([data]))
     assert response["usage"]["total_cost"] == 0.04
     assert response["id"] == session.response_id
-    assert session.is_over
+    assert session.response["status"] == "completed"
 
 
 @pytest.mark.parametrize("transport", [Transport.SSE, Transport.WEBSOCKET])
