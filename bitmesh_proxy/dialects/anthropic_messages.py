@@ -8,7 +8,6 @@ message, and the schema is closed, so that one unknown field is a 400.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -20,6 +19,7 @@ from bitmesh_proxy.dialects.anthropic_reader import AnthropicReader, read_whole,
 from bitmesh_proxy.dialects.base import ChatDialect, UpstreamRequest
 from bitmesh_proxy.dialects.json_answers import child, objects, string
 from bitmesh_proxy.dialects.reading_meter import ReadingMeter
+from bitmesh_proxy.dialects.tool_arguments import tool_arguments
 from bitmesh_proxy.dialects.unsupported import refuse_logprobs
 from bitmesh_proxy.errors import InvalidRequest, UnsupportedValue
 
@@ -215,7 +215,7 @@ def _assistant(message: JsonObject, param: str) -> list[Block]:
                 "type": "tool_use",
                 "id": _tool_id(call.get("id")),
                 "name": string(function.get("name")),
-                "input": _arguments(function.get("arguments"), param),
+                "input": tool_arguments(function.get("arguments"), param),
             }
         )
     return blocks
@@ -231,16 +231,6 @@ def _tool_result(message: JsonObject, param: str) -> Block:
 def _tool_id(given: object) -> str:
     """An id in the letters that are allowed; the same id always becomes the same."""
     return _NOT_IN_TOOL_IDS.sub("_", string(given)) or "_"
-
-
-def _arguments(arguments: object, param: str) -> Mapping[str, Any]:
-    if isinstance(arguments, dict):
-        return arguments
-    try:
-        parsed = orjson.loads(string(arguments) or "{}")
-    except orjson.JSONDecodeError as exc:
-        raise InvalidRequest("The arguments of a tool call are not JSON.", param=f"{param}.tool_calls") from exc
-    return parsed if isinstance(parsed, dict) else {"value": parsed}
 
 
 def _content(content: object, param: str) -> list[Block]:

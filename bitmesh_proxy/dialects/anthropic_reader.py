@@ -25,7 +25,7 @@ from bitmesh_proxy.calls import (
     Usage,
     UsageReport,
 )
-from bitmesh_proxy.dialects.json_answers import child, objects, read_object, string
+from bitmesh_proxy.dialects.json_answers import child, objects, read_event, read_object, string
 from bitmesh_proxy.dialects.openai_usage import token_count
 from bitmesh_proxy.dialects.provider_errors import error_code, error_message, redact, refused_within_success
 from bitmesh_proxy.dialects.sse import SseParser
@@ -113,12 +113,7 @@ class AnthropicReader:
     def _read(self, data: bytes) -> Iterator[Event]:
         if self._is_over:
             return
-        try:
-            event = orjson.loads(data)
-        except orjson.JSONDecodeError as exc:
-            raise UpstreamBroken("The provider sent an event that is not JSON.") from exc
-        if not isinstance(event, dict):
-            raise UpstreamBroken("The provider sent an event that is not an object.")
+        event = read_event(data)
         kind = event.get("type")
         if kind == "message_start":
             message = child(event, "message")

@@ -18,6 +18,7 @@ from bitmesh_proxy.dialects.base import ChatDialect, UpstreamRequest
 from bitmesh_proxy.dialects.gemini_reader import GeminiReader, read_whole, read_whole_usage
 from bitmesh_proxy.dialects.json_answers import child, objects, string
 from bitmesh_proxy.dialects.reading_meter import ReadingMeter
+from bitmesh_proxy.dialects.tool_arguments import tool_arguments
 from bitmesh_proxy.dialects.unsupported import refuse_logprobs
 from bitmesh_proxy.errors import InvalidRequest, UnsupportedValue
 
@@ -182,7 +183,7 @@ def _model_parts(message: JsonObject, param: str, *, names: dict[str, str], sign
         function = child(call, "function")
         name = string(function.get("name"))
         names[string(call.get("id"))] = name
-        part: Part = {"functionCall": {"name": name, "args": _arguments(function.get("arguments"), param)}}
+        part: Part = {"functionCall": {"name": name, "args": tool_arguments(function.get("arguments"), param)}}
         # The first call of a turn carries the signature; the others have none.
         if place == 0 and signatures:
             part["thoughtSignature"] = signatures[-1]
@@ -204,16 +205,6 @@ def _tool_result(message: JsonObject, param: str, names: dict[str, str]) -> Part
     except orjson.JSONDecodeError:
         result = None
     return {"functionResponse": {"name": name, "response": result if isinstance(result, dict) else {"result": text}}}
-
-
-def _arguments(arguments: object, param: str) -> dict[str, Any]:
-    if isinstance(arguments, dict):
-        return arguments
-    try:
-        parsed = orjson.loads(string(arguments) or "{}")
-    except orjson.JSONDecodeError as exc:
-        raise InvalidRequest("The arguments of a tool call are not JSON.", param=f"{param}.tool_calls") from exc
-    return parsed if isinstance(parsed, dict) else {"value": parsed}
 
 
 def _parts(content: object, param: str) -> list[Part]:

@@ -25,7 +25,7 @@ from bitmesh_proxy.calls import (
     Usage,
     UsageReport,
 )
-from bitmesh_proxy.dialects.json_answers import child, from_base64, objects, read_object, string
+from bitmesh_proxy.dialects.json_answers import child, from_base64, objects, read_event, read_object, string
 from bitmesh_proxy.dialects.openai_usage import token_count
 from bitmesh_proxy.dialects.provider_errors import error_code, error_message, redact, refused_within_success
 from bitmesh_proxy.dialects.sse import SseParser
@@ -112,12 +112,7 @@ class GeminiReader:
     def _read(self, data: bytes) -> Iterator[Event]:
         if self._has_failed:
             return
-        try:
-            response = orjson.loads(data)
-        except orjson.JSONDecodeError as exc:
-            raise UpstreamBroken("The provider sent an event that is not JSON.") from exc
-        if not isinstance(response, dict):
-            raise UpstreamBroken("The provider sent an event that is not an object.")
+        response = read_event(data)
         if response.get("error"):
             self._is_over = self._has_failed = True
             clean = orjson.loads(redact(data))

@@ -14,13 +14,22 @@ from bitmesh_proxy.errors import UpstreamBroken
 
 def read_object(body: bytes) -> dict[str, Any]:
     """A whole answer that has to be a JSON object. Raises UpstreamBroken for anything else."""
+    return _object(body, "The provider's answer is")
+
+
+def read_event(data: bytes) -> dict[str, Any]:
+    """The same of an event of a stream."""
+    return _object(data, "The provider sent an event that is")
+
+
+def _object(data: bytes, what: str) -> dict[str, Any]:
     try:
-        answer = orjson.loads(body)
+        value = orjson.loads(data)
     except orjson.JSONDecodeError as exc:
-        raise UpstreamBroken("The provider's answer is not JSON.") from exc
-    if not isinstance(answer, dict):
-        raise UpstreamBroken("The provider's answer is not an object.")
-    return answer
+        raise UpstreamBroken(f"{what} not JSON.") from exc
+    if not isinstance(value, dict):
+        raise UpstreamBroken(f"{what} not an object.")
+    return value
 
 
 def read_success(body: bytes, *needed: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from bitmesh_proxy.calls import (
     ToolCallDelta,
     UsageReport,
 )
-from bitmesh_proxy.dialects.json_answers import from_base64, objects, read_object, string
+from bitmesh_proxy.dialects.json_answers import from_base64, objects, read_event, read_object, string
 from bitmesh_proxy.dialects.openai_chat_text import only_text
 from bitmesh_proxy.dialects.openai_usage import parse_usage
 from bitmesh_proxy.dialects.provider_errors import error_code, error_message, redact, refused_within_success
@@ -111,13 +111,7 @@ class OpenAIChatReader:
                 yield from self._finish("stop")
             self._is_over = True
             return
-        try:
-            chunk = orjson.loads(data)
-        except orjson.JSONDecodeError as exc:
-            raise UpstreamBroken("The provider sent an event that is not JSON.") from exc
-        if not isinstance(chunk, dict):
-            raise UpstreamBroken("The provider sent an event that is not an object.")
-        yield from self._chunk(chunk)
+        yield from self._chunk(read_event(data))
 
     def _chunk(self, chunk: Mapping[str, Any]) -> Iterator[Event]:
         if chunk.get("error"):

@@ -206,8 +206,6 @@ def _read(call: ImageCall, body: bytes) -> MediaResult:
 
 def _read_item(item: dict[str, Any], answer: dict[str, Any], call: ImageCall) -> MediaOutput:
     made = string(answer.get("output_format"))
-    size = string(answer.get("size")).partition("x")
-    width, height = (int(size[0]), int(size[2])) if size[0].isdecimal() and size[2].isdecimal() else (None, None)
     encoded = string(item.get("b64_json"))
     url = link(item.get("url"))
     if not encoded and url is None:
@@ -217,7 +215,5 @@ def _read_item(item: dict[str, Any], answer: dict[str, Any], call: ImageCall) ->
         data=from_base64(encoded) if encoded else None,
         url=None if encoded else url,
         media_type=f"image/{made}" if made in ("png", "jpeg", "webp") else None,
-        width=width or call.width,
-        height=height or call.height,
         revised_prompt=string(item.get("revised_prompt")) or None,
     )

@@ -22,9 +22,6 @@ from bitmesh_proxy.dialects.provider_errors import error_code, error_message, re
 from bitmesh_proxy.errors import UnsupportedParameter, UnsupportedValue, UpstreamBroken
 from bitmesh_proxy.money import parse_reported_usd
 
-#: Officially only "download promptly"; an hour is what users see for pictures, and the least for clips.
-_LINK_LIFE_S: Final = 3600
-
 _IMAGE_OPTIONS: Final = ("guidance_scale", "image_loras", "negative_prompt")
 _VIDEO_OPTIONS: Final = ("generate_audio", "ratio", "resolution")
 
@@ -101,9 +98,9 @@ def _read_images(call: ImageCall, body: bytes) -> MediaResult:
 
 def _read_image(item: dict[str, Any], call: ImageCall) -> MediaOutput:
     if encoded := string(item.get("b64_json")):
-        return MediaOutput(kind="image", data=from_base64(encoded), width=call.width, height=call.height)
+        return MediaOutput(kind="image", data=from_base64(encoded))
     if url := link(item.get("url")):
-        return MediaOutput(kind="image", url=url, width=call.width, height=call.height, expires_in_s=_LINK_LIFE_S)
+        return MediaOutput(kind="image", url=url)
     raise UpstreamBroken("The provider's answer holds a picture that is neither a link nor base64.")
 
 
@@ -167,7 +164,7 @@ def _read_job(body: bytes) -> JobState:
     return JobState(
         provider_job_id=job_id,
         status=status,
-        outputs=(MediaOutput(kind="video", url=url, expires_in_s=_LINK_LIFE_S),) if url else (),
+        outputs=(MediaOutput(kind="video", url=url),) if url else (),
         usage=_usage(answer, outputs) if status is JobStatus.COMPLETED else None,
         error_code=error_code(problem) if isinstance(problem, dict) else None,
         error_message=error_message(problem),

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from bitmesh_proxy.dialects.json_answers import child, from_base64, link, objects, read_object, read_success, string
+from bitmesh_proxy.dialects.json_answers import (
+    child,
+    from_base64,
+    link,
+    objects,
+    read_event,
+    read_object,
+    read_success,
+    string,
+)
 from bitmesh_proxy.errors import ProviderRefused, UpstreamBroken
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'"x"', b"null", b'{"half":', b"\xff"])
 def test_only_an_object_is_an_answer(body: bytes) -> None:
-    with pytest.raises(UpstreamBroken):
+    with pytest.raises(UpstreamBroken, match="The provider's answer is not"):
         read_object(body)
+    with pytest.raises(UpstreamBroken, match="The provider sent an event that is not"):
+        read_event(body)
 
 
 def test_an_answer_has_to_hold_what_is_needed() -> None:

@@ -1,0 +1,24 @@
+"""The arguments of a tool call, for providers that want them as an object and not as JSON within a string."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from bitmesh_proxy.dialects.json_answers import string
+from bitmesh_proxy.errors import InvalidRequest
+
+
+def tool_arguments(arguments: object, param: str) -> dict[str, Any]:
+    """As an object; what is another kind of value becomes its member ``value``, and nothing an empty one.
+
+    ``param`` is the message's place. Raises InvalidRequest for what is not JSON.
+    """
+    if isinstance(arguments, dict):
+        return arguments
+    try:
+        parsed = orjson.loads(string(arguments) or "{}")
+    except orjson.JSONDecodeError as exc:
+        raise InvalidRequest("The arguments of a tool call are not JSON.", param=f"{param}.tool_calls") from exc
+    return parsed if isinstance(parsed, dict) else {"value": parsed}

@@ -1,0 +1,31 @@
+"""Whatever a caller repeats as a tool call's arguments becomes an object, or is refused with its place."""
+
+from __future__ import annotations
+
+import pytest
+
+from bitmesh_proxy.dialects.tool_arguments import tool_arguments
+from bitmesh_proxy.errors import InvalidRequest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ('{"city": "Oslo"}', {"city": "Oslo"}),
+        ({"city": "Oslo"}, {"city": "Oslo"}),
+        ("", {}),
+        (None, {}),
+        ('"Oslo"', {"value": "Oslo"}),
+        ("[1, 2]", {"value": [1, 2]}),
+        ("null", {"value": None}),
+    ],
+)
+def test_arguments_become_an_object(arguments: object, expected: dict[str, object]) -> None:
+    assert tool_arguments(arguments, "messages.1") == expected
+
+
+@pytest.mark.parametrize("arguments", ["{", "Oslo", '{"city": }'])
+def test_what_is_not_json_is_refused_with_its_place(arguments: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        tool_arguments(arguments, "messages.1")
+    assert caught.value.param == "messages.1.tool_calls"
