@@ -205,13 +205,6 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     reported_cost_nano_usd: NanoUsd | None = None
     is_estimated: bool = False
 
-    @property
-    def basis(self) -> Basis:
-        """How sure the figures are."""
-        if self.reported_cost_nano_usd is not None:
-            return Basis.REPORTED
-        return Basis.ESTIMATED if self.is_estimated else Basis.MEASURED
-
 
 # ---------------------------------------------------------------- results of whole answers
 
@@ -222,7 +215,6 @@ class MediaOutput(msgspec.Struct, frozen=True, kw_only=True):
     ``path`` (under the provider's base URL named ``root``) stands for a link that has to be built from the
     configuration, because only our key opens it. ``needs_credential`` marks such paths and links; they must never reach
     a caller.
-    ``expires_in_s`` is how long the provider's link lives, where it says so.
     """
 
     kind: Literal["image", "video", "audio"]
@@ -231,11 +223,8 @@ class MediaOutput(msgspec.Struct, frozen=True, kw_only=True):
     path: str | None = None
     root: str = "default"
     media_type: str | None = None
-    width: int | None = None
-    height: int | None = None
     revised_prompt: str | None = None
     needs_credential: bool = False
-    expires_in_s: int | None = None
 
 
 class MediaResult(msgspec.Struct, frozen=True, kw_only=True):

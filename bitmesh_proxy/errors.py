@@ -49,8 +49,6 @@ class GatewayError(Exception):
 
     status: int = 500
     code: ClassVar[str] = "internal_error"
-    #: May the same call be tried again, here at another offer, or by the caller later?
-    retryable: ClassVar[bool] = False
 
     def __init__(self, message: str, *, param: str | None = None, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -193,7 +191,6 @@ class RateLimited(GatewayError):
 
     status = 429
     code = "rate_limit_exceeded"
-    retryable = True
 
     def __init__(self, message: str, *, retry_after_s: float, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message, headers=headers)
@@ -215,7 +212,6 @@ class Unavailable(GatewayError):
 
     status = 503
     code = "unavailable"
-    retryable = True
 
 
 class UpstreamError(GatewayError):
@@ -263,7 +259,6 @@ class UpstreamUnreachable(UpstreamError):
     """No connection came about; nothing was sent."""
 
     code = "upstream_unreachable"
-    retryable = True
 
 
 class UpstreamBroken(UpstreamError):

@@ -168,7 +168,6 @@ class OfferWork:
             call=call,
             result=replace(result, outputs=outputs),
             urls=urls,
-            model_id=offer.model_id,
             context=context,
             latency_ms=latency_ms,
             charge_nano_usd=bill.charge_nano_usd,

@@ -192,7 +192,7 @@ def _accept(call: ImageCall) -> dict[str, str]:
 
 def _read(call: ImageCall, body: bytes) -> MediaResult:
     answer = read_success(body, "data")
-    outputs = tuple(_read_item(item, answer, call) for item in objects(answer["data"]))
+    outputs = tuple(_read_item(item, answer) for item in objects(answer["data"]))
     if not outputs:
         raise UpstreamBroken("The provider's answer holds no picture.")
     usage = parse_image_usage(child(answer, "usage") or None) or Usage()
@@ -204,7 +204,7 @@ def _read(call: ImageCall, body: bytes) -> MediaResult:
     )
 
 
-def _read_item(item: dict[str, Any], answer: dict[str, Any], call: ImageCall) -> MediaOutput:
+def _read_item(item: dict[str, Any], answer: dict[str, Any]) -> MediaOutput:
     made = string(answer.get("output_format"))
     encoded = string(item.get("b64_json"))
     url = link(item.get("url"))

@@ -85,7 +85,7 @@ def _output_format(asked: str | None) -> str | None:
 
 def _read_images(call: ImageCall, body: bytes) -> MediaResult:
     answer = read_success(body, "data")
-    outputs = tuple(_read_image(item, call) for item in objects(answer["data"]))
+    outputs = tuple(_read_image(item) for item in objects(answer["data"]))
     if not outputs:
         raise UpstreamBroken("The provider's answer holds no picture.")
     return MediaResult(
@@ -96,7 +96,7 @@ def _read_images(call: ImageCall, body: bytes) -> MediaResult:
     )
 
 
-def _read_image(item: dict[str, Any], call: ImageCall) -> MediaOutput:
+def _read_image(item: dict[str, Any]) -> MediaOutput:
     if encoded := string(item.get("b64_json")):
         return MediaOutput(kind="image", data=from_base64(encoded))
     if url := link(item.get("url")):

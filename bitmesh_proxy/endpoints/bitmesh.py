@@ -13,7 +13,7 @@ from collections.abc import Container, Mapping
 from functools import partial
 from typing import Any, Final
 
-from bitmesh_proxy.calls import ChatCall, Frame, ImageCall, JsonObject, Media, Operation, VideoCall
+from bitmesh_proxy.calls import ChatCall, Frame, ImageCall, JsonObject, Media, VideoCall
 from bitmesh_proxy.context import Caller, Surface
 from bitmesh_proxy.endpoints.bitmesh_answers import render_image
 from bitmesh_proxy.endpoints.bitmesh_answers import render_job as render_job
@@ -254,7 +254,6 @@ def _text_or_none(body: JsonObject, name: str) -> str | None:
 CHAT: Final = Endpoint(
     name="chat",
     surface=Surface.BITMESH,
-    operation=Operation.CHAT,
     parse=parse_chat,
     render_chat=render_chat,
     # Clients read the usage of every answer, streamed ones too.
@@ -264,14 +263,12 @@ CHAT: Final = Endpoint(
 IMAGE: Final = Endpoint(
     name="image",
     surface=Surface.BITMESH,
-    operation=Operation.IMAGE,
     parse=parse_image,
     render_media=render_image,
 )
 VIDEO: Final = Endpoint(
     name="video",
     surface=Surface.BITMESH,
-    operation=Operation.VIDEO,
     parse=parse_video,
     render_job=render_job,
 )

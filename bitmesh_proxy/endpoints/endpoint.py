@@ -19,7 +19,6 @@ from bitmesh_proxy.calls import (
     JobState,
     JsonObject,
     MediaResult,
-    Operation,
     TranscriptionCall,
 )
 from bitmesh_proxy.context import Caller, RequestContext, Surface
@@ -55,7 +54,6 @@ class MadePictures(msgspec.Struct, frozen=True, kw_only=True):
     call: ImageCall
     result: MediaResult
     urls: Sequence[str | None]
-    model_id: str
     context: RequestContext
     latency_ms: int
     charge_nano_usd: NanoUsd
@@ -75,7 +73,6 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     surface: Surface
-    operation: Operation
     parse: Callable[[JsonObject, Caller], Call]
     chat_format: str = "openai_chat"
     render_chat: Callable[[ChatCall, Sequence[Event], RequestContext], JsonObject] | None = None

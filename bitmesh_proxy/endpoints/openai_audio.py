@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import orjson
 
-from bitmesh_proxy.calls import JsonObject, Media, Operation, SpeechCall, TranscriptionCall
+from bitmesh_proxy.calls import JsonObject, Media, SpeechCall, TranscriptionCall
 from bitmesh_proxy.context import Caller, Surface
 from bitmesh_proxy.endpoints.endpoint import Endpoint
 from bitmesh_proxy.endpoints.openai_fields import (
@@ -121,11 +121,10 @@ def _read_object(said: str) -> Any:
         return said
 
 
-SPEECH: Final = Endpoint(name="speech", surface=Surface.OPENAI, operation=Operation.SPEECH, parse=parse_speech)
+SPEECH: Final = Endpoint(name="speech", surface=Surface.OPENAI, parse=parse_speech)
 TRANSCRIPTIONS: Final = Endpoint(
     name="transcription",
     surface=Surface.OPENAI,
-    operation=Operation.TRANSCRIPTION,
     parse=parse_transcription,
     render_transcript=render_transcript,
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from bitmesh_proxy.calls import ChatCall, JsonObject, Operation
+from bitmesh_proxy.calls import ChatCall, JsonObject
 from bitmesh_proxy.context import Caller, Surface
 from bitmesh_proxy.endpoints.endpoint import Endpoint
 from bitmesh_proxy.endpoints.openai_chat_answers import ChunkRenderer, render_chat
@@ -128,7 +128,6 @@ def _check_message(message: object, name: str) -> None:
 COMPLETIONS: Final = Endpoint(
     name="chat",
     surface=Surface.OPENAI,
-    operation=Operation.CHAT,
     parse=parse,
     render_chat=render_chat,
     chunk_renderer=ChunkRenderer,

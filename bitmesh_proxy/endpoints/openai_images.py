@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 import orjson
 
-from bitmesh_proxy.calls import ImageCall, JsonObject, Media, MediaOutput, Operation, Usage
+from bitmesh_proxy.calls import ImageCall, JsonObject, Media, MediaOutput, Usage
 from bitmesh_proxy.context import Caller, Surface
 from bitmesh_proxy.endpoints.endpoint import Endpoint, MadePictures
 from bitmesh_proxy.endpoints.openai_fields import (
@@ -187,7 +187,6 @@ def render_usage(usage: Usage) -> JsonObject:
 GENERATIONS: Final = Endpoint(
     name="image",
     surface=Surface.OPENAI,
-    operation=Operation.IMAGE,
     parse=parse_generation,
     render_pictures=render,
     render_picture_events=render_events,
@@ -195,7 +194,6 @@ GENERATIONS: Final = Endpoint(
 EDITS: Final = Endpoint(
     name="image_edit",
     surface=Surface.OPENAI,
-    operation=Operation.IMAGE,
     parse=parse_edit,
     render_pictures=render,
     render_picture_events=render_events,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from bitmesh_proxy.calls import EmbeddingCall, JsonObject, ModerationCall, Operation
+from bitmesh_proxy.calls import EmbeddingCall, JsonObject, ModerationCall
 from bitmesh_proxy.context import Caller, Surface
 from bitmesh_proxy.endpoints.endpoint import Endpoint
 from bitmesh_proxy.endpoints.openai_fields import (
@@ -105,9 +105,5 @@ def _check_count(value: Sequence[Any]) -> None:
         raise InvalidRequest(f"Invalid 'input': expected at most {MAX_INPUTS} inputs.", param="input")
 
 
-EMBEDDINGS: Final = Endpoint(
-    name="embedding", surface=Surface.OPENAI, operation=Operation.EMBEDDING, parse=parse_embedding
-)
-MODERATIONS: Final = Endpoint(
-    name="moderation", surface=Surface.OPENAI, operation=Operation.MODERATION, parse=parse_moderation
-)
+EMBEDDINGS: Final = Endpoint(name="embedding", surface=Surface.OPENAI, parse=parse_embedding)
+MODERATIONS: Final = Endpoint(name="moderation", surface=Surface.OPENAI, parse=parse_moderation)

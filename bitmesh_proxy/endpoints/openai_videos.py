@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
-from bitmesh_proxy.calls import Frame, JobStatus, JsonObject, Media, Operation, VideoCall
+from bitmesh_proxy.calls import Frame, JobStatus, JsonObject, Media, VideoCall
 from bitmesh_proxy.context import Caller, Surface
 from bitmesh_proxy.endpoints.endpoint import Endpoint, JobView
 from bitmesh_proxy.endpoints.openai_fields import (
@@ -170,6 +170,4 @@ def render_deleted(video_id: str) -> JsonObject:
     return {"id": video_id, "object": "video.deleted", "deleted": True}
 
 
-VIDEOS: Final = Endpoint(
-    name="video", surface=Surface.OPENAI, operation=Operation.VIDEO, parse=parse, render_job=render_video
-)
+VIDEOS: Final = Endpoint(name="video", surface=Surface.OPENAI, parse=parse, render_job=render_video)

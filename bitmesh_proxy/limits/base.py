@@ -91,15 +91,11 @@ class Limit:
 
 
 class Bucket(Struct, frozen=True, eq=False, gc=False):
-    """One identifier's bucket."""
+    """One identifier's bucket: ``limit.take(key)``, and where that says -1, ``limit.admit(identifier)``."""
 
     limit: Limit
     identifier: str
     key: str
-
-    def take(self) -> int:
-        """Admit a request (``Limit.take``), or say -1, and then ``limit.admit`` has to say more."""
-        return self.limit.take(self.key)
 
 
 #: A limit that a request has passed, and how its bucket stood: what ``Limit.take`` or ``Limit.admit`` has said.

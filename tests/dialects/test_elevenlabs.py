@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from bitmesh_proxy.calls import Basis, Media, Operation, SpeechCall, TranscriptionCall, Usage
+from bitmesh_proxy.calls import Media, Operation, SpeechCall, TranscriptionCall, Usage
 from bitmesh_proxy.dialects.elevenlabs import speech_dialect, transcription_dialect
 from bitmesh_proxy.errors import InvalidRequest, UpstreamBroken
 from tests.dialects.cuts import sample

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from bitmesh_proxy.calls import (
-    Basis,
     Media,
     Operation,
     SpeechCall,

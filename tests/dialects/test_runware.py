@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from bitmesh_proxy.calls import Basis, Frame, ImageCall, JobStatus, Media, MediaOutput, Operation, Usage, VideoCall
+from bitmesh_proxy.calls import Frame, ImageCall, JobStatus, Media, MediaOutput, Operation, Usage, VideoCall
 from bitmesh_proxy.dialects.base import FRESH_UUID
 from bitmesh_proxy.dialects.runware import image_dialect, video_dialect
 from bitmesh_proxy.errors import InvalidRequest, ProviderRefused, UpstreamBroken

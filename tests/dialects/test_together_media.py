@@ -8,7 +8,6 @@ import orjson
 import pytest
 
 from bitmesh_proxy.calls import (
-    Basis,
     Frame,
     ImageCall,
     JobStatus,

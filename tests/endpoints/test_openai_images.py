@@ -104,7 +104,6 @@ def made(**more: Any) -> MadePictures:
             call=ImageCall(model="m", prompt="p"),
             result=MediaResult(outputs=(output,), usage=usage),
             urls=("http://here/imgrslt/1",),
-            model_id="m",
             context=CONTEXT,
             latency_ms=12,
             charge_nano_usd=NanoUsd(40_000_000),

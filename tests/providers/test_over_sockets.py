@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from bitmesh_proxy.calls import (
-    Basis,
     Call,
     ChatCall,
     EmbeddingCall,
@@ -166,7 +165,7 @@ async def test_clips_from_submitting_to_their_bytes(line: Line, name: str, frame
         assert output.url is not None
         assert (await line.get(name, output.url))[4:8] == b"ftyp"
     if name == "together":
-        assert state.usage.basis is Basis.REPORTED
+        assert state.usage.reported_cost_nano_usd
 
 
 @both

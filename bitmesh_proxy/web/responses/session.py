@@ -128,7 +128,6 @@ class ResponseSession:
         return Endpoint(
             name=NAME,
             surface=self.context.surface,
-            operation=self.call.operation,
             parse=lambda _body, _caller: self.call,
             chat_format=CHAT_FORMAT,
             render_chat=self._render_chat,

@@ -28,7 +28,6 @@ class SummaryTaker:
         return Endpoint(
             name="responses_compact",
             surface=self._context.surface,
-            operation=self._call.operation,
             parse=lambda _body, _caller: self._call,
             chat_format=CHAT_FORMAT,
             render_chat=self._render_chat,

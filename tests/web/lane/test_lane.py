@@ -124,13 +124,13 @@ async def test_limits_are_those_of_the_plain_way(tmp_path: Path) -> None:
         assert caller.key_id == gateway.key.id
         key, endpoint = lane.buckets_of(entry, caller)
         assert lane.buckets_of(entry, caller)[0].limit is key.limit
-        assert address.take() >= 0
+        assert address.limit.take(address.key) >= 0
         assert (await gateway.get("/test")).status == 200  # from the same address, with the same key
-        assert (address.take(), key.take()) == (-1, -1)
+        assert (address.limit.take(address.key), key.limit.take(key.key)) == (-1, -1)
         for bucket in (address, key):
             with pytest.raises(RateLimited):
                 bucket.limit.admit(bucket.identifier)
-        assert endpoint.take() == 60_000_000
+        assert endpoint.limit.take(endpoint.key) == 60_000_000
         with pytest.raises(RateLimited, match="with this API key"):
             lane.admit_newcomer(entry, caller)
         assert (entry.caller, entry.max_concurrent) == (caller, 1)
@@ -154,7 +154,7 @@ async def test_whoever_comes_first_is_admitted_like_whoever_comes_again(
         assert entry is not None
         caller = lane.authenticator.by_token_digest(entry.token_digest)
         first = lane.admit_newcomer(entry, caller)
-        again = [(bucket.limit, bucket.take()) for bucket in lane.buckets_of(entry, caller)]
+        again = [(bucket.limit, bucket.limit.take(bucket.key)) for bucket in lane.buckets_of(entry, caller)]
         assert [each[0] for each in first if isinstance(each, tuple)] == [limit for limit, _ in again]
         assert len(first) == len(again) == (2 if limits else 0)
         assert all(limit.token < missing <= 2 * limit.token for limit, missing in again)
