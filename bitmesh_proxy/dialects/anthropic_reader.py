@@ -95,7 +95,7 @@ class AnthropicReader:
     def feed(self, data: bytes) -> Sequence[Event]:
         """The events that ``data`` completes. Raises UpstreamBroken for an event that is no JSON object."""
         events: list[Event] = []
-        for payload in self._parser.feed_data(data):
+        for payload in self._parser.feed(data):
             text = None if self._is_over else _only_text(payload)
             if text:
                 events.append(TextDelta(text=text))
@@ -105,7 +105,7 @@ class AnthropicReader:
 
     def close(self) -> Sequence[Event]:
         """What the end of the body completes. Raises UpstreamBroken if ``message_stop`` never came."""
-        events = [event for sse in self._parser.close() for event in self._read(sse.data)]
+        events = [event for payload in self._parser.close() for event in self._read(payload)]
         if not self._is_over:
             raise UpstreamBroken("The provider broke off its answer.")
         return events

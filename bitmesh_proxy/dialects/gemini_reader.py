@@ -100,11 +100,11 @@ class GeminiReader:
 
     def feed(self, data: bytes) -> Sequence[Event]:
         """The events that ``data`` completes. Raises UpstreamBroken for an event that is no JSON object."""
-        return [event for sse in self._parser.feed(data) for event in self._read(sse.data)]
+        return [event for payload in self._parser.feed(data) for event in self._read(payload)]
 
     def close(self) -> Sequence[Event]:
         """What the end of the body completes. Raises UpstreamBroken if no finish reason came."""
-        events = [event for sse in self._parser.close() for event in self._read(sse.data)]
+        events = [event for payload in self._parser.close() for event in self._read(payload)]
         if not self._is_over:
             raise UpstreamBroken("The provider broke off its answer.")
         return events

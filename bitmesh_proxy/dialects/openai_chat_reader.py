@@ -76,7 +76,7 @@ class OpenAIChatReader:
     def feed(self, data: bytes) -> Sequence[Event]:
         """The events that ``data`` completes. Raises UpstreamBroken for an event that is no JSON object."""
         events: list[Event] = []
-        for payload in self._parser.feed_data(data):
+        for payload in self._parser.feed(data):
             event = only_text(payload) if self._is_started and not self._is_over else None
             if event is None:
                 events += self._read(payload)
@@ -86,7 +86,7 @@ class OpenAIChatReader:
 
     def close(self) -> Sequence[Event]:
         """What the end of the body completes. Raises UpstreamBroken if neither a finish reason nor ``[DONE]`` came."""
-        events = [event for sse in self._parser.close() for event in self._read(sse.data)]
+        events = [event for payload in self._parser.close() for event in self._read(payload)]
         if not self._is_over and not self._is_finished:
             raise UpstreamBroken("The provider broke off its answer.")
         return events

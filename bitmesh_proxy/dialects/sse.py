@@ -14,21 +14,12 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Final
 
-import msgspec
-
 from bitmesh_proxy.errors import UpstreamBroken
 
 _BOM: Final = b"\xef\xbb\xbf"
 
 #: A picture of 4096 × 4096 in base64 arrives as one event; nothing honest is larger.
 MAX_EVENT_BYTES: Final = 32 * 1024 * 1024
-
-
-class SseEvent(msgspec.Struct, frozen=True):
-    """One event. ``event`` is empty where the stream gave no name; ``data`` holds its lines joined by LF."""
-
-    event: str
-    data: bytes
 
 
 class Overflow(Enum):
@@ -127,13 +118,9 @@ class SseParser:
         self._cutter = EventCutter(max_event_bytes)
         self._max = max_event_bytes
 
-    def feed(self, data: bytes) -> list[SseEvent]:
-        """The events that ``data`` completes. Raises UpstreamBroken for an event over the limit."""
-        whole = self._cutter.cut(data)
-        return self._parse(whole) if whole else []
-
-    def feed_data(self, data: bytes) -> Sequence[bytes]:
-        """As ``feed``, for protocols whose events need no names: the data of each."""
+    def feed(self, data: bytes) -> Sequence[bytes]:
+        """The data of the events that ``data`` completes, their lines joined by LF; their names are not needed, since
+        every protocol spoken here says the same in the data. Raises UpstreamBroken for an event over the limit."""
         whole = self._cutter.cut(data)
         if not whole:
             return ()
@@ -141,13 +128,13 @@ class SseParser:
         start = whole.find(b"\n") + 1 if whole.startswith(b"event: ") else 0
         if whole.startswith(b"data: ", start) and whole.find(b"\n", start) == len(whole) - 2 <= self._max:
             return (whole[start + 6 : -2],)
-        return [event.data for event in self._parse(whole)]
+        return self._parse(whole)
 
-    def close(self) -> list[SseEvent]:
-        """The event that the end of the body completed, where a server left out the last blank line."""
+    def close(self) -> list[bytes]:
+        """The data of the event that the end of the body completed, where a server left out the last blank line."""
         return self._parse(self._cutter.rest())
 
-    def _parse(self, whole: bytes) -> list[SseEvent]:
+    def _parse(self, whole: bytes) -> list[bytes]:
         events = []
         for block in whole.split(b"\n\n"):
             if not block:
@@ -155,21 +142,16 @@ class SseParser:
             if len(block) > self._max:
                 raise UpstreamBroken(f"The provider sent an event of more than {self._max} bytes.")
             if block.startswith(b"data: ") and b"\n" not in block:
-                events.append(SseEvent("", block[6:]))
-            elif (event := _parse_block(block)) is not None:
-                events.append(event)
+                events.append(block[6:])
+            elif (data := _data_of(block)) is not None:
+                events.append(data)
         return events
 
 
-def _parse_block(block: bytes) -> SseEvent | None:
-    name = ""
+def _data_of(block: bytes) -> bytes | None:
     lines: list[bytes] = []
     for line in block.split(b"\n"):
         field, _, value = line.partition(b":")
-        if value.startswith(b" "):
-            value = value[1:]
         if field == b"data":
-            lines.append(value)
-        elif field == b"event":
-            name = value.decode("utf-8", "replace")
-    return SseEvent(name, b"\n".join(lines)) if lines else None
+            lines.append(value.removeprefix(b" "))
+    return b"\n".join(lines) if lines else None
