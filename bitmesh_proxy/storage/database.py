@@ -28,7 +28,7 @@ from bitmesh_proxy.storage.failures import StorageError, as_unavailable, is_trou
 from bitmesh_proxy.storage.key_changes import KeyChanges
 from bitmesh_proxy.storage.migrations import migrate
 from bitmesh_proxy.storage.turns import Turns
-from bitmesh_proxy.storage.writer import Bulk, Done, Operation, T, Writer
+from bitmesh_proxy.storage.writer import Done, Operation, T, Writer
 
 Parameters = Sequence[Any] | Mapping[str, Any]
 Row = tuple[Any, ...]
@@ -157,10 +157,6 @@ class Database:
     def submit(self, operation: Operation[T], *, is_new_work: bool = False) -> asyncio.Future[T]:
         """Queue a write and give its future. Whoever drops the future does not lose the write, only its outcome."""
         return self._writer.submit(operation, is_new_work=is_new_work)
-
-    def submit_item(self, bulk: Bulk, item: Any, *, is_new_work: bool = False) -> asyncio.Future[Any]:
-        """Queue an item of what happens with every request; see ``writer.Bulk``."""
-        return self._writer.submit_item(bulk, item, is_new_work=is_new_work)
 
     def submit_now(self, operation: Operation[Any], on_done: Done, *, is_new_work: bool = False) -> None:
         """Queue a write and have ``on_done`` called with its result or ``Failed``; see ``Writer.submit_item_now``."""

@@ -158,18 +158,12 @@ class Writer:
         self.submit_now(operation, partial(end_future, future), is_new_work=is_new_work)
         return future
 
-    def submit_item(self, bulk: Bulk, item: Any, *, is_new_work: bool = False) -> asyncio.Future[Any]:
-        """Queue an item for a bulk operation. Otherwise as ``submit``."""
-        future: asyncio.Future[Any] = self._loop.create_future()
-        self.submit_item_now(bulk, item, partial(end_future, future), is_new_work=is_new_work)
-        return future
-
     def submit_now(self, operation: Operation[Any], on_done: Done, *, is_new_work: bool = False) -> None:
         """As ``submit``, with a function for a future; see ``submit_item_now``."""
         self._batch_with_room(is_new_work).operations.append((operation, on_done, is_new_work))
 
     def submit_item_now(self, bulk: Bulk, item: Any, on_done: Done, *, is_new_work: bool = False) -> None:
-        """As ``submit_item``, with a function for a future: the hot path's form.
+        """Queue an item for a bulk operation, with a function for a future: the hot path's form.
 
         ``on_done(result)`` is called once, on the event loop and never before this returns: with the item's result when
         it is committed, or with ``Failed``. It may submit again. What it raises is logged and goes no further. Raises

@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from bitmesh_proxy.errors import InsufficientBalance, NotFound, Unavailable
 from bitmesh_proxy.metrics import WRITE_BOUNDS_MS
 from bitmesh_proxy.storage.failures import StorageError
-from bitmesh_proxy.storage.writer import LENIENCE, MAX_BATCH, Failed, Writer
+from bitmesh_proxy.storage.writer import LENIENCE, MAX_BATCH, Bulk, Failed, Writer, end_future
 
 MakeWriter = Callable[..., Writer]
 
@@ -35,6 +36,13 @@ def add(*names: str) -> Callable[[sqlite3.Connection], str]:
         return names[-1]
 
     return operation
+
+
+def submit_item(writer: Writer, bulk: Bulk, item: Any, *, is_new_work: bool = False) -> asyncio.Future[Any]:
+    """An item for a bulk operation, and a future as ``submit`` has."""
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    writer.submit_item_now(bulk, item, partial(end_future, future), is_new_work=is_new_work)
+    return future
 
 
 def names_in(path: Path) -> set[str]:
@@ -100,7 +108,7 @@ async def test_batches_are_bounded(make_writer: MakeWriter) -> None:
     bulk = AddMany()
     count = MAX_BATCH + 10
     names = [f"n{number}" for number in range(count)]
-    assert list(await asyncio.gather(*(writer.submit_item(bulk, name) for name in names))) == names
+    assert list(await asyncio.gather(*(submit_item(writer, bulk, name) for name in names))) == names
     assert bulk.sizes == [MAX_BATCH, 10]
 
 
@@ -113,7 +121,7 @@ async def test_waits_are_counted_for_every_write_and_never_too_short(make_writer
     bulk = AddMany()
     await asyncio.gather(
         writer.submit(hold_up),
-        *(writer.submit_item(bulk, name) for name in ("a", "b", "refused")),
+        *(submit_item(writer, bulk, name) for name in ("a", "b", "refused")),
         return_exceptions=True,
     )
     assert sum(writer.waits.counts) == 4
@@ -149,7 +157,7 @@ async def test_failed_operation_is_undone_whole_and_alone(make_writer: MakeWrite
         writer.submit(add("before")),
         writer.submit(half),
         writer.submit(add("after")),
-        writer.submit_item(bulk, "bulk"),
+        submit_item(writer, bulk, "bulk"),
         return_exceptions=True,
     )
     assert [type(result) for result in results] == [str, NotFound, str, str]
@@ -160,10 +168,10 @@ async def test_bulk_gets_its_items_together_and_answers_each(make_writer: MakeWr
     writer = make_writer()
     bulk = AddMany()
     results = await asyncio.gather(
-        writer.submit_item(bulk, "a"),
+        submit_item(writer, bulk, "a"),
         writer.submit(add("between")),
-        writer.submit_item(bulk, "refused"),
-        writer.submit_item(bulk, "b"),
+        submit_item(writer, bulk, "refused"),
+        submit_item(writer, bulk, "b"),
         return_exceptions=True,
     )
     assert (results[0], results[3]) == ("a", "b")
@@ -283,7 +291,7 @@ async def test_little_free_space_stops_new_work_only(
     with pytest.raises(Unavailable, match="disk space"):
         await writer.submit(add("new"), is_new_work=True)
     with pytest.raises(Unavailable, match="disk space"):
-        await writer.submit_item(bulk, "new", is_new_work=True)
+        await submit_item(writer, bulk, "new", is_new_work=True)
     assert await writer.submit(add("begun before")) == "begun before"
     assert names_in(path) == {"begun before"}
     assert len(caplog.records) == 1
@@ -411,7 +419,7 @@ async def test_bulk_that_loses_a_result_is_a_fault_of_ours(make_writer: MakeWrit
 
     writer = make_writer()
     with pytest.raises(StorageError, match="2 writes gave 1 results"):
-        await asyncio.gather(writer.submit_item(lose, "a"), writer.submit_item(lose, "b"))
+        await asyncio.gather(submit_item(writer, lose, "a"), submit_item(writer, lose, "b"))
     assert names_in(path) == set()
 
 
