@@ -254,7 +254,6 @@ posted = partial(Route, method="POST", prompt=last_user_text)
 
 PLAY = Play(
     name="anthropic",
-    title=TITLE,
     credential=credential,
     missing_credential=lambda: Refused(401, "x-api-key header is required"),
     bad_credential=lambda key: Refused(401, "invalid x-api-key"),

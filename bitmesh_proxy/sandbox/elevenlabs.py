@@ -23,7 +23,6 @@ from bitmesh_proxy.sandbox.schemas import Violation
 from bitmesh_proxy.sandbox.sounds import Speech, SpeechFormat
 from bitmesh_proxy.sandbox.stage import Stage
 
-TITLE = "ElevenLabs"
 DEFAULT_MODEL = "eleven_multilingual_v2"
 DEFAULT_FORMAT = "mp3_44100_128"
 #: Model → (name, most characters, credits a character). Others are unknown to the API, too.
@@ -242,7 +241,6 @@ def answer_headers(stage: Stage) -> Mapping[str, str]:
 
 PLAY = Play(
     name="elevenlabs",
-    title=TITLE,
     credential=credential,
     missing_credential=missing_credential,
     bad_credential=lambda key: Refused(401, "Invalid API key", code="invalid_api_key"),

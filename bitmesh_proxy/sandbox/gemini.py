@@ -24,7 +24,7 @@ from bitmesh_proxy.sandbox.gemini_answers import (
     render_refusal,
 )
 from bitmesh_proxy.sandbox.gemini_conversation import last_user_text
-from bitmesh_proxy.sandbox.gemini_generate import TITLE, count, generate, generate_stream
+from bitmesh_proxy.sandbox.gemini_generate import count, generate, generate_stream
 from bitmesh_proxy.sandbox.gemini_predictions import first_prompt
 from bitmesh_proxy.sandbox.plays import Ask, Play, Route
 from bitmesh_proxy.sandbox.replies import send_json
@@ -71,7 +71,6 @@ predicted = partial(Route, method="POST", prompt=first_prompt)
 
 PLAY = Play(
     name="gemini",
-    title=TITLE,
     credential=credential,
     missing_credential=missing_credential,
     bad_credential=bad_credential,

@@ -229,7 +229,6 @@ def _model(name: str) -> dict[str, Any]:
 
 PLAY = Play(
     name="openai",
-    title=TITLE,
     credential=bearer,
     missing_credential=lambda: Refused(
         401, "You didn't provide an API key. Send it in an Authorization header as a bearer token."

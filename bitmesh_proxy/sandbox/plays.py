@@ -121,7 +121,6 @@ class Play:
     """
 
     name: str
-    title: str
     routes: tuple[Route, ...]
     credential: Callable[[Mapping[str, str]], str | None]
     missing_credential: Callable[[], Refused]

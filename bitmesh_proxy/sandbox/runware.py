@@ -31,7 +31,6 @@ from bitmesh_proxy.sandbox.runware_tasks import (
 )
 from bitmesh_proxy.sandbox.stage import Stage
 
-TITLE = "Runware"
 DOCUMENTATION = "https://runware.ai/docs/en/getting-started/introduction"
 #: The error's code where nobody said another.
 CODES: Mapping[int, str] = {
@@ -172,7 +171,6 @@ FILES = ("/image/ws/0.5/ii/{id}.{extension}", "/video/ws/0.5/vi/{id}.{extension}
 
 PLAY = Play(
     name=OWNER,
-    title=TITLE,
     credential=bearer,
     missing_credential=lambda: Refused(401, "Missing API key.", code="missingApiKey", param="apiKey"),
     bad_credential=lambda key: Refused(401, "Invalid API key.", code="invalidApiKey", param="apiKey"),

@@ -359,7 +359,6 @@ def answer_headers(stage: Stage) -> Mapping[str, str]:
 
 PLAY = Play(
     name="together",
-    title=TITLE,
     credential=bearer,
     missing_credential=lambda: Refused(401, "Missing API key. Send it as a bearer token.", code="missing_api_key"),
     bad_credential=lambda key: Refused(401, "Invalid API key provided.", code="invalid_api_key"),
