@@ -283,7 +283,6 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
     """The provider accepted the call. Always the first event."""
 
     provider_request_id: str | None = None
-    model: str | None = None
 
 
 class TextDelta(msgspec.Struct, frozen=True, kw_only=True):

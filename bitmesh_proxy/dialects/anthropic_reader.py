@@ -207,7 +207,7 @@ def read_whole_usage(body: bytes) -> tuple[Usage | None, str | None]:
 
 
 def _started(message: Mapping[str, Any]) -> Started:
-    return Started(provider_request_id=string(message.get("id")) or None, model=string(message.get("model")) or None)
+    return Started(provider_request_id=string(message.get("id")) or None)
 
 
 def _finished(reason: object) -> Finished:

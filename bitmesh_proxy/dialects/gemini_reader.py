@@ -127,9 +127,7 @@ class GeminiReader:
         if not self._is_started:
             self._is_started = True
             self._response_id = string(response.get("responseId"))
-            yield Started(
-                provider_request_id=self._response_id or None, model=string(response.get("modelVersion")) or None
-            )
+            yield Started(provider_request_id=self._response_id or None)
         if reason := string(child(response, "promptFeedback").get("blockReason")):
             self._is_over = self._has_failed = True
             yield StreamFailed(message=blocked(reason).message, code=reason.lower())

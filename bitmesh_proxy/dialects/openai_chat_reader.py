@@ -120,7 +120,7 @@ class OpenAIChatReader:
         if not self._is_started:
             self._is_started = True
             self._response_id = string(chunk.get("id"))
-            yield Started(provider_request_id=self._response_id or None, model=string(chunk.get("model")) or None)
+            yield Started(provider_request_id=self._response_id or None)
         usage_places = [chunk.get("usage")]
         for choice in objects(chunk.get("choices")):
             if choice.get("index") not in (None, 0):
