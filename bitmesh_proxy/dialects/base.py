@@ -133,7 +133,6 @@ class ChatDialect(msgspec.Struct, frozen=True, kw_only=True):
 class ImageDialect(msgspec.Struct, frozen=True, kw_only=True):
     """Pictures in one exchange. ``read`` raises ProviderRefused for a refusal that came as a 200."""
 
-    wire_format: str
     request: Callable[[ImageCall, Offer], UpstreamRequest]
     read: Callable[[ImageCall, bytes], MediaResult]
     takes_image_urls: bool = True
@@ -143,7 +142,6 @@ class ImageDialect(msgspec.Struct, frozen=True, kw_only=True):
 class VideoDialect(msgspec.Struct, frozen=True, kw_only=True):
     """Clips as jobs: submit, poll until final."""
 
-    wire_format: str
     submit: Callable[[VideoCall, Offer], UpstreamRequest]
     read_submit: Callable[[VideoCall, bytes], JobState]
     poll: Callable[[str, Offer], UpstreamRequest]
@@ -154,7 +152,6 @@ class VideoDialect(msgspec.Struct, frozen=True, kw_only=True):
 class SpeechDialect(msgspec.Struct, frozen=True, kw_only=True):
     """Speech as bytes. ``read_usage`` sees the answer's headers before the first byte is passed on."""
 
-    wire_format: str
     request: Callable[[SpeechCall, Offer], UpstreamRequest]
     read_usage: Callable[[SpeechCall, Mapping[str, str]], Usage]
     media_type: Callable[[SpeechCall, Mapping[str, str]], str]
@@ -172,7 +169,6 @@ class TranscriptionDialect(msgspec.Struct, frozen=True, kw_only=True):
 class EmbeddingDialect(msgspec.Struct, frozen=True, kw_only=True):
     """Vectors, whole, passed through."""
 
-    wire_format: str
     request: Callable[[EmbeddingCall, Offer], UpstreamRequest]
     read_usage: Callable[[bytes], Usage | None]
 
@@ -180,5 +176,4 @@ class EmbeddingDialect(msgspec.Struct, frozen=True, kw_only=True):
 class ModerationDialect(msgspec.Struct, frozen=True, kw_only=True):
     """A verdict, whole, passed through."""
 
-    wire_format: str
     request: Callable[[ModerationCall, Offer], UpstreamRequest]

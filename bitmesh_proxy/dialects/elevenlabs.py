@@ -58,9 +58,7 @@ def speech_dialect() -> SpeechDialect:
 
     An offer's options: ``default_voice``; ``voices`` maps callers' names of voices to the provider's ids.
     """
-    return SpeechDialect(
-        wire_format="elevenlabs_speech", request=_speech_request, read_usage=_speech_usage, media_type=_media_type
-    )
+    return SpeechDialect(request=_speech_request, read_usage=_speech_usage, media_type=_media_type)
 
 
 def transcription_dialect() -> TranscriptionDialect:

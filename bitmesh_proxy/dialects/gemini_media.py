@@ -45,13 +45,12 @@ def image_dialect() -> ImageDialect:
     An offer's options: ``method`` is ``"predict"`` for Imagen; ``image_sizes`` lists the classes of resolution that the
     model can choose from (``["1K", "2K", "4K"]``; without it there is one, 1K).
     """
-    return ImageDialect(wire_format="gemini_images", request=_image_request, read=_read_images, takes_image_urls=False)
+    return ImageDialect(request=_image_request, read=_read_images, takes_image_urls=False)
 
 
 def video_dialect() -> VideoDialect:
     """Clips as long-running operations."""
     return VideoDialect(
-        wire_format="gemini_videos",
         submit=_video_request,
         read_submit=lambda _call, body: _read_operation(body),
         poll=_poll_request,

@@ -20,7 +20,6 @@ from bitmesh_proxy.dialects.media_inputs import file_part, text_part
 from bitmesh_proxy.dialects.openai_usage import parse_usage
 from bitmesh_proxy.errors import MissingParameter, UnsupportedValue
 
-SPEECH_WIRE_FORMAT: Final = "openai_speech"
 TRANSCRIPTION_WIRE_FORMAT: Final = "openai_transcription"
 
 MEDIA_TYPES: Final[Mapping[str, str]] = {
@@ -68,9 +67,7 @@ def speech_dialect(
     def media_type(call: SpeechCall, headers: Mapping[str, str]) -> str:
         return _declared_type(headers) or MEDIA_TYPES.get(call.output_format or default_format, "audio/mpeg")
 
-    return SpeechDialect(
-        wire_format=SPEECH_WIRE_FORMAT, request=request, read_usage=_speech_usage, media_type=media_type
-    )
+    return SpeechDialect(request=request, read_usage=_speech_usage, media_type=media_type)
 
 
 def transcription_dialect() -> TranscriptionDialect:

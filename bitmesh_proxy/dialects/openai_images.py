@@ -24,8 +24,6 @@ from bitmesh_proxy.dialects.provider_errors import error_message, redact
 from bitmesh_proxy.dialects.sse import EventCutter, Overflow
 from bitmesh_proxy.errors import UnsupportedParameter, UpstreamBroken
 
-WIRE_FORMAT: Final = "openai_images"
-
 _OPTIONS: Final = frozenset({"background", "moderation", "output_compression", "partial_images", "style", "user"})
 _EDIT_ONLY: Final = frozenset({"input_fidelity"})
 _NOT_IN_EDITS: Final = frozenset({"style"})
@@ -63,7 +61,6 @@ def dialect(
         return UpstreamRequest(path="/images/edits", headers=_accept(call), form=_form(call, body))
 
     return ImageDialect(
-        wire_format=WIRE_FORMAT,
         request=request,
         read=_read,
         takes_image_urls=takes_image_urls,

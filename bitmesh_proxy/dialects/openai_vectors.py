@@ -6,7 +6,7 @@ Source: OpenAI's published API description of 2026-08-21.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
@@ -15,16 +15,12 @@ from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.dialects.base import EmbeddingDialect, ModerationDialect, UpstreamRequest
 from bitmesh_proxy.dialects.openai_usage import read_whole_usage
 
-EMBEDDING_WIRE_FORMAT: Final = "openai_embeddings"
-MODERATION_WIRE_FORMAT: Final = "openai_moderations"
-
 
 def embedding_dialect(
     *, options: frozenset[str] = frozenset({"dimensions", "encoding_format", "user"})
 ) -> EmbeddingDialect:
     """``POST /embeddings``. ``options`` are the further fields that the provider knows."""
     return EmbeddingDialect(
-        wire_format=EMBEDDING_WIRE_FORMAT,
         request=partial(_embedding_request, options=options),
         read_usage=_embedding_usage,
     )
@@ -32,7 +28,7 @@ def embedding_dialect(
 
 def moderation_dialect() -> ModerationDialect:
     """``POST /moderations``."""
-    return ModerationDialect(wire_format=MODERATION_WIRE_FORMAT, request=_moderation_request)
+    return ModerationDialect(request=_moderation_request)
 
 
 def _embedding_request(call: EmbeddingCall, offer: Offer, *, options: frozenset[str]) -> UpstreamRequest:

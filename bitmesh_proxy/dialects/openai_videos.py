@@ -7,7 +7,7 @@ OpenAI itself has ended them (2026-09-24); other servers speak the same. Source:
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote
 
 import orjson
@@ -22,13 +22,10 @@ from bitmesh_proxy.dialects.openai_usage import token_count
 from bitmesh_proxy.dialects.provider_errors import error_code, error_message, redact
 from bitmesh_proxy.errors import UnsupportedParameter, UnsupportedValue, UpstreamBroken
 
-WIRE_FORMAT: Final = "openai_videos"
-
 
 def dialect(*, takes_image_urls: bool = True) -> VideoDialect:
     """Make a provider's dialect. ``takes_image_urls``: it fetches the reference picture itself."""
     return VideoDialect(
-        wire_format=WIRE_FORMAT,
         submit=_submit,
         read_submit=lambda _call, body: _read_job(body),
         poll=_poll,

@@ -35,7 +35,7 @@ def image_dialect() -> ImageDialect:
     fields that go with them; ``sizes_edits``: an edit has the default size too, instead of its picture's;
     ``quality_fields`` maps a quality to fields; ``refuses`` names fields that the model does not know.
     """
-    return ImageDialect(wire_format="runware_images", request=_image_request, read=_read_images)
+    return ImageDialect(request=_image_request, read=_read_images)
 
 
 def video_dialect() -> VideoDialect:
@@ -45,7 +45,6 @@ def video_dialect() -> VideoDialect:
     ``quality_fields`` and ``refuses`` as for pictures.
     """
     return VideoDialect(
-        wire_format="runware_videos",
         submit=_video_request,
         read_submit=lambda _call, body: _read_job(body),
         poll=_poll_request,

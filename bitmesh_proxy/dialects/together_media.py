@@ -28,13 +28,12 @@ _VIDEO_OPTIONS: Final = ("generate_audio", "ratio", "resolution")
 
 def image_dialect() -> ImageDialect:
     """``POST /images/generations``, for new pictures and edits alike."""
-    return ImageDialect(wire_format="together_images", request=_image_request, read=_read_images)
+    return ImageDialect(request=_image_request, read=_read_images)
 
 
 def video_dialect() -> VideoDialect:
     """``POST /videos`` and ``GET /videos/{id}`` under the root ``v2``."""
     return VideoDialect(
-        wire_format="together_videos",
         submit=_video_request,
         read_submit=lambda _call, body: _read_job(body),
         poll=_poll_request,
