@@ -24,8 +24,9 @@ _MAX_TAIL_BYTES: Final = 64 * 1024
 #: The end of a stream: finish reason, usage and ``[DONE]`` may come in a chunk each, and a comment after them.
 _RECENT_CHUNKS: Final = 5
 _MAX_RECENT_CHUNK_BYTES: Final = 4096
-#: As many are kept before they are looked through. More would cost each open stream memory, and save little.
-_MAX_UNCOUNTED: Final = 4
+#: As many are kept before they are looked through, so that short streams never are: to learn how chunks look takes as
+#: long as ten of them do later. More would cost each open stream memory, and save little.
+_MAX_UNCOUNTED: Final = 6
 
 #: How chunks of whole events end, if no text is torn in them.
 _PLAIN_ENDS: Final = (b"}\n\n", b"[DONE]\n\n")
@@ -249,7 +250,9 @@ def _plain_text_bytes(events: bytes, keys: tuple[bytes, bytes, bytes, bytes]) ->
     # One byte is searched for many times faster than two.
     if _BACKSLASH in events and events.find(b'\\"') >= 0:
         return -1
-    if events.find(keys[1]) >= 0 or events.find(keys[2]) >= 0 or events.find(keys[3]) >= 0:
+    if events.find(keys[3]) >= 0:
+        return -1
+    if events.find(b'"reasoning') >= 0 and (events.find(keys[1]) >= 0 or events.find(keys[2]) >= 0):
         return -1
     lengths = [text.find(b'"') for text in events.split(keys[0])[1:]]
     return -1 if -1 in lengths else sum(lengths)
