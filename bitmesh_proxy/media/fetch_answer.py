@@ -28,7 +28,7 @@ class Answer:
     """The final answer to a fetch. ``status`` may be an error's; then the body is that error's.
 
     ``media_type`` is as declared, lower case, without parameters; None when nothing useful was declared.
-    ``content_length`` is that of this body (of the part, for a 206); None when it was not declared.
+    ``content_length`` is that of this body; None when it was not declared.
     """
 
     def __init__(self, connection: ProviderConnection, head: AnswerHead, *, budget: FetchBudget) -> None:
@@ -84,7 +84,7 @@ class Answer:
         connection, self._connection = self._connection, None
         return connection
 
-    def check(self, kinds: frozenset[Kind], *, max_bytes: int | None) -> None:
+    def check(self, kinds: frozenset[Kind], *, max_bytes: int) -> None:
         """Is the head that of a success of one of these kinds (or of none in particular), and not too long?
 
         Raises FetchBroken, FetchNotMedia, FetchTooLarge.
@@ -93,7 +93,7 @@ class Answer:
             raise FetchBroken("the answer is compressed, although that was not offered")
         if self.media_type is not None and not _is_of(self.media_type, kinds):
             raise FetchNotMedia("the answer is not of a kind that was asked for")
-        if max_bytes is not None and (self.content_length or 0) > max_bytes:
+        if (self.content_length or 0) > max_bytes:
             raise FetchTooLarge("the answer is larger than it may be")
 
 

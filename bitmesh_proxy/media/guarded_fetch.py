@@ -20,7 +20,7 @@ import sys
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Final, Self
 
 import msgspec
 from aiohttp import abc
@@ -41,6 +41,7 @@ from bitmesh_proxy.upstream.connections import Origin as ConnectionOrigin
 _USUAL_PORTS: Final = frozenset({80, 443})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _KEEPALIVE_S: Final = 15.0
+_HEADERS: Final = {"User-Agent": "bitmesh-proxy", "Accept": "*/*", "Accept-Encoding": "identity"}
 
 
 class FetchLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,14 +65,12 @@ class GuardedFetcher:
         allow_private: bool = False,
         resolver: abc.AbstractResolver | None = None,
         ssl_context: ssl.SSLContext | None = None,
-        user_agent: str = "bitmesh-proxy",
     ) -> None:
         self._limits = limits
         self._trusted = frozenset(trusted_origins)
         self._allow_private = allow_private
         self._resolver = resolver
         self._ssl = ssl_context
-        self._headers = {"User-Agent": user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
         self._connections: Connections | None = None
 
     async def __aenter__(self) -> Self:
@@ -103,14 +102,12 @@ class GuardedFetcher:
         *,
         kinds: frozenset[Kind] = ALL_KINDS,
         headers: Mapping[str, str] | None = None,
-        method: Literal["GET", "HEAD"] = "GET",
-        byte_range: str | None = None,
         max_bytes: int | None = None,
     ) -> AsyncIterator[Answer]:
         """Follow ``link`` to its answer, whatever its status; leaving the context ends the exchange at once.
 
-        ``byte_range`` is a ``Range`` header's value. A success must declare one of ``kinds``, or nothing in particular;
-        an error's body may be anything. Raises the classes of ``fetch_errors``, except FetchGone.
+        A success must declare one of ``kinds``, or nothing in particular; an error's body may be anything. Raises the
+        classes of ``fetch_errors``, except FetchGone.
         """
         if self._connections is None:
             raise RuntimeError("the fetcher is not open")
@@ -118,26 +115,23 @@ class GuardedFetcher:
         budget = FetchBudget(
             max_bytes=limit, total_timeout_s=self._limits.total_timeout_s, watch=self._connections.watch
         )
-        more = {"Range": byte_range} if byte_range else {}
         answer = None
         try:
-            answer = await self._follow(parse_link(link), method, dict(headers or {}), more, budget)
+            answer = await self._follow(parse_link(link), dict(headers or {}), budget)
             if answer.status < 400:
-                answer.check(kinds, max_bytes=limit if method == "GET" else None)
+                answer.check(kinds, max_bytes=limit)
             yield answer
         finally:
             budget.close()
             if answer is not None:
                 _release(answer)
 
-    async def _follow(
-        self, url: URL, method: str, secret: dict[str, str], plain: Mapping[str, str], budget: FetchBudget
-    ) -> Answer:
+    async def _follow(self, url: URL, secret: dict[str, str], budget: FetchBudget) -> Answer:
         """The first answer that is not a redirect. Every hop is judged before anything is sent there."""
         for _ in range(self._limits.max_redirects + 1):
             origin = self._judge(url)
-            head = _head_bytes(method, url, {**self._headers, **plain, **secret})
-            answer = await self._send(origin, method, head, budget)
+            head = _head_bytes(url, {**_HEADERS, **secret})
+            answer = await self._send(origin, head, budget)
             if answer.status not in _REDIRECTS:
                 return answer
             _release(answer)
@@ -152,7 +146,7 @@ class GuardedFetcher:
                 secret = {}
         raise FetchRefused("too many redirects")
 
-    async def _send(self, at: Origin, method: str, head: bytes, budget: FetchBudget) -> Answer:
+    async def _send(self, at: Origin, head: bytes, budget: FetchBudget) -> Answer:
         """The answer to one hop, on a connection that was waiting or else on a new one."""
         assert self._connections is not None, "open has looked"
         origin = ConnectionOrigin(at.host, at.port, at.scheme == "https")
@@ -160,20 +154,20 @@ class GuardedFetcher:
             waiting = self._connections.take_idle(origin)
             if waiting is not None:
                 try:
-                    return await self._exchange(waiting, method, head, budget)
+                    return await self._exchange(waiting, head, budget)
                 except UpstreamBroken:  # as it were the end of its life, of which we had not heard yet
                     if not waiting.may_repeat(is_repeatable=True):
                         raise
             fresh = await self._connections.take(origin, is_fresh=True, until_s=math.inf)
-            return await self._exchange(fresh, method, head, budget)
+            return await self._exchange(fresh, head, budget)
 
-    async def _exchange(self, connection: ProviderConnection, method: str, head: bytes, budget: FetchBudget) -> Answer:
+    async def _exchange(self, connection: ProviderConnection, head: bytes, budget: FetchBudget) -> Answer:
         idle_s = self._limits.idle_timeout_s
         try:
             connection.send(
                 head,
                 b"",
-                is_head_only=method == "HEAD",
+                is_head_only=False,
                 first_byte_s=asyncio.get_running_loop().time() + idle_s,
                 idle_s=idle_s,
                 deadline_s=math.inf,  # the whole time is the budget's, for our own reader's is not counted
@@ -209,9 +203,9 @@ def _release(answer: Answer) -> None:
         connection.finish()
 
 
-def _head_bytes(method: str, url: URL, headers: Mapping[str, str]) -> bytes:
+def _head_bytes(url: URL, headers: Mapping[str, str]) -> bytes:
     """The request, which has no body. Raises FetchRefused where a header would end its line."""
-    lines = [f"{method} {url.raw_path_qs} HTTP/1.1", f"Host: {url.host_port_subcomponent}"]
+    lines = [f"GET {url.raw_path_qs} HTTP/1.1", f"Host: {url.host_port_subcomponent}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     if any(character in line for line in lines for character in "\r\n\0"):
         raise FetchRefused("a header of the request holds a line end")

@@ -408,24 +408,6 @@ async def test_only_the_kinds_that_were_asked_for(declared: str | None, kinds: s
                 await read(fetcher, outside.url(), kinds=frozenset(kinds))
 
 
-async def test_a_head_request_and_a_range_are_passed_on_through_redirects() -> None:
-    async def answer(request: web.Request) -> web.StreamResponse:
-        if "Range" not in request.headers:
-            return web.Response(body=PNG, content_type="image/png")
-        assert request.headers["Range"] == "bytes=2-5"
-        return web.Response(
-            status=206, body=PNG[2:6], content_type="image/png", headers={"Content-Range": f"bytes 2-5/{len(PNG)}"}
-        )
-
-    async with serving({"/": redirect("/x"), "/x": answer}) as outside, trusting(outside) as fetcher:
-        async with fetcher.open(outside.url(), method="HEAD") as head:
-            assert (head.status, head.content_length) == (200, len(PNG))
-        async with fetcher.open(outside.url(), byte_range="bytes=2-5") as part:
-            assert (part.status, part.headers.get("Content-Range")) == (206, f"bytes 2-5/{len(PNG)}")
-            assert b"".join([chunk async for chunk in part.chunks()]) == PNG[2:6]
-    assert [method for method, _, _ in outside.requests] == ["HEAD", "HEAD", "GET", "GET"]
-
-
 # ------------------------------------------------------------ back-pressure
 
 
