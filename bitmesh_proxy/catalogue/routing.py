@@ -19,8 +19,6 @@ from bitmesh_proxy.catalogue.model import Model
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.errors import InvalidRequest, Unavailable, UnsupportedParameter, UnsupportedValue
 
-CostKey = Callable[[Offer, Call], int]
-
 
 class Health(Protocol):
     """What routing asks of ``OfferHealth``."""
@@ -35,7 +33,6 @@ def route(
     available: Collection[str],
     health: Health,
     allowed_models: Collection[str] | None = None,
-    cost_key: CostKey = comparison_cost,
     today: Callable[[], datetime.date] = lambda: datetime.datetime.now(datetime.UTC).date(),
 ) -> tuple[Offer, ...]:
     """The offers to try, best first; never empty.
@@ -68,7 +65,7 @@ def route(
 
     def order(offer: Offer) -> tuple[bool, bool, int, int, str]:
         is_over = offer.retires_on is not None and offer.retires_on < day
-        return not health.is_healthy(offer.id), is_over, offer.priority, cost_key(offer, call), offer.id
+        return not health.is_healthy(offer.id), is_over, offer.priority, comparison_cost(offer, call), offer.id
 
     return tuple(sorted(able, key=order))
 

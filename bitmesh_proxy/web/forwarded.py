@@ -38,13 +38,12 @@ class Headers(Protocol):
 class ForwardedTrust:
     """The rule, for the networks of one installation.
 
-    ``networks`` are CIDR strings. ``trust_unix_socket``: a peer without an address is a proxy on this very machine.
-    Raises ValueError for what is no network.
+    ``networks`` are CIDR strings. A peer without an address is a proxy on this very machine, and trusted. Raises
+    ValueError for what is no network.
     """
 
-    def __init__(self, networks: Iterable[str], *, trust_unix_socket: bool = True) -> None:
+    def __init__(self, networks: Iterable[str]) -> None:
         self._networks: tuple[IPv4Network | IPv6Network, ...] = tuple(ip_network(network) for network in networks)
-        self._trust_unix_socket = trust_unix_socket
         self._hop = lru_cache(maxsize=4096)(self._look_up)
 
     def resolve(self, peer: str | None, headers: Headers, *, scheme: str, host: str) -> tuple[str, str, str]:
@@ -56,7 +55,7 @@ class ForwardedTrust:
         no host name is replaced by ``localhost``.
         """
         found = self._find(peer) if peer else None
-        shown, trusted = found or (UNKNOWN_ADDRESS, peer == "" and self._trust_unix_socket)
+        shown, trusted = found or (UNKNOWN_ADDRESS, peer == "")
         if trusted:
             if "X-Forwarded-For" in headers:
                 shown = self._caller_of(_elements(headers, "X-Forwarded-For"), shown)

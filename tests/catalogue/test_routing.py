@@ -97,18 +97,6 @@ def test_the_price_of_this_call_decides_not_the_one_of_some_call() -> None:
     assert order(flat, by_second, call=VideoCall(model="m", prompt="p", seconds="8"))[0] == "alpha:m"
 
 
-def test_a_cost_of_the_callers_own_may_decide() -> None:
-    catalogue = make_catalogue(picture("alpha:m", 10), picture("beta:m", 20))
-    routed = route(
-        catalogue,
-        ImageCall(model="m", prompt="p"),
-        available=ALL,
-        health=OfferHealth(lambda: 0.0, 30.0),
-        cost_key=lambda offer, _call: -offer.price.image_price(),
-    )
-    assert [offer.id for offer in routed] == ["beta:m", "alpha:m"]
-
-
 def test_only_offers_that_can_do_all_of_the_call() -> None:
     plain = picture("alpha:m", 10)
     editing = picture("beta:m", 20, abilities={"max_images_in": 1})

@@ -46,10 +46,10 @@ def test_a_trusted_proxy_is() -> None:
     ) == ("203.0.113.7", "https", "ai.example.org")
 
 
-def test_a_unix_socket_is_trusted_only_where_that_is_wanted() -> None:
+def test_a_unix_socket_is_trusted() -> None:
     assert resolve("", *FORGED) == ("1.1.1.1", "https", "evil.test")
-    wary = ForwardedTrust(["127.0.0.1/32"], trust_unix_socket=False)
-    assert resolve("", *FORGED, trust=wary) == (UNKNOWN_ADDRESS, "http", "inner:3000")
+    nobody = ForwardedTrust([])
+    assert resolve("", *FORGED, trust=nobody) == ("1.1.1.1", "https", "evil.test"), "whoever else is trusted"
     assert resolve("") == (UNKNOWN_ADDRESS, "http", "inner:3000")
 
 
