@@ -83,22 +83,22 @@ def run(tree: Path, script: str, *arguments: str, **more: str) -> subprocess.Com
     return subprocess.run(command, env=environment(tree, **more), cwd=tree.parent, capture_output=True, text=True)
 
 
-def make_by_hand(tree: Path) -> Path:
-    """An environment as a person may have made it: with the pip that is here already. Gives a file in it."""
-    venv = tree / ".venv"
-    subprocess.run([sys.executable, "-I", "-m", "venv", "--without-pip", "--system-site-packages", venv], check=True)
+def make_venv(directory: Path) -> Path:
+    """An environment as a person may have made it, with the pip that is here already. Returns where packages go."""
+    command = [sys.executable, "-I", "-m", "venv", "--without-pip", "--system-site-packages", str(directory)]
+    subprocess.run(command, check=True)
+    (packages,) = directory.glob("lib/python*/site-packages")
     pip = importlib.util.find_spec("pip")
     if pip is not None and pip.origin is not None:
-        (packages,) = venv.glob("lib/python*/site-packages")
         (packages / "pip.pth").write_text(f"{Path(pip.origin).parents[1]}\n")
-    (venv / "by-hand").touch()
-    return venv / "by-hand"
+    return packages
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_the_environment_is_made_ready_once_and_made_anew_for_another_lock(tree: Path) -> None:
-    by_hand = make_by_hand(tree)
+    by_hand = make_venv(tree / ".venv") / "by-hand"
+    by_hand.touch()
     command = [sys.executable, "-I", str(tree / "scripts" / "environment.py"), "runtime"]
     runs = [subprocess.Popen(command, env=environment(tree), stderr=subprocess.PIPE, text=True) for _ in range(3)]
     said = [process.communicate()[1] for process in runs]
@@ -113,30 +113,41 @@ def test_the_environment_is_made_ready_once_and_made_anew_for_another_lock(tree:
     assert json.loads(second.stdout) == ["1.0", ["serve", "--config", "own.toml"], None]
     assert first.stderr + second.stderr == ""
 
-    (tree / "scripts" / "locks" / "runtime.txt").write_text(make_leaf(tree.parent.parent, "2.0"))
+    # A package that is not the locked one is refused, until it is.
+    lock = tree / "scripts" / "locks" / "runtime.txt"
+    right = make_leaf(tree.parent.parent, "2.0")
+    lock.write_text(right[:-65] + "0" * 64 + "\n")
+    refused = run(tree, "serve")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "DO NOT MATCH THE HASHES" in refused.stderr
+    assert "Run the same command again" in refused.stderr
+    assert not by_hand.exists()
+
+    made = (tree / ".venv" / "pyvenv.cfg").stat().st_mtime_ns
+    lock.write_text(right)
     third = run(tree, "serve", BITMESH_DATA__DIR="/data")
     assert json.loads(third.stdout) == ["2.0", ["serve"], "/data"]
     assert "Making the environment" in third.stderr
-    assert not by_hand.exists()
+    assert (tree / ".venv" / "pyvenv.cfg").stat().st_mtime_ns == made, "it goes on with what there is"
+
+
+#: A line of a .pth file, which Python runs as it starts.
+WITHOUT_ENSUREPIP = (
+    "import importlib.util as util; "
+    "util.find_spec = lambda name, find=util.find_spec: None if name == 'ensurepip' else find(name)\n"
+)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(60)
-def test_a_package_that_is_not_the_locked_one_is_refused_until_it_is(tree: Path) -> None:
-    """There is no environment before, and there is one afterwards, which the second run goes on with."""
-    lock = tree / "scripts" / "locks" / "runtime.txt"
-    right = lock.read_text()
-    lock.write_text(right[:-65] + "0" * 64 + "\n")
-    refused = run(tree, "serve")
-    assert refused.returncode == 1
-    assert refused.stdout == ""
-    assert "DO NOT MATCH THE HASHES" in refused.stderr
-    assert "Run the same command again" in refused.stderr
-
-    made = (tree / ".venv" / "pyvenv.cfg").stat().st_mtime_ns
-    lock.write_text(right)
-    assert run(tree, "serve").returncode == 0
-    assert (tree / ".venv" / "pyvenv.cfg").stat().st_mtime_ns == made
+def test_a_python_that_cannot_make_a_pip_of_its_own_uses_the_one_it_has(tree: Path, tmp_path: Path) -> None:
+    """Some systems come with the module ensurepip in a package of its own. There is no environment yet."""
+    (make_venv(tmp_path / "system") / "without-ensurepip.pth").write_text(WITHOUT_ENSUREPIP)
+    python = str(tmp_path / "system" / "bin" / "python")
+    done = run(tree, "serve", PYTHON=python)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[0] == "1.0"
+    assert not list(tree.glob(".venv/lib/python*/site-packages/pip"))
 
 
 def test_without_a_fitting_python_it_is_said_what_is_needed(tree: Path, tmp_path: Path) -> None:
