@@ -167,7 +167,7 @@ class OpenAIChatMeter:
         characters = _plain_text_bytes(b"".join(uncounted), keys)
         if characters < 0:
             characters = sum([_characters_of(whole, keys) for whole in uncounted])
-        else:
+        elif len(uncounted) > 1:  # the very first one, if it is asked for so early, is seldom like those that follow
             self._expect_such(uncounted[-1], keys[0])
         self._characters += characters
         del recent[:-_RECENT_CHUNKS]

@@ -23,7 +23,7 @@ import asyncio
 import socket
 import sys
 from math import inf
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
@@ -72,7 +72,8 @@ class LaneProtocol(Handler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio. As aiohttp's, which is not called because it starts its handler at once (see ``_wake``)."""
         assert self._manager is not None, "it made the connection"
-        self.transport = tcp = cast(asyncio.Transport, transport)
+        tcp: asyncio.Transport = transport  # type: ignore[assignment]  # uvloop's are none by descent
+        self.transport = tcp
         if self._tcp_keepalive:  # TCP_NODELAY has been set by the event loop
             tcp_keepalive(tcp)
         self._manager.connection_made(self, tcp)
