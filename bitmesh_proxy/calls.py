@@ -322,10 +322,9 @@ class ToolCallDelta(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MediaEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """A picture or sound inside a translated stream; ``partial_index`` is set for previews."""
+    """A picture or sound inside a translated stream."""
 
     output: MediaOutput
-    partial_index: int | None = None
 
 
 class UsageReport(msgspec.Struct, frozen=True, kw_only=True):

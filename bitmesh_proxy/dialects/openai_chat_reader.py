@@ -228,16 +228,16 @@ def read_whole(body: bytes, *, cost_field: str | None = None) -> Sequence[Event]
     return OpenAIChatReader(cost_field=cost_field).read_message(answer)
 
 
-def media_from_url(url: str, kind: Any = "image") -> MediaOutput | None:
-    """A link or a data URI as an output; ``None`` for a data URI that is not base64."""
+def picture_from_url(url: str) -> MediaOutput | None:
+    """A link or a data URI of a picture as an output; ``None`` for a data URI that is not base64."""
     if not url.startswith("data:"):
-        return MediaOutput(kind=kind, url=url)
+        return MediaOutput(kind="image", url=url)
     head = url[5:].partition(",")[0]
     try:
         data = from_base64(url)
     except UpstreamBroken:
         return None
-    return MediaOutput(kind=kind, data=data, media_type=head.partition(";")[0] or None)
+    return MediaOutput(kind="image", data=data, media_type=head.partition(";")[0] or None)
 
 
 def _reasoning(delta: Mapping[str, Any]) -> Iterator[Event]:
@@ -280,7 +280,7 @@ def _annotations(raw: object) -> Iterator[Event]:
 def _picture(image: Mapping[str, Any]) -> Iterator[Event]:
     holder = image.get("image_url")
     url = string(holder.get("url") if isinstance(holder, dict) else holder)
-    if url and (output := media_from_url(url)) is not None:
+    if url and (output := picture_from_url(url)) is not None:
         yield MediaEvent(output=output)
 
 

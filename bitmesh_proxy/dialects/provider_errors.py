@@ -49,23 +49,21 @@ _SECRET: Final = re.compile(
     rb"|\b(?:bearer|basic)\s+[a-z0-9._~+/=\-]{16,}"  # a header, quoted
     rb"|(?<=[?&]key=)[^&\s\"'<>\\]+"  # an address with the key in it
 )
+#: They mean our credential or account there.
+_CREDENTIAL_STATUSES: Final = frozenset({401, 402, 403})
 _GO_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
 _GO_UNITS_S: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
-def error_reader(
-    *,
-    credential_statuses: frozenset[int] = frozenset({401, 402, 403}),
-    refusal_codes: frozenset[str] = frozenset(),
-) -> ErrorReader:
+def error_reader(*, refusal_codes: frozenset[str] = frozenset()) -> ErrorReader:
     """Make a provider's error reader.
 
-    ``credential_statuses`` mean our credential or account there. ``refusal_codes`` are codes or types that make a 403
-    a refusal of this one request (moderation, too long an input); the caller then gets a 400.
+    ``refusal_codes`` are codes or types that make a 403 a refusal of this one request (moderation, too long an input);
+    the caller then gets a 400.
     """
 
     def read(status: int, headers: Mapping[str, str], body: bytes) -> ProviderRefused:
-        return read_error(status, headers, body, credential_statuses=credential_statuses, refusal_codes=refusal_codes)
+        return read_error(status, headers, body, refusal_codes=refusal_codes)
 
     return read
 
@@ -75,7 +73,6 @@ def read_error(
     headers: Mapping[str, str],
     body: bytes,
     *,
-    credential_statuses: frozenset[int] = frozenset({401, 402, 403}),
     refusal_codes: frozenset[str] = frozenset(),
 ) -> ProviderRefused:
     """Read one refusal. Never raises, whatever the body is."""
@@ -85,7 +82,7 @@ def read_error(
     code = error_code(answer)
     wait_s = retry_after_s(headers, answer) if status in (408, 425, 429) or status >= 500 else None
     is_refusal = status == 403 and not words.isdisjoint(refusal_codes)
-    if not words.isdisjoint(_OUR_OWN_CODES) or (status in credential_statuses and not is_refusal):
+    if not words.isdisjoint(_OUR_OWN_CODES) or (status in _CREDENTIAL_STATUSES and not is_refusal):
         return ProviderRefused(
             "The provider did not accept this service's own account.",
             status=502,

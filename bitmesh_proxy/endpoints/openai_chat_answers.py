@@ -263,8 +263,8 @@ def render_annotation(annotation: JsonObject) -> JsonObject:
 
 
 def render_images(event: MediaEvent) -> list[JsonObject]:
-    """A finished picture; nothing for previews, for other media, and for links that only our key opens."""
-    if event.partial_index is not None or event.output.kind != "image":
+    """The picture; nothing for other media, and for links that only our key opens."""
+    if event.output.kind != "image":
         return []
     url = _link_of(event.output)
     return [{"type": "image_url", "image_url": {"url": url}}] if url else []

@@ -152,14 +152,14 @@ def others(body: JsonObject, without: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def size_of(body: JsonObject, *, name: str = "size") -> tuple[int | None, int | None]:
+def size_of(body: JsonObject) -> tuple[int | None, int | None]:
     """Width and height in pixels of ``"1024x768"``; nothing for ``"auto"`` and nothing. Raises InvalidRequest."""
-    size = body.get(name)
+    size = body.get("size")
     if size is None or size == "auto":
         return None, None
     match = _SIZE.fullmatch(size) if isinstance(size, str) else None
     if match is None:
-        raise InvalidRequest(f"Invalid '{name}': expected 'auto' or WIDTHxHEIGHT such as '1024x1024'.", param=name)
+        raise InvalidRequest("Invalid 'size': expected 'auto' or WIDTHxHEIGHT such as '1024x1024'.", param="size")
     return int(match[1]), int(match[2])
 
 

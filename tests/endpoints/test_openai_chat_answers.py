@@ -219,7 +219,6 @@ def test_pictures() -> None:
     data = MediaEvent(output=MediaOutput(kind="image", data=b"png", media_type="image/webp"))
     link = MediaEvent(output=MediaOutput(kind="image", url="https://a.test/x.png"))
     hidden = (
-        MediaEvent(output=MediaOutput(kind="image", data=b"half"), partial_index=0),
         MediaEvent(output=MediaOutput(kind="image", url="https://a.test/ours", needs_credential=True)),
         MediaEvent(output=MediaOutput(kind="audio", data=b"wav")),
     )

@@ -291,7 +291,7 @@ class EventWriter:
                 yield from self._open.annotation(event.annotation)
         elif isinstance(event, ToolCallDelta):
             yield from self._tool_call(event)
-        elif isinstance(event, MediaEvent) and event.partial_index is None and (url := output_link(event.output)):
+        elif isinstance(event, MediaEvent) and (url := output_link(event.output)):
             kind = event.output.kind
             yield from self._media_message(output_part(url, kind, event.output.media_type), kind)
 

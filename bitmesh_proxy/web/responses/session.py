@@ -252,11 +252,11 @@ class ResponseSession:
             return "".join(f"{text}\n" for text in websocket_texts(events)).encode()
         return b""
 
-    async def keep(self, response: JsonObject | None = None) -> None:
+    async def keep(self) -> None:
         """Keep the response as it is now (if it is to be kept). What cannot be kept is no reason to fail."""
         if not self.request.store:
             return
-        stored = self.stored(response or self.response)
+        stored = self.stored(self.response)
         try:
             if self._is_kept:
                 await self._store.finish(stored)

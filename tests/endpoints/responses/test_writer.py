@@ -307,9 +307,8 @@ def test_media_are_messages_with_words_beside_them(kind: Any, media_type: str, p
 
 def test_pictures_of_a_language_model_are_messages_too() -> None:
     picture = MediaEvent(output=MediaOutput(kind="image", data=b"\x89PNG", media_type="image/png"))
-    preview = MediaEvent(output=MediaOutput(kind="image", data=b"x"), partial_index=0)
     secret = MediaEvent(output=MediaOutput(kind="image", url="https://p.test/x", needs_credential=True))
-    response = checked(written(a_request(), said("Here:"), [preview, secret, picture], stopped()))
+    response = checked(written(a_request(), said("Here:"), [secret, picture], stopped()))
     assert [len(item["content"]) for item in response["output"]] == [1, 2]
     assert response["output"][1]["content"][1]["image_url"].startswith("data:image/png;base64,")
 
