@@ -146,23 +146,24 @@ async def _check_providers(settings: Settings, *, offline: bool) -> list[Finding
     if not access:
         return [Finding(check="providers", verdict="warning", detail="no credential is configured: sandbox only")]
     if offline:
-        return [Finding(check="providers", verdict="ok", detail=f"not called: {', '.join(access)}")]
+        titles = [each.provider.title for each in access.values()]
+        return [Finding(check="providers", verdict="ok", detail=f"not called: {', '.join(titles)}")]
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)) as session:
         found = await asyncio.gather(*(_probe(session, each) for each in access.values()))
     return [finding for pair in found for finding in pair]
 
 
 async def _probe(session: aiohttp.ClientSession, access: ProviderAccess) -> list[Finding]:
-    check = f"provider {access.name}"
+    check, title = f"provider {access.name}", access.provider.title
     try:
         url = access.roots["default"] + access.provider.probe_path
         async with session.get(url, headers=access.auth_headers, allow_redirects=False) as answer:
             status, date = answer.status, answer.headers.get("Date")
     except (aiohttp.ClientError, TimeoutError) as exc:
-        return [Finding(check=check, verdict="fault", detail=f"cannot be reached: {type(exc).__name__}")]
+        return [Finding(check=check, verdict="fault", detail=f"{title} cannot be reached: {type(exc).__name__}")]
     if status in (401, 403):
-        return [Finding(check=check, verdict="fault", detail=f"refuses the credential ({status})")]
-    findings = [Finding(check=check, verdict="ok" if status < 500 else "warning", detail=f"answers {status}")]
+        return [Finding(check=check, verdict="fault", detail=f"{title} refuses the credential ({status})")]
+    findings = [Finding(check=check, verdict="ok" if status < 500 else "warning", detail=f"{title} answers {status}")]
     if date is not None:
         findings.append(_check_clock(access.name, date))
     return findings

@@ -80,7 +80,7 @@ def answered(
 def test_a_provider_that_answers_is_fine_and_tells_the_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     headers = {"Date": format_datetime(datetime.now(UTC), usegmt=True)}
     found = answered(run, monkeypatch, payload={"data": []}, headers=headers)
-    assert found["provider together"] == ("ok", "answers 200")
+    assert found["provider together"] == ("ok", "Together AI answers 200")
     assert found["clock"][0] == "ok"
 
 
@@ -91,11 +91,25 @@ def test_a_clock_that_is_off_is_a_warning(run: Run, monkeypatch: pytest.MonkeyPa
     assert "against together" in detail
 
 
+def test_a_provider_of_ones_own_is_called_by_its_title(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKSHOP", "a-credential")
+    config = tmp_path / "x.toml"
+    config.write_text(
+        '[[providers]]\nname = "workshop"\nkind = "openai_compatible"\ntitle = "The machine in the workshop"\n'
+        'base_urls = { default = "http://127.0.0.1:9/v1" }\ncredential = "env:WORKSHOP"\n'
+    )
+    found = json_of(run("doctor", "--offline", "--json", "--config", str(config)))
+    details = {each["check"]: each["detail"] for each in found}
+    assert details["providers"] == "not called: The machine in the workshop"
+
+
 def test_a_refused_credential_is_a_fault(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     found = answered(run, monkeypatch, doctor_status=1, status=401, payload={"error": "no such key"})
-    assert found["provider together"] == ("fault", "refuses the credential (401)")
+    assert found["provider together"] == ("fault", "Together AI refuses the credential (401)")
 
 
 def test_a_provider_that_cannot_be_reached_is_a_fault(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     found = answered(run, monkeypatch, doctor_status=1, exception=aiohttp.ClientConnectionError("refused"))
-    assert found["provider together"] == ("fault", "cannot be reached: ClientConnectionError")
+    assert found["provider together"] == ("fault", "Together AI cannot be reached: ClientConnectionError")
