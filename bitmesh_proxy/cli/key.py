@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from bitmesh_proxy.cli.new_key import TOKEN_HINT_CHARACTERS, NewKey, create_key
 from bitmesh_proxy.cli.options import OrWord, common_options, fail, given, settings_of
 from bitmesh_proxy.cli.tables import print_json, print_table
 from bitmesh_proxy.money import NanoUsd, format_usd
+from bitmesh_proxy.settings import Settings
 from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.keys import KeyChange, KeyRecord, KeyStore
@@ -61,6 +63,7 @@ def create(
         )
 
     made = with_database(settings, work)
+    _look_at_models(settings, limits.get("bound_model"), allowed_models)
     _show_secrets(made, as_json=as_json)
 
 
@@ -170,10 +173,14 @@ def change(
     if said.get("allowed_models") == ("none",):
         said["allowed_models"] = None
 
+    settings = settings_of(ctx, config, data_dir)
+
     async def work(database: Database) -> KeyRecord:
         return await KeyStore(database).change(key_id, KeyChange(**said))
 
-    _show(with_database(settings_of(ctx, config, data_dir), work), as_json=as_json)
+    changed = with_database(settings, work)
+    _look_at_models(settings, said.get("bound_model"), said.get("allowed_models"))
+    _show(changed, as_json=as_json)
 
 
 @key.command()
@@ -199,6 +206,15 @@ def rotate(ctx: click.Context, key_id: str, as_json: bool, config: Path | None, 
         )
 
     _show_secrets(with_database(settings, work), as_json=as_json)
+
+
+def _look_at_models(settings: Settings, bound_model: str | None, allowed_models: Sequence[str] | None) -> None:
+    names = [*([] if bound_model is None else [bound_model]), *(allowed_models or ())]
+    if names:
+        # Most commands on keys need nothing of the catalogue, which takes a while to load.
+        from bitmesh_proxy.cli.known_models import warn_of_unknown_models
+
+        warn_of_unknown_models(settings, names)
 
 
 def _show(record: KeyRecord, *, as_json: bool) -> None:
