@@ -58,7 +58,6 @@ def credit(
     ctx: click.Context, account_id: str, amount: NanoUsd, note: str, config: Path | None, data_dir: Path | None
 ) -> None:
     """Enter a payment of AMOUNT US dollars for ACCOUNT_ID (or its name, if only one has it)."""
-
     settings = settings_of(ctx, config, data_dir)
     found_id, balance = _entered(settings, account_id, lambda store, found_id: store.credit(found_id, amount, note))
     click.echo(f"Credited {format_usd(amount)} USD to {found_id}; balance {format_usd(balance)} USD.")
@@ -74,7 +73,6 @@ def correct(
     ctx: click.Context, account_id: str, amount: NanoUsd, note: str, config: Path | None, data_dir: Path | None
 ) -> None:
     """Enter a counter-entry for a mistake; what was entered stays. What open requests hold cannot be taken away."""
-
     settings = settings_of(ctx, config, data_dir)
     found_id, balance = _entered(settings, account_id, lambda store, found_id: store.correct(found_id, amount, note))
     click.echo(f"Corrected {found_id} by {format_usd(amount)} USD; balance {format_usd(balance)} USD.")

@@ -19,6 +19,7 @@ from bitmesh_proxy.errors import GatewayError
 from bitmesh_proxy.jobs.service import JobService
 from bitmesh_proxy.settings import Jobs as JobSettings
 from bitmesh_proxy.storage.jobs import Job, JobStore
+from bitmesh_proxy.storage.sweeps import NowAndThen
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class Poller:
         self._settings = settings
         self._clock = clock
         self._max_sleep_s = max_sleep_s
-        self._swept_at_s = float("-inf")
+        self._sweeps = NowAndThen(SWEEP_INTERVAL_S)
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(settings.max_concurrent_polls_per_provider)
@@ -82,17 +83,12 @@ class Poller:
             if job.id not in self._under_way:
                 task = self._under_way[job.id] = asyncio.create_task(self._poll(job))
                 task.add_done_callback(functools.partial(self._forget, job.id))
-        await self._sweep_now_and_then(now_s)
+        if self._sweeps.is_due(now_s):  # what the jobs cost stays in the ledger
+            await self._store.forget_ended(before_s=now_s - self._settings.keep_s, limit=SWEEP_ROWS)
         next_at_s = await self._store.next_due_at_s(after_s=now_s)
         if next_at_s is None:
             return self._max_sleep_s
         return min(self._max_sleep_s, max(MIN_SLEEP_S, next_at_s - now_s))
-
-    async def _sweep_now_and_then(self, now_s: float) -> None:
-        """Forget jobs that ended long ago; what they cost stays in the ledger."""
-        if now_s - self._swept_at_s >= SWEEP_INTERVAL_S:
-            self._swept_at_s = now_s
-            await self._store.forget_ended(before_s=now_s - self._settings.keep_s, limit=SWEEP_ROWS)
 
     def _forget(self, job_id: str, _: asyncio.Task[None]) -> None:
         self._under_way.pop(job_id, None)

@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.sweeps import NowAndThen
 
 State = Literal["running", "finished", "stream"]
 
@@ -49,7 +50,7 @@ class IdempotencyStore:
         self._instance = instance
         self._keep_s = keep_s
         self._max_total_bytes = max_total_bytes
-        self._swept_at_s = float("-inf")
+        self._sweeps = NowAndThen(SWEEP_INTERVAL_S)
         self._kept_bytes_since = 0
 
     async def claim(
@@ -150,9 +151,9 @@ class IdempotencyStore:
         return await self._database.write(resolve)
 
     async def _sweep_now_and_then(self, now_s: float) -> None:
-        if now_s - self._swept_at_s < SWEEP_INTERVAL_S and self._kept_bytes_since < self._max_total_bytes // 8:
+        if not self._sweeps.is_due(now_s, at_once=self._kept_bytes_since >= self._max_total_bytes // 8):
             return
-        self._swept_at_s, self._kept_bytes_since = now_s, 0
+        self._kept_bytes_since = 0
 
         def sweep(connection: sqlite3.Connection) -> None:
             connection.execute(

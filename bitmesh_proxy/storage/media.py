@@ -13,6 +13,7 @@ from typing import Final, Literal
 import msgspec
 
 from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.sweeps import NowAndThen
 
 _COLUMNS = "id, provider, account_id, kind, created_at_ms, url, is_short, needs_credential"
 #: Old rows are looked for this often at most.
@@ -53,7 +54,7 @@ class SqliteMedia:
         self._keep_s = keep_s
         self._clock = clock
         self._sweep_rows = sweep_rows
-        self._swept_at_s = float("-inf")
+        self._sweeps = NowAndThen(SWEEP_INTERVAL_S)
 
     async def remember(self, record: MediaRecord) -> bool:
         """Keep ``record``. False, and nothing is changed, if its id was handed out before."""
@@ -68,16 +69,21 @@ class SqliteMedia:
             record.needs_credential,
         )
 
+        oldest_ms = self._oldest_ms() if self._sweeps.is_due(self._clock()) else None
+
         def insert(connection: sqlite3.Connection) -> bool:
             statement = connection.execute(
                 f"INSERT INTO media ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",  # noqa: S608
                 parameters,
             )
+            if oldest_ms is not None:
+                connection.execute(
+                    "DELETE FROM media WHERE id IN (SELECT id FROM media WHERE created_at_ms < ? LIMIT ?)",
+                    (oldest_ms, self._sweep_rows),
+                )
             return statement.rowcount == 1
 
-        is_new = await self._database.write(insert)
-        await self._sweep_now_and_then()
-        return is_new
+        return await self._database.write(insert)
 
     async def get(self, media_id: str) -> MediaRecord | None:
         """What was remembered under an id; None, too, for what is too old."""
@@ -107,17 +113,3 @@ class SqliteMedia:
 
     def _oldest_ms(self) -> int:
         return int((self._clock() - self._keep_s) * 1000)
-
-    async def _sweep_now_and_then(self) -> None:
-        now_s = self._clock()
-        if now_s - self._swept_at_s < SWEEP_INTERVAL_S:
-            return
-        self._swept_at_s = now_s
-        parameters = self._oldest_ms(), self._sweep_rows
-
-        def sweep(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "DELETE FROM media WHERE id IN (SELECT id FROM media WHERE created_at_ms < ? LIMIT ?)", parameters
-            )
-
-        await self._database.write(sweep)

@@ -12,6 +12,7 @@ from typing import TypeAlias
 from bitmesh_proxy.auth.nonces import Burnt
 from bitmesh_proxy.errors import Unavailable
 from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.sweeps import NowAndThen
 from bitmesh_proxy.storage.writer import Done, Failed, end_future
 
 #: Expired rows are removed this often at most; each sweep takes so many, so that no request waits for a long one.
@@ -39,7 +40,7 @@ class SqliteNonces:
         self._window_s = window_s
         self._max_nonces = max_nonces
         self._clock = clock
-        self._swept_at_s = float("-inf")
+        self._sweeps = NowAndThen(SWEEP_INTERVAL_S)
         self._is_full = False
 
     async def burn(self, consumer_key: str, nonce: str, timestamp_s: int) -> bool:
@@ -58,10 +59,9 @@ class SqliteNonces:
 
     def _queue(self, item: _Nonce, on_done: Done) -> None:
         now_s = self._clock()
-        if now_s - self._swept_at_s < SWEEP_INTERVAL_S:
+        if not self._sweeps.is_due(now_s):
             self._insert(item, on_done)
             return
-        self._swept_at_s = now_s
 
         def swept(result: bool | Failed) -> None:
             if isinstance(result, Failed):

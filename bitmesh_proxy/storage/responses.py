@@ -17,6 +17,7 @@ import orjson
 
 from bitmesh_proxy.calls import JsonObject
 from bitmesh_proxy.storage.database import Database, Row
+from bitmesh_proxy.storage.sweeps import NowAndThen
 
 SWEEP_INTERVAL_S = 60.0
 SWEEP_ROWS = 200
@@ -100,7 +101,7 @@ class ResponseStore:
         self._keep_s = keep_s
         self._max_total_bytes = max_total_bytes
         self._clock = clock
-        self._swept_at_s = float("-inf")
+        self._sweeps = NowAndThen(SWEEP_INTERVAL_S)
 
     async def save(self, response: StoredResponse) -> None:
         """Keep it, or what has become of it. One that was cancelled or deleted meanwhile stays so."""
@@ -210,10 +211,8 @@ class ResponseStore:
         return int((self._clock() - self._keep_s) * 1000)
 
     async def _sweep_now_and_then(self) -> None:
-        now_s = self._clock()
-        if now_s - self._swept_at_s < SWEEP_INTERVAL_S:
+        if not self._sweeps.is_due(self._clock()):
             return
-        self._swept_at_s = now_s
         oldest_ms = self._oldest_ms()
 
         def sweep(connection: sqlite3.Connection) -> None:
