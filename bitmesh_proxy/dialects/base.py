@@ -114,8 +114,7 @@ class ChatDialect(msgspec.Struct, frozen=True, kw_only=True):
     conversation itself; where it does not, ``request`` wants them as data URIs.
     ``body``: makes the body of ``request``, where all else in the requests to one offer is the same for all plain calls
     and for all streamed ones. ``plain_writer`` gives what writes plain conversations for an offer, with what ``body``
-    would say; None where that takes more than to leave out and to rename, or where the usage in answers may say more
-    than a ``PlainUsage``.
+    would say; None where that takes more than to leave out and to rename.
     """
 
     wire_format: str

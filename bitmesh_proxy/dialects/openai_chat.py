@@ -8,7 +8,6 @@ names is dropped: no field of a caller's ever reaches a provider unseen. Source:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -73,17 +72,15 @@ def dialect(
     drop: frozenset[str] = frozenset(),
     extra: frozenset[str] = frozenset(),
     stream_options: bool = True,
-    cost_field: str | None = None,
     adapt: Adapt | None = None,
     adapts_plain_chats: bool = True,
-    path: str = "/chat/completions",
 ) -> ChatDialect:
     """Make a provider's chat dialect.
 
     ``rename`` gives fields the provider's own names (a field sent under its own name wins), ``drop`` and ``extra`` are
     fields of the protocol that it lacks and further ones that it has. ``stream_options``: it has that switch, and
-    without it streams no usage. ``cost_field``: the member of its usage that is a cost in US dollars. ``adapt`` changes
-    the finished body where a table cannot say it; ``adapts_plain_chats``: perhaps also that of a ``PlainChat``.
+    without it streams no usage. ``adapt`` changes the finished body where a table cannot say it;
+    ``adapts_plain_chats``: perhaps also that of a ``PlainChat``.
     """
     known = (FIELDS | extra | frozenset(rename)) - drop
     changes_of_all = _plain_changes(known, rename)  # but for offers with fields of their own
@@ -104,7 +101,7 @@ def dialect(
         return orjson.dumps(body)
 
     def plain_writer(offer: Offer) -> PlainWriter | None:
-        if offer.defaults or cost_field is not None or (adapt is not None and adapts_plain_chats):
+        if offer.defaults or (adapt is not None and adapts_plain_chats):
             return None
         own = _known_to(offer, known)
         changes = changes_of_all if own is known else _plain_changes(own, rename)
@@ -112,15 +109,15 @@ def dialect(
 
     def request(call: ChatCall, offer: Offer) -> UpstreamRequest:
         accept = _ACCEPT_EVENTS if call.stream else _ACCEPT_JSON
-        return UpstreamRequest(path=path, headers=accept, body=body_of(call, offer))
+        return UpstreamRequest(path="/chat/completions", headers=accept, body=body_of(call, offer))
 
     return ChatDialect(
         wire_format=WIRE_FORMAT,
         request=request,
-        read_usage=partial(read_whole_usage, cost_field=cost_field),
-        read_whole=partial(read_whole, cost_field=cost_field),
-        meter=partial(OpenAIChatMeter, cost_field),
-        reader=partial(OpenAIChatReader, cost_field=cost_field),
+        read_usage=read_whole_usage,
+        read_whole=read_whole,
+        meter=OpenAIChatMeter,
+        reader=OpenAIChatReader,
         adds_usage_chunk=stream_options,
         body=body_of,
         plain_writer=plain_writer,

@@ -58,7 +58,6 @@ class OpenAIChatMeter:
         "_before",
         "_characters",
         "_common",
-        "_cost_field",
         "_cutter",
         "_first",
         "_is_cut",
@@ -70,9 +69,8 @@ class OpenAIChatMeter:
         "_uncounted_from",
     )
 
-    def __init__(self, cost_field: str | None = None) -> None:
+    def __init__(self) -> None:
         self._characters = 0
-        self._cost_field = cost_field
         #: Made when it is needed: nearly all streams come in whole events.
         self._cutter: EventCutter | None = None
         self._is_cut = False
@@ -179,7 +177,7 @@ class OpenAIChatMeter:
         before, _, rest = chunk.partition(key)
         text, quote, after = rest.partition(b'"')
         # One text. (What is behind it is no part of a key then, whatever the text is.)
-        if after.startswith((b"}", b",")) and after.find(key) < 0 and find_usage(chunk, self._cost_field) is None:
+        if after.startswith((b"}", b",")) and after.find(key) < 0 and find_usage(chunk) is None:
             self._before, self._after = before + key, quote + after
             self._around_bytes = len(chunk) - len(text)
 
@@ -201,7 +199,7 @@ class OpenAIChatMeter:
     @property
     def usage(self) -> Usage | None:
         """The provider's figures, if they have come."""
-        return None if self._common >= _RECENT_CHUNKS else find_usage(self._end(), self._cost_field)
+        return None if self._common >= _RECENT_CHUNKS else find_usage(self._end())
 
     @property
     def is_complete(self) -> bool:

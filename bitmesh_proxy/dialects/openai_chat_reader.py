@@ -63,9 +63,8 @@ class _ToolCall(msgspec.Struct):
 class OpenAIChatReader:
     """The ``StreamReader`` of OpenAI's chat completions. Only the choice with index 0 is read."""
 
-    def __init__(self, *, cost_field: str | None = None) -> None:
+    def __init__(self) -> None:
         self._parser = SseParser()
-        self._cost_field = cost_field
         self._is_started = False
         self._is_finished = False
         self._is_over = False
@@ -134,7 +133,7 @@ class OpenAIChatReader:
                 yield from self._finish(reason)
             usage_places.append(choice.get("usage"))  # Moonshot
         for place in usage_places:
-            if (usage := parse_usage(place, cost_field=self._cost_field)) is not None:
+            if (usage := parse_usage(place)) is not None:
                 yield UsageReport(usage=usage)
                 break
 
@@ -222,10 +221,9 @@ class OpenAIChatReader:
         return StreamFailed(message=error_message(clean) or "The provider reported an error.", code=error_code(clean))
 
 
-def read_whole(body: bytes, *, cost_field: str | None = None) -> Sequence[Event]:
+def read_whole(body: bytes) -> Sequence[Event]:
     """The events of a whole answer. Raises ProviderRefused for an error in it, UpstreamBroken for what is no answer."""
-    answer = read_object(body)
-    return OpenAIChatReader(cost_field=cost_field).read_message(answer)
+    return OpenAIChatReader().read_message(read_object(body))
 
 
 def picture_from_url(url: str) -> MediaOutput | None:

@@ -13,7 +13,6 @@ from typing import Any, Final
 import orjson
 
 from bitmesh_proxy.calls import Usage
-from bitmesh_proxy.money import parse_reported_usd
 from bitmesh_proxy.plain_chats import NOT_PLAIN, read_plain_usage
 
 _KEY: Final = b'"usage"'
@@ -59,21 +58,17 @@ def details(raw: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
     return {}
 
 
-def parse_usage(raw: object, *, cost_field: str | None = None) -> Usage | None:
-    """Read a usage object. ``None`` when it names neither input nor output tokens.
-
-    ``cost_field`` names the member that holds the cost in US dollars, for providers that report one.
-    """
+def parse_usage(raw: object) -> Usage | None:
+    """Read a usage object. ``None`` when it names neither input nor output tokens."""
     if not isinstance(raw, dict):
         return None
-    if len(raw) == 3 and "total_tokens" in raw and cost_field is None:  # nothing but the three: most servers
+    if len(raw) == 3 and "total_tokens" in raw:  # nothing but the three: most servers
         prompt, completion = raw.get("prompt_tokens"), raw.get("completion_tokens")
         if type(prompt) is type(completion) is int and 0 < prompt <= _MAX_COUNT and 0 < completion <= _MAX_COUNT:
             return Usage(input_tokens=prompt, output_tokens=completion)
     input_tokens = first_count(raw, "prompt_tokens", "input_tokens", "promptTokens", "inputTokens")
     output_tokens = first_count(raw, "completion_tokens", "output_tokens", "completionTokens", "outputTokens")
-    cost = parse_reported_usd(raw.get(cost_field)) if cost_field else None
-    if not input_tokens and not output_tokens and cost is None and not _names_tokens(raw):
+    if not input_tokens and not output_tokens and not _names_tokens(raw):
         return None
     of_input = details(raw, "prompt_tokens_details", "input_tokens_details")
     of_output = details(raw, "completion_tokens_details", "output_tokens_details")
@@ -87,11 +82,10 @@ def parse_usage(raw: object, *, cost_field: str | None = None) -> Usage | None:
         output_tokens=output_tokens,
         reasoning_tokens=first_count(of_output, "reasoning_tokens"),
         image_output_tokens=first_count(of_output, "image_tokens"),
-        reported_cost_nano_usd=cost,
     )
 
 
-def find_usage(text: bytes, cost_field: str | None = None) -> Usage | None:
+def find_usage(text: bytes) -> Usage | None:
     """The last usage object somewhere in JSON text, without parsing the rest.
 
     ``"usage"`` followed by a colon can only be a member's name: inside a JSON string its quotes would be escaped.
@@ -99,7 +93,7 @@ def find_usage(text: bytes, cost_field: str | None = None) -> Usage | None:
     at = text.rfind(_KEY)
     if at < 0:
         return None
-    if cost_field is None and text[at + _KEY_BYTES : at + _KEY_BYTES + 1] == b":":
+    if text[at + _KEY_BYTES : at + _KEY_BYTES + 1] == b":":
         # Plain figures as the last member of an event, as most are: what ``parse_usage`` makes of them, in one typed
         # pass.
         try:
@@ -119,7 +113,7 @@ def find_usage(text: bytes, cost_field: str | None = None) -> Usage | None:
         if text[start - 1 : start + 1] != b":{":  # as most write it
             start = value_start(text, at + _KEY_BYTES)
         if text[start : start + 1] == b"{":
-            usage = parse_usage(_value_at(text, start), cost_field=cost_field)
+            usage = parse_usage(_value_at(text, start))
             if usage is not None:
                 return usage
         at = text.rfind(_KEY, 0, at)
@@ -136,7 +130,7 @@ def find_all_usages(text: bytes) -> Iterator[object]:
         at = text.find(_KEY, at + len(_KEY))
 
 
-def read_whole_usage(body: bytes, *, cost_field: str | None = None) -> tuple[Usage | None, str | None]:
+def read_whole_usage(body: bytes) -> tuple[Usage | None, str | None]:
     """Usage and id of a whole answer, looking at its two ends only if it is large.
 
     An answer that is nothing but an error (some providers send those with status 200) has used nothing.
@@ -150,11 +144,11 @@ def read_whole_usage(body: bytes, *, cost_field: str | None = None) -> tuple[Usa
         if not isinstance(answer, dict):
             return None, None
         request_id = answer.get("id")
-        usage = parse_usage(answer.get("usage"), cost_field=cost_field)
+        usage = parse_usage(answer.get("usage"))
         if usage is None and answer.get("error") and not answer.get("choices"):
             usage = Usage()
         return usage, request_id if isinstance(request_id, str) else None
-    return find_usage(body, cost_field), find_id(body[:1024])
+    return find_usage(body), find_id(body[:1024])
 
 
 def find_id(text: bytes) -> str | None:

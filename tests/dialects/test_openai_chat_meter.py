@@ -15,8 +15,8 @@ from bitmesh_proxy.dialects.openai_chat_meter import OpenAIChatMeter
 from tests.dialects.cuts import cut_at, sample, ways_to_cut
 
 
-def metered(chunks: list[bytes], cost_field: str | None = None) -> OpenAIChatMeter:
-    meter = OpenAIChatMeter(cost_field=cost_field)
+def metered(chunks: list[bytes]) -> OpenAIChatMeter:
+    meter = OpenAIChatMeter()
     for chunk in chunks:
         meter.feed(chunk)
     return meter
@@ -116,16 +116,6 @@ def test_memory_is_bounded() -> None:
     for _ in range(100):
         meter.feed(event("y" * 10_000))
     assert sum(len(chunk) for chunk in meter._recent) <= 5 * 4096
-
-
-def test_a_cost_is_read_only_where_the_provider_is_known_to_report_it() -> None:
-    chunks = [event("", usage={"prompt_tokens": 1, "completion_tokens": 1, "cost": 0.00014})]
-    with_cost = metered(chunks, cost_field="cost").usage
-    without = metered(chunks).usage
-    assert with_cost is not None
-    assert without is not None
-    assert with_cost.reported_cost_nano_usd == 140_000
-    assert without.reported_cost_nano_usd is None
 
 
 @given(st.lists(st.text(), max_size=8), st.lists(st.integers(0, 2**14), max_size=8))
