@@ -212,16 +212,14 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 class MediaOutput(msgspec.Struct, frozen=True, kw_only=True):
     """One picture, clip or sound that a provider made: a link of the provider's, or bytes, or a ``path`` there.
 
-    ``path`` (under the provider's base URL named ``root``) stands for a link that has to be built from the
-    configuration, because only our key opens it. ``needs_credential`` marks such paths and links; they must never reach
-    a caller.
+    ``path`` (under the provider's base URL) stands for a link that has to be built from the configuration, because only
+    our key opens it. ``needs_credential`` marks such paths and links; they must never reach a caller.
     """
 
     kind: Literal["image", "video", "audio"]
     url: str | None = None
     data: bytes | None = None
     path: str | None = None
-    root: str = "default"
     media_type: str | None = None
     revised_prompt: str | None = None
     needs_credential: bool = False

@@ -43,7 +43,7 @@ class FormPart(msgspec.Struct, frozen=True, kw_only=True):
 class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be sent to a provider. ``path`` is joined to the provider's base URL (``root`` picks which one).
 
-    Exactly one of ``body`` (with ``content_type``) and ``form`` is set for a request with a body.
+    Exactly one of ``body`` (JSON) and ``form`` is set for a request with a body.
     ``headers`` never hold the credential: the upstream room adds it.
     ``needs_fresh_uuid``: the first ``FRESH_UUID`` in ``body`` is replaced by a new UUIDv4 before it is sent. Dialects
     are pure, and some protocols want an id of the caller's making.
@@ -55,7 +55,6 @@ class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     query: Sequence[tuple[str, str]] = ()
     headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     body: bytes | None = None
-    content_type: str = "application/json"
     form: tuple[FormPart, ...] | None = None
     needs_fresh_uuid: bool = False
 
@@ -133,7 +132,7 @@ class ImageDialect(msgspec.Struct, frozen=True, kw_only=True):
     """Pictures in one exchange. ``read`` raises ProviderRefused for a refusal that came as a 200."""
 
     request: Callable[[ImageCall, Offer], UpstreamRequest]
-    read: Callable[[ImageCall, bytes], MediaResult]
+    read: Callable[[bytes], MediaResult]
     takes_image_urls: bool = True
     stream_meter: Callable[[], StreamMeter] | None = None
 
@@ -142,7 +141,7 @@ class VideoDialect(msgspec.Struct, frozen=True, kw_only=True):
     """Clips as jobs: submit, poll until final."""
 
     submit: Callable[[VideoCall, Offer], UpstreamRequest]
-    read_submit: Callable[[VideoCall, bytes], JobState]
+    read_submit: Callable[[bytes], JobState]
     poll: Callable[[str, Offer], UpstreamRequest]
     read_poll: Callable[[bytes], JobState]
     takes_image_urls: bool = True

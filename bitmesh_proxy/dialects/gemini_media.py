@@ -52,7 +52,7 @@ def video_dialect() -> VideoDialect:
     """Clips as long-running operations."""
     return VideoDialect(
         submit=_video_request,
-        read_submit=lambda _call, body: _read_operation(body),
+        read_submit=_read_operation,
         poll=_poll_request,
         read_poll=_read_operation,
         takes_image_urls=False,
@@ -117,7 +117,7 @@ def _blob(media: Media, type_name: str, data_name: str) -> dict[str, str]:
     return {type_name: media_type_of(media), data_name: base64_of(media, param="image")}
 
 
-def _read_images(call: ImageCall, body: bytes) -> MediaResult:
+def _read_images(body: bytes) -> MediaResult:
     answer = read_object(body)
     if answer.get("error"):
         raise refused_within_success(answer)

@@ -187,7 +187,7 @@ def _accept(call: ImageCall) -> dict[str, str]:
     return {"Accept": "text/event-stream" if call.stream else "application/json"}
 
 
-def _read(call: ImageCall, body: bytes) -> MediaResult:
+def _read(body: bytes) -> MediaResult:
     answer = read_success(body, "data")
     outputs = tuple(_read_item(item, answer) for item in objects(answer["data"]))
     if not outputs:

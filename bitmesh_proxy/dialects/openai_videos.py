@@ -27,7 +27,7 @@ def dialect(*, takes_image_urls: bool = True) -> VideoDialect:
     """Make a provider's dialect. ``takes_image_urls``: it fetches the reference picture itself."""
     return VideoDialect(
         submit=_submit,
-        read_submit=lambda _call, body: _read_job(body),
+        read_submit=_read_job,
         poll=_poll,
         read_poll=_read_job,
         takes_image_urls=takes_image_urls,

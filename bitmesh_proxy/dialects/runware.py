@@ -46,7 +46,7 @@ def video_dialect() -> VideoDialect:
     """
     return VideoDialect(
         submit=_video_request,
-        read_submit=lambda _call, body: _read_job(body),
+        read_submit=_read_job,
         poll=_poll_request,
         read_poll=_read_job,
     )
@@ -130,7 +130,7 @@ def _image_inputs(call: ImageCall, offer: Offer) -> list[tuple[str, Any]]:
     return inputs
 
 
-def _read_images(_call: ImageCall, body: bytes) -> MediaResult:
+def _read_images(body: bytes) -> MediaResult:
     items = _items(body)
     outputs = tuple(output for item in items if (output := _picture(item)) is not None)
     if not outputs:

@@ -35,7 +35,7 @@ def video_dialect() -> VideoDialect:
     """``POST /videos`` and ``GET /videos/{id}`` under the root ``v2``."""
     return VideoDialect(
         submit=_video_request,
-        read_submit=lambda _call, body: _read_job(body),
+        read_submit=_read_job,
         poll=_poll_request,
         read_poll=_read_job,
     )
@@ -82,7 +82,7 @@ def _output_format(asked: str | None) -> str | None:
     return name
 
 
-def _read_images(call: ImageCall, body: bytes) -> MediaResult:
+def _read_images(body: bytes) -> MediaResult:
     answer = read_success(body, "data")
     outputs = tuple(_read_image(item) for item in objects(answer["data"]))
     if not outputs:

@@ -45,7 +45,7 @@ class ProviderAccess(Discreet, frozen=True, kw_only=True):
     def locate(self, outputs: Sequence[MediaOutput]) -> tuple[MediaOutput, ...]:
         """The same results, with those that have only a path at the provider under their configured address."""
         return tuple(
-            output if output.path is None else replace(output, url=self.roots[output.root] + output.path, path=None)
+            output if output.path is None else replace(output, url=self.roots["default"] + output.path, path=None)
             for output in outputs
         )
 

@@ -171,7 +171,7 @@ class Attempts:
         async with self._upstream.open(access, request, on_sent=progress.note_sent) as answer:
             await self._check_head(access, answer)
             body = await self._read_json(answer, progress)
-            result = await in_thread_if_large(lambda data: dialect.read(call, data), body)
+            result = await in_thread_if_large(dialect.read, body)
             progress.usage = result.usage
             progress.provider_request_id = result.provider_request_id
             return replace(result, outputs=access.locate(result.outputs))
@@ -201,7 +201,7 @@ class Attempts:
         progress.begin(offer)
         async with self._upstream.open(access, request, on_sent=progress.note_sent) as answer:
             await self._check_head(access, answer)
-            state = dialect.read_submit(call, await self._read_json(answer, progress))
+            state = dialect.read_submit(await self._read_json(answer, progress))
             progress.provider_request_id = state.provider_job_id
             return replace(state, outputs=access.locate(state.outputs))
 

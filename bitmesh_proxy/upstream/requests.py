@@ -21,6 +21,8 @@ from bitmesh_proxy.upstream.connections import Origin
 
 USER_AGENT: Final = f"bitmesh-proxy/{__version__}"
 
+_JSON: Final = "application/json"
+
 _ALWAYS: Final = f"User-Agent: {USER_AGENT}\r\nAccept-Encoding: identity\r\n"
 
 
@@ -54,7 +56,7 @@ class HeadAroundLength(NamedTuple):
 
 def head_around_length(access: ProviderAccess, request: UpstreamRequest) -> HeadAroundLength:
     """What all requests like this one, which has a body, have in common but for their bodies. Raises InternalError."""
-    target, head = _head(access, request, content_type=request.content_type, length_bytes=0)
+    target, head = _head(access, request, content_type=_JSON, length_bytes=0)
     before, name, after = head.rpartition(b"\r\nContent-Length: 0\r\n")
     return HeadAroundLength(target, before + name[:-3], name[-2:] + after)
 
@@ -65,7 +67,7 @@ def request_bytes(access: ProviderAccess, request: UpstreamRequest) -> RequestBy
     if request.form is not None:
         body, content_type = form_bytes(request.form)
     elif request.body is not None:
-        body, content_type = _finished_body(request.body, request), request.content_type
+        body, content_type = _finished_body(request.body, request), _JSON
     has_body = content_type is not None or request.method not in ("GET", "HEAD", "DELETE")
     target, written = _head(access, request, content_type=content_type, length_bytes=len(body) if has_body else None)
     return RequestBytes(target, written, body)

@@ -279,7 +279,7 @@ class StraightChats:
         request = dialect.request(call, offer)
         assert request.body is not None, "it is what ``body`` makes"
         lines, query = tuple(request.headers.items()), tuple(request.query)
-        alike = (offer.provider, request.method, request.root, request.path, query, lines, request.content_type)
+        alike = (offer.provider, request.method, request.root, request.path, query, lines)
         head = self._alike.get(alike)
         if head is None:
             head = self._alike[alike] = head_around_length(access, request)

@@ -119,7 +119,7 @@ def test_imagen_is_asked_to_predict() -> None:
 
 
 def test_a_picture_is_read_with_its_tokens() -> None:
-    result = IMAGES.read(image(), sample("gemini/image.json"))
+    result = IMAGES.read(sample("gemini/image.json"))
     assert result.outputs == (MediaOutput(kind="image", data=b"\x89PNG", media_type="image/png"),)
     assert result.usage == Usage(
         input_tokens=265, image_input_tokens=258, output_tokens=1297, image_output_tokens=1290, images=1
@@ -129,7 +129,7 @@ def test_a_picture_is_read_with_its_tokens() -> None:
 
 def test_predictions_are_read_without_those_that_were_kept_back() -> None:
     answer = {"predictions": [{**BLOB}, {"raiFilteredReason": "Blocked"}, {**BLOB, "mimeType": "image/jpeg"}]}
-    result = IMAGES.read(image(), orjson.dumps(answer))
+    result = IMAGES.read(orjson.dumps(answer))
     assert [output.media_type for output in result.outputs] == ["image/png", "image/jpeg"]
     assert result.usage == Usage(images=2)
 
@@ -146,7 +146,7 @@ def test_predictions_are_read_without_those_that_were_kept_back() -> None:
 )
 def test_a_block_that_came_as_a_success_is_a_refusal(body: bytes, code: str, said: str) -> None:
     with pytest.raises(ProviderRefused) as caught:
-        IMAGES.read(image(), body)
+        IMAGES.read(body)
     assert (caught.value.status, caught.value.provider_code) == (400, code)
     assert said in caught.value.message
     assert caught.value.body == {"error": {"message": caught.value.message, "code": code}}
@@ -157,7 +157,7 @@ def test_a_block_that_came_as_a_success_is_a_refusal(body: bytes, code: str, sai
 )
 def test_what_is_no_picture_is_a_broken_upstream(body: bytes) -> None:
     with pytest.raises(UpstreamBroken):
-        IMAGES.read(image(), body)
+        IMAGES.read(body)
 
 
 def video(**fields: Any) -> VideoCall:
@@ -223,7 +223,7 @@ def read(**fields: Any) -> Any:
 
 
 def test_an_operation_goes_on_until_it_is_done() -> None:
-    started = VIDEOS.read_submit(video(), b'{"name":"models/veo-3.1/operations/a-b_1"}')
+    started = VIDEOS.read_submit(b'{"name":"models/veo-3.1/operations/a-b_1"}')
     assert started.status is JobStatus.IN_PROGRESS
     request = VIDEOS.poll(started.provider_job_id, make_offer(Operation.VIDEO))
     assert (request.method, request.path, request.body) == ("GET", "/models/veo-3.1/operations/a-b_1", None)
@@ -233,7 +233,7 @@ def test_an_operation_goes_on_until_it_is_done() -> None:
 @pytest.mark.parametrize("name", ["", "operations/x", "models/v/operations/../../files", "models/v/operations/a?key=1"])
 def test_a_name_that_is_none_is_never_asked_for(name: str) -> None:
     with pytest.raises(UpstreamBroken):
-        VIDEOS.read_submit(video(), orjson.dumps({"name": name}))
+        VIDEOS.read_submit(orjson.dumps({"name": name}))
     with pytest.raises(UpstreamBroken):
         VIDEOS.poll(name, make_offer(Operation.VIDEO))
 
@@ -273,4 +273,4 @@ def test_how_a_clip_fails() -> None:
     assert (blocked.error_code, blocked.error_message) == ("content_moderated", "Violates our rules")
     assert read(done=True, response={}).error_code == "content_moderated"
     with pytest.raises(ProviderRefused):
-        VIDEOS.read_submit(video(), b'{"error":{"code":429,"message":"Quota","status":"RESOURCE_EXHAUSTED"}}')
+        VIDEOS.read_submit(b'{"error":{"code":429,"message":"Quota","status":"RESOURCE_EXHAUSTED"}}')

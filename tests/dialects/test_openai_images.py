@@ -84,7 +84,7 @@ def test_a_mask_without_a_picture_is_refused() -> None:
 
 
 def read_image(body: bytes) -> Any:
-    return DIALECT.read(image(width=512, height=512), body)
+    return DIALECT.read(body)
 
 
 def test_pictures_are_read_with_their_tokens() -> None:

@@ -52,7 +52,7 @@ def test_a_clip_is_polled_until_it_is_there() -> None:
     def read(**fields: Any) -> Any:
         return DIALECT.read_poll(orjson.dumps({**base, **fields}))
 
-    queued = DIALECT.read_submit(video(), orjson.dumps({**base, "status": "queued", "progress": 0}))
+    queued = DIALECT.read_submit(orjson.dumps({**base, "status": "queued", "progress": 0}))
     assert (queued.status, queued.progress_percent, queued.outputs) == (JobStatus.QUEUED, 0, ())
     assert read(status="in_progress", progress=40).progress_percent == 40
     assert read(status="a word of tomorrow").status is JobStatus.IN_PROGRESS

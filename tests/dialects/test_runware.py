@@ -137,27 +137,27 @@ def test_what_cannot_be_done_is_refused_by_name(call: ImageCall, options: dict[s
 
 
 def test_what_was_made_counts_though_an_error_stands_beside_it() -> None:
-    result = IMAGES.read(image(), sample("runware/images.json"))
+    result = IMAGES.read(sample("runware/images.json"))
     assert result.outputs == (
         MediaOutput(kind="image", url="https://im.runware.ai/image/ws/0.5/ii/77da2d99-a6d3-44d9-b8c0-ae9fb06b6200.jpg"),
         MediaOutput(kind="image", data=b"\xff\xd8\xff\xe0"),
     )
     assert result.usage == Usage(images=2, reported_cost_nano_usd=parse_usd("0.0026"))
     assert result.raw is None  # it holds the provider's links
-    without_cost = IMAGES.read(image(), b'{"data":[{"imageURL":"https://x.test/a.png"}]}')
+    without_cost = IMAGES.read(b'{"data":[{"imageURL":"https://x.test/a.png"}]}')
     assert without_cost.usage == Usage(images=1)
 
 
 def test_an_error_alone_is_a_refusal_though_it_came_as_a_success() -> None:
     with pytest.raises(ProviderRefused) as caught:
-        IMAGES.read(image(), sample("runware/refused.json"))
+        IMAGES.read(sample("runware/refused.json"))
     refusal = caught.value
     assert (refusal.status, refusal.provider_code, refusal.param) == (400, "contentPolicyViolation", "positivePrompt")
     with pytest.raises(ProviderRefused) as caught:
-        IMAGES.read(image(), b'{"errors":[{"code":"providerError","message":"Elsewhere"}]}')
+        IMAGES.read(b'{"errors":[{"code":"providerError","message":"Elsewhere"}]}')
     assert (caught.value.status, caught.value.may_fail_over) == (502, True)
     with pytest.raises(ProviderRefused) as caught:
-        IMAGES.read(image(), b'{"errors":[{"code":"insufficientCredits","message":"Invoice 7 is open"}]}')
+        IMAGES.read(b'{"errors":[{"code":"insufficientCredits","message":"Invoice 7 is open"}]}')
     assert (caught.value.status, caught.value.body) == (502, None)
     assert "Invoice" not in caught.value.message
 
@@ -165,7 +165,7 @@ def test_an_error_alone_is_a_refusal_though_it_came_as_a_success() -> None:
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b'{"data":[]}', b'{"data":[{"imageURL":"ftp://x"}]}'])
 def test_what_is_no_answer_is_a_broken_upstream(body: bytes) -> None:
     with pytest.raises(UpstreamBroken):
-        IMAGES.read(image(), body)
+        IMAGES.read(body)
 
 
 def test_a_clip_is_an_asynchronous_task() -> None:
@@ -235,7 +235,7 @@ def read(*items: dict[str, Any], **answer: Any) -> Any:
 
 def test_a_job_goes_on_until_its_clip_is_there() -> None:
     job_id = "24cd5dff-cb81-4db5-8506-b72a9425f9d1"
-    started = VIDEOS.read_submit(video(), orjson.dumps({"data": [{"taskType": "videoInference", "taskUUID": job_id}]}))
+    started = VIDEOS.read_submit(orjson.dumps({"data": [{"taskType": "videoInference", "taskUUID": job_id}]}))
     assert (started.provider_job_id, started.status) == (job_id, JobStatus.IN_PROGRESS)
     poll = VIDEOS.poll(job_id, make_offer(Operation.VIDEO))
     assert sent_json(poll) == [{"taskType": "getResponse", "taskUUID": job_id}]

@@ -76,7 +76,7 @@ def test_an_offers_defaults_give_way_to_the_caller() -> None:
 
 
 def test_pictures_are_read_as_links_and_as_bytes() -> None:
-    result = IMAGES.read(image(width=64, height=32), sample("together/images.json"))
+    result = IMAGES.read(sample("together/images.json"))
     assert result.outputs == (
         MediaOutput(kind="image", url="https://api.together.ai/shrt/DwlaBdSakNRFlBxN"),
         MediaOutput(kind="image", data=b"\xff\xd8\xff\xe0"),
@@ -88,7 +88,7 @@ def test_pictures_are_read_as_links_and_as_bytes() -> None:
 @pytest.mark.parametrize("item", ["{}", '{"url":"javascript:alert(1)"}', '{"url":7}', '{"b64_json":"%%"}', '"x"', ""])
 def test_what_is_no_picture_is_a_broken_upstream(item: str) -> None:
     with pytest.raises(UpstreamBroken):
-        IMAGES.read(image(), b'{"id":"1","data":[' + item.encode() + b"]}")
+        IMAGES.read(b'{"id":"1","data":[' + item.encode() + b"]}")
 
 
 def video(**fields: Any) -> VideoCall:

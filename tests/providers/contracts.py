@@ -106,7 +106,7 @@ def _body_violations(provider: str, request: UpstreamRequest) -> Iterator[str]:
         schema = operation["multipart/form-data"]
         yield from _errors(provider, _strict(schema), _read_form(provider, request, schema))
     elif request.body is not None:
-        yield from _errors(provider, _strict(operation[request.content_type]), orjson.loads(request.body))
+        yield from _errors(provider, _strict(operation["application/json"]), orjson.loads(request.body))
     elif any("/" in name for name in operation):
         yield "a body is missing"
 

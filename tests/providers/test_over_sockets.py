@@ -135,7 +135,7 @@ async def test_pictures(line: Line, name: str, response_format: Any, images: tup
     call = ImageCall(
         model="m", prompt="The sea", count=2, width=1024, height=1024, response_format=response_format, images=images
     )
-    result = dialect.read(call, await line.ask(name, build(line, name, call)))
+    result = dialect.read(await line.ask(name, build(line, name, call)))
     assert len(result.outputs) == 2
     assert result.usage.images == 2
     for output in result.outputs:
@@ -152,7 +152,7 @@ async def test_clips_from_submitting_to_their_bytes(line: Line, name: str, frame
     assert dialect is not None
     offer = make_offer(Operation.VIDEO, MODELS[name, Operation.VIDEO], default_seconds=4)
     call = VideoCall(model="m", prompt="The sea", width=1280, height=720, frames=frames)
-    state = dialect.read_submit(call, await line.ask(name, dialect.submit(call, offer)))
+    state = dialect.read_submit(await line.ask(name, dialect.submit(call, offer)))
     for _ in range(5):
         if state.status.is_final:
             break

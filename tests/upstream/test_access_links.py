@@ -10,16 +10,14 @@ from bitmesh_proxy.settings import ProviderSettings, Settings, SettingsError
 from bitmesh_proxy.upstream.access import ProviderAccess, configured_access
 
 
-def test_a_path_becomes_a_link_under_the_configured_root() -> None:
+def test_a_path_becomes_a_link_under_the_configured_address() -> None:
     roots = {"default": "http://127.0.0.1:9/openai/v1", "v2": "http://127.0.0.1:9/v2"}
     access = ProviderAccess(provider=PROVIDER, roots=roots, auth_headers={})
     plain = MediaOutput(kind="image", url="https://elsewhere.test/a.png")
     content = MediaOutput(kind="video", path="/videos/v1/content", needs_credential=True)
-    other = MediaOutput(kind="video", path="/files/f", root="v2", needs_credential=True)
-    assert access.locate([plain, content, other]) == (
+    assert access.locate([plain, content]) == (
         plain,
         MediaOutput(kind="video", url="http://127.0.0.1:9/openai/v1/videos/v1/content", needs_credential=True),
-        MediaOutput(kind="video", url="http://127.0.0.1:9/v2/files/f", root="v2", needs_credential=True),
     )
 
 
