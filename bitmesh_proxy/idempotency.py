@@ -69,7 +69,6 @@ class Ticket:
             self._key_id,
             self._idempotency_key,
             status=status,
-            content_type=headers.get("Content-Type", "application/json"),
             headers=orjson.dumps(dict(headers)).decode(),
             body=body,
         )

@@ -30,7 +30,6 @@ class Existing(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: bytes
     request_id: str
     status: int | None = None
-    content_type: str | None = None
     headers: str | None = None
     body: bytes | None = None
 
@@ -72,17 +71,16 @@ class IdempotencyStore:
             if added:
                 return Claimed()
             row = connection.execute(
-                "SELECT state, fingerprint, request_id, status, content_type, headers, body"
+                "SELECT state, fingerprint, request_id, status, headers, body"
                 " FROM idempotency WHERE key_id = ? AND idempotency_key = ?",
                 (key_id, idempotency_key),
             ).fetchall()[0]
-            state, kept, first, status, content_type, headers, body = row
+            state, kept, first, status, headers, body = row
             return Existing(
                 state=state,
                 fingerprint=kept,
                 request_id=first,
                 status=status,
-                content_type=content_type,
                 headers=headers,
                 body=body,
             )
@@ -90,24 +88,15 @@ class IdempotencyStore:
         await self._sweep_now_and_then(now_s)
         return await self._database.write(insert, is_new_work=True)
 
-    async def finish(
-        self,
-        key_id: str,
-        idempotency_key: str,
-        *,
-        status: int,
-        content_type: str,
-        headers: str,
-        body: bytes,
-    ) -> None:
+    async def finish(self, key_id: str, idempotency_key: str, *, status: int, headers: str, body: bytes) -> None:
         """Keep the whole answer."""
         self._kept_bytes_since += len(body)
 
         def update(connection: sqlite3.Connection) -> None:
             connection.execute(
-                "UPDATE idempotency SET state = 'finished', status = ?, content_type = ?, headers = ?, body = ?"
+                "UPDATE idempotency SET state = 'finished', status = ?, headers = ?, body = ?"
                 " WHERE key_id = ? AND idempotency_key = ? AND state = 'running'",
-                (status, content_type, headers, body, key_id, idempotency_key),
+                (status, headers, body, key_id, idempotency_key),
             )
 
         await self._database.write(update)

@@ -1,7 +1,7 @@
 """API keys: what a key may do (``KeySpec``), and the store that changes it.
 
 The database never sees a token or a secret in the clear: a token comes in as the digest that ``auth`` makes, OAuth
-secrets are derived from the master secret, or sealed by it. Whose a token is, is asked of ``key_directory.py``.
+secrets are derived from the master secret. Whose a token is, is asked of ``key_directory.py``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ class KeySpec(msgspec.Struct, frozen=True, kw_only=True):
     """A key to be made. ``id`` comes from the maker, because secrets are derived from it.
 
     ``token_digest`` (32 bytes) or ``consumer_key`` or both. ``token_hint``: the token's last characters, for people.
-    ``sealed_secret``: a secret taken over from elsewhere, encrypted.
     """
 
     id: str
@@ -35,7 +34,6 @@ class KeySpec(msgspec.Struct, frozen=True, kw_only=True):
     token_digest: bytes | None = None
     token_hint: str = ""
     consumer_key: str | None = None
-    sealed_secret: bytes | None = None
     bound_model: str | None = None
     allowed_models: Sequence[str] | None = None
     rate_per_minute: int | None = None
@@ -64,10 +62,8 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     caller: Caller
     consumer_key: str | None
     token_hint: str
-    sealed_secret: bytes | None
     generation: int
     has_token: bool
-    has_oauth: bool
     is_disabled: bool
     created_at_s: float
 
@@ -82,7 +78,7 @@ SELECT_KEYS: Final = """
     SELECT
     keys.id, accounts.id, keys.name, keys.bound_model, keys.allowed_models, keys.rate_per_minute,
     keys.max_concurrent, keys.budget_day_nano_usd, keys.budget_month_nano_usd, keys.expires_at_ms,
-    keys.consumer_key, keys.token_hint, keys.sealed_secret, keys.generation, keys.token_digest IS NOT NULL,
+    keys.consumer_key, keys.token_hint, keys.generation, keys.token_digest IS NOT NULL,
     keys.disabled_at_ms IS NOT NULL OR accounts.disabled_at_ms IS NOT NULL, keys.created_at_ms,
     accounts.number, keys.number
     FROM keys JOIN accounts ON accounts.number = keys.account
@@ -146,18 +142,13 @@ class KeyStore:
         values = [_as_column(name, value) for name, value in given.items()]
         return await self._update(f"UPDATE keys SET {columns} WHERE id = ?", (*values, key_id), key_id)  # noqa: S608
 
-    async def rotate(
-        self, key_id: str, *, token_digest: bytes | None, token_hint: str = "", sealed_secret: bytes | None = None
-    ) -> KeyRecord:
+    async def rotate(self, key_id: str, *, token_digest: bytes | None, token_hint: str = "") -> KeyRecord:
         """Give a key a new token and, by the next generation, a new derived secret. The old ones end at once.
 
         Raises NotFound, or Conflict when the digest is another key's.
         """
-        sql = (
-            "UPDATE keys SET token_digest = ?, token_hint = ?, sealed_secret = ?, generation = generation + 1"
-            " WHERE id = ?"
-        )
-        return await self._update(sql, (token_digest, token_hint, sealed_secret, key_id), key_id)
+        sql = "UPDATE keys SET token_digest = ?, token_hint = ?, generation = generation + 1 WHERE id = ?"
+        return await self._update(sql, (token_digest, token_hint, key_id), key_id)
 
     async def _update(self, sql: str, parameters: Sequence[Any], key_id: str) -> KeyRecord:
         def update(connection: sqlite3.Connection) -> Row:
@@ -173,10 +164,10 @@ class KeyStore:
 
 
 _INSERT = """
-INSERT INTO keys (id, account, name, token_digest, token_hint, consumer_key, sealed_secret, bound_model,
-                  allowed_models, rate_per_minute, max_concurrent, budget_day_nano_usd, budget_month_nano_usd,
-                  expires_at_ms, created_at_ms)
-SELECT ?, number, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM accounts WHERE id = ?
+INSERT INTO keys (id, account, name, token_digest, token_hint, consumer_key, bound_model, allowed_models,
+                  rate_per_minute, max_concurrent, budget_day_nano_usd, budget_month_nano_usd, expires_at_ms,
+                  created_at_ms)
+SELECT ?, number, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM accounts WHERE id = ?
 """
 
 
@@ -187,7 +178,6 @@ def _parameters(spec: KeySpec, *, now_ms: int) -> tuple[Any, ...]:
         spec.token_digest,
         spec.token_hint,
         spec.consumer_key,
-        spec.sealed_secret,
         spec.bound_model,
         _as_column("allowed_models", spec.allowed_models),
         spec.rate_per_minute,
@@ -229,7 +219,7 @@ def record_of(row: Sequence[Any]) -> KeyRecord:
     """The key that a row of ``SELECT_KEYS`` tells of."""
     (
         key_id, account_id, name, bound_model, allowed_models, rate_per_minute, max_concurrent, budget_day,
-        budget_month, expires_at_ms, consumer_key, token_hint, sealed_secret, generation, has_token, is_disabled,
+        budget_month, expires_at_ms, consumer_key, token_hint, generation, has_token, is_disabled,
         created_at_ms, account_number, key_number,
     ) = row  # fmt: skip
     return KeyRecord(
@@ -248,10 +238,8 @@ def record_of(row: Sequence[Any]) -> KeyRecord:
         ),
         consumer_key=consumer_key,
         token_hint=token_hint,
-        sealed_secret=sealed_secret,
         generation=generation,
         has_token=bool(has_token),
-        has_oauth=consumer_key is not None,
         is_disabled=bool(is_disabled),
         created_at_s=created_at_ms / 1000,
     )

@@ -22,7 +22,6 @@ async def test_everything_that_is_said_is_kept(keys: KeyStore, account: Account)
         name="all of it",
         token_hint="wxyz",
         consumer_key="ck_full",
-        sealed_secret=b"sealed",
         bound_model="openai/gpt-oss-20b",
         allowed_models=["b", "a"],
         rate_per_minute=60,
@@ -46,15 +45,15 @@ async def test_everything_that_is_said_is_kept(keys: KeyStore, account: Account)
         expires_at_s=NOON_S + 60,
         row_numbers=(1, 1),  # the first of both
     )
-    assert (record.token_hint, record.consumer_key, record.sealed_secret) == ("wxyz", "ck_full", b"sealed")
-    assert (record.generation, record.has_token, record.has_oauth, record.is_disabled) == (1, True, True, False)
+    assert (record.token_hint, record.consumer_key) == ("wxyz", "ck_full")
+    assert (record.generation, record.has_token, record.is_disabled) == (1, True, False)
     assert record.created_at_s == NOON_S
 
 
 async def test_what_is_not_said_is_nothing(keys: KeyStore, account: Account) -> None:
     record = await keys.create(key_spec(account.id, name="", token_digest=None, consumer_key="ck_1"))
     assert record.caller == Caller(account_id=account.id, key_id="key_1", row_numbers=(1, 1))
-    assert (record.has_token, record.has_oauth) == (False, True)
+    assert (record.has_token, record.consumer_key) == (False, "ck_1")
     assert not record.is_expired(NOON_S * 2)
 
 

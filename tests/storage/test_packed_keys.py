@@ -80,7 +80,7 @@ async def test_what_is_held_is_what_is_in_the_books(
             expires_at_s=NOON_S + 60.125,
         ),
         key_spec(account.id, id="key_off", token_digest=digest(2), allowed_models=[]),
-        key_spec(account.id, id="key_sealed", token_digest=digest(3), sealed_secret=b"\x00sealed"),
+        key_spec(account.id, id="key_limited", token_digest=digest(3), rate_per_minute=0),
         key_spec(account.id, id="key_signs", token_digest=None, consumer_key="ck_2"),
     ]
     for spec in specs:
