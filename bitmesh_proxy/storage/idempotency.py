@@ -57,8 +57,13 @@ class IdempotencyStore:
     ) -> Claimed | Existing:
         """Insert if absent, durably; else what is there. A row older than ``keep_s`` counts as absent."""
         expired_before_ms = int((now_s - self._keep_s) * 1000)
+        is_sweep_due = self._sweeps.is_due(now_s, at_once=self._kept_bytes_since >= self._max_total_bytes // 8)
+        if is_sweep_due:
+            self._kept_bytes_since = 0
 
         def insert(connection: sqlite3.Connection) -> Claimed | Existing:
+            if is_sweep_due:
+                self._sweep(connection, expired_before_ms)
             connection.execute(
                 "DELETE FROM idempotency WHERE key_id = ? AND idempotency_key = ? AND created_at_ms < ?",
                 (key_id, idempotency_key, expired_before_ms),
@@ -85,7 +90,6 @@ class IdempotencyStore:
                 body=body,
             )
 
-        await self._sweep_now_and_then(now_s)
         return await self._database.write(insert, is_new_work=True)
 
     async def finish(self, key_id: str, idempotency_key: str, *, status: int, headers: str, body: bytes) -> None:
@@ -139,27 +143,20 @@ class IdempotencyStore:
 
         return await self._database.write(resolve)
 
-    async def _sweep_now_and_then(self, now_s: float) -> None:
-        if not self._sweeps.is_due(now_s, at_once=self._kept_bytes_since >= self._max_total_bytes // 8):
-            return
-        self._kept_bytes_since = 0
-
-        def sweep(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "DELETE FROM idempotency WHERE (key_id, idempotency_key) IN (SELECT key_id, idempotency_key"
-                " FROM idempotency WHERE created_at_ms < ? LIMIT ?)",
-                (int((now_s - self._keep_s) * 1000), SWEEP_ROWS),
-            )
-            # Oldest answers first until the rest fits; their calls stay known.
-            connection.execute(
-                "UPDATE idempotency SET state = 'stream', body = NULL WHERE (key_id, idempotency_key) IN ("
-                " SELECT key_id, idempotency_key FROM (SELECT key_id, idempotency_key,"
-                " sum(length(body)) OVER (ORDER BY created_at_ms DESC, key_id, idempotency_key) AS total"
-                " FROM idempotency WHERE body IS NOT NULL) WHERE total > ?)",
-                (self._max_total_bytes,),
-            )
-
-        await self._database.write(sweep)
+    def _sweep(self, connection: sqlite3.Connection, expired_before_ms: int) -> None:
+        connection.execute(
+            "DELETE FROM idempotency WHERE (key_id, idempotency_key) IN (SELECT key_id, idempotency_key"
+            " FROM idempotency WHERE created_at_ms < ? LIMIT ?)",
+            (expired_before_ms, SWEEP_ROWS),
+        )
+        # Oldest answers first until the rest fits; their calls stay known.
+        connection.execute(
+            "UPDATE idempotency SET state = 'stream', body = NULL WHERE (key_id, idempotency_key) IN ("
+            " SELECT key_id, idempotency_key FROM (SELECT key_id, idempotency_key,"
+            " sum(length(body)) OVER (ORDER BY created_at_ms DESC, key_id, idempotency_key) AS total"
+            " FROM idempotency WHERE body IS NOT NULL) WHERE total > ?)",
+            (self._max_total_bytes,),
+        )
 
 
 _INTERRUPTED = (

@@ -108,6 +108,7 @@ class ResponseStore:
         row = await _pack(response)
         item_ids = {item["id"] for item in (*response.input_items, *response.output) if isinstance(item.get("id"), str)}
         rows = [(response.account_id, item_id, response.id) for item_id in item_ids]
+        oldest_ms = self._oldest_ms() if self._sweeps.is_due(self._clock()) else None
 
         def upsert(connection: sqlite3.Connection) -> None:
             changed = connection.execute(
@@ -125,9 +126,10 @@ class ResponseStore:
                     " ON CONFLICT DO NOTHING",
                     rows,
                 )
+            if oldest_ms is not None:
+                self._sweep(connection, oldest_ms)
 
         await self._database.write(upsert)
-        await self._sweep_now_and_then()
 
     async def finish(self, response: StoredResponse) -> bool:
         """Keep the end of one that is there and under way. False when it is not: deleted, or ended otherwise."""
@@ -210,23 +212,16 @@ class ResponseStore:
     def _oldest_ms(self) -> int:
         return int((self._clock() - self._keep_s) * 1000)
 
-    async def _sweep_now_and_then(self) -> None:
-        if not self._sweeps.is_due(self._clock()):
-            return
-        oldest_ms = self._oldest_ms()
-
-        def sweep(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "DELETE FROM responses WHERE id IN (SELECT id FROM responses WHERE created_at_ms < ? LIMIT ?)",
-                (oldest_ms, SWEEP_ROWS),
-            )
-            connection.execute(
-                "DELETE FROM responses WHERE id IN (SELECT id FROM (SELECT id, sum(size_bytes) OVER"
-                " (ORDER BY created_at_ms DESC, id) AS total FROM responses) WHERE total > ? LIMIT ?)",
-                (self._max_total_bytes, SWEEP_ROWS),
-            )
-
-        await self._database.write(sweep)
+    def _sweep(self, connection: sqlite3.Connection, oldest_ms: int) -> None:
+        connection.execute(
+            "DELETE FROM responses WHERE id IN (SELECT id FROM responses WHERE created_at_ms < ? LIMIT ?)",
+            (oldest_ms, SWEEP_ROWS),
+        )
+        connection.execute(
+            "DELETE FROM responses WHERE id IN (SELECT id FROM (SELECT id, sum(size_bytes) OVER"
+            " (ORDER BY created_at_ms DESC, id) AS total FROM responses) WHERE total > ? LIMIT ?)",
+            (self._max_total_bytes, SWEEP_ROWS),
+        )
 
 
 async def _pack(response: StoredResponse) -> tuple[Any, ...]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sqlite3
 import zlib
 from typing import Any
 
@@ -8,6 +9,7 @@ from msgspec.structs import replace
 
 from bitmesh_proxy.storage import responses
 from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.responses import ContextTooLarge, ResponseStore, StoredResponse, squeezed
 from tests.storage.clock import Clock
 from tests.storage.examples import NOON_S
@@ -146,6 +148,21 @@ async def test_old_ones_are_gone_and_swept(store: ResponseStore, database: Datab
     await store.save(response(2_000))
     assert [row[0] for row in await database.read("SELECT id FROM responses")] == ["resp_2000"]
     assert {row[0] for row in await database.read("SELECT item_id FROM response_items")} == {"in_2000", "out_2000"}
+
+
+async def test_one_is_kept_and_old_ones_are_swept_in_one_write(
+    store: ResponseStore, database: Database, clock: Clock
+) -> None:
+    await store.save(response())
+    clock.now_s += 1_002
+
+    def hinder(connection: sqlite3.Connection) -> None:
+        connection.execute("CREATE TRIGGER stay BEFORE DELETE ON responses BEGIN SELECT RAISE (ABORT, 'stay'); END")
+
+    await database.write(hinder)
+    with pytest.raises(StorageError, match="stay"):
+        await store.save(response(2_000))
+    assert [row[0] for row in await database.read("SELECT id FROM responses")] == ["resp_1"]
 
 
 async def test_the_oldest_go_when_space_runs_out(database: Database, clock: Clock) -> None:
