@@ -16,9 +16,9 @@ import msgspec
 
 from bitmesh_proxy.auth.master import load_master_secret
 from bitmesh_proxy.auth.secrets import MasterSecretError
-from bitmesh_proxy.catalogue.loader import catalogue_dirs, load_catalogue
 from bitmesh_proxy.catalogue.row_files import CatalogueError
 from bitmesh_proxy.cli.books import open_database
+from bitmesh_proxy.cli.catalogue import read_catalogue
 from bitmesh_proxy.cli.options import common_options, settings_of
 from bitmesh_proxy.cli.tables import print_json, print_table
 from bitmesh_proxy.errors import GatewayError
@@ -28,7 +28,7 @@ from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.instances import census
 from bitmesh_proxy.storage.ledger import LedgerStore
 from bitmesh_proxy.storage.verification import verify_books
-from bitmesh_proxy.upstream.access import ProviderAccess, configured_access, provider_names
+from bitmesh_proxy.upstream.access import ProviderAccess, configured_access
 
 PROBE_TIMEOUT_S = 10.0
 #: A clock that is further off refuses signed requests sooner than their senders expect.
@@ -127,7 +127,7 @@ async def _alive(database: Database) -> set[int]:
 
 def _check_catalogue(settings: Settings) -> list[Finding]:
     try:
-        catalogue = load_catalogue(catalogue_dirs(settings), providers=provider_names(settings))
+        catalogue = read_catalogue(settings)
     except CatalogueError as exc:
         return [Finding(check="catalogue", verdict="fault", detail=str(exc))]
     offers = sum(len(model.offers) for model in catalogue.models)

@@ -6,16 +6,15 @@ from collections.abc import Iterable
 
 import click
 
-from bitmesh_proxy.catalogue.loader import catalogue_dirs, load_catalogue
 from bitmesh_proxy.catalogue.row_files import CatalogueError
+from bitmesh_proxy.cli.catalogue import read_catalogue
 from bitmesh_proxy.settings import Settings
-from bitmesh_proxy.upstream.access import provider_names
 
 
 def warn_of_unknown_models(settings: Settings, names: Iterable[str]) -> None:
     """Say on standard error which of these ids and aliases no model has. Reads the catalogue."""
     try:
-        catalogue = load_catalogue(catalogue_dirs(settings), providers=provider_names(settings))
+        catalogue = read_catalogue(settings)
     except CatalogueError:  # `doctor` says it, and the server at its start
         return
     for name in names:

@@ -9,17 +9,17 @@ import click
 
 from bitmesh_proxy.calls import Operation
 from bitmesh_proxy.catalogue.catalogue import Catalogue
-from bitmesh_proxy.catalogue.loader import catalogue_dirs, load_catalogue
 from bitmesh_proxy.catalogue.model import Model
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.catalogue.prices import Price
 from bitmesh_proxy.catalogue.row_files import CatalogueError
+from bitmesh_proxy.cli.catalogue import read_catalogue
 from bitmesh_proxy.cli.options import EXIT_CONFIG, common_options, fail, settings_of
 from bitmesh_proxy.cli.tables import print_json, print_table
 from bitmesh_proxy.errors import ModelNotFound
 from bitmesh_proxy.money import format_usd
 from bitmesh_proxy.settings import Settings
-from bitmesh_proxy.upstream.access import configured_access, provider_names
+from bitmesh_proxy.upstream.access import configured_access
 
 
 @click.group()
@@ -130,7 +130,7 @@ def describe_price(price: Price) -> str:
 
 def _load(settings: Settings) -> Catalogue:
     try:
-        return load_catalogue(catalogue_dirs(settings), providers=provider_names(settings))
+        return read_catalogue(settings)
     except CatalogueError as exc:
         fail(str(exc), EXIT_CONFIG)
 
