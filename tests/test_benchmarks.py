@@ -53,6 +53,7 @@ from scripts.benchmarks.scale_work import calls
 from scripts.benchmarks.schedule import measure_all
 from scripts.benchmarks.signing import signed_requests
 from scripts.benchmarks.table import Bar, Row, figure, half_spread_percent, render
+from tests.hand_clock import HandClock
 
 #: What ``load`` prints, shortened.
 OUTPUT = (
@@ -198,18 +199,8 @@ def test_the_table_stands_in_columns_and_leaves_out_what_nobody_fills() -> None:
 # ------------------------------------------------------------ the order of rounds
 
 
-class Clock:
-    """Moved by what works do."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 def work_of(
-    name: str, clock: Clock, *, takes_s: float, told: list[str], once: bool = False, fails_in: int = -1
+    name: str, clock: HandClock, *, takes_s: float, told: list[str], once: bool = False, fails_in: int = -1
 ) -> Work:
     row = Row(work=name, unit="u", against="")
 
@@ -224,7 +215,7 @@ def work_of(
 
 
 def test_rounds_go_from_work_to_work() -> None:
-    clock, told = Clock(), list[str]()
+    clock, told = HandClock(0.0), list[str]()
     makers = [
         ("a", lambda: work_of("a", clock, takes_s=1, told=told)),
         ("b", lambda: work_of("b", clock, takes_s=1, told=told, once=True)),
@@ -236,7 +227,7 @@ def test_rounds_go_from_work_to_work() -> None:
 
 
 def test_what_would_not_end_in_time_is_left_out_but_never_the_first_round() -> None:
-    clock, told = Clock(), list[str]()
+    clock, told = HandClock(0.0), list[str]()
     makers = [
         ("long", lambda: work_of("long", clock, takes_s=60, told=told)),
         ("short", lambda: work_of("short", clock, takes_s=5, told=told)),
@@ -246,7 +237,7 @@ def test_what_would_not_end_in_time_is_left_out_but_never_the_first_round() -> N
 
 
 def test_a_work_that_fails_keeps_what_it_has_and_holds_up_nobody() -> None:
-    clock, told, faults = Clock(), list[str](), list[str]()
+    clock, told, faults = HandClock(0.0), list[str](), list[str]()
 
     def cannot() -> Work:
         raise Missing("not here")

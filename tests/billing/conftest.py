@@ -18,22 +18,13 @@ from bitmesh_proxy.storage.keys import KeyStore
 from bitmesh_proxy.storage.ledger import LedgerStore
 from tests.billing.offers import ONE
 from tests.first_start import lay_database
+from tests.hand_clock import HandClock
 from tests.storage.examples import key_spec, open_database, usd
 
 
-class Clock:
-    """Monotonic time, moved by hand."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> HandClock:
+    return HandClock(1000.0)
 
 
 @pytest.fixture
@@ -74,5 +65,5 @@ def waits() -> LedgerWaits:
 
 
 @pytest.fixture
-def books(ledger: LedgerStore, settlements: Settlements, clock: Clock, waits: LedgerWaits) -> Books:
+def books(ledger: LedgerStore, settlements: Settlements, clock: HandClock, waits: LedgerWaits) -> Books:
     return Books(ledger, settlements=settlements, instance=1, markup_nano=ONE, clock=clock, waits=waits)

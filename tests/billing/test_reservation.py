@@ -18,8 +18,8 @@ from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.ledger import Accrued, LedgerRow, LedgerStore
 from bitmesh_proxy.storage.verification import verify_books
-from tests.billing.conftest import Clock
 from tests.billing.offers import chat_offer
+from tests.hand_clock import HandClock
 from tests.storage.examples import NOON_S, USD, usd
 
 PAID = Bill(cost_nano_usd=NanoUsd(80), charge_nano_usd=NanoUsd(100), basis=Basis.MEASURED, usage=Usage(input_tokens=3))
@@ -77,7 +77,7 @@ class Lock:
 
 
 async def test_row_is_there_before_anything_is_sent_and_closed_with_the_bill(
-    books: Books, caller: Caller, ledger: LedgerStore, database: Database, clock: Clock
+    books: Books, caller: Caller, ledger: LedgerStore, database: Database, clock: HandClock
 ) -> None:
     async with reserve(books, caller) as reservation:
         assert (await row_of(ledger)).state == "open"
@@ -107,7 +107,7 @@ async def test_second_settlement_does_nothing(
 
 
 async def test_waits_for_opening_and_closing_are_counted_together(
-    books: Books, caller: Caller, clock: Clock, waits: LedgerWaits
+    books: Books, caller: Caller, clock: HandClock, waits: LedgerWaits
 ) -> None:
     async with reserve(books, caller) as reservation:
         clock.now_s += 10  # the call itself

@@ -19,8 +19,8 @@ from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.ledger import Accrued, LedgerStore
 from bitmesh_proxy.storage.verification import verify_books
 from bitmesh_proxy.storage.writer import Failed
-from tests.billing.conftest import Clock
 from tests.billing.test_reservation import ACCRUED, DONE, PAID, Lock, money_of, reserve, row_of
+from tests.hand_clock import HandClock
 from tests.storage.examples import USD, usd
 
 Heard = asyncio.Queue[Failed | None]
@@ -209,7 +209,7 @@ async def test_bill_that_cannot_be_is_a_fault_of_ours(
 
 
 async def test_waits_for_opening_and_closing_are_counted_together(
-    books: Books, caller: Caller, clock: Clock, waits: LedgerWaits, heard: Heard
+    books: Books, caller: Caller, clock: HandClock, waits: LedgerWaits, heard: Heard
 ) -> None:
     reservation = reserve(books, caller)
     reservation.enter_now(heard.put_nowait)
@@ -225,7 +225,7 @@ async def test_waits_for_opening_and_closing_are_counted_together(
 
 
 async def test_closing_that_is_insisted_on_is_waited_for_as_long_as_it_takes(
-    books: Books, caller: Caller, path: Path, clock: Clock, waits: LedgerWaits, heard: Heard
+    books: Books, caller: Caller, path: Path, clock: HandClock, waits: LedgerWaits, heard: Heard
 ) -> None:
     reservation = reserve(books, caller)
     await enter(reservation)

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from bitmesh_proxy.catalogue.health import OfferHealth
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 1_000.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from tests.hand_clock import HandClock
 
 
 def test_an_offer_is_unhealthy_for_a_while_after_a_failure() -> None:
-    clock = Clock()
+    clock = HandClock()
     health = OfferHealth(clock, 30.0)
     assert health.is_healthy("a:m")
     health.note_failure("a:m")
@@ -28,7 +21,7 @@ def test_an_offer_is_unhealthy_for_a_while_after_a_failure() -> None:
 
 
 def test_another_failure_starts_the_while_anew() -> None:
-    clock = Clock()
+    clock = HandClock()
     health = OfferHealth(clock, 30.0)
     health.note_failure("a:m")
     clock.now_s += 20
@@ -38,7 +31,7 @@ def test_another_failure_starts_the_while_anew() -> None:
 
 
 def test_a_success_forgives_at_once() -> None:
-    health = OfferHealth(Clock(), 30.0)
+    health = OfferHealth(HandClock(), 30.0)
     seen = [health.has_failures]
     health.note_failure("a:m")
     seen.append(health.has_failures)
@@ -49,7 +42,7 @@ def test_a_success_forgives_at_once() -> None:
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    health = OfferHealth(Clock(), 30.0, max_remembered=3)
+    health = OfferHealth(HandClock(), 30.0, max_remembered=3)
     names = [f"a:{number}" for number in range(1_000)]
     for name in names:
         health.note_failure(name)
@@ -57,7 +50,7 @@ def test_what_is_remembered_is_bounded() -> None:
 
 
 def test_the_oldest_failure_is_forgotten_first() -> None:
-    health = OfferHealth(Clock(), 30.0, max_remembered=3)
+    health = OfferHealth(HandClock(), 30.0, max_remembered=3)
     for name in ("a:m", "b:m", "c:m", "a:m", "d:m"):
         health.note_failure(name)
     assert [name for name in ("a:m", "b:m", "c:m", "d:m") if not health.is_healthy(name)] == ["a:m", "c:m", "d:m"]

@@ -12,6 +12,7 @@ from bitmesh_proxy.jobs.service import JobService
 from bitmesh_proxy.settings import Jobs
 from bitmesh_proxy.storage.jobs import Job, JobStore
 from bitmesh_proxy.upstream.access import ProviderAccess
+from tests.hand_clock import HandClock
 from tests.journeys.gateway import Gateway, running_gateway, video
 
 SETTINGS = Jobs(
@@ -22,16 +23,6 @@ SETTINGS = Jobs(
 ASLEEP = {"jobs": {"first_poll_s": 9000.0, "max_poll_s": 9000.0}}
 
 
-class Clock:
-    """Unix time, moved by hand."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 @dataclass(slots=True)
 class Room:
     """The room under test and what it stands on."""
@@ -39,7 +30,7 @@ class Room:
     gateway: Gateway
     service: JobService
     store: JobStore
-    clock: Clock
+    clock: HandClock
 
     async def submit(self, prompt: str = "A cat [[sandbox: job_s=3600]]", **more: object) -> Job:
         """Hand a clip in through the gateway; its first poll is due in two seconds of the clock."""
@@ -51,7 +42,7 @@ class Room:
         return await self.store.postpone(job.id, next_poll_at_s=self.clock.now_s + 2.0, refusals=0)
 
 
-def service_of(gateway: Gateway, clock: Clock, *, access: Mapping[str, ProviderAccess] | None = None) -> JobService:
+def service_of(gateway: Gateway, clock: HandClock, *, access: Mapping[str, ProviderAccess] | None = None) -> JobService:
     """A service over the gateway's rooms; ``access`` in place of its own says which providers are configured."""
     app = gateway.app
     return JobService(
@@ -70,7 +61,7 @@ def service_of(gateway: Gateway, clock: Clock, *, access: Mapping[str, ProviderA
 async def running_room(directory: Path, *, credit_usd: str = "10") -> AsyncIterator[Room]:
     """Start all of it."""
     async with running_gateway(directory, ASLEEP, credit_usd=credit_usd) as gateway:
-        clock = Clock()
+        clock = HandClock(0.0)
         service = service_of(gateway, clock)
         try:
             yield Room(gateway=gateway, service=service, store=JobStore(gateway.app[keys.DATABASE]), clock=clock)

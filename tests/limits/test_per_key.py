@@ -7,7 +7,7 @@ import pytest
 from bitmesh_proxy.errors import RateLimited
 from bitmesh_proxy.limits.per_key import KeyLimit
 from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage
-from tests.limits.hand_clock import HandClock
+from tests.hand_clock import HandClock
 
 
 def make(rate: int, *, burst: int = 0) -> KeyLimit:

@@ -16,9 +16,9 @@ from bitmesh_proxy.limits.shared_buckets import MAX_REMEMBERED, WAYS, BucketShar
 from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage, BucketState
 from bitmesh_proxy.limits.token_bucket_strategy import TokenBucketRateLimiter
 from bitmesh_proxy.shared_memory import SharedMemory
+from tests.hand_clock import HandClock
 from tests.limits.dying import Killed, dying
 from tests.limits.hammering import let_go, start
-from tests.limits.hand_clock import HandClock
 
 SIXTY = RateLimitItemPerMinute(60)
 #: A clock that stands: whatever is admitted, no token comes back.
@@ -137,7 +137,7 @@ class TestRoom:
         slow = RateLimitItemPerDay(10)
         assert limiter.hit(slow, "a", cost=10)
         for number in range(100 * WAYS):
-            clock.move(1)
+            clock.now_s += 1
             assert limiter.hit(SIXTY, f"caller-{number}")  # full again after a second
         assert not limiter.hit(slow, "a")
         assert storage.bucket_count() == 2
@@ -151,9 +151,9 @@ class TestRoom:
             assert limiter.hit(SIXTY, f"caller-{number}", cost=number + 2)
         state = limiter.acquire(SIXTY, "late")
         assert state == BucketState(False, 0, 2.0, 2.0)
-        clock.move(1.999999)
+        clock.now_s += 1.999999
         assert not limiter.hit(SIXTY, "late")
-        clock.move(0.000001)
+        clock.now_s += 0.000001
         assert limiter.hit(SIXTY, "late")
         assert not limiter.hit(SIXTY, "later")
         assert limiter.hit(SIXTY, "caller-5"), "who has a place keeps it"
@@ -166,7 +166,7 @@ class TestRoom:
         slow = RateLimitItemPerDay(10)
         assert limiter.hit(slow, "a", cost=9)
         for number in range(MAX_REMEMBERED + 10):
-            clock.move(0.002)
+            clock.now_s += 0.002
             assert limiter.hit(SIXTY, f"caller-{number}")
         assert [limiter.hit(slow, "a") for _ in range(2)] == [True, False]
 
@@ -191,7 +191,7 @@ class TestRoom:
         assert limiter.hit(SIXTY, "soon", cost=3)
         state = limiter.acquire(rates[0], "late")
         assert state == BucketState(False, 0, 3.0, 3.0)
-        clock.move(3)
+        clock.now_s += 3
         assert limiter.hit(rates[0], "late", cost=7)
         assert not limiter.hit(rates[0], "late")
         for number in range(WAYS - 1):
@@ -210,7 +210,7 @@ class TestRoom:
         for number in range(WAYS - 1):
             assert limiter.hit(slow, f"caller-{number}", cost=5)
         assert limiter.hit(odd, "was-here")
-        clock.move(10)  # full again, and so the only one whose place may be given away
+        clock.now_s += 10  # full again, and so the only one whose place may be given away
         victim = TokenBucketRateLimiter(BucketSharedStorage(dying(memory, stores=stores), clock=clock, rows=1))
         if stores < 6:
             with pytest.raises(Killed):
@@ -219,13 +219,13 @@ class TestRoom:
             assert victim.hit(SIXTY, "newcomer")
         for number in range(WAYS - 1):
             assert limiter.peek(slow, f"caller-{number}").remaining == 5
-        clock.move(1)  # what the newcomer may have taken has come back
+        clock.now_s += 1  # what the newcomer may have taken has come back
         # Each in its unit, whoever had the place before: as full as a bucket is, for exactly as long as it takes.
         for rate, name in ((odd, "was-here"), (SIXTY, "newcomer"), (odd, "was-here")):
             assert limiter.hit(rate, name, cost=rate.amount)
             assert not limiter.hit(rate, name)
             assert limiter.peek(rate, name, cost=0).reset_after_s == 60.0
-            clock.move(60)
+            clock.now_s += 60
         memory.close()
 
 
@@ -265,5 +265,5 @@ def test_the_short_way_admits_as_in_the_memory_of_one_process(storage: BucketSha
         else:
             short += 1
             assert told == BucketState(True, (180_000_000 - missing) // 60_000_000, -(-missing // 60) / 1_000_000, 0.0)
-        clock.move(chance.choice([0.0, 0.001, 0.3, 1.0, 7.0]))
+        clock.now_s += chance.choice([0.0, 0.001, 0.3, 1.0, 7.0])
     assert short > 500

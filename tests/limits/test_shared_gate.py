@@ -16,9 +16,9 @@ from bitmesh_proxy.limits.shared_buckets import WAYS, BucketSharedStorage
 from bitmesh_proxy.limits.shared_concurrency import SharedConcurrencyLimit
 from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage, TokenBucketSupport
 from bitmesh_proxy.shared_memory import SharedMemory
+from tests.hand_clock import HandClock
 from tests.limits.dying import Killed, dying
 from tests.limits.hammering import let_go, start
-from tests.limits.hand_clock import HandClock
 
 ROWS = 2
 TABLE_WORDS = BucketSharedStorage.words_for(ROWS)

@@ -11,7 +11,7 @@ from limits.strategies import RateLimiter
 
 from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage
 from bitmesh_proxy.limits.token_bucket_strategy import TokenBucketRateLimiter
-from tests.limits.hand_clock import HandClock
+from tests.hand_clock import HandClock
 
 SIXTY = RateLimitItemPerMinute(60)
 

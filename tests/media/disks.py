@@ -1,4 +1,4 @@
-"""Disks that fail as they are told, and clocks that are moved by hand."""
+"""Disks that fail as they are told."""
 
 from __future__ import annotations
 
@@ -8,16 +8,6 @@ import threading
 from pathlib import Path
 
 from bitmesh_proxy.media.files import Files
-
-
-class Clock:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self, now_s: float = 1_700_000_000.0) -> None:
-        self.now_s = now_s
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 class FailingFiles(Files):

@@ -20,7 +20,7 @@ from bitmesh_proxy.media.handlers import make_handler
 from bitmesh_proxy.media.results import MediaResults
 from bitmesh_proxy.media.sources import ResultSource, make_source
 from bitmesh_proxy.media.store import MediaStore
-from tests.media.disks import Clock
+from tests.hand_clock import HandClock
 from tests.media.memory_store import MemoryMediaStore
 
 MIB = 1024 * 1024
@@ -61,7 +61,7 @@ async def media_room(
     """A room for these providers. Copies are made when somebody asks, unless the test says otherwise."""
     by_name = {source.provider: source for source in sources}
     trusted = [origin for source in by_name.values() for origin in source.origins]
-    clock = clock or Clock()
+    clock = clock or HandClock()
     copies = CopyStore(directory, max_bytes=cache_bytes, keep_s=keep_s, clock=clock, files=files)
     await copies.start()
     async with GuardedFetcher(fetch_limits or FetchLimits(), trusted_origins=trusted) as fetcher:

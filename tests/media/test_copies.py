@@ -13,7 +13,8 @@ import pytest
 from bitmesh_proxy.media.copies import GROWTH_BYTES, TOUCH_INTERVAL_S, CopyFailed, CopyStore
 from bitmesh_proxy.media.copy_room import LOOK_INTERVAL_S
 from bitmesh_proxy.media.files import Files
-from tests.media.disks import Clock, FailingFiles, RefusingFiles, SlowFiles
+from tests.hand_clock import HandClock
+from tests.media.disks import FailingFiles, RefusingFiles, SlowFiles
 
 MIB = 1024 * 1024
 
@@ -34,7 +35,7 @@ async def store_in(
         directory,
         max_bytes=max_bytes,
         keep_s=keep_s,
-        clock=clock or Clock(),
+        clock=clock or HandClock(),
         min_free_bytes=min_free_bytes,
         files=files,
         shared_as=shared_as,
@@ -105,7 +106,7 @@ async def test_half_a_copy_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 async def test_a_restart_finds_whole_copies_and_throws_half_ones_away(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = HandClock()
     async with store_in(tmp_path, clock=clock) as store:
         await store.put("whole", b"abc", media_type="image/png")
         running = await store.begin("half", media_type="image/png", length_bytes=6)
@@ -127,7 +128,7 @@ async def test_a_restart_finds_whole_copies_and_throws_half_ones_away(tmp_path: 
 
 
 async def test_the_last_use_outlives_a_restart(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = HandClock()
     async with store_in(tmp_path, clock=clock) as store:
         for media_id in ("a", "b"):
             await store.put(media_id, bytes(4 * MIB), media_type="image/png")
@@ -141,7 +142,7 @@ async def test_the_last_use_outlives_a_restart(tmp_path: Path) -> None:
 
 
 async def test_a_restart_with_less_room_keeps_what_was_used_last(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = HandClock()
     async with store_in(tmp_path, clock=clock) as store:
         for media_id in ("a", "b", "c"):
             await store.put(media_id, bytes(1000), media_type="image/png")
@@ -152,7 +153,7 @@ async def test_a_restart_with_less_room_keeps_what_was_used_last(tmp_path: Path)
 
 
 async def test_a_copy_that_is_too_old_is_not_there(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = HandClock()
     async with store_in(tmp_path, clock=clock, keep_s=100) as store:
         await store.put("abc", b"abc", media_type="image/png")
         clock.now_s += 99
@@ -287,7 +288,7 @@ class TestSeveralProcesses:
             assert await asyncio.to_thread(files_in, tmp_path) == []
 
     async def test_room_is_made_by_what_all_have_made(self, tmp_path: Path) -> None:
-        clock = Clock()
+        clock = HandClock()
         async with (
             store_in(tmp_path, max_bytes=300, clock=clock, shared_as="0") as one,
             store_in(tmp_path, max_bytes=300, clock=clock, shared_as="1", is_first=False) as other,

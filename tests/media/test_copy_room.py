@@ -10,7 +10,8 @@ import pytest
 
 from bitmesh_proxy.media.copies import CopyStore
 from bitmesh_proxy.media.copy_room import SWEEP_INTERVAL_S
-from tests.media.disks import Clock, RefusingFiles
+from tests.hand_clock import HandClock
+from tests.media.disks import RefusingFiles
 from tests.media.test_copies import content, files_in, store_in
 
 
@@ -91,7 +92,7 @@ async def test_many_at_once_never_take_more_than_there_is(tmp_path: Path) -> Non
 
 
 async def test_what_is_too_old_is_removed_now_and_then(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = HandClock()
     async with store_in(tmp_path, clock=clock, keep_s=100) as store:
         await put(store, "a", "b")
         clock.now_s += 100
@@ -106,7 +107,7 @@ async def test_what_is_too_old_is_removed_now_and_then(tmp_path: Path) -> None:
 
 
 async def test_a_restart_sweeps_at_once(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = HandClock()
     async with store_in(tmp_path, clock=clock, keep_s=100) as store:
         await put(store, "a")
     clock.now_s += 100
@@ -116,7 +117,7 @@ async def test_a_restart_sweeps_at_once(tmp_path: Path) -> None:
 
 
 async def test_two_files_of_one_id_are_one_copy_the_newer(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = HandClock()
     async with store_in(tmp_path, clock=clock) as store:
         await put(store, "a")
     (tmp_path / "a.jpg").write_bytes(b"from before")

@@ -18,8 +18,9 @@ from bitmesh_proxy.media.delivery import DeliveryLimits
 from bitmesh_proxy.media.files import Files
 from bitmesh_proxy.media.guarded_fetch import FetchLimits
 from bitmesh_proxy.storage.media import MediaRecord
+from tests.hand_clock import HandClock
 from tests.media.callers import ask, slow_caller
-from tests.media.disks import Clock, FailingFiles
+from tests.media.disks import FailingFiles
 from tests.media.memory_store import MemoryMediaStore
 from tests.media.outside import Answering, Outside, body, raw_serving, redirect, serving
 from tests.media.rooms import MIB, Room, copied, media_room, served, source, until
@@ -42,7 +43,7 @@ async def gateway(
     cache_bytes: int = 512 * MIB,
     limits: DeliveryLimits | None = None,
     fetch_limits: FetchLimits | None = None,
-    clock: Clock | None = None,
+    clock: HandClock | None = None,
     files: Files | None = None,
     stall_timeout_s: float = 5.0,
     store: MemoryMediaStore | None = None,
@@ -69,7 +70,7 @@ def id_of(link: str) -> str:
 
 
 async def test_the_first_and_the_second_time(tmp_path: Path) -> None:
-    clock = Clock()
+    clock = HandClock()
     async with serving({"/a": body(PNG)}) as outside, gateway(tmp_path, outside, clock=clock) as room:
         link = await room.hand_out(outside.url("/a"))
         first = await ask(link)

@@ -19,20 +19,11 @@ from referencing.jsonschema import DRAFT202012
 from bitmesh_proxy.sandbox.faults import Faults
 from bitmesh_proxy.sandbox.server import Sandbox
 from bitmesh_proxy.sandbox.stage import Options
+from tests.hand_clock import HandClock
 
 ANSWERS = Path(__file__).parent / "answers"
 #: Clips and pictures as small as they may be: drawing is most of what a test would wait for.
 SMALL = Options(max_movie_frames=2, max_movie_pixels=32 * 32)
-
-
-class HandClock:
-    """Seconds since 1970 that only a test moves."""
-
-    def __init__(self, now_s: float = 1_800_000_000.0) -> None:
-        self.now_s = now_s
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

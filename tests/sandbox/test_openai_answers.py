@@ -17,7 +17,8 @@ from bitmesh_proxy.sandbox.openai_answers import (
 from bitmesh_proxy.sandbox.plays import Refused
 from bitmesh_proxy.sandbox.schemas import Violation, ViolationKind
 from bitmesh_proxy.sandbox.stage import Options, make_stage
-from tests.sandbox.callers import HandClock, assert_published
+from tests.hand_clock import HandClock
+from tests.sandbox.callers import assert_published
 
 
 @pytest.mark.parametrize(

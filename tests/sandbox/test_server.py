@@ -13,7 +13,8 @@ from aiohttp import ClientError, ClientSession
 from bitmesh_proxy.sandbox.registry import PLAYS
 from bitmesh_proxy.sandbox.server import MARK, Sandbox
 from bitmesh_proxy.sandbox.stage import Options, Received
-from tests.sandbox.callers import SMALL, Caller, HandClock, calling
+from tests.hand_clock import HandClock
+from tests.sandbox.callers import SMALL, Caller, calling
 
 
 async def until(condition: Callable[[], object]) -> None:

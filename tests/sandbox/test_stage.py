@@ -6,7 +6,7 @@ import random
 
 from bitmesh_proxy.sandbox.faults import Faults
 from bitmesh_proxy.sandbox.stage import ID_ALPHABET, Options, make_stage
-from tests.sandbox.callers import HandClock
+from tests.hand_clock import HandClock
 
 
 def test_ids_come_from_the_chance_given() -> None:

@@ -13,7 +13,7 @@ from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.keys import KeyRecord, KeyStore
 from bitmesh_proxy.storage.ledger import LedgerStore
 from tests.first_start import lay_database
-from tests.storage.clock import Clock
+from tests.hand_clock import HandClock
 from tests.storage.examples import NOON_S, key_spec, open_database, usd
 
 
@@ -23,8 +23,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> HandClock:
+    return HandClock(NOON_S)
 
 
 @pytest.fixture

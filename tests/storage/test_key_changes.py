@@ -13,7 +13,7 @@ from bitmesh_proxy.storage.key_changes import KeyChanges
 from bitmesh_proxy.storage.key_directory import LOOK_INTERVAL_S, KeyDirectory
 from bitmesh_proxy.storage.keys import KeyChange, KeyRecord, KeyStore
 from bitmesh_proxy.storage.ledger import LedgerStore
-from tests.storage.clock import Clock
+from tests.hand_clock import HandClock
 from tests.storage.examples import DIGEST, closing, key_spec, open_database, opening, usd
 
 ROOT = Path(__file__).parents[2]
@@ -100,7 +100,7 @@ async def test_each_version_is_written_by_who_made_it_alone(database: Database, 
 async def test_directory_asks_nobody_while_the_word_stays(
     database: Database, key: KeyRecord, ledger: LedgerStore, path: Path
 ) -> None:
-    clock = Clock(1000.0)
+    clock = HandClock(1000.0)
     directory = KeyDirectory(database, clock=clock)
     assert directory.by_token_digest(DIGEST) == key.caller
     by_hand = sqlite3.connect(path, isolation_level=None)
@@ -116,7 +116,7 @@ async def test_directory_asks_nobody_while_the_word_stays(
 async def test_change_of_another_process_is_seen_without_the_clock(
     database: Database, key: KeyRecord, path: Path
 ) -> None:
-    directory = KeyDirectory(database, clock=Clock(1000.0))
+    directory = KeyDirectory(database, clock=HandClock(1000.0))
     other = await open_database(path)
     theirs = KeyStore(other)
     for _ in range(3):

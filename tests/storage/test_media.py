@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.media import SWEEP_INTERVAL_S, MediaRecord, SqliteMedia
-from tests.storage.clock import Clock
+from tests.hand_clock import HandClock
 from tests.storage.examples import NOON_S
 
 RECORD = MediaRecord(
@@ -23,7 +23,7 @@ KEEP_S = 1000.0
 
 
 @pytest.fixture
-def store(database: Database, clock: Clock) -> SqliteMedia:
+def store(database: Database, clock: HandClock) -> SqliteMedia:
     return SqliteMedia(database, keep_s=KEEP_S, clock=clock, sweep_rows=2)
 
 
@@ -45,7 +45,7 @@ async def test_id_belongs_to_the_first(store: SqliteMedia) -> None:
     assert await store.get("abc") == RECORD
 
 
-async def test_what_is_too_old_is_unknown(store: SqliteMedia, clock: Clock) -> None:
+async def test_what_is_too_old_is_unknown(store: SqliteMedia, clock: HandClock) -> None:
     await store.remember(RECORD)
     clock.now_s = NOON_S + KEEP_S
     assert await store.get("abc") == RECORD
@@ -53,7 +53,7 @@ async def test_what_is_too_old_is_unknown(store: SqliteMedia, clock: Clock) -> N
     assert await store.get("abc") is None
 
 
-async def test_old_ones_go_some_at_a_time(store: SqliteMedia, clock: Clock, database: Database) -> None:
+async def test_old_ones_go_some_at_a_time(store: SqliteMedia, clock: HandClock, database: Database) -> None:
     async def kept() -> list[str]:
         return [row[0] for row in await database.read("SELECT id FROM media ORDER BY created_at_ms")]
 

@@ -10,14 +10,14 @@ from bitmesh_proxy.errors import Unavailable
 from bitmesh_proxy.storage import nonces
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.nonces import SqliteNonces
-from tests.storage.clock import Clock
+from tests.hand_clock import HandClock
 from tests.storage.examples import NOON_S
 
 NOW = int(NOON_S)
 
 
 @pytest.fixture
-def store(database: Database, clock: Clock) -> SqliteNonces:
+def store(database: Database, clock: HandClock) -> SqliteNonces:
     return SqliteNonces(database, window_s=300, clock=clock)
 
 
@@ -39,13 +39,13 @@ async def test_one_of_many_at_once_wins(store: SqliteNonces) -> None:
     assert results.count(True) == 1
 
 
-async def test_nonce_stays_burnt_over_a_restart(store: SqliteNonces, database: Database, clock: Clock) -> None:
+async def test_nonce_stays_burnt_over_a_restart(store: SqliteNonces, database: Database, clock: HandClock) -> None:
     await store.burn("ck_1", "n", NOW)
     assert not await SqliteNonces(database, window_s=300, clock=clock).burn("ck_1", "n", NOW)
 
 
 async def test_nonce_is_kept_as_long_as_it_could_be_accepted(
-    store: SqliteNonces, database: Database, clock: Clock
+    store: SqliteNonces, database: Database, clock: HandClock
 ) -> None:
     await store.burn("ck_1", "past", NOW - 300)
     await store.burn("ck_1", "now", NOW)
@@ -63,7 +63,7 @@ async def test_nonce_is_kept_as_long_as_it_could_be_accepted(
 
 @pytest.mark.parametrize("ahead_s", [-300, 0, 300])
 async def test_nonce_is_burnt_up_to_the_last_moment_of_its_timestamp(
-    store: SqliteNonces, clock: Clock, ahead_s: int
+    store: SqliteNonces, clock: HandClock, ahead_s: int
 ) -> None:
     clock.now_s += 0.75
     assert await store.burn("ck_1", "n", NOW + ahead_s)
@@ -73,7 +73,7 @@ async def test_nonce_is_burnt_up_to_the_last_moment_of_its_timestamp(
     assert await store.burn("ck_1", "n", int(clock.now_s))
 
 
-async def test_against_a_model_that_forgets_nothing(database: Database, clock: Clock) -> None:
+async def test_against_a_model_that_forgets_nothing(database: Database, clock: HandClock) -> None:
     """Whatever is accepted a second time could not have been accepted any more by the first use's timestamp."""
     chance, window_s = random.Random(4), 10
     store = SqliteNonces(database, window_s=window_s, clock=clock)
@@ -94,7 +94,7 @@ async def test_against_a_model_that_forgets_nothing(database: Database, clock: C
     assert seen == {(True, False), (False, True), (False, False)}
 
 
-async def test_table_is_bounded_by_refusing(database: Database, clock: Clock) -> None:
+async def test_table_is_bounded_by_refusing(database: Database, clock: HandClock) -> None:
     store = SqliteNonces(database, window_s=300, max_nonces=3, clock=clock)
     for number in range(3):
         assert await store.burn("ck_1", str(number), NOW)
@@ -122,7 +122,7 @@ async def test_several_at_once_hear_of_their_own(store: SqliteNonces, database: 
     assert await database.read("SELECT nonce, timestamp_s FROM nonces ORDER BY nonce") == [(c, NOW) for c in "abcd"]
 
 
-async def test_whoever_does_not_wait_hears_of_a_full_table_too(database: Database, clock: Clock) -> None:
+async def test_whoever_does_not_wait_hears_of_a_full_table_too(database: Database, clock: HandClock) -> None:
     store = SqliteNonces(database, window_s=300, max_nonces=3, clock=clock)
     assert await soon(store, "a", "b", "c") == [True, True, True]
     clock.now_s += nonces.SWEEP_INTERVAL_S
@@ -132,7 +132,7 @@ async def test_whoever_does_not_wait_hears_of_a_full_table_too(database: Databas
         await soon(store, "another")
 
 
-async def test_a_sweep_that_fails_is_heard_of(store: SqliteNonces, database: Database, clock: Clock) -> None:
+async def test_a_sweep_that_fails_is_heard_of(store: SqliteNonces, database: Database, clock: HandClock) -> None:
     await database.write(lambda connection: connection.execute("ALTER TABLE nonces RENAME TO gone"))
     (swept,) = await soon(store, "a")
     (inserted,) = await soon(store, "a")

@@ -15,7 +15,7 @@ from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.key_directory import LOAD_INTERVAL_S, LOOK_INTERVAL_S, MISSES_BEFORE_LOAD, KeyDirectory
 from bitmesh_proxy.storage.keys import KeyRecord, KeyStore
 from bitmesh_proxy.storage.packed_keys import PART_KEYS, PackedKeys, read_caller
-from tests.storage.clock import Clock
+from tests.hand_clock import HandClock
 from tests.storage.examples import NOON_S, key_spec, open_database, usd
 
 KEYS = 2 * PART_KEYS + 100
@@ -48,8 +48,8 @@ async def loaded(directory: KeyDirectory) -> None:
 
 
 @asynccontextmanager
-async def loaded_directory(database: Database, clock: Clock | None = None) -> AsyncIterator[KeyDirectory]:
-    directory = KeyDirectory(database, clock=clock or Clock(1000.0), max_cached=5)
+async def loaded_directory(database: Database, clock: HandClock | None = None) -> AsyncIterator[KeyDirectory]:
+    directory = KeyDirectory(database, clock=clock or HandClock(1000.0), max_cached=5)
     for number in range(MISSES_BEFORE_LOAD):
         assert directory._loading is None
         assert directory.by_token_digest(digest(number)) is not None
@@ -172,7 +172,7 @@ async def test_what_is_no_caller_is_left_to_the_database(many: None, database: D
 
 
 async def test_a_change_by_hand_counts_soon(many: None, database: Database, path: Path) -> None:
-    clock = Clock(1000.0)
+    clock = HandClock(1000.0)
     async with loaded_directory(database, clock) as directory:
         with closing(sqlite3.connect(path)) as by_hand, by_hand:
             by_hand.execute("DELETE FROM keys WHERE id = 'key_1000'")
@@ -183,7 +183,7 @@ async def test_a_change_by_hand_counts_soon(many: None, database: Database, path
 async def test_they_are_read_again_after_a_change_but_not_all_the_time(
     many: None, database: Database, keys: KeyStore
 ) -> None:
-    clock = Clock(1000.0)
+    clock = HandClock(1000.0)
     async with loaded_directory(database, clock) as directory:
         await keys.disable("key_0")
         for number in range(2 * MISSES_BEFORE_LOAD):

@@ -11,12 +11,12 @@ from bitmesh_proxy.storage import responses
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.responses import ContextTooLarge, ResponseStore, StoredResponse, squeezed
-from tests.storage.clock import Clock
+from tests.hand_clock import HandClock
 from tests.storage.examples import NOON_S
 
 
 @pytest.fixture
-def store(database: Database, clock: Clock) -> ResponseStore:
+def store(database: Database, clock: HandClock) -> ResponseStore:
     return ResponseStore(database, keep_s=1_000, max_total_bytes=1_000_000, clock=clock)
 
 
@@ -140,7 +140,7 @@ async def test_what_was_deleted_does_not_come_back_at_its_end(store: ResponseSto
     assert await store.get("acct_1", "resp_1") is None
 
 
-async def test_old_ones_are_gone_and_swept(store: ResponseStore, database: Database, clock: Clock) -> None:
+async def test_old_ones_are_gone_and_swept(store: ResponseStore, database: Database, clock: HandClock) -> None:
     await store.save(response())
     clock.now_s += 1_002
     assert await store.get("acct_1", "resp_1") is None
@@ -151,7 +151,7 @@ async def test_old_ones_are_gone_and_swept(store: ResponseStore, database: Datab
 
 
 async def test_one_is_kept_and_old_ones_are_swept_in_one_write(
-    store: ResponseStore, database: Database, clock: Clock
+    store: ResponseStore, database: Database, clock: HandClock
 ) -> None:
     await store.save(response())
     clock.now_s += 1_002
@@ -165,7 +165,7 @@ async def test_one_is_kept_and_old_ones_are_swept_in_one_write(
     assert [row[0] for row in await database.read("SELECT id FROM responses")] == ["resp_1"]
 
 
-async def test_the_oldest_go_when_space_runs_out(database: Database, clock: Clock) -> None:
+async def test_the_oldest_go_when_space_runs_out(database: Database, clock: HandClock) -> None:
     store = ResponseStore(database, keep_s=10_000, max_total_bytes=600, clock=clock)
     for number in range(1, 6):
         clock.now_s += responses.SWEEP_INTERVAL_S + 1
