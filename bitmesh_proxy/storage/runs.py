@@ -5,6 +5,9 @@ else that a row costs. So ``requests_by_run`` gets its entries a *slice* at a ti
 together, sorted by key, in one statement that writes into the few pages at the table's end. ``RUN_ROWS`` rows are a
 run. Rows never change key or beginning, so nothing is done twice. Whoever looks for a key's requests looks into each
 run, one seek each, and reads what is newer than the last whole run as it is.
+
+Old rows go one day, the first numbers first (``months.py``). Their entries lead nowhere then, and go when all rows of
+their run have gone, run by run. The last run stays, which says how far the index has come.
 """
 
 from __future__ import annotations
@@ -63,10 +66,11 @@ def extend_runs(connection: sqlite3.Connection, run_rows: int = RUN_ROWS, slice_
 
     An operation of the writer's. How far the run has come is read from its entries, because others make it too.
     """
-    ((last_run, last),) = connection.execute(_LAST_RUN).fetchall()
+    ((last_run, last, summed_up),) = connection.execute(_LAST_RUN).fetchall()
     ((newest,),) = connection.execute("SELECT max(number) FROM requests").fetchall()
     run, end = last_run + 1, last + run_rows
     ((entered,),) = connection.execute(_ENTERED, {"run": run, "last": last, "end": end, "rows": slice_rows}).fetchall()
+    entered += max(0, summed_up - entered) // slice_rows * slice_rows  # those rows have gone, entered or not
     until = min(entered + slice_rows, end)
     if newest is None or newest < until:
         return False
@@ -76,8 +80,23 @@ def extend_runs(connection: sqlite3.Connection, run_rows: int = RUN_ROWS, slice_
     return made > 0
 
 
+def shrink_runs(connection: sqlite3.Connection, entries: int) -> bool:
+    """Take so many entries out of the oldest run, if all its rows have gone. The run goes with the last. Was there one?
+
+    An operation of the writer's.
+    """
+    found = connection.execute(_EMPTY_RUN).fetchall()
+    if not found:
+        return False
+    ((run,),) = found
+    if connection.execute(_TAKE_OUT, {"run": run, "entries": entries}).rowcount < entries:
+        connection.execute("DELETE FROM request_runs WHERE number = ?", (run,))
+    return True
+
+
 _LAST_RUN = """
-SELECT coalesce(max(number), 0), coalesce((SELECT last_request FROM request_runs ORDER BY number DESC LIMIT 1), 0)
+SELECT coalesce(max(number), 0), coalesce((SELECT last_request FROM request_runs ORDER BY number DESC LIMIT 1), 0),
+       (SELECT last_request FROM summed_up)
 FROM request_runs
 """
 
@@ -103,4 +122,16 @@ _RUN = """
 INSERT INTO request_runs (number, first_request, last_request, first_started_at_ms, last_started_at_ms)
 SELECT :run, :first, :last, coalesce(min(started_at_ms), 0), coalesce(max(started_at_ms), 0)
 FROM requests WHERE number BETWEEN :first AND :last
+"""
+
+_EMPTY_RUN = """
+SELECT number FROM request_runs
+WHERE number = (SELECT min(number) FROM request_runs) AND number < (SELECT max(number) FROM request_runs)
+  AND last_request <= (SELECT last_request FROM summed_up)
+"""
+
+_TAKE_OUT = """
+DELETE FROM requests_by_run WHERE run = :run AND (key, request) IN (
+    SELECT key, request FROM requests_by_run WHERE run = :run ORDER BY key, request LIMIT :entries
+)
 """

@@ -2,11 +2,16 @@
 
 A report reads the runs of rows (``runs.py``) in which requests of its time began, and the rows that are newer than the
 last run. Of an account or a key it reads that one's rows only, of the newer ones those whose key it is.
+
+Requests that were summed up (``months.py``) count as the sums of their months. All that is known of their time is the
+month: by day they stand under it (``2026-08``), and a report of a certain time takes a sum whole if its month begins
+within. So reports of times that follow on each other add up to the report of the whole time, and none counts twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import add
 from typing import Literal
 
 import msgspec
@@ -64,32 +69,44 @@ class UsageReports:
     async def by(self, dimensions: Sequence[Dimension], which: UsageFilter | None = None) -> list[UsageLine]:
         """One line for each group, in the order of its values; without dimensions one line for all."""
         which = which or UsageFilter()
-        columns = [_DIMENSIONS[dimension] for dimension in dimensions]
         conditions, parameters = _conditions(which)
-        grouping = f" GROUP BY {', '.join(columns)} ORDER BY {', '.join(columns)}" if columns else ""
-        rows = await self._database.read(
-            f"SELECT {''.join(column + ', ' for column in columns)}{_SUMS}{_from(which)}{conditions}{grouping}",
-            parameters,
-        )
-        lines = []
-        for row in rows:
-            group, sums = row[: len(columns)], row[len(columns) :]
-            requests, failed, tokens_in, tokens_out, images, characters, duration_ms, cost, charge = sums
-            lines.append(
-                UsageLine(
-                    group=tuple(str(value) for value in group),
-                    requests=requests,
-                    failed=failed,
-                    input_tokens=tokens_in,
-                    output_tokens=tokens_out,
-                    images=images,
-                    characters=characters,
-                    duration_ms=duration_ms,
-                    cost_nano_usd=NanoUsd(cost),
-                    charge_nano_usd=NanoUsd(charge),
-                )
-            )
-        return lines
+        sums: dict[tuple[str, ...], tuple[int, ...]] = {}
+        async with self._database.snapshot() as snapshot:
+            for sql in (
+                _query(_DIMENSIONS, dimensions, _SUMS + _from(which) + conditions),
+                _query(_MONTH_DIMENSIONS, dimensions, _MONTH_SUMS + _from_months(which)),
+            ):
+                for row in await snapshot.rows(sql, parameters):
+                    group, figures = tuple(str(value) for value in row[: len(dimensions)]), row[len(dimensions) :]
+                    sums[group] = tuple(map(add, sums[group], figures)) if group in sums else figures
+        return [_line(group, figures) for group, figures in sorted(sums.items())]
+
+    async def last_summed_up_s(self) -> float | None:
+        """The latest beginning of a request that was summed up; None if none was."""
+        row = self._database.lookup("SELECT last_started_at_ms FROM summed_up WHERE last_request > 0")
+        return None if row is None else row[0] / 1000
+
+
+def _query(names: dict[str, str], dimensions: Sequence[Dimension], rest: str) -> str:
+    columns = [names[dimension] for dimension in dimensions]
+    grouping = f" GROUP BY {', '.join(columns)}" if columns else ""
+    return f"SELECT {''.join(column + ', ' for column in columns)}{rest}{grouping}"
+
+
+def _line(group: tuple[str, ...], figures: tuple[int, ...]) -> UsageLine:
+    requests, failed, input_tokens, output_tokens, images, characters, duration_ms, cost, charge = figures
+    return UsageLine(
+        group=group,
+        requests=requests,
+        failed=failed,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        images=images,
+        characters=characters,
+        duration_ms=duration_ms,
+        cost_nano_usd=NanoUsd(cost),
+        charge_nano_usd=NanoUsd(charge),
+    )
 
 
 _SUMS = (
@@ -121,8 +138,12 @@ def _from(which: UsageFilter) -> str:
     )
 
 
+def _chosen(wanted: str) -> str:
+    return f"(SELECT keys.number FROM accounts JOIN keys ON keys.account = accounts.number WHERE {wanted})"  # noqa: S608
+
+
 def _of_keys(wanted: str) -> str:
-    chosen = f"(SELECT keys.number FROM accounts JOIN keys ON keys.account = accounts.number WHERE {wanted})"  # noqa: S608
+    chosen = _chosen(wanted)
     return (
         f"(SELECT request FROM {_RUNS} CROSS JOIN {chosen} AS chosen"  # noqa: S608
         " CROSS JOIN requests_by_run ON requests_by_run.run = run.number AND requests_by_run.key = chosen.number"
@@ -152,3 +173,42 @@ _CONDITIONS = {
     "until_ms": "started_at_ms < :until_ms",
     "live": "live = :live",
 }
+
+# ------------------------------------------------------------ what was summed up
+
+_MONTH_DIMENSIONS: dict[str, str] = {
+    **_DIMENSIONS,
+    "day": "summed.month",
+    "month": "summed.month",
+    "outcome": "CASE outcome WHEN '' THEN 'open' ELSE outcome END",
+}
+
+_MONTH_SUMS = (
+    "coalesce(sum(requests), 0), coalesce(sum(requests * (outcome NOT IN ('completed', ''))), 0),"
+    " coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0), coalesce(sum(images), 0),"
+    " coalesce(sum(characters), 0), coalesce(sum(duration_ms), 0), coalesce(sum(cost_nano_usd), 0),"
+    " coalesce(sum(charge_nano_usd), 0)"
+)
+
+#: Each month that there are sums of, one seek for each.
+_MONTHS = (
+    "(WITH RECURSIVE months (month) AS (SELECT min(month) FROM request_months UNION ALL"
+    " SELECT (SELECT min(month) FROM request_months WHERE month > months.month) FROM months WHERE month IS NOT NULL)"
+    " SELECT month FROM months WHERE month IS NOT NULL"
+    " AND 1000 * strftime('%s', month || '-01') >= coalesce(:since_ms, -9223372036854775808)"
+    " AND 1000 * strftime('%s', month || '-01') < coalesce(:until_ms, 9223372036854775807)) AS counted"
+)
+
+
+def _from_months(which: UsageFilter) -> str:
+    """The sums that count. Of an account or a key, those of each month are found by one seek for each of its keys."""
+    wanted = [_CONDITIONS[name] for name in ("account_id", "key_id") if getattr(which, name) is not None]
+    said = [_CONDITIONS[name] for name, value in (("model", which.model), ("live", which.is_live)) if value is not None]
+    keys = f" AND summed.key IN {_chosen(' AND '.join(wanted))}" if wanted else ""
+    return (
+        f" FROM {_MONTHS} CROSS JOIN request_months AS summed ON summed.month = counted.month{keys}"
+        " CROSS JOIN keys ON keys.number = summed.key CROSS JOIN accounts ON accounts.number = keys.account"
+        " CROSS JOIN names AS endpoints ON endpoints.number = summed.endpoint"
+        " CROSS JOIN names AS models ON models.number = summed.model"
+        " LEFT JOIN names AS providers ON providers.number = summed.provider"
+    ) + (" WHERE " + " AND ".join(said) if said else "")

@@ -20,14 +20,64 @@ class _Check(msgspec.Struct, frozen=True, kw_only=True):
 
 _CHECKS = (
     _Check(
-        text="account {0}: its balance is {1} USD, but its entries add up to {2}",
+        text="account {0}: its balance is {1} USD, but its entries add up to {2}, those summed up included",
         sql="""
-        SELECT id, balance_nano_usd, coalesce(total, 0)
+        SELECT id, balance_nano_usd, coalesce(total, 0) + coalesce(summed, 0)
         FROM balances JOIN accounts ON accounts.number = balances.account
         LEFT JOIN (
             SELECT account, sum(amount_nano_usd) AS total FROM entries GROUP BY account
         ) AS entered ON entered.account = balances.account
-        WHERE balance_nano_usd <> coalesce(total, 0)
+        LEFT JOIN (
+            SELECT account, sum(amount_nano_usd) AS summed FROM charge_months GROUP BY account
+        ) AS months ON months.account = balances.account
+        WHERE balance_nano_usd <> coalesce(total, 0) + coalesce(summed, 0)
+        """,
+    ),
+    _Check(
+        text="account {0}: its requests that were summed up were charged {1} USD, but the charges summed up are {2}",
+        sql="""
+        SELECT id, coalesce(charged, 0), coalesce(entered, 0)
+        FROM accounts
+        LEFT JOIN (
+            SELECT account, sum(charge_nano_usd) AS charged
+            FROM request_months JOIN keys ON keys.number = request_months.key GROUP BY account
+        ) AS requests ON requests.account = accounts.number
+        LEFT JOIN (
+            SELECT account, -sum(amount_nano_usd) AS entered FROM charge_months GROUP BY account
+        ) AS charges ON charges.account = accounts.number
+        WHERE coalesce(charged, 0) <> coalesce(entered, 0)
+        """,
+    ),
+    _Check(
+        text="request {0}: it has been summed up, and is there still",
+        sql="SELECT id, 0, 0 FROM requests WHERE number <= (SELECT last_request FROM summed_up)",
+    ),
+    _Check(
+        text="entry {0}: its request has been summed up, and it is there still",
+        sql="""
+        SELECT number, 0, 0 FROM entries WHERE number > 0 AND number <= (SELECT last_request FROM summed_up)
+        """,
+    ),
+    _Check(
+        text="requests up to {0} have been summed up, but those that are there do not go on behind it",
+        sql="""
+        SELECT last_request, 0, 0 FROM summed_up
+        WHERE last_request > 0 AND last_request >= coalesce((SELECT max(number) FROM requests), 0)
+        """,
+    ),
+    _Check(
+        text="the sums of {0}: their key, endpoint, model or provider is not there",
+        sql="""
+        SELECT DISTINCT month, 0, 0 FROM request_months
+        WHERE key NOT IN (SELECT number FROM keys) OR endpoint NOT IN (SELECT number FROM names)
+           OR model NOT IN (SELECT number FROM names) OR provider NOT IN (SELECT number FROM names UNION SELECT 0)
+           OR upstream_model NOT IN (SELECT number FROM names UNION SELECT 0)
+        """,
+    ),
+    _Check(
+        text="run {0}: it has gone, and its entries are there still",
+        sql="""
+        SELECT min(run), 0, 0 FROM requests_by_run HAVING min(run) < (SELECT min(number) FROM request_runs)
         """,
     ),
     _Check(
@@ -76,6 +126,9 @@ _CHECKS = (
             FROM requests WHERE key IN (SELECT key FROM key_spend) GROUP BY 1, 2
         ) AS charged ON charged.key = key_spend.key AND charged.period = key_spend.period
         WHERE spent_nano_usd <> coalesce(total, 0)
+          -- What was counted of older times has gone with the first requests of them.
+          AND key_spend.period
+              > (SELECT strftime('%Y-%m-%d', last_started_at_ms / 1000, 'unixepoch') FROM summed_up)
         """,
     ),
     _Check(
@@ -140,8 +193,10 @@ _TRIGGERS = frozenset(
         "accounts_keep_their_numbers",
         "balances_are_not_deleted",
         "balances_keep_their_accounts",
+        "charge_months_are_not_deleted",
+        "charge_months_only_grow",
         "entries_are_not_changed",
-        "entries_are_not_deleted",
+        "entries_are_summed_up_before_they_go",
         "entries_move_the_balance",
         "keys_changed_are_watched",
         "keys_deleted_are_watched",
@@ -150,12 +205,14 @@ _TRIGGERS = frozenset(
         "keys_made_are_watched",
         "names_are_not_deleted",
         "names_keep_their_numbers",
+        "request_months_are_not_deleted",
+        "requests_are_summed_up_before_they_go",
         "requests_charge",
         "requests_close",
-        "requests_deleted_move_the_mark",
         "requests_hold",
         "requests_keep_their_terms",
-        "requests_open_are_not_deleted",
+        "summed_up_is_not_deleted",
+        "summed_up_moves_forward",
         "watched_keys_hold",
     }
 )

@@ -16,6 +16,7 @@ from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.keys import KeyRecord
 from bitmesh_proxy.storage.ledger import LedgerStore
 from bitmesh_proxy.storage.migrations import migrate
+from bitmesh_proxy.storage.months import sum_up
 from bitmesh_proxy.storage.open_rows import LAG_ROWS, move_mark
 from bitmesh_proxy.storage.runs import SLICE_ROWS
 from bitmesh_proxy.storage.verification import verify_books
@@ -56,7 +57,7 @@ def test_all_open_rows_are_found_and_no_others(books: sqlite3.Connection, seed: 
     random = Random(seed)
     moves = 0
     for step in range(250):
-        match random.choice("oooocccdmm"):
+        match random.choice("oooocccsmm"):
             case "o":
                 open_row(books, f"r{step}")
             case "c":
@@ -65,15 +66,14 @@ def test_all_open_rows_are_found_and_no_others(books: sqlite3.Connection, seed: 
                     " (SELECT number FROM requests WHERE state = 'open' ORDER BY number * ? % 31 LIMIT 1)",
                     (random.randrange(1, 31),),
                 )
-            case "d":  # now and then the last one, whose number comes again
-                books.execute(
-                    "DELETE FROM requests WHERE number = (SELECT max(number) FROM requests) AND state <> 'open'"
-                )
+            case "s":  # the oldest go, noted or not, behind the mark or before it
+                sum_up(books, before_ms=1, rows=random.randint(1, 9))
             case _:
                 moves += move_mark(books, random.randint(1, 3), random.randint(0, 5))
         wanted = numbers(books, "SELECT number FROM requests WHERE state = 'open' ORDER BY 1")
         assert numbers(books, "SELECT number FROM open_requests ORDER BY 1") == wanted
     assert moves > 5
+    assert numbers(books, "SELECT last_request FROM summed_up")[0] > 0
 
 
 def test_mark_follows_at_a_distance_and_in_steps(books: sqlite3.Connection) -> None:

@@ -145,15 +145,57 @@ def test_request_keeps_its_terms(books: sqlite3.Connection, column: str) -> None
         books.execute(f"UPDATE requests SET {column} = {column}")
 
 
-def test_request_begins_open_and_is_not_deleted_while_it_is(books: sqlite3.Connection) -> None:
+def test_request_begins_open(books: sqlite3.Connection) -> None:
     with pytest.raises(sqlite3.IntegrityError, match="requests_begin_open"):
         open_request(books, "r", 0, state="settled", basis="measured")
-    open_request(books, "r", 400)
-    with pytest.raises(sqlite3.IntegrityError, match="requests_open_are_not_deleted"):
-        books.execute("DELETE FROM requests")
-    settle(books, "r", 100)
-    books.execute("DELETE FROM requests")
-    assert account(books) == (900, 0)
+
+
+def test_request_and_charge_go_once_the_mark_has_passed_them_and_the_newest_never(books: sqlite3.Connection) -> None:
+    for name in ("first", "open", "newest"):
+        open_request(books, name, 100)
+        if name != "open":
+            settle(books, name, 100)
+    books.execute("UPDATE summed_up SET last_request = 2")
+    for sql, refusal in (
+        ("DELETE FROM requests", "requests_are_summed_up_before_they_go"),
+        ("DELETE FROM requests WHERE id = 'open'", "requests_are_summed_up_before_they_go"),
+        ("DELETE FROM requests WHERE id = 'newest'", "requests_are_summed_up_before_they_go"),
+        ("DELETE FROM entries", "entries_are_append_only"),
+        ("DELETE FROM entries WHERE number = -1", "entries_are_append_only"),
+        ("DELETE FROM entries WHERE number = 3", "entries_are_append_only"),
+        ("UPDATE summed_up SET last_request = 3", "the_newest_request_stays"),
+        ("UPDATE summed_up SET last_request = 1", "summed_up_moves_forward"),
+        ("UPDATE summed_up SET last_started_at_ms = -1", "summed_up_moves_forward"),
+        ("DELETE FROM summed_up", "summed_up_is_not_deleted"),
+    ):
+        with pytest.raises(sqlite3.IntegrityError, match=f"^{refusal}$"):
+            books.execute(sql)
+    books.execute("DELETE FROM entries WHERE number = 1")
+    books.execute("DELETE FROM requests WHERE id = 'first'")
+    assert account(books) == (800, 100)
+
+
+def test_sums_of_charges_only_grow(books: sqlite3.Connection) -> None:
+    books.execute("INSERT INTO charge_months VALUES ('2026-08', 1, 2, -50)")
+    for sql in (
+        "UPDATE charge_months SET charges = 3",
+        "UPDATE charge_months SET amount_nano_usd = -51",
+        "UPDATE charge_months SET charges = 3, amount_nano_usd = -49",
+        "UPDATE charge_months SET charges = 3, amount_nano_usd = -51, account = 2",
+    ):
+        with pytest.raises(sqlite3.IntegrityError, match=r"^charge_months_only_grow$"):
+            books.execute(sql)
+    books.execute("UPDATE charge_months SET charges = 3, amount_nano_usd = -51")
+    with pytest.raises(sqlite3.IntegrityError, match=r"^charge_months_are_not_deleted$"):
+        books.execute("DELETE FROM charge_months")
+
+
+def test_key_of_requests_that_were_summed_up_stays(books: sqlite3.Connection) -> None:
+    books.execute("INSERT INTO request_months VALUES ('2026-08', 1, 2, 1, 0, 0, 1, '', 1, 0, 0, 0, 0, 0, 0, 0, 0)")
+    with pytest.raises(sqlite3.IntegrityError, match=r"^keys_in_use_are_not_deleted$"):
+        books.execute("DELETE FROM keys WHERE number = 1")
+    with pytest.raises(sqlite3.IntegrityError, match=r"^request_months_are_not_deleted$"):
+        books.execute("DELETE FROM request_months")
 
 
 def test_test_call_holds_nothing(books: sqlite3.Connection) -> None:
@@ -438,9 +480,9 @@ def test_hot_queries_use_their_indexes(books: sqlite3.Connection) -> None:
         assert not [step for step in tables if "INDEX" not in step], (sql, plan)
 
 
-@pytest.mark.parametrize("version", [4, 5, 6, 7, 8])
+@pytest.mark.parametrize("version", [4, 5, 6, 7, 8, 10])
 def test_books_of_the_version_before_go_on(path: Path, version: int) -> None:
-    """0004 to 0008 make the rules of requests anew: what was open before is found and closed by the new ones."""
+    """0004 to 0010 make the rules of requests anew: what was open before is found and closed by the new ones."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA foreign_keys = ON")
     migrate(connection, path, load_migrations()[: version - 1])

@@ -10,8 +10,9 @@ from bitmesh_proxy.storage.accounts import Account, AccountStore
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.keys import KeyRecord, KeyStore
 from bitmesh_proxy.storage.ledger import LedgerStore
+from bitmesh_proxy.storage.months import LedgerMonths
 from bitmesh_proxy.storage.runs import extend_runs
-from bitmesh_proxy.storage.usage import UsageFilter, UsageReports, _conditions, _from
+from bitmesh_proxy.storage.usage import UsageFilter, UsageReports, _conditions, _from, _from_months
 from tests.storage.examples import DAY_S, NOON_S, closing, key_spec, opening, released, usd
 
 
@@ -113,6 +114,65 @@ async def test_reports_are_the_same_however_much_is_in_runs(
     assert [sum(line.requests for line in lines) for lines in before] == [6, 5, 1, 0, 1, 1, 3, 0]
     await make_runs(database, *run_rows)
     assert [await reports.by(["key", "model", "outcome"], which) for which in filters] == before
+
+
+@pytest.fixture
+async def half_gone(ledger: LedgerStore, account: Account, key: KeyRecord, database: Database) -> UsageReports:
+    """A call each on 30 June, 1 July, and 10 and 20 August; all but the last are summed up."""
+    for days in (51, 50, 10, 0):
+        name = f"{days} days ago"
+        await ledger.open_reservation(opening(name, account.id, started_at_s=NOON_S - days * DAY_S))
+        await ledger.close(closing(name, 100 + days))
+    await LedgerMonths(database).step(NOON_S)
+    return UsageReports(database)
+
+
+async def test_what_was_summed_up_stands_under_its_month(half_gone: UsageReports) -> None:
+    lines = [(line.group[0], line.charge_nano_usd) for line in await half_gone.by(["day"])]
+    assert lines == [("2026-06", 151), ("2026-07", 150), ("2026-08", 110), ("2026-08-20", 100)]
+    assert await half_gone.last_summed_up_s() == NOON_S - 10 * DAY_S
+
+
+@pytest.mark.parametrize(
+    ("since_days", "until_days", "charges"),
+    [
+        (None, None, [151, 150, 110, 100]),
+        (51, None, [150, 110, 100]),  # June began before
+        (81, None, [151, 150, 110, 100]),
+        (50, None, [110, 100]),  # noon of 1 July is within its month
+        (50.5, None, [150, 110, 100]),  # midnight is where it begins
+        (50.5, 10, [150, 110]),
+        (15, 0, []),
+        (19.5, 0, [110]),
+        (None, 50.5, [151]),
+        (None, 19.4, [151, 150, 110]),  # just behind the beginning of August
+        (19.4, None, [100]),
+    ],
+)
+async def test_sums_count_whole_where_their_month_begins(
+    half_gone: UsageReports, since_days: float | None, until_days: float | None, charges: list[int]
+) -> None:
+    which = UsageFilter(
+        since_s=None if since_days is None else NOON_S - since_days * DAY_S,
+        until_s=None if until_days is None else NOON_S - until_days * DAY_S,
+    )
+    assert [line.charge_nano_usd for line in await half_gone.by(["day"], which)] == charges
+
+
+async def test_nothing_was_summed_up(reports: UsageReports) -> None:
+    assert await reports.last_summed_up_s() is None
+
+
+async def test_sums_are_found_by_their_months_and_keys(half_gone: UsageReports, database: Database) -> None:
+    for which, wanted in (
+        (UsageFilter(), "(month=?)"),
+        (UsageFilter(key_id="key_1"), "(month=? AND key=?)"),
+        (UsageFilter(account_id="a", model="m"), "(month=? AND key=?)"),
+    ):
+        _, parameters = _conditions(which)
+        plan = [row[3] for row in await database.read(f"EXPLAIN QUERY PLAN SELECT 1 {_from_months(which)}", parameters)]
+        assert f"SEARCH summed USING PRIMARY KEY {wanted}" in plan, plan
+        assert not [step for step in plan if "SCAN request_months" in step or "SCAN keys" in step], plan
 
 
 async def test_reports_do_not_read_the_ledger_from_end_to_end(reports: UsageReports, database: Database) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from bitmesh_proxy.storage.accounts import Account
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.keys import KeyStore
 from bitmesh_proxy.storage.ledger import LedgerStore
+from bitmesh_proxy.storage.months import LedgerMonths
+from bitmesh_proxy.storage.runs import extend_runs
 from bitmesh_proxy.storage.verification import verify_books
 from tests.storage.examples import NOON_S, closing, key_spec, opening, released, usd
 
@@ -51,8 +54,14 @@ async def test_right_books_have_nothing_to_say(books: Database) -> None:
             "DROP TRIGGER entries_are_not_changed; UPDATE entries SET amount_nano_usd = -301 WHERE number = 1",
             "request settled: it was charged 0.0000003 USD, but its entry says 0.000000301",
         ),
-        ("DROP TRIGGER entries_are_not_deleted; DELETE FROM entries WHERE number = 1", "its entry says 0"),
-        ("DROP TRIGGER entries_are_not_deleted", "lacks the rule entries_are_not_deleted"),
+        (
+            "DROP TRIGGER entries_are_summed_up_before_they_go; DELETE FROM entries WHERE number = 1",
+            "its entry says 0",
+        ),
+        (
+            "DROP TRIGGER entries_are_summed_up_before_they_go",
+            "lacks the rule entries_are_summed_up_before_they_go",
+        ),
         ("DROP TRIGGER requests_close; UPDATE requests SET charge_nano_usd = 299 WHERE id = 'settled'", "charged"),
         ("UPDATE key_spend SET spent_nano_usd = 0 WHERE period = '2026-08-19'", "key key_1 in 2026-08-19: its budget"),
         (
@@ -115,4 +124,50 @@ async def test_right_books_have_nothing_to_say(books: Database) -> None:
 async def test_tampering_is_found(books: Database, path: Path, script: str, said: str) -> None:
     tamper(path, script)
     problems = await verify_books(books)
+    assert any(said in problem for problem in problems), problems
+
+
+@pytest.fixture
+async def old_books(ledger: LedgerStore, account: Account, keys: KeyStore, database: Database) -> Database:
+    """Two calls that were summed up, and two that were not."""
+    await keys.create(key_spec(account.id))
+    for name in ("r1", "r2", "r3", "r4"):
+        await ledger.open_reservation(opening(name, account.id))
+        await ledger.close(closing(name, 100))
+    for rows in (1, 1):
+        assert await database.write(partial(extend_runs, run_rows=rows))
+    await LedgerMonths(database, step_rows=2).step(NOON_S + 1)
+    assert await verify_books(database) == []
+    return database
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        (
+            "UPDATE charge_months SET charges = 3, amount_nano_usd = -201",
+            "its balance is 6.9999996 USD, but its entries add up to 6.999999599, those summed up included",
+        ),
+        (
+            "UPDATE request_months SET charge_nano_usd = 199",
+            "its requests that were summed up were charged 0.000000199 USD, but the charges summed up are 0.0000002",
+        ),
+        ("UPDATE summed_up SET last_request = 3", "request r3: it has been summed up, and is there still"),
+        ("UPDATE summed_up SET last_request = 3", "entry 3: its request has been summed up, and it is there still"),
+        (
+            "DROP TRIGGER requests_are_summed_up_before_they_go; DELETE FROM requests",
+            "requests up to 2 have been summed up, but those that are there do not go on behind it",
+        ),
+        ("UPDATE request_months SET provider = 77", "the sums of 2026-08: their key, endpoint, model or provider"),
+        (
+            "UPDATE request_months SET upstream_model = 77",
+            "the sums of 2026-08: their key, endpoint, model or provider",
+        ),
+        ("DELETE FROM request_runs WHERE number = 1", "run 1: it has gone, and its entries are there still"),
+        ("DROP TRIGGER summed_up_moves_forward", "lacks the rule summed_up_moves_forward"),
+    ],
+)
+async def test_tampering_with_sums_is_found(old_books: Database, path: Path, script: str, said: str) -> None:
+    tamper(path, script)
+    problems = await verify_books(old_books)
     assert any(said in problem for problem in problems), problems
