@@ -21,6 +21,7 @@ from bitmesh_proxy import keys
 from bitmesh_proxy.auth.master import load_master_secret
 from bitmesh_proxy.auth.sealing import Sealer
 from bitmesh_proxy.auth.secrets import MasterSecretError
+from bitmesh_proxy.billing.pruning import Pruner
 from bitmesh_proxy.billing.recovery import recover
 from bitmesh_proxy.billing.reservation import Books
 from bitmesh_proxy.billing.settlements import Settlements
@@ -52,6 +53,7 @@ from bitmesh_proxy.storage.jobs import JobStore
 from bitmesh_proxy.storage.key_directory import KeyDirectory
 from bitmesh_proxy.storage.ledger import LedgerStore
 from bitmesh_proxy.storage.media import SqliteMedia
+from bitmesh_proxy.storage.months import LedgerMonths
 from bitmesh_proxy.storage.nonces import SqliteNonces
 from bitmesh_proxy.storage.responses import ResponseStore
 from bitmesh_proxy.straight import StraightLine
@@ -75,6 +77,9 @@ if TYPE_CHECKING:
     from bitmesh_proxy.worker import Worker
 
 log = logging.getLogger(__name__)
+
+#: When the worker that sums up old requests has died, another one does it after so long.
+PRUNER_LOOK_AGAIN_S = 60.0
 
 
 class StartError(Exception):
@@ -195,16 +200,28 @@ async def books(app: web.Application) -> AsyncIterator[None]:
         markup_nano=parse_usd(settings.billing.markup),
         waits=app[keys.METRICS].ledger_waits,
     )
-    checkpoints = asyncio.create_task(opened.checkpoint_forever(settings.billing.checkpoint_interval_s))
+    tasks = [asyncio.create_task(opened.checkpoint_forever(settings.billing.checkpoint_interval_s))]
+    if settings.ledger.keep_s:
+        tasks.append(asyncio.create_task(pruning(app)))
     yield
-    checkpoints.cancel()
-    with suppress(asyncio.CancelledError):
-        await checkpoints
+    for task in tasks:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
     await settlements.close()
     try:
         await instance.close()
     except Unavailable:  # a full disk must not spoil the end; the next start finds the lock free
         log.warning("this process could not be signed off in the database")
+
+
+def pruning(app: web.Application) -> Coroutine[Any, Any, None]:
+    """Old requests become sums. Of several workers one does it."""
+    db = app[keys.DATABASE]
+    pruner = Pruner(LedgerMonths(db), keep_s=app[keys.SETTINGS].ledger.keep_s)
+    if keys.WORKER not in app:
+        return pruner.run()
+    return run_alone(db, "pruner", pruner.run, look_again_s=PRUNER_LOOK_AGAIN_S)
 
 
 def offered_by(settings: Settings, environ: Mapping[str, str]) -> Catalogue:

@@ -26,6 +26,8 @@ Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
 CountOrNone = Annotated[int, Meta(ge=0)]
 MIB = 1024 * 1024
+#: Budgets count the calls of this month and the one before.
+LEAST_LEDGER_KEEP_S = 63 * 86400.0
 
 
 class SettingsError(Exception):
@@ -115,6 +117,13 @@ class Billing(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     charge_abandoned_media: bool = True
     #: Running streams note what they delivered so far, for the case of a crash.
     checkpoint_interval_s: Seconds = 1.0
+
+
+class Ledger(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is kept of calls that have ended."""
+
+    #: Each call has a row of its own for so long; then it is part of its month's sums. 0 keeps all rows.
+    keep_s: Annotated[float, Meta(ge=0)] = 400 * 86400.0
 
 
 class Jobs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -273,6 +282,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     limits: Limits = Limits()
     upstream: Upstream = Upstream()
     billing: Billing = Billing()
+    ledger: Ledger = Ledger()
     jobs: Jobs = Jobs()
     media: Media = Media()
     uploads: Uploads = Uploads()
@@ -378,6 +388,8 @@ def _check(settings: Settings) -> None:
         raise SettingsError(f"billing.markup: {exc}") from exc
     if not 0 <= markup <= parse_usd("1000"):
         raise SettingsError("billing.markup: want a decimal string from 0 to 1000")
+    if 0 < settings.ledger.keep_s < LEAST_LEDGER_KEEP_S:
+        raise SettingsError("ledger.keep_s: must not be below 5443200 (63 days, for budgets), except 0 to keep all")
     if settings.jobs.max_poll_s < settings.jobs.first_poll_s:
         raise SettingsError("jobs.max_poll_s: must not be below jobs.first_poll_s")
     for endpoint, rate in settings.limits.endpoint_per_minute.items():

@@ -156,6 +156,9 @@ def test_variables_of_others_are_left_alone() -> None:
         ("[billing]\nmarkup = 'much'", "billing.markup"),
         ("[billing]\nmarkup = '-1'", "billing.markup"),
         ("[billing]\nmarkup = '1001'", "billing.markup"),
+        ("[ledger]\nkeep_s = -1.0", "ledger.keep_s"),
+        ("[ledger]\nkeep_s = 1.0", "ledger.keep_s"),
+        ("[ledger]\nkeep_s = 5443199.0", "ledger.keep_s"),
         ("[jobs]\nfirst_poll_s = 30.0", "jobs.max_poll_s"),
         ("[jobs]\nbackoff_factor = 0.5", "jobs.backoff_factor"),
         ("[limits]\nkey_per_minute = -1", "limits.key_per_minute"),
@@ -177,6 +180,11 @@ def test_what_cannot_be_stops_the_start_and_is_named(tmp_path: Path, text: str, 
     with pytest.raises(SettingsError) as caught:
         load(tmp_path, text)
     assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("keep_s", [0, 5_443_200.0])
+def test_the_ledger_keeps_what_budgets_need_or_all(tmp_path: Path, keep_s: float) -> None:
+    assert load(tmp_path, f"[ledger]\nkeep_s = {keep_s}").ledger.keep_s == keep_s
 
 
 def test_a_secret_that_was_put_in_the_file_is_not_repeated(tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+"""Old requests are summed up while the service runs, a few at a time (``ledger.keep_s``; how: ``storage/months.py``).
+
+There is no hurry. A step takes the writer for a millisecond or two, and the next one comes after ``REST`` times as long
+as it took, waiting for its turn included: the more there is to write for callers, the longer the rests. Still that is
+some thousand requests a second, more than any that come in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from typing import Final
+
+from bitmesh_proxy.errors import GatewayError
+from bitmesh_proxy.storage.months import LedgerMonths, Step
+
+log = logging.getLogger(__name__)
+
+#: Not in the way of a start.
+FIRST_LOOK_S: Final = 5.0
+INTERVAL_S: Final = 3600.0
+REST: Final = 5.0
+MIN_REST_S: Final = 0.005
+
+
+async def prune(months: LedgerMonths, before_s: float, *, rest: float = REST) -> AsyncIterator[Step]:
+    """Sum up all requests that began before then; gives each step. ``rest``: 0 for when nobody else writes.
+
+    Raises Unavailable when the books cannot be written; what was done until then is done.
+    """
+    loop = asyncio.get_running_loop()
+    while True:
+        began_s = loop.time()
+        step = await months.step(before_s)
+        if step.is_last:
+            return
+        yield step
+        await asyncio.sleep(max(MIN_REST_S, rest * (loop.time() - began_s)) if rest else 0)
+
+
+class Pruner:
+    """Does so for as long as the service runs. ``clock`` is Unix time."""
+
+    def __init__(self, months: LedgerMonths, *, keep_s: float, clock: Callable[[], float] = time.time) -> None:
+        self._months = months
+        self._keep_s = keep_s
+        self._clock = clock
+        #: The open request that has been named as holding up others.
+        self._named: str | None = None
+
+    async def run(self, *, first_look_s: float = FIRST_LOOK_S, interval_s: float = INTERVAL_S) -> None:
+        """Look now and then, until it is cancelled."""
+        await asyncio.sleep(first_look_s)
+        while True:
+            try:
+                await self.look()
+            except GatewayError as error:
+                log.warning("old requests cannot be summed up now: %s", error.code)
+            except Exception:  # the top of a background task: if it ended, the ledger would grow again
+                log.exception("old requests cannot be summed up")
+            await asyncio.sleep(interval_s)
+
+    async def look(self) -> None:
+        """Sum up what is old, and say in one line what was done, also when it is broken off."""
+        before_s = self._clock() - self._keep_s
+        requests, latest_s = 0, 0.0
+        try:
+            async for step in prune(self._months, before_s):
+                requests += step.requests
+                latest_s = max(latest_s, step.started_at_s)
+        finally:
+            if requests:
+                log.info("%d requests up to %s have been summed up by month", requests, show_day(latest_s))
+        await self._name_hindrance(before_s)
+
+    async def _name_hindrance(self, before_s: float) -> None:
+        due = await self._months.due(before_s)
+        if due.held_up_by is not None and due.held_up_by != self._named:
+            began = "" if due.held_up_since_s is None else show_day(due.held_up_since_s)
+            log.warning("request %s is open since %s: what came after it is not summed up", due.held_up_by, began)
+        self._named = due.held_up_by
+
+
+def show_day(moment_s: float) -> str:
+    """``2026-08-20``, UTC."""
+    return datetime.fromtimestamp(moment_s, UTC).strftime("%Y-%m-%d")
