@@ -19,24 +19,14 @@ import msgspec
 from msgspec.structs import replace
 
 from bitmesh_proxy.billing.bill import Bill
-from bitmesh_proxy.billing.reservation import Books, Reservation
+from bitmesh_proxy.billing.reservation import Books
 from bitmesh_proxy.billing.settlements import Settlements
-from bitmesh_proxy.calls import (
-    Call,
-    JsonObject,
-    VideoCall,
-)
+from bitmesh_proxy.calls import Call, JsonObject, VideoCall
 from bitmesh_proxy.catalogue.health import OfferHealth
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.context import Caller, RequestContext, Surface
 from bitmesh_proxy.endpoints.endpoint import Endpoint
-from bitmesh_proxy.errors import (
-    CallerLeft,
-    GatewayError,
-    ProviderRefused,
-    Unavailable,
-    UpstreamError,
-)
+from bitmesh_proxy.errors import CallerLeft, GatewayError, ProviderRefused, Unavailable, UpstreamError
 from bitmesh_proxy.idempotency import IdempotencyGate, Replay, Ticket
 from bitmesh_proxy.jobs.service import JobService
 from bitmesh_proxy.media.inputs import InputMedia
@@ -46,7 +36,7 @@ from bitmesh_proxy.upstream.attempts import Reply, Streamed, Whole
 from bitmesh_proxy.upstream.failover import is_offers_fault, may_try_next
 from bitmesh_proxy.upstream.outcomes import Outcomes
 from bitmesh_proxy.upstream.progress import Progress
-from bitmesh_proxy.work import OfferWork
+from bitmesh_proxy.work import OfferWork, OpenCall
 
 log = logging.getLogger(__name__)
 
@@ -156,15 +146,16 @@ class Pipeline:
                 live=not call.test,
             ) as reservation:
                 self._books.watch(reservation, lambda: self._outcomes.accrued(call, reservation, progress))
-                delivery = await self._deliver(
-                    call,
-                    offers,
+                opened = OpenCall(
+                    call=call,
                     endpoint=endpoint,
-                    incoming=incoming,
+                    context=incoming.context,
+                    caller=incoming.caller,
                     reservation=reservation,
                     progress=progress,
                     reply=reply,
                 )
+                delivery = await self._deliver(opened, offers)
             if incoming.finisher is not None:
                 delivery = await _finished(delivery, incoming.finisher, reservation.bill)
         except BaseException:
@@ -172,53 +163,17 @@ class Pipeline:
                 # What has been read, and paid, in part is not made a second time under the same key.
                 await self._note(ticket.finish_stream if reply.is_started else ticket.abandon)
             raise
-        await self._complete(delivery, reservation, endpoint=endpoint, progress=progress, ticket=ticket, reply=reply)
+        await self._complete(opened, delivery, ticket)
 
-    async def serve_open(
-        self,
-        call: Call,
-        offers: Sequence[Offer],
-        *,
-        endpoint: Endpoint,
-        incoming: Incoming,
-        reservation: Reservation,
-        progress: Progress,
-        reply: Reply,
-    ) -> None:
-        """The rest of the line, for a call whose row is open: attempt, settle, the last bytes. Raises as ``serve``."""
-        delivery = await self._deliver(
-            call,
-            offers,
-            endpoint=endpoint,
-            incoming=incoming,
-            reservation=reservation,
-            progress=progress,
-            reply=reply,
-        )
-        await self._complete(delivery, reservation, endpoint=endpoint, progress=progress, ticket=None, reply=reply)
+    async def serve_open(self, opened: OpenCall, offers: Sequence[Offer]) -> None:
+        """The rest of the line: attempt, settle, the last bytes. Raises as ``serve``."""
+        await self._complete(opened, await self._deliver(opened, offers))
 
-    async def _deliver(
-        self,
-        call: Call,
-        offers: Sequence[Offer],
-        *,
-        endpoint: Endpoint,
-        incoming: Incoming,
-        reservation: Reservation,
-        progress: Progress,
-        reply: Reply,
-    ) -> Whole | Streamed:
+    async def _deliver(self, opened: OpenCall, offers: Sequence[Offer]) -> Whole | Streamed:
         """Attempt and settle. What comes back lacks nothing but its last bytes."""
+        call, reservation, progress = opened.call, opened.reservation, opened.progress
         try:
-            delivery = await self._first_that_delivers(
-                call,
-                offers,
-                endpoint=endpoint,
-                incoming=incoming,
-                reservation=reservation,
-                progress=progress,
-                reply=reply,
-            )
+            delivery = await self._first_that_delivers(opened, offers)
         except (asyncio.CancelledError, CallerLeft):
             await reservation.settle(self._outcomes.of(call, reservation, progress, status=499, outcome="caller_left"))
             raise
@@ -227,43 +182,25 @@ class Pipeline:
                 call, reservation, progress, status=error.status, outcome=error.code, error=error
             )
             await reservation.settle(outcome)
-            if not reply.is_started or not progress.is_event_stream:
+            if not opened.reply.is_started or not progress.is_event_stream:
                 raise  # in the middle of other bytes no error can be said: the connection is cut
-            return Streamed(tail=self._render_stream_error(error, endpoint.surface), is_broken=True, error=error)
+            tail = self._render_stream_error(error, opened.endpoint.surface)
+            return Streamed(tail=tail, is_broken=True, error=error)
         if reservation.is_open:
             is_broken = isinstance(delivery, Streamed) and delivery.is_broken
             word = ProviderRefused.code if is_broken else "completed"
             await reservation.settle(self._outcomes.of(call, reservation, progress, status=200, outcome=word))
         return delivery
 
-    async def _first_that_delivers(
-        self,
-        call: Call,
-        offers: Sequence[Offer],
-        *,
-        endpoint: Endpoint,
-        incoming: Incoming,
-        reservation: Reservation,
-        progress: Progress,
-        reply: Reply,
-    ) -> Whole | Streamed:
+    async def _first_that_delivers(self, opened: OpenCall, offers: Sequence[Offer]) -> Whole | Streamed:
         """Try the offers in their order until one delivers. After the first byte there is no other try."""
         for number, offer in enumerate(offers, start=1):
-            reservation.note_offer(offer)
+            opened.reservation.note_offer(offer)
             try:
-                delivery = await self._work.ask(
-                    call,
-                    offer,
-                    endpoint=endpoint,
-                    context=incoming.context,
-                    caller=incoming.caller,
-                    reservation=reservation,
-                    progress=progress,
-                    reply=reply,
-                )
+                delivery = await self._work.ask(opened, offer)
             except UpstreamError as error:
-                has_next = number < len(offers) and not reply.is_started
-                if not self.failed(call, offer, error, has_next=has_next, context=incoming.context):
+                has_next = number < len(offers) and not opened.reply.is_started
+                if not self.failed(opened.call, offer, error, has_next=has_next, context=opened.context):
                     raise
                 continue
             self.delivered(offer)
@@ -293,21 +230,13 @@ class Pipeline:
         )
         return True
 
-    async def _complete(
-        self,
-        delivery: Whole | Streamed,
-        reservation: Reservation,
-        *,
-        endpoint: Endpoint,
-        progress: Progress,
-        ticket: Ticket | None,
-        reply: Reply,
-    ) -> None:
+    async def _complete(self, opened: OpenCall, delivery: Whole | Streamed, ticket: Ticket | None = None) -> None:
         """The last bytes, after the books are closed."""
-        headers = cost_headers(reservation.bill, progress)
+        reply, progress = opened.reply, opened.progress
+        headers = cost_headers(opened.reservation.bill, progress)
         if isinstance(delivery, Streamed):
             tail = delivery.tail
-            if endpoint.comments_cost and progress.is_event_stream:
+            if opened.endpoint.comments_cost and progress.is_event_stream:
                 tail += cost_comment(headers)
             if ticket is not None:
                 await self._note(ticket.finish_stream)

@@ -37,6 +37,7 @@ from bitmesh_proxy.upstream.heads import AnswerHead
 from bitmesh_proxy.upstream.outcomes import Outcomes
 from bitmesh_proxy.upstream.progress import Progress
 from bitmesh_proxy.upstream.straight_chat import StraightAttempt, StraightChats, StraightPlan
+from bitmesh_proxy.work import OpenCall
 
 log = logging.getLogger(__name__)
 
@@ -428,15 +429,16 @@ class StraightCall(Struct, eq=False):
 
     async def _try_others(self) -> None:
         """The other offers, as the pipeline tries them."""
-        await self.line.pipeline.serve_open(
-            self.plan.call,
-            self.plan.offers[1:],
+        opened = OpenCall(
+            call=self.plan.call,
             endpoint=self.endpoint,
-            incoming=self.incoming,
+            context=self.incoming.context,
+            caller=self.incoming.caller,
             reservation=self.reservation,
             progress=self._progress,
             reply=self.reply,
         )
+        await self.line.pipeline.serve_open(opened, self.plan.offers[1:])
         self._end(None)
 
     def _go_on_in_task(self, work: Coroutine[Any, Any, None]) -> None:

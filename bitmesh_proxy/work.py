@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 
+import msgspec
 import orjson
 from msgspec.structs import replace
 
@@ -35,6 +36,18 @@ from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.attempts import STREAM_HEADERS, Attempts, ChatTranslation, Reply, Streamed, Whole
 from bitmesh_proxy.upstream.outcomes import Outcomes
 from bitmesh_proxy.upstream.progress import Progress
+
+
+class OpenCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A call whose row is open: from here to the last byte of its answer every step needs most of this."""
+
+    call: Call
+    endpoint: Endpoint
+    context: RequestContext
+    caller: Caller
+    reservation: Reservation
+    progress: Progress
+    reply: Reply
 
 
 class OfferWork:
@@ -64,50 +77,31 @@ class OfferWork:
         dialect = self._access[offer.provider].provider.dialect_for(call.operation)
         return bool(getattr(dialect, "takes_image_urls", True))
 
-    async def ask(
-        self,
-        call: Call,
-        offer: Offer,
-        *,
-        endpoint: Endpoint,
-        context: RequestContext,
-        caller: Caller,
-        reservation: Reservation,
-        progress: Progress,
-        reply: Reply,
-    ) -> Whole | Streamed:
+    async def ask(self, opened: OpenCall, offer: Offer) -> Whole | Streamed:
         """One attempt. Raises UpstreamError where the offer failed, and what ``Reply`` raises."""
         access = self._access[offer.provider]
+        call, endpoint, progress, reply = opened.call, opened.endpoint, opened.progress, opened.reply
         if isinstance(call, ChatCall):
             return await self._attempts.chat(
                 call,
                 offer,
                 access=access,
                 chat_format=endpoint.chat_format,
-                translation=translation_of(endpoint, call, context),
+                translation=translation_of(endpoint, call, opened.context),
                 progress=progress,
                 reply=reply,
                 drops_unasked_usage=endpoint.drops_unasked_usage,
             )
         if isinstance(call, ImageCall) and endpoint.render_pictures is not None:
-            return await self._pictures(
-                call,
-                offer,
-                endpoint=endpoint,
-                context=context,
-                caller=caller,
-                reservation=reservation,
-                progress=progress,
-                reply=reply,
-            )
+            return await self._pictures(opened, call, offer)
         if isinstance(call, ImageCall) and endpoint.render_media is not None:
             result = await self._attempts.image(call, offer, access=access, progress=progress)
             urls = [
                 await self._media.register(
                     output,
                     provider=offer.provider,
-                    account_id=caller.account_id,
-                    public_base_url=context.public_base_url,
+                    account_id=opened.caller.account_id,
+                    public_base_url=opened.context.public_base_url,
                 )
                 for output in result.outputs
             ]
@@ -115,9 +109,14 @@ class OfferWork:
         if isinstance(call, VideoCall) and endpoint.render_job is not None:
             state = await self._attempts.submit_video(call, offer, access=access, progress=progress)
             job = await self._jobs.start(
-                call, offer, state=state, reservation=reservation, caller=caller, context=context
+                call,
+                offer,
+                state=state,
+                reservation=opened.reservation,
+                caller=opened.caller,
+                context=opened.context,
             )
-            view = await self._jobs.view(job, public_base_url=context.public_base_url)
+            view = await self._jobs.view(job, public_base_url=opened.context.public_base_url)
             return Whole(body=orjson.dumps(endpoint.render_job(view)), headers=_marks(access))
         if isinstance(call, SpeechCall):
             return await self._attempts.speech(call, offer, access=access, progress=progress, reply=reply)
@@ -133,20 +132,10 @@ class OfferWork:
             return await self._attempts.moderation(call, offer, access=access, progress=progress)
         raise InternalError(f"endpoint {endpoint.name} cannot answer a call of {call.operation}")
 
-    async def _pictures(
-        self,
-        call: ImageCall,
-        offer: Offer,
-        *,
-        endpoint: Endpoint,
-        context: RequestContext,
-        caller: Caller,
-        reservation: Reservation,
-        progress: Progress,
-        reply: Reply,
-    ) -> Whole | Streamed:
+    async def _pictures(self, opened: OpenCall, call: ImageCall, offer: Offer) -> Whole | Streamed:
         """Pictures for an endpoint whose answer names its cost, whole or as a stream."""
         access = self._access[offer.provider]
+        endpoint, context, progress, reply = opened.endpoint, opened.context, opened.progress, opened.reply
         image = access.provider.image
         if call.stream and image is not None and image.stream_meter is not None and endpoint.surface is Surface.OPENAI:
             return await self._attempts.image_stream(call, offer, access=access, progress=progress, reply=reply)
@@ -159,11 +148,11 @@ class OfferWork:
             call,
             result.outputs,
             provider=offer.provider,
-            account_id=caller.account_id,
+            account_id=opened.caller.account_id,
             public_base_url=context.public_base_url,
             max_bytes=self._max_answer_bytes,
         )
-        bill = self._outcomes.of(call, reservation, progress, status=200, outcome="completed").bill
+        bill = self._outcomes.of(call, opened.reservation, progress, status=200, outcome="completed").bill
         made = MadePictures(
             call=call,
             result=replace(result, outputs=outputs),
