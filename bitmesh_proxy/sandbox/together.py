@@ -1,39 +1,29 @@
-"""Together AI: ``/together/v1`` and, for videos, ``/together/v2``.
+"""Together AI: ``/together/v1`` and, for videos, ``/together/v2``. Chat, embeddings and the list of models are here.
 
-Source: togethercomputer/openapi of 2026-04-28 for requests and answers; docs.together.ai for the video job's
-``queued`` and its cost as a decimal number, and for the short links, which are redirects to a signed link that dies
-(pictures after an hour, clips after a day). ``usage`` comes unasked on the last chunk of a stream.
+``usage`` comes unasked on the last chunk of a stream. Source: togethercomputer/openapi of 2026-04-28.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from aiohttp import web
 
-from bitmesh_proxy.sandbox import together_audio
+from bitmesh_proxy.sandbox import together_audio, together_media
 from bitmesh_proxy.sandbox.chat import Choice, Completion, last_user_text
-from bitmesh_proxy.sandbox.files import pad, serve_shelved
-from bitmesh_proxy.sandbox.inputs import read_thumbnail
-from bitmesh_proxy.sandbox.jobs import Job, JobPhase
-from bitmesh_proxy.sandbox.movies import Movie
+from bitmesh_proxy.sandbox.files import serve_shelved
 from bitmesh_proxy.sandbox.pace import paced, think
-from bitmesh_proxy.sandbox.pictures import Picture, PictureFormat
 from bitmesh_proxy.sandbox.plays import Ask, Json, Play, Refused, Route, bearer, text_at
 from bitmesh_proxy.sandbox.replies import DONE, Event, json_event, send_events, send_json
 from bitmesh_proxy.sandbox.schemas import Violation
-from bitmesh_proxy.sandbox.shelf import ShelvedFile
 from bitmesh_proxy.sandbox.stage import Stage
+from bitmesh_proxy.sandbox.together_media import answer_id
 from bitmesh_proxy.sandbox.vectors import embed_all
 from bitmesh_proxy.sandbox.words import count_tokens
 
 TITLE = "Together AI"
-SHORT_ID_LENGTH = 16
-VIDEO_COST_USD = 0.28
-MAX_PICTURES = 4
 #: Model → (kind, context length); what ``GET /models`` lists. Any other id is played too.
 MODELS: Mapping[str, tuple[str, int | None]] = {
     "meta-llama/Llama-3.3-70B-Instruct-Turbo": ("chat", 131072),
@@ -83,7 +73,7 @@ def refuse_model(model: str) -> Refused:
 
 async def chat(ask: Ask) -> web.StreamResponse:
     completion = await think(ask, player=TITLE)
-    head = {"id": _chat_id(ask.stage), "created": ask.stage.now(), "model": ask.body["model"]}
+    head = {"id": answer_id(ask.stage), "created": ask.stage.now(), "model": ask.body["model"]}
     if ask.body.get("stream"):
         return await send_events(ask, _chunks(ask, completion, head), broken=_broken())
     body = {
@@ -95,10 +85,6 @@ async def chat(ask: Ask) -> web.StreamResponse:
     if not ask.directives.no_usage:
         body["usage"] = _usage(completion)
     return await send_json(ask, body)
-
-
-def _chat_id(stage: Stage) -> str:
-    return f"{stage.new_id(7)}-{stage.new_id(6)}-{stage.new_id(16, '0123456789abcdef')}"
 
 
 def _usage(completion: Completion) -> dict[str, int]:
@@ -168,156 +154,6 @@ def _broken() -> Event:
     return json_event({"error": {"message": "The server had an error while generating", "type": "server_error"}})
 
 
-# ---------------------------------------------------------------- pictures
-
-
-async def image(ask: Ask) -> web.StreamResponse:
-    body = ask.body
-    count = body.get("n", 1)
-    if not 1 <= count <= MAX_PICTURES:
-        raise Refused(400, f"n must be between 1 and {MAX_PICTURES}", code="invalid_value", param="n")
-    recipes = await _picture_recipes(ask, count)
-    items = [await _picture_item(ask, index, recipe) for index, recipe in enumerate(recipes)]
-    answer_body = {"id": _chat_id(ask.stage), "model": body["model"], "object": "list", "data": items}
-    return await send_json(ask, answer_body)
-
-
-async def _picture_recipes(ask: Ask, count: int) -> list[Picture]:
-    body = ask.body
-    width, height = body.get("width", 1024), body.get("height", 1024)
-    require_size(ask, width, height)
-    reference = body.get("image_url") or next(iter(body.get("reference_images") or ()), None)
-    source = await read_thumbnail(reference, param="image_url") if reference else None
-    seed = body.get("seed", ask.stage.rng.getrandbits(31))
-    form: PictureFormat = "png" if body.get("output_format") == "png" else "jpeg"
-    note = f"{body['model']} {width}x{height}"
-    return [
-        Picture(
-            prompt=ask.prompt, width=width, height=height, seed=seed + number, format=form, note=note, source=source
-        )
-        for number in range(count)
-    ]
-
-
-def require_size(ask: Ask, width: int, height: int) -> None:
-    """Raises Refused for a picture without area, or with more than the sandbox draws."""
-    if width < 1 or height < 1 or width * height > ask.stage.options.max_picture_pixels:
-        raise Refused(400, f"width and height are out of range: {width}x{height}", code="invalid_value", param="width")
-
-
-async def _picture_item(ask: Ask, index: int, recipe: Picture) -> Json:
-    data = await ask.stage.studio.render(recipe)
-    timings = {"inference": 0.1}
-    if ask.body.get("response_format") == "base64":
-        encoded = base64.b64encode(pad(data, recipe.media_type, ask.directives.huge).whole()).decode()
-        return {"index": index, "type": "b64_json", "b64_json": encoded, "timings": timings}
-    lifetime_s = ask.stage.options.image_link_lifetime_s
-    url = _shelve(ask, ShelvedFile(recipe=recipe, expires_at=ask.stage.clock() + lifetime_s, huge=ask.directives.huge))
-    return {"index": index, "type": "url", "url": url, "timings": timings}
-
-
-def _shelve(ask: Ask, file: ShelvedFile) -> str:
-    """Put the file under a new id; the short link."""
-    file_id = ask.stage.new_id(SHORT_ID_LENGTH)
-    ask.stage.shelf.put(file_id, file)
-    return f"{ask.origin}/together/shrt/{file_id}"
-
-
-async def short_link(ask: Ask) -> web.StreamResponse:
-    file_id = ask.request.match_info["id"]
-    file = ask.stage.shelf.find(file_id)
-    if file is None:
-        return web.Response(status=404, text="Not Found")
-    target = f"{ask.origin}/together/files/{file_id}.{file.recipe.extension}"
-    return web.Response(status=302, headers={"Location": target})
-
-
-# ---------------------------------------------------------------- clips
-
-
-async def create_video(ask: Ask) -> web.StreamResponse:
-    stage, body = ask.stage, ask.body
-    now = stage.clock()
-    duration_s = stage.options.job_duration_s if ask.directives.job_s is None else ask.directives.job_s
-    recipe = await _movie_recipe(ask)
-    lifetime_s = stage.options.video_link_lifetime_s
-    shelved = ShelvedFile(recipe=recipe, expires_at=now + duration_s + lifetime_s, huge=ask.directives.huge)
-    job = Job(
-        owner="together",
-        job_id=f"{stage.new_id(8, '0123456789abcdef')}-{stage.new_id(4, '0123456789abcdef')}-sandbox",
-        created_at=now,
-        duration_s=duration_s,
-        will_fail=ask.directives.fail,
-        recipe=recipe,
-        facts={"model": body["model"], "video_url": _shelve(ask, shelved)},
-    )
-    stage.jobs.add(job)
-    return await send_json(ask, {**_video_head(job), "status": "queued"})
-
-
-async def _movie_recipe(ask: Ask) -> Movie:
-    body = ask.body
-    width, height = body.get("width", 1366), body.get("height", 768)
-    require_size(ask, width, height)
-    try:
-        seconds = float(body.get("seconds", "5"))
-    except ValueError as error:
-        raise Refused(400, "seconds must be a number in a string", code="invalid_value", param="seconds") from error
-    media = body.get("media") or {}
-    frames = media.get("frame_images") or body.get("frame_images") or ()
-    references = media.get("reference_images") or body.get("reference_images") or ()
-    reference = frames[0]["input_image"] if frames else next(iter(references), None)
-    options = ask.stage.options
-    return Movie(
-        prompt=ask.prompt,
-        width=width,
-        height=height,
-        seconds=seconds,
-        fps=body.get("fps", 24),
-        seed=body.get("seed", 0),
-        format="webm" if body.get("output_format") == "WEBM" else "mp4",
-        note=body["model"],
-        source=await read_thumbnail(reference, param="frame_images") if reference else None,
-        max_frames=options.max_movie_frames,
-        max_pixels=options.max_movie_pixels,
-    )
-
-
-def _video_head(job: Job) -> dict[str, Any]:
-    recipe = job.recipe
-    assert isinstance(recipe, Movie)
-    return {
-        "id": job.job_id,
-        "object": "video",
-        "model": job.facts["model"],
-        "created_at": job.created_at,
-        "size": f"{recipe.width}x{recipe.height}",
-        "seconds": f"{recipe.seconds:g}",
-    }
-
-
-async def get_video(ask: Ask) -> web.StreamResponse:
-    job = ask.stage.jobs.find("together", ask.request.match_info["id"])
-    if job is None:
-        raise Refused(404, "Video job not found", code="not_found")
-    return await send_json(ask, _video_job(job, ask.stage.clock()))
-
-
-def _video_job(job: Job, now: float) -> dict[str, Any]:
-    head = _video_head(job)
-    match job.phase(now):
-        case JobPhase.QUEUED:
-            return {**head, "status": "queued"}
-        case JobPhase.RUNNING:
-            return {**head, "status": "in_progress"}
-        case JobPhase.FAILED:
-            error = {"code": "generation_failed", "message": "The sandbox was told to let this job fail."}
-            return {**head, "status": "failed", "completed_at": job.ends_at, "error": error}
-        case JobPhase.DONE:
-            outputs = {"cost": VIDEO_COST_USD, "video_url": job.facts["video_url"]}
-            return {**head, "status": "completed", "completed_at": job.ends_at, "outputs": outputs}
-
-
 # ---------------------------------------------------------------- the rest
 
 
@@ -348,7 +184,7 @@ async def models(ask: Ask) -> web.StreamResponse:
 
 def answer_headers(stage: Stage) -> Mapping[str, str]:
     return {
-        "x-request-id": _chat_id(stage),
+        "x-request-id": answer_id(stage),
         "x-ratelimit-limit": "10",
         "x-ratelimit-remaining": "9",
         "x-ratelimit-reset": "1",
@@ -374,7 +210,13 @@ PLAY = Play(
     answer_headers=answer_headers,
     routes=(
         Route(method="POST", path="/v1/chat/completions", handler=chat, schema="chat", prompt=last_user_text),
-        Route(method="POST", path="/v1/images/generations", handler=image, schema="image", prompt=text_at("prompt")),
+        Route(
+            method="POST",
+            path="/v1/images/generations",
+            handler=together_media.image,
+            schema="image",
+            prompt=text_at("prompt"),
+        ),
         Route(method="POST", path="/v1/embeddings", handler=embeddings, schema="embedding", prompt=text_at("input")),
         Route(
             method="POST",
@@ -391,10 +233,16 @@ PLAY = Play(
             prompt=text_at("prompt"),
         ),
         Route(method="GET", path="/v1/models", handler=models),
-        Route(method="POST", path="/v2/videos", handler=create_video, schema="video", prompt=text_at("prompt")),
-        Route(method="GET", path="/v2/videos/{id}", handler=get_video),
-        Route(method="GET", path="/shrt/{id}", handler=short_link, is_public=True),
-        Route(method="HEAD", path="/shrt/{id}", handler=short_link, is_public=True),
+        Route(
+            method="POST",
+            path="/v2/videos",
+            handler=together_media.create_video,
+            schema="video",
+            prompt=text_at("prompt"),
+        ),
+        Route(method="GET", path="/v2/videos/{id}", handler=together_media.get_video),
+        Route(method="GET", path="/shrt/{id}", handler=together_media.short_link, is_public=True),
+        Route(method="HEAD", path="/shrt/{id}", handler=together_media.short_link, is_public=True),
         Route(method="GET", path="/files/{id}.{extension}", handler=serve_shelved, is_public=True),
         Route(method="HEAD", path="/files/{id}.{extension}", handler=serve_shelved, is_public=True),
     ),
