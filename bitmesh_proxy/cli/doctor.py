@@ -19,6 +19,7 @@ from bitmesh_proxy.auth.secrets import MasterSecretError
 from bitmesh_proxy.catalogue.row_files import CatalogueError
 from bitmesh_proxy.cli.books import open_database
 from bitmesh_proxy.cli.catalogue import read_catalogue
+from bitmesh_proxy.cli.moments import show_moment
 from bitmesh_proxy.cli.options import common_options, settings_of
 from bitmesh_proxy.cli.tables import print_json, print_table
 from bitmesh_proxy.errors import GatewayError
@@ -27,12 +28,16 @@ from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.instances import census
 from bitmesh_proxy.storage.ledger import LedgerStore
+from bitmesh_proxy.storage.months import Due, LedgerMonths
+from bitmesh_proxy.storage.usage import UsageReports
 from bitmesh_proxy.storage.verification import verify_books
 from bitmesh_proxy.upstream.access import ProviderAccess, configured_access
 
 PROBE_TIMEOUT_S = 10.0
 #: A clock that is further off refuses signed requests sooner than their senders expect.
 MAX_CLOCK_ERROR_S = 30.0
+#: After an update, or a long pause, a running service has much to sum up.
+PRUNING_MAY_TAKE_S = 86400.0
 MIN_FREE_BYTES = 256 * 1024 * 1024
 
 
@@ -102,6 +107,7 @@ async def _check_database(settings: Settings) -> AsyncIterator[Finding]:
                 detail="; ".join(problems) or "balances are the sum of their entries, holds those of open requests",
             )
             yield await _explain_open_holds(database)
+            yield await _look_back(settings, database)
     except (StorageError, GatewayError, OSError) as exc:
         yield Finding(check="database", verdict="fault", detail=str(exc))
 
@@ -118,6 +124,22 @@ async def _explain_open_holds(database: Database) -> Finding:
     if left:
         detail += f", {len(left)} of a process that died (the next start closes them): {left[0].request_id} …"
     return Finding(check="open holds", verdict="warning" if left else "ok", detail=detail)
+
+
+async def _look_back(settings: Settings, database: Database) -> Finding:
+    """Rows that are older than they should be: the service does not run, or an open request keeps them."""
+    months, keep_s = LedgerMonths(database), settings.ledger.keep_s
+    oldest_s, summed_up_s = await months.oldest_s(), await UsageReports(database).last_summed_up_s()
+    detail = "no rows yet" if oldest_s is None else f"rows since {show_moment(oldest_s)[:10]}"
+    if summed_up_s is not None:
+        detail += f", calls up to {show_moment(summed_up_s)[:10]} are summed up by month"
+    due = await months.due(time.time() - keep_s - PRUNING_MAY_TAKE_S) if keep_s else Due()
+    if due.requests:
+        detail += f"; {due.requests:,} rows are older than ledger.keep_s (a running service sums them up)"
+    if due.held_up_by is not None:
+        detail += f"; {due.held_up_by} is open for longer than ledger.keep_s and keeps all rows behind it"
+    is_late = due.requests or due.held_up_by
+    return Finding(check="ledger", verdict="warning" if is_late else "ok", detail=detail)
 
 
 async def _alive(database: Database) -> set[int]:

@@ -19,7 +19,7 @@ from bitmesh_proxy import __version__
 from bitmesh_proxy.deferred import defer
 
 #: Name → module under ``cli`` that holds a click command of that name.
-COMMANDS = ("account", "doctor", "key", "model", "sandbox", "serve", "usage")
+COMMANDS = ("account", "doctor", "key", "ledger", "model", "sandbox", "serve", "usage")
 #: Large packages of which our commands use modules, and rarely what the package itself offers.
 DEFERRED = ("aiohttp", "limits", "limits.storage")
 

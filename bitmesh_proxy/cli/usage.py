@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ import click
 
 from bitmesh_proxy.cli.account import find_account
 from bitmesh_proxy.cli.books import with_database
-from bitmesh_proxy.cli.moments import AGO
+from bitmesh_proxy.cli.moments import AGO, show_moment
 from bitmesh_proxy.cli.options import common_options, settings_of
 from bitmesh_proxy.cli.tables import print_json, print_table
 from bitmesh_proxy.money import format_usd
@@ -58,15 +59,20 @@ def usage(
     data_dir: Path | None,
     **wanted: Any,
 ) -> None:
-    """Requests, tokens and money by key, model, day and the like (default: by model)."""
+    """Requests, tokens and money by key, model, day and the like (default: by model).
+
+    Calls older than ledger.keep_s are known by month only: by day, they stand under their month (2026-08), and with
+    --since and --until a month's sum counts whole, where the month begins.
+    """
     groups = cast(tuple[Dimension, ...], dimensions or ("model",))
     wanted["model"] = wanted.pop("model_id")
 
-    async def work(database: Database) -> list[UsageLine]:
+    async def work(database: Database) -> tuple[list[UsageLine], float | None]:
         paying = await find_account(AccountStore(database), account_id) if account_id else None
-        return await UsageReports(database).by(groups, UsageFilter(account_id=paying.id if paying else None, **wanted))
+        reports, which = UsageReports(database), UsageFilter(account_id=paying.id if paying else None, **wanted)
+        return await reports.by(groups, which), await reports.last_summed_up_s()
 
-    lines = with_database(settings_of(ctx, config, data_dir), work)
+    lines, last_summed_up_s = with_database(settings_of(ctx, config, data_dir), work)
     if as_json:
         print_json([{**dict(zip(groups, line.group, strict=True)), **_figures(line)} for line in lines])
     elif as_csv:
@@ -79,6 +85,19 @@ def usage(
             [(*line.group, *_figures(line).values()) for line in lines],
             right=[name.upper().replace("_", " ") for name in FIGURES],
         )
+    moments = [moment_s for moment_s in (wanted["since_s"], wanted["until_s"]) if moment_s is not None]
+    if last_summed_up_s is None:
+        return
+    if "day" in groups or any(cuts_a_month(moment_s, last_summed_up_s) for moment_s in moments):
+        day = show_moment(last_summed_up_s)[:10]
+        click.echo(f"Calls up to {day} are known by month only, and count where their month begins.", err=True)
+
+
+def cuts_a_month(moment_s: float, last_summed_up_s: float) -> bool:
+    """Is it within a month of which calls were summed up, and not where that begins? (Unix times.)"""
+    moment, last = (datetime.fromtimestamp(each_s, UTC) for each_s in (moment_s, last_summed_up_s))
+    month = moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return month < moment and month <= last
 
 
 def _figures(line: UsageLine) -> dict[str, int | float | str]:

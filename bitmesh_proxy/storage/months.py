@@ -41,8 +41,8 @@ class Due(msgspec.Struct, frozen=True, kw_only=True):
     """What would go. ``held_up_by`` is the id of an open request that keeps those behind it, which began at
     ``held_up_since_s``."""
 
-    requests: int
-    started_at_s: float | None
+    requests: int = 0
+    started_at_s: float | None = None
     held_up_by: str | None = None
     held_up_since_s: float | None = None
 
@@ -63,7 +63,7 @@ class LedgerMonths:
         async with self._database.snapshot() as snapshot:
             stays = await snapshot.row(_STAYS, {"before_ms": int(before_s * 1000)})
             if stays is None:
-                return Due(requests=0, started_at_s=None)
+                return Due()
             number, request_id, is_open, began_ms = stays
             ((requests, started_at_ms),) = await snapshot.rows(_BEFORE, (number,))
         is_held_up = bool(is_open) and began_ms < before_s * 1000
@@ -73,6 +73,11 @@ class LedgerMonths:
             held_up_by=request_id if is_held_up else None,
             held_up_since_s=began_ms / 1000 if is_held_up else None,
         )
+
+    async def oldest_s(self) -> float | None:
+        """When the first request began that has a row."""
+        row = self._database.lookup("SELECT started_at_ms FROM requests ORDER BY number LIMIT 1")
+        return None if row is None else row[0] / 1000
 
 
 def sum_up(connection: sqlite3.Connection, *, before_ms: int, rows: int = STEP_ROWS) -> Step:

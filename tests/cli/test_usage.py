@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
+from bitmesh_proxy.storage.months import sum_up
 from tests.cli.conftest import Run, enter_request, json_of
 
 
@@ -60,3 +62,25 @@ def test_filters_and_groups(run: Run, data_dir: Path) -> None:
     assert [line["model"] for line in json_of(since)] == ["b/two"]
     assert json_of(run("usage", "--key", "key_other", "--json")) == []
     assert json_of(run("usage", "--account", "acme", "--model", "b/two", "--json"))[0]["requests"] == 1
+
+
+def test_what_is_known_by_month_only_is_said(run: Run, data_dir: Path) -> None:
+    """On standard error: what a program reads stays as it is."""
+    fill(run, data_dir)
+    note = "Calls up to 2026-11-19 are known by month only, and count where their month begins.\n"
+    assert run("usage", "--by", "day").stderr == ""
+    with sqlite3.connect(data_dir / "bitmesh-proxy.db", isolation_level=None) as connection:
+        sum_up(connection, before_ms=1_795_100_000_000)
+    connection.close()
+    by_day = run("usage", "--by", "day", "--json")
+    assert [line["day"] for line in json_of(by_day)] == ["2026-11", "2026-11-18", "2026-11-20"]
+    assert by_day.stderr == note
+    for arguments, is_said in (
+        ((), False),
+        (("--by", "month"), False),
+        (("--since", "2026-11-01"), False),
+        (("--since", "2026-11-02"), True),
+        (("--until", "2026-11-18T12:00"), True),
+        (("--until", "2026-12-15"), False),
+    ):
+        assert run("usage", *arguments).stderr == (note if is_said else ""), arguments

@@ -1,0 +1,119 @@
+"""``ledger``: what is kept of calls that ended long ago."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from bitmesh_proxy.billing.pruning import REST, prune, show_day
+from bitmesh_proxy.cli.books import with_database
+from bitmesh_proxy.cli.moments import AGO
+from bitmesh_proxy.cli.options import common_options, fail, settings_of
+from bitmesh_proxy.settings import LEAST_LEDGER_KEEP_S, Settings, resolve_data_dir
+from bitmesh_proxy.storage.database import DATABASE_NAME, Database
+from bitmesh_proxy.storage.failures import StorageError
+from bitmesh_proxy.storage.months import Due, LedgerMonths
+from bitmesh_proxy.storage.vacuum import is_served, vacuum
+
+
+@click.group()
+def ledger() -> None:
+    """The rows of the ledger."""
+
+
+@ledger.command(name="prune")
+@click.option(
+    "--before", "before_s", type=AGO, help="Calls that began before: 2026-01-01, 400d (default: ledger.keep_s)."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would go, and change nothing.")
+@click.option("--vacuum", "with_vacuum", is_flag=True, help="Then make the file smaller; the service must be stopped.")
+@common_options
+@click.pass_context
+def prune_command(
+    ctx: click.Context,
+    before_s: float | None,
+    dry_run: bool,
+    with_vacuum: bool,
+    config: Path | None,
+    data_dir: Path | None,
+) -> None:
+    """Sum old calls up by month, now, and let their rows go. Balances and all totals stay what they are.
+
+    A running service does so by itself, and is not disturbed. Interrupted, it can be gone on with at any time.
+    """
+    settings = settings_of(ctx, config, data_dir)
+    limit_s = _limit(settings, before_s)
+
+    async def work(database: Database) -> tuple[Due, int]:
+        months = LedgerMonths(database)
+        due = await months.due(limit_s)
+        if dry_run:
+            return due, 0
+        served = await is_served(database)
+        if served and with_vacuum:
+            fail("the service is running: stop it before its file is made smaller")
+        progress = _Progress(due.requests)
+        try:
+            async for step in prune(months, limit_s, rest=REST if served else 0):
+                progress.add(step.requests, step.started_at_s)
+        finally:
+            progress.end()
+        return due, progress.done
+
+    due, done = with_database(settings, work)
+    upto = "" if due.started_at_s is None else f" up to {show_day(due.started_at_s)}"
+    if dry_run:
+        click.echo(f"{due.requests:,} requests{upto} would be summed up by month.")
+    else:
+        click.echo(f"{done:,} requests{upto} have been summed up by month.")
+    if due.held_up_by is not None and due.held_up_since_s is not None:
+        click.echo(f"Request {due.held_up_by} is open since {show_day(due.held_up_since_s)}: what came after it stays.")
+    if with_vacuum and not dry_run:
+        _make_smaller(settings)
+
+
+def _limit(settings: Settings, before_s: float | None) -> float:
+    now_s = time.time()
+    if before_s is None:
+        if not settings.ledger.keep_s:
+            fail(
+                "ledger.keep_s is 0, which keeps all rows; to sum them up all the same, say until when (--before 400d)"
+            )
+        return now_s - settings.ledger.keep_s
+    if before_s > now_s - LEAST_LEDGER_KEEP_S:
+        fail(f"--before: rows of the last {LEAST_LEDGER_KEEP_S / 86400:.0f} days stay, for budgets count them")
+    return before_s
+
+
+def _make_smaller(settings: Settings) -> None:
+    try:
+        before, after = vacuum(resolve_data_dir(settings) / DATABASE_NAME)
+    except StorageError as exc:
+        fail(str(exc))
+    click.echo(f"The file took {before / 2**20:,.1f} MiB and takes {after / 2**20:,.1f} MiB.")
+
+
+class _Progress:
+    """One line on a terminal, written over once a second. Nothing elsewhere."""
+
+    def __init__(self, total: int) -> None:
+        self.done = 0
+        self._total = total
+        self._shown_s = time.monotonic()
+        self._is_shown = False
+
+    def add(self, requests: int, latest_s: float) -> None:
+        self.done += requests
+        now_s = time.monotonic()
+        if now_s - self._shown_s < 1 or not sys.stderr.isatty():
+            return
+        self._shown_s, self._is_shown = now_s, True
+        what = f"up to {show_day(latest_s)}" if requests else "now their index"
+        click.echo(f"\r{self.done:,} of {self._total:,} requests, {what}".ljust(70), nl=False, err=True)
+
+    def end(self) -> None:
+        if self._is_shown:
+            click.echo("\r".ljust(71) + "\r", nl=False, err=True)

@@ -1,0 +1,127 @@
+"""``ledger prune``: what would go, what goes, and what must not."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from bitmesh_proxy.settings import LEAST_LEDGER_KEEP_S
+from tests.cli.conftest import Run, enter_request, json_of
+
+DAY_S = 86_400.0
+
+
+def day(days_ago: float) -> str:
+    return datetime.fromtimestamp(time.time() - days_ago * DAY_S, UTC).strftime("%Y-%m-%d")
+
+
+def fill(run: Run, data_dir: Path, days: Sequence[int], *, left_open: int | None = None) -> None:
+    """Calls of so many days ago, in that order."""
+    account_id = json_of(run("account", "create", "acme", "--credit", "1", "--json"))["id"]
+    key_id = json_of(run("key", "create", "--json"))["id"]
+    for each in days:
+        enter_request(
+            data_dir,
+            account_id=account_id,
+            key_id=key_id,
+            request_id=f"req_{each}",
+            started_at_s=time.time() - each * DAY_S,
+            charge_nano_usd=None if each == left_open else 1000 + each,
+        )
+
+
+@pytest.fixture
+def filled(run: Run, data_dir: Path) -> Path:
+    fill(run, data_dir, (500, 401, 100, 1))
+    return data_dir
+
+
+def requests(data_dir: Path) -> list[str]:
+    with sqlite3.connect(data_dir / "bitmesh-proxy.db") as connection:
+        found = [row[0] for row in connection.execute("SELECT id FROM requests ORDER BY number")]
+    connection.close()
+    return found
+
+
+def books(run: Run) -> str:
+    (verdict,) = [each["verdict"] for each in json_of(run("doctor", "--offline", "--json")) if each["check"] == "books"]
+    return str(verdict)
+
+
+def test_a_dry_run_changes_nothing(run: Run, filled: Path) -> None:
+    assert run("ledger", "prune", "--dry-run").output == f"2 requests up to {day(401)} would be summed up by month.\n"
+    assert len(requests(filled)) == 4
+
+
+def test_old_calls_become_sums_and_totals_stay(run: Run, filled: Path) -> None:
+    def totals() -> list[object]:
+        reports = [
+            json_of(run("usage", "--by", by, "--json")) for by in ("key", "model", "month", "outcome", "account")
+        ]
+        return [*reports, run("account", "list").output, run("account", "statement", "acme").output]
+
+    before = totals()
+    assert run("ledger", "prune").output == f"2 requests up to {day(401)} have been summed up by month.\n"
+    assert requests(filled) == ["req_100", "req_1"]
+    assert run("ledger", "prune").output == "0 requests have been summed up by month.\n"
+    assert run("ledger", "prune", "--before", "70d").output.startswith("1 requests up to")
+    assert requests(filled) == ["req_1"]
+    assert totals() == before
+    assert books(run) == "ok"
+
+
+def test_what_is_still_counted_stays(run: Run, filled: Path) -> None:
+    refused = run("ledger", "prune", "--before", "62d", status=1)
+    assert "--before: rows of the last 63 days stay" in refused.output
+    assert "--before" in run("ledger", "prune", "--before", "soon", status=2).output
+    assert len(requests(filled)) == 4
+    run("ledger", "prune", "--before", f"{LEAST_LEDGER_KEEP_S / DAY_S:.0f}d")
+    assert requests(filled) == ["req_1"]
+
+
+def test_who_keeps_all_rows_has_to_say_until_when(run: Run, filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BITMESH_LEDGER__KEEP_S", "0")
+    assert "keeps all rows" in run("ledger", "prune", status=1).output
+    run("ledger", "prune", "--before", "450d")
+    assert requests(filled) == ["req_401", "req_100", "req_1"]
+
+
+def test_an_open_call_that_holds_up_others_is_named(run: Run, data_dir: Path) -> None:
+    fill(run, data_dir, (450, 430, 420, 1), left_open=430)
+    held_up = f"Request req_430 is open since {day(430)}: what came after it stays.\n"
+    said = run("ledger", "prune", "--dry-run").output
+    assert said == f"1 requests up to {day(450)} would be summed up by month.\n{held_up}"
+    assert run("ledger", "prune").output.endswith(held_up)
+    assert requests(data_dir) == ["req_430", "req_420", "req_1"]
+    found = {each["check"]: each for each in json_of(run("doctor", "--offline", "--json"))}
+    assert found["ledger"]["verdict"] == "warning"
+    assert "req_430 is open for longer than ledger.keep_s and keeps all rows behind it" in found["ledger"]["detail"]
+
+
+def test_the_file_becomes_smaller_on_demand(run: Run, filled: Path) -> None:
+    with sqlite3.connect(filled / "bitmesh-proxy.db") as connection:
+        connection.execute("CREATE TABLE ballast AS SELECT hex(randomblob(2000000)) AS text")
+        connection.execute("DROP TABLE ballast")
+    connection.close()
+    found = re.search(r"took ([0-9.]+) MiB and takes ([0-9.]+) MiB", run("ledger", "prune", "--vacuum").output)
+    assert found is not None
+    assert float(found[1]) > 3.5
+    assert float(found[2]) < 1
+    assert books(run) == "ok"
+
+
+def test_doctor_says_how_far_rows_go_back(run: Run, filled: Path) -> None:
+    def ledger() -> tuple[str, str]:
+        (found,) = [each for each in json_of(run("doctor", "--offline", "--json")) if each["check"] == "ledger"]
+        return found["verdict"], found["detail"]
+
+    late = f"rows since {day(500)}; 2 rows are older than ledger.keep_s (a running service sums them up)"
+    assert ledger() == ("warning", late)
+    run("ledger", "prune")
+    assert ledger() == ("ok", f"rows since {day(100)}, calls up to {day(401)} are summed up by month")
