@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from decimal import Decimal, InvalidOperation
 from enum import StrEnum
-from typing import Final, Literal, cast
+from typing import Final
 
 import msgspec
 
@@ -19,18 +18,13 @@ from bitmesh_proxy.calls import JsonObject
 from bitmesh_proxy.endpoints.responses.content import read_part
 from bitmesh_proxy.endpoints.responses.fields import Fields
 from bitmesh_proxy.endpoints.responses.items import NewId, read_input, read_messages
+from bitmesh_proxy.endpoints.responses.media_wishes import MEDIA_FIELDS, NO_WISHES, MediaWishes, read_media_wishes
 from bitmesh_proxy.endpoints.responses.tool_use import ToolUse, read_tools
-from bitmesh_proxy.errors import InvalidRequest
-
-MediaFormat = Literal["url", "b64_json", "b64_ephemeral"]
 
 MAX_METADATA: Final = 16
-MAX_COUNT: Final = 100
-_SIZE: Final = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 _INCLUDES: Final = ("reasoning.encrypted_content", "message.output_text.logprobs")
 #: ``minimal`` is OpenAI's word for what the standard calls ``low``; it is sent on and echoed as that.
 _EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh")
-_MEDIA_FORMATS: Final = ("url", "b64_json", "b64_ephemeral")
 #: Fields of other interfaces, and what says the same here.
 _INSTEAD: Final = {
     "conversation": "'previous_response_id'",
@@ -45,20 +39,17 @@ _SAMPLING: Final = frozenset(("temperature", "top_p", "presence_penalty", "frequ
 _TEXT: Final = frozenset(("text", "response_format"))
 _PICTURES: Final = frozenset(("image", "images"))
 _LENGTHS: Final = frozenset(("max_output_tokens", "max_completion_tokens", "max_tokens"))
-_MEDIA: Final = frozenset(
-    ("max_items", "n", "size", "width", "height", "quality", "seconds", "response_format", "mask")
-)
 _FOREIGN: Final = frozenset(_INSTEAD)
 
-#: Every field that is read below. ``seed``, ``user`` and the like are a model's own, see ``extras``.
+#: Every field that is read. ``seed``, ``user`` and the like are a model's own, see ``extras``.
 # fmt: off
 _NAMES: Final = frozenset((
     "model", "messages", "input", "instructions", "previous_response_id", "tools", "tool_choice",
     "parallel_tool_calls", "text", "reasoning", "include", "temperature", "top_p", "presence_penalty",
     "frequency_penalty", "top_logprobs", "max_output_tokens", "max_completion_tokens", "max_tokens",
     "max_tool_calls", "stream", "stream_options", "background", "store", "truncation", "service_tier", "metadata",
-    "safety_identifier", "prompt_cache_key", "max_items", "size", "quality", "seconds", "response_format", "mask",
-    "image", "images", "conversation", "prompt", "n", "width", "height", "frame_images", "reference_images",
+    "safety_identifier", "prompt_cache_key", "image", "images", "conversation", "prompt", "frame_images",
+    "reference_images", *MEDIA_FIELDS,
 ))
 # fmt: on
 
@@ -68,20 +59,6 @@ class Vocabulary(StrEnum):
 
     UNIFIED = "unified"
     OPEN_RESPONSES = "open_responses"
-
-
-class MediaWishes(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller asks of a picture, clip or sound. ``seconds`` is a decimal string; ``size`` in pixels."""
-
-    count: int | None = None
-    size: tuple[int, int] | None = None
-    quality: str | None = None
-    seconds: str | None = None
-    response_format: MediaFormat | None = None
-    mask: str | None = None
-
-
-_NO_WISHES: Final = MediaWishes()
 
 
 class ResponseRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,7 +90,7 @@ class ResponseRequest(msgspec.Struct, frozen=True, kw_only=True):
     metadata: JsonObject = msgspec.field(default_factory=dict)
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    media: MediaWishes = msgspec.field(default_factory=MediaWishes)
+    media: MediaWishes = NO_WISHES
     extras: JsonObject = msgspec.field(default_factory=dict)
 
     @property
@@ -176,7 +153,7 @@ def parse_request(body: JsonObject, new_id: NewId, *, bound_model: str | None = 
         metadata=_read_metadata(fields),
         safety_identifier=fields.string("safety_identifier", max_characters=64),
         prompt_cache_key=fields.string("prompt_cache_key", max_characters=64),
-        media=_read_media(fields),
+        media=read_media_wishes(fields),
         extras={name: value for name, value in body.items() if name not in _NAMES and value is not None},
     )
 
@@ -325,67 +302,3 @@ def _read_metadata(fields: Fields) -> JsonObject:
             fields.fail("metadata", "A key of 'metadata' may have at most 64 characters.")
         metadata.required_string(name, max_characters=512)
     return dict(metadata.values)
-
-
-def _read_media(fields: Fields) -> MediaWishes:
-    if fields.lacks(_MEDIA):
-        return _NO_WISHES
-    wanted = fields.values.get("response_format")
-    count = fields.integer("max_items", low=1, high=MAX_COUNT)
-    return MediaWishes(
-        # Other interfaces call it n.
-        count=fields.integer("n", low=1, high=MAX_COUNT) if count is None else count,
-        size=_read_size(fields),
-        quality=fields.string("quality", min_characters=1, max_characters=32),
-        seconds=_read_seconds(fields),
-        response_format=None
-        if isinstance(wanted, Mapping)
-        else cast(MediaFormat | None, fields.choice("response_format", _MEDIA_FORMATS)),
-        mask=_read_mask(fields),
-    )
-
-
-def _read_mask(fields: Fields) -> str | None:
-    mask = fields.string("mask")
-    if mask is not None and not mask[:8].lower().startswith(("https://", "http://", "data:")):
-        fields.fail("mask", "'mask' must be an http(s) URL or a data URI.")
-    return mask
-
-
-def _read_size(fields: Fields) -> tuple[int, int] | None:
-    size = fields.string("size", max_characters=32)
-    if size is None:
-        return _read_sides(fields)
-    if size == "auto":
-        return None
-    match = _SIZE.fullmatch(size)
-    if match is None:
-        fields.fail("size", "'size' must be WIDTHxHEIGHT in pixels, such as 1024x1024, or auto.")
-    return int(match[1]), int(match[2])
-
-
-def _read_sides(fields: Fields) -> tuple[int, int] | None:
-    """``width`` and ``height``, as other interfaces have them: both or neither."""
-    width, height = fields.integer("width", low=1, high=99_999), fields.integer("height", low=1, high=99_999)
-    if width is None or height is None:
-        if width is not None or height is not None:
-            raise fields.missing("height" if height is None else "width")
-        return None
-    return width, height
-
-
-def _read_seconds(fields: Fields) -> str | None:
-    """A length as a number or as a string that is one; plain decimal digits, at most three behind the point."""
-    value = fields.values.get("seconds")
-    if value is None or value == "auto":
-        return None
-    try:
-        if isinstance(value, bool) or not isinstance(value, int | float | str) or len(str(value)) > 16:
-            raise InvalidOperation
-        seconds = Decimal(str(value))
-        if not seconds.is_finite() or not 0 < seconds <= 86_400 or seconds != round(seconds, 3):
-            raise InvalidOperation
-    except InvalidOperation:
-        raise InvalidRequest("'seconds' must be a number above 0.", param="seconds") from None
-    text = f"{seconds:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
