@@ -32,10 +32,10 @@ from bitmesh_proxy.jobs.service import JobService
 from bitmesh_proxy.media.inputs import InputMedia
 from bitmesh_proxy.metrics import Metrics
 from bitmesh_proxy.money import format_usd
-from bitmesh_proxy.upstream.attempts import Reply, Streamed, Whole
 from bitmesh_proxy.upstream.failover import is_offers_fault, may_try_next
 from bitmesh_proxy.upstream.outcomes import Outcomes
 from bitmesh_proxy.upstream.progress import Progress
+from bitmesh_proxy.upstream.reply import Reply, Streamed, Whole
 from bitmesh_proxy.work import OfferWork, OpenCall
 
 log = logging.getLogger(__name__)

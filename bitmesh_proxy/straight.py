@@ -30,12 +30,13 @@ from bitmesh_proxy.providers.base import StreamMeter
 from bitmesh_proxy.storage.ledger import Accrued
 from bitmesh_proxy.storage.writer import Failed
 from bitmesh_proxy.upstream.answers import MAX_ERROR_BYTES, is_good, marks_of, refusal_of, too_large
-from bitmesh_proxy.upstream.attempts import STREAM_HEADERS, THREAD_PARSE_BYTES, Reply
 from bitmesh_proxy.upstream.client import Upstream
 from bitmesh_proxy.upstream.connection import ProviderConnection
 from bitmesh_proxy.upstream.heads import AnswerHead
+from bitmesh_proxy.upstream.off_loop import THREAD_PARSE_BYTES
 from bitmesh_proxy.upstream.outcomes import Outcomes
 from bitmesh_proxy.upstream.progress import Progress
+from bitmesh_proxy.upstream.reply import STREAM_HEADERS, Reply
 from bitmesh_proxy.upstream.straight_chat import StraightAttempt, StraightChats, StraightPlan
 from bitmesh_proxy.work import OpenCall
 

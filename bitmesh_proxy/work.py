@@ -33,9 +33,10 @@ from bitmesh_proxy.jobs.service import JobService
 from bitmesh_proxy.media.hand_out import hand_out
 from bitmesh_proxy.media.results import MediaResults
 from bitmesh_proxy.upstream.access import ProviderAccess
-from bitmesh_proxy.upstream.attempts import STREAM_HEADERS, Attempts, ChatTranslation, Reply, Streamed, Whole
+from bitmesh_proxy.upstream.attempts import Attempts, ChatTranslation
 from bitmesh_proxy.upstream.outcomes import Outcomes
 from bitmesh_proxy.upstream.progress import Progress
+from bitmesh_proxy.upstream.reply import STREAM_HEADERS, Reply, Streamed, Whole
 
 
 class OpenCall(msgspec.Struct, frozen=True, kw_only=True):

@@ -67,6 +67,7 @@ WITHOUT_OWN_TEST = {
     "keys.py": "names only",
     "media/store.py": "types only",
     "pipeline.py": "the journeys walk it from end to end; its decisions stand in upstream/failover.py and outcomes.py",
+    "upstream/reply.py": "types only",
     "web/lane/entry.py": "values only; known_heads.py, lane.py and call.py fill them",
     "work.py": "the journeys ask offers for every kind of work",
 }

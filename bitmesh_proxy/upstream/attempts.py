@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -39,62 +38,10 @@ from bitmesh_proxy.providers.base import StreamMeter, StreamReader, UpstreamRequ
 from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.answers import MAX_ERROR_BYTES, is_good, marks_of, refusal_of
 from bitmesh_proxy.upstream.client import Upstream, UpstreamAnswer
+from bitmesh_proxy.upstream.off_loop import THREAD_PARSE_BYTES, in_thread_if_large
 from bitmesh_proxy.upstream.progress import Progress
+from bitmesh_proxy.upstream.reply import STREAM_HEADERS, Reply, Streamed, Whole
 from bitmesh_proxy.upstream.straight_chat import check_looks_like_json, count_characters, drops_usage
-
-T = TypeVar("T")
-
-#: JSON above this size is parsed off the loop, which it would block for milliseconds.
-THREAD_PARSE_BYTES = 256 * 1024
-
-STREAM_HEADERS = {
-    "Content-Type": "text/event-stream",
-    "Cache-Control": "no-cache",
-    "X-Accel-Buffering": "no",  # nginx with default buffering would hold the stream back
-}
-
-
-class Reply(Protocol):
-    """Where an answer goes: a whole one by ``send``, a stream by ``start``, ``write`` and ``finish``.
-
-    Every method raises CallerLeft when there is nobody left. ``write`` waits while the caller reads slowly;
-    ``write_now`` writes at once, and gives something to wait for if the caller does.
-    ``abort`` closes the connection so that the caller cannot take the answer for complete.
-    """
-
-    @property
-    def is_started(self) -> bool: ...
-
-    async def send(self, status: int, headers: Mapping[str, str], body: bytes) -> None: ...
-
-    async def start(self, status: int, headers: Mapping[str, str]) -> None: ...
-
-    async def write(self, data: bytes) -> None: ...
-
-    def write_now(self, data: bytes) -> Awaitable[None] | None: ...
-
-    async def finish(self) -> None: ...
-
-    def abort(self) -> None: ...
-
-
-class Whole(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer that is ready to be sent in one piece."""
-
-    body: bytes
-    status: int = 200
-    headers: Mapping[str, str] = msgspec.field(default_factory=lambda: {"Content-Type": "application/json"})
-
-
-class Streamed(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer that has gone to the caller, but for ``tail`` and the end.
-
-    ``is_broken``: it came to no good end, and what was relayed, or the tail, says what went wrong.
-    """
-
-    tail: bytes = b""
-    is_broken: bool = False
-    error: GatewayError | None = None
 
 
 class ChatTranslation(msgspec.Struct, frozen=True, kw_only=True):
@@ -420,10 +367,3 @@ def _note_events(events: Sequence[Event], progress: Progress) -> bool:
 
 def _whole_headers(answer: UpstreamAnswer) -> dict[str, str]:
     return {"Content-Type": "application/json", **marks_of(answer.headers)}
-
-
-async def in_thread_if_large(function: Callable[[bytes], T], data: bytes) -> T:
-    """Call ``function`` here, or in a thread when ``data`` is so large that the loop would stand still."""
-    if len(data) > THREAD_PARSE_BYTES:
-        return await asyncio.to_thread(function, data)
-    return function(data)

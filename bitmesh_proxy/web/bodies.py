@@ -22,7 +22,7 @@ from bitmesh_proxy.errors import (
     InvalidRequest,
     UnsupportedMediaType,
 )
-from bitmesh_proxy.upstream.attempts import in_thread_if_large
+from bitmesh_proxy.upstream.off_loop import in_thread_if_large
 
 _UTF8: Final = frozenset(("", "utf-8", "utf8", "us-ascii", "ascii"))
 

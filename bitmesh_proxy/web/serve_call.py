@@ -12,7 +12,7 @@ from bitmesh_proxy.endpoints.openai_fields import Fields
 from bitmesh_proxy.errors import InternalError
 from bitmesh_proxy.idempotency import check_key, fingerprint_of
 from bitmesh_proxy.pipeline import Incoming
-from bitmesh_proxy.upstream.attempts import Reply
+from bitmesh_proxy.upstream.reply import Reply
 from bitmesh_proxy.web.call_bodies import FileKind, digest_of, read_call_body
 from bitmesh_proxy.web.replies import HttpReply
 from bitmesh_proxy.web.route import HttpHandler

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from bitmesh_proxy.upstream.attempts import THREAD_PARSE_BYTES, in_thread_if_large
 from tests.journeys.gateway import Gateway, running_gateway
 
 SPEECH = {"model": "gpt-4o-mini-tts", "input": "Hello there. " * 40, "voice": "alloy", "response_format": "wav"}
@@ -19,14 +17,6 @@ SPEECH = {"model": "gpt-4o-mini-tts", "input": "Hello there. " * 40, "voice": "a
 async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
     async with running_gateway(tmp_path) as running:
         yield running
-
-
-async def test_large_answers_are_looked_at_off_the_loop() -> None:
-    def where(data: bytes) -> threading.Thread:
-        return threading.current_thread()
-
-    assert await in_thread_if_large(where, b"x" * THREAD_PARSE_BYTES) is threading.main_thread()
-    assert await in_thread_if_large(where, b"x" * (THREAD_PARSE_BYTES + 1)) is not threading.main_thread()
 
 
 async def test_sound_that_breaks_off_is_cut_and_no_words_are_put_into_it(gateway: Gateway) -> None:

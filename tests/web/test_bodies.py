@@ -19,7 +19,7 @@ from pytest_aiohttp.plugin import AiohttpServer
 from bitmesh_proxy.context import Surface
 from bitmesh_proxy.endpoints.json_bodies import MAX_VALUES
 from bitmesh_proxy.errors import CallerLeft, GatewayError, InvalidRequest
-from bitmesh_proxy.upstream.attempts import THREAD_PARSE_BYTES
+from bitmesh_proxy.upstream.off_loop import THREAD_PARSE_BYTES
 from bitmesh_proxy.web.bodies import check_json_type, parse_json_object, read_body
 from bitmesh_proxy.web.error_formats import render_error
 

@@ -17,7 +17,7 @@ from msgspec import Struct
 from bitmesh_proxy.errors import CallerLeft, InternalError
 from bitmesh_proxy.limits.base import Passed, lines_of, snapshots_of
 from bitmesh_proxy.limits.headers import rate_limit_headers
-from bitmesh_proxy.upstream.attempts import STREAM_HEADERS
+from bitmesh_proxy.upstream.reply import STREAM_HEADERS
 
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
 CHUNKS_END: Final = b"0\r\n\r\n"

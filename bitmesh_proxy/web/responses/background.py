@@ -11,7 +11,7 @@ from contextlib import suppress
 from bitmesh_proxy.errors import GatewayError, InternalError, RateLimited, Unavailable
 from bitmesh_proxy.pipeline import Incoming
 from bitmesh_proxy.storage.responses import ResponseStore
-from bitmesh_proxy.upstream.attempts import Reply
+from bitmesh_proxy.upstream.reply import Reply
 from bitmesh_proxy.web.responses.replies import EventLog
 from bitmesh_proxy.web.responses.session import ResponseSession
 

@@ -20,7 +20,7 @@ from bitmesh_proxy.media.results import MediaResults
 from bitmesh_proxy.money import format_usd
 from bitmesh_proxy.pipeline import Incoming, Pipeline
 from bitmesh_proxy.storage.ledger import LedgerRow, LedgerStore
-from bitmesh_proxy.upstream.attempts import Reply
+from bitmesh_proxy.upstream.reply import Reply
 from bitmesh_proxy.web.responses.replies import CapturedReply
 from bitmesh_proxy.web.responses.session import ResponseSession
 

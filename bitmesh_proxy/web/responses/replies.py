@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.http import HttpVersion11
 
 from bitmesh_proxy.errors import CallerLeft
-from bitmesh_proxy.upstream.attempts import STREAM_HEADERS
+from bitmesh_proxy.upstream.reply import STREAM_HEADERS
 
 KEEP_ALIVE = b": keep-alive\n\n"
 #: A stream of media is opened so long after its call began: until then an error can still be a status.

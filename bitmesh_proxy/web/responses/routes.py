@@ -18,7 +18,7 @@ from bitmesh_proxy.errors import GatewayError, InternalError, InvalidRequest, No
 from bitmesh_proxy.idempotency import check_key, fingerprint_of
 from bitmesh_proxy.pipeline import Incoming
 from bitmesh_proxy.storage.responses import StoredResponse
-from bitmesh_proxy.upstream.attempts import STREAM_HEADERS
+from bitmesh_proxy.upstream.reply import STREAM_HEADERS
 from bitmesh_proxy.web.call_bodies import digest_of
 from bitmesh_proxy.web.responses.bodies import read_request_body
 from bitmesh_proxy.web.responses.replies import KEEP_ALIVE, MEDIA_GRACE_S, VERSION_HEADERS, HeldReply

@@ -29,7 +29,7 @@ from bitmesh_proxy.pipeline import Incoming, Pipeline
 from bitmesh_proxy.settings import Responses as ResponseSettings
 from bitmesh_proxy.storage.ledger import LedgerStore
 from bitmesh_proxy.storage.responses import UNDER_WAY, ResponseStore, StoredResponse
-from bitmesh_proxy.upstream.attempts import Reply
+from bitmesh_proxy.upstream.reply import Reply
 from bitmesh_proxy.web.responses.background import Background
 from bitmesh_proxy.web.responses.compactor import Compactor
 from bitmesh_proxy.web.responses.conversation import Conversation, Conversations

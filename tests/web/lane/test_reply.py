@@ -17,7 +17,7 @@ from bitmesh_proxy import keys
 from bitmesh_proxy.context import RequestContext
 from bitmesh_proxy.errors import CallerLeft, InternalError
 from bitmesh_proxy.limits.base import Limit, Passed, Snapshot, memory_buckets, per_minute, snapshots_of
-from bitmesh_proxy.upstream.attempts import STREAM_HEADERS
+from bitmesh_proxy.upstream.reply import STREAM_HEADERS
 from bitmesh_proxy.web.lane.reply import LaneReply, head_bytes
 from bitmesh_proxy.web.middlewares import add_common_headers
 
