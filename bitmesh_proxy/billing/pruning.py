@@ -1,8 +1,8 @@
 """Old requests are summed up while the service runs, a few at a time (``ledger.keep_s``; how: ``storage/months.py``).
 
-There is no hurry. A step takes the writer for a millisecond or two, and the next one comes after ``REST`` times as long
+There is no hurry. A step takes the writer for a millisecond at most, and the next one comes after ``REST`` times as long
 as it took, waiting for its turn included: the more there is to write for callers, the longer the rests. Still that is
-some thousand requests a second, more than any that come in.
+some thousand requests a second, more than come in.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 #: Not in the way of a start.
 FIRST_LOOK_S: Final = 5.0
 INTERVAL_S: Final = 3600.0
-REST: Final = 5.0
+REST: Final = 9.0
 MIN_REST_S: Final = 0.005
 
 

@@ -18,6 +18,8 @@ from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.months import Due, LedgerMonths
 from bitmesh_proxy.storage.vacuum import is_served, vacuum
 
+STEP_ROWS_ALONE = 512
+
 
 @click.group()
 def ledger() -> None:
@@ -55,6 +57,8 @@ def prune_command(
         served = await is_served(database)
         if served and with_vacuum:
             fail("the service is running: stop it before its file is made smaller")
+        if not served:  # then nobody is held up
+            months = LedgerMonths(database, step_rows=STEP_ROWS_ALONE)
         progress = _Progress(due.requests)
         try:
             async for step in prune(months, limit_s, rest=REST if served else 0):

@@ -23,10 +23,11 @@ import msgspec
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.runs import shrink_runs
 
-#: A step holds up who writes meanwhile. A row takes 10 us, and up to 30 where each is of another key.
-STEP_ROWS: Final = 64
+#: A step holds up who writes meanwhile, half a millisecond to one. (A row takes 10 to 30 us: the sums of each key are
+#: somewhere else.)
+STEP_ROWS: Final = 32
 #: Of an index, whose entries lie together.
-STEP_ENTRIES: Final = 1024
+STEP_ENTRIES: Final = 512
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
