@@ -29,7 +29,7 @@ MAX_PAUSE_S: Final = 30.0
 PROVEN_AFTER_S: Final = 60.0
 
 #: Signals that the supervisor handles, and its children each in their own way.
-HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
 class Lines(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,6 +158,7 @@ def _live(run: Callable[[Lines], int], lines: Lines, closed: Iterable[int]) -> N
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a lost terminal tells all of its processes
         for descriptor in closed:
             os.close(descriptor)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
@@ -13,6 +15,8 @@ from typing import Any, Final
 GC_THRESHOLDS: Final = (20_000, 20, 20)
 #: Connections that wait to be accepted.
 BACKLOG: Final = 1024
+#: What is said to a SIGHUP that does not end us.
+HANGUP_ANSWER: Final = "SIGHUP changes nothing: settings, models and prices are read at a start"
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -22,6 +26,21 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
+
+
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """The signals that end a service, its running answers finished.
+
+    SIGHUP is one of them where it means that the terminal is gone. From elsewhere it is an operator's wish to have
+    settings read anew: that would kill us by default, and systemd would take it for a proper end.
+    """
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL:  # nohup: to go on is what is wanted
+        return (signal.SIGTERM, signal.SIGINT)
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return (signal.SIGTERM, signal.SIGINT)
+    return (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def settle_memory() -> None:

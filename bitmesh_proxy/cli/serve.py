@@ -17,7 +17,15 @@ from bitmesh_proxy import keys, service
 from bitmesh_proxy.app import StartError, make_app, make_runner
 from bitmesh_proxy.cli.first_run import welcome
 from bitmesh_proxy.cli.options import EXIT_CONFIG, common_options, fail, settings_of
-from bitmesh_proxy.cli.process import BACKLOG, beating, loop_factory, settle_memory, url_of
+from bitmesh_proxy.cli.process import (
+    BACKLOG,
+    HANGUP_ANSWER,
+    beating,
+    loop_factory,
+    settle_memory,
+    stop_signals,
+    url_of,
+)
 from bitmesh_proxy.logs import set_up_logs
 from bitmesh_proxy.settings import Settings
 from bitmesh_proxy.web.lane.protocol import LaneRunner
@@ -72,7 +80,9 @@ def serve(
 async def _serve(settings: Settings) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    ending = stop_signals()
+    loop.add_signal_handler(signal.SIGHUP, log.warning, HANGUP_ANSWER)
+    for number in ending:
         loop.add_signal_handler(number, stop.set)
     runner = make_runner(app := make_app(settings))
     try:

@@ -2,8 +2,8 @@
 
 One that ends unasked is replaced, after a pause that grows from a tenth of a second to half a minute as long as
 replacements fail, while the others go on. One whose loop has stood still for as long as systemd's watchdog allows is
-killed and replaced; to systemd the supervisor speaks for all. SIGTERM and SIGINT let all drain; the supervisor's own
-death does too (``worker_process.py``).
+killed and replaced; to systemd the supervisor speaks for all. SIGTERM, SIGINT and the loss of its terminal let all
+drain; the supervisor's own death does too (``worker_process.py``).
 
 It runs no event loop and no thread, because it forks, and has no database open.
 """
@@ -22,7 +22,7 @@ from typing import Final
 from bitmesh_proxy import service
 from bitmesh_proxy.cli.children import WELCOME, Child
 from bitmesh_proxy.cli.options import EXIT_CONFIG
-from bitmesh_proxy.cli.process import settle_memory
+from bitmesh_proxy.cli.process import HANGUP_ANSWER, settle_memory, stop_signals
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ class Supervisor:
         self._watchdog_interval_s = watchdog_interval_s
         self._clock = clock
         self._is_stopping = False
+        self._was_hung_up = False
         self._alive_told_s = clock()
         self._selector = selectors.EpollSelector()
         self._woken, self._waker = socket.socketpair()
@@ -79,12 +80,17 @@ class Supervisor:
             end.setblocking(False)
         self._selector.register(self._woken, selectors.EVENT_READ)
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        ending = stop_signals()
         signal.signal(signal.SIGCHLD, _only_wake)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signal.SIGHUP, self._note_hangup)
+        for number in ending:
             signal.signal(number, self._note_stop)
 
     def _note_stop(self, number: int, frame: FrameType | None) -> None:
         self._is_stopping = True
+
+    def _note_hangup(self, number: int, frame: FrameType | None) -> None:
+        self._was_hung_up = True
 
     def _start(self) -> int:
         """One group after the other. Gives 0, or the exit status of a start that has failed."""
@@ -106,6 +112,9 @@ class Supervisor:
                 pause_s = child.due_s - self._clock()
                 log.error("%s ended: %s; another one comes in %.1f s", child.name, child.how, pause_s)
             self._replace()
+            if self._was_hung_up:
+                self._was_hung_up = False
+                log.warning(HANGUP_ANSWER)
         log.info("draining: no new calls are taken, running ones are finished")
         service.notify(b"STOPPING=1")
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from contextlib import suppress
 
 import pytest
 
-from bitmesh_proxy.cli.process import beside, reserve, url_of
+from bitmesh_proxy.cli.process import beside, reserve, stop_signals, url_of
 
 
 def test_a_port_is_reserved_for_those_who_listen_beside_each_other() -> None:
@@ -79,3 +80,11 @@ def test_a_name_that_is_nobodys_is_an_error_of_the_system() -> None:
 )
 def test_urls(address: object, url: str) -> None:
     assert url_of(address) == url
+
+
+def test_who_is_to_outlive_the_terminal_does() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        assert stop_signals() == (signal.SIGTERM, signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGHUP, before)

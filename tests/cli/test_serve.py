@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from tests.journeys.processes import run, serving
@@ -51,3 +54,24 @@ async def test_the_second_start_makes_no_second_account(tmp_path: Path) -> None:
     async with serving(tmp_path / "data", name="again.log") as served:
         assert "bearer token" not in served.text()
         assert "key create" in served.text()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_wish_to_read_settings_anew_is_answered_and_does_not_end_it(tmp_path: Path, workers: str) -> None:
+    async with serving(tmp_path / "data", arguments=["--workers", workers]) as served:
+        served.process.send_signal(signal.SIGHUP)
+        async with aiohttp.ClientSession() as http, http.get(served.url + "/health") as answer:
+            assert answer.status == 200
+        served.process.send_signal(signal.SIGTERM)
+        assert await served.ended() == 0
+        assert served.text().count("SIGHUP changes nothing") == 1
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_it_ends_in_order_when_its_terminal_is_closed(tmp_path: Path, workers: str) -> None:
+    ours, its = pty.openpty()
+    async with serving(tmp_path / "data", arguments=["--workers", workers], terminal=its) as served:
+        os.close(its)
+        os.close(ours)
+        assert await served.ended() == 0
+        assert "draining" in served.text()

@@ -21,6 +21,12 @@ from tests.first_start import furnish
 from tests.journeys.gateway import open_books, settings_for
 
 ROOT = Path(__file__).parent.parent.parent
+#: Becomes another program, after the standard input has become the terminal of its session.
+_TAKE_TERMINAL = (
+    "import fcntl, os, sys, termios\n"
+    "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+    "os.execv(sys.argv[1], sys.argv[1:])\n"
+)  # fmt: skip
 #: Python, the package and the sandbox's drawing library are imported first; on a busy machine that takes a while.
 START_PATIENCE_S = 20.0
 
@@ -105,10 +111,12 @@ async def serving(
     arguments: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
     name: str = "serve.log",
+    terminal: int | None = None,
 ) -> AsyncIterator[Served]:
-    """Start ``serve`` on a free port, and end it whatever happens."""
+    """Start ``serve`` on a free port, and end it whatever happens. It has no terminal but that (an open file)."""
     output = data_dir.with_name(name)
-    process = await asyncio.to_thread(_start, command(data_dir, "serve", "--port", "0", *arguments), output, env)
+    line = command(data_dir, "serve", "--port", "0", *arguments)
+    process = await asyncio.to_thread(_start, line, output, env, terminal)
     try:
         yield Served(process=process, output=output, url=await _address(process, output))
     finally:
@@ -116,9 +124,14 @@ async def serving(
         process.wait()
 
 
-def _start(line: Sequence[str], output: Path, env: Mapping[str, str] | None) -> subprocess.Popen[bytes]:
+def _start(
+    line: Sequence[str], output: Path, env: Mapping[str, str] | None, terminal: int | None
+) -> subprocess.Popen[bytes]:
+    stdin = subprocess.DEVNULL
+    if terminal is not None:
+        line, stdin = [sys.executable, "-c", _TAKE_TERMINAL, *line], terminal
     with output.open("wb") as log:
-        return subprocess.Popen(line, env=environment(env), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        return subprocess.Popen(line, env=environment(env), stdin=stdin, stdout=log, stderr=log, start_new_session=True)
 
 
 async def _address(process: subprocess.Popen[bytes], output: Path) -> str:
