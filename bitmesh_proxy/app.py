@@ -375,6 +375,7 @@ async def pipeline(app: web.Application) -> AsyncIterator[None]:
         access=app[keys.ACCESS],
         health=health,
         outcomes=outcomes,
+        number_of=app[keys.BOOKS].number_of,
         max_attempts=settings.upstream.max_attempts,
         max_json_depth=settings.http.max_json_depth,
     )

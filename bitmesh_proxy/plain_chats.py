@@ -118,19 +118,18 @@ def read_plain_answer(body: bytes) -> PlainAnswer:
 
 
 class PlainWriter(Struct, frozen=True, gc=False):
-    """Writes plain conversations as one offer's provider wants them.
+    """Writes plain conversations as a provider wants them; most of its offers have the same.
 
     ``changes`` are options that do not go on as they came: each with the name that the provider has for it (which wins
     if it was sent, too), or None if it knows none. ``asks_for_usage``: a stream has to be asked for its usage.
     """
 
-    upstream_model: str
     changes: tuple[tuple[str, str | None], ...]
     asks_for_usage: bool
 
-    def write(self, chat: PlainChat) -> bytes:
+    def write(self, chat: PlainChat, upstream_model: str) -> bytes:
         """The body of a request. ``chat`` is used up by this."""
-        chat.model = self.upstream_model
+        chat.model = upstream_model
         chat.test = UNSET
         if chat.stream is True:
             chat.stream_options = _WITH_USAGE if self.asks_for_usage else UNSET

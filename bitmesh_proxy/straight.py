@@ -124,7 +124,7 @@ class StraightLine:
             context=incoming.context,
             caller=incoming.caller,
             endpoint=endpoint.name,
-            model_id=plan.offers[0].model_id,
+            model_id=plan.model,
             hold_nano_usd=plan.hold_nano_usd,
             live=not plan.is_test,
         )
@@ -364,7 +364,8 @@ class StraightCall(Struct, eq=False):
             bill = plan.tariff.bill_of_stream(usage, plan.hold_nano_usd)
             if bill is not None:
                 progress = self._progress
-                return Outcome(200, "completed", bill, progress.offer, meter.provider_request_id, progress.first_byte_s)
+                request_id, began_s = meter.provider_request_id, progress.first_byte_s
+                return Outcome(200, "completed", bill, progress.offer, request_id, began_s, plan.upstream_number)
         return self._outcome(status=200, word="completed")
 
     def _end_whole(self) -> None:
@@ -416,7 +417,7 @@ class StraightCall(Struct, eq=False):
     def _try_next_or_end(self, error: GatewayError) -> None:
         line, offer, reply = self.line, self.plan.first.offer, self.reply
         if isinstance(error, UpstreamError):
-            has_next = len(self.plan.offers) > 1 and not reply.is_started
+            has_next = bool(self.plan.others) and not reply.is_started
             context = self.incoming.context
             if line.pipeline.failed(self.plan.call, offer, error, has_next=has_next, context=context):
                 self._go_on_in_task(self._try_others())
@@ -439,7 +440,7 @@ class StraightCall(Struct, eq=False):
             progress=self._progress,
             reply=self.reply,
         )
-        await self.line.pipeline.serve_open(opened, self.plan.offers[1:])
+        await self.line.pipeline.serve_open(opened, self.plan.others)
         self._end(None)
 
     def _go_on_in_task(self, work: Coroutine[Any, Any, None]) -> None:

@@ -19,7 +19,7 @@ from bitmesh_proxy.plain_chats import (
 )
 
 MESSAGES = b'[{"role":"system","content":"Be brief."},{"content":"\xc3\xa9 \\u00e9 \\n","role":"user"}]'
-AS_IT_CAME = PlainWriter("its/name", (), True)
+AS_IT_CAME = PlainWriter((), True)
 
 
 def read(more: bytes = b"", messages: bytes = MESSAGES) -> PlainChat:
@@ -106,7 +106,9 @@ def test_the_last_of_two_counts() -> None:
 
 
 def test_a_whole_answer_is_asked_for_with_the_provider_s_name_of_the_model() -> None:
-    body = AS_IT_CAME.write(read(b',"temperature":1,"top_p":0.5,"stream":false,"stream_options":{},"test":false'))
+    body = AS_IT_CAME.write(
+        read(b',"temperature":1,"top_p":0.5,"stream":false,"stream_options":{},"test":false'), "its/name"
+    )
     assert orjson.loads(body) == {
         "model": "its/name",
         "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "é é \n"}],
@@ -118,9 +120,9 @@ def test_a_whole_answer_is_asked_for_with_the_provider_s_name_of_the_model() -> 
 
 @pytest.mark.parametrize("options", [b"", b',"stream_options":{}', b',"stream_options":{"include_usage":false}'])
 def test_a_stream_is_asked_for_its_usage_where_it_has_to_be(options: bytes) -> None:
-    sent = orjson.loads(AS_IT_CAME.write(read(b',"stream":true' + options)))
+    sent = orjson.loads(AS_IT_CAME.write(read(b',"stream":true' + options), "m"))
     assert (sent["stream"], sent["stream_options"]) == (True, {"include_usage": True})
-    unasked = orjson.loads(PlainWriter("m", (), False).write(read(b',"stream":true' + options)))
+    unasked = orjson.loads(PlainWriter((), False).write(read(b',"stream":true' + options), "m"))
     assert (unasked["stream"], "stream_options" in unasked) == (True, False)
 
 
@@ -135,8 +137,8 @@ def test_a_stream_is_asked_for_its_usage_where_it_has_to_be(options: bytes) -> N
     ],
 )
 def test_options_are_renamed_or_left_out(more: bytes, sent: dict[str, int]) -> None:
-    writer = PlainWriter("m", (("max_tokens", "max_completion_tokens"), ("user", None)), True)
-    body = orjson.loads(writer.write(read(more)))
+    writer = PlainWriter((("max_tokens", "max_completion_tokens"), ("user", None)), True)
+    body = orjson.loads(writer.write(read(more), "m"))
     assert {name: body[name] for name in PLAIN_OPTIONS if name in body} == sent
 
 

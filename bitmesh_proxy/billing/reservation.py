@@ -30,6 +30,7 @@ from bitmesh_proxy.errors import Unavailable
 from bitmesh_proxy.metrics import LedgerWaits
 from bitmesh_proxy.money import ZERO, NanoUsd
 from bitmesh_proxy.storage.ledger import Accrued, Closing, LedgerStore, Opening
+from bitmesh_proxy.storage.names import NameOrNumber
 from bitmesh_proxy.storage.writer import Failed
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Outcome(Struct, frozen=True):
     """How a request ended. ``status`` is what the caller got; ``outcome`` is one word for the ledger.
 
     ``first_byte_s`` is of the monotonic clock, as ``RequestContext.started_s`` is. A bill of nothing releases.
+    ``upstream_number`` stands for the offer's ``upstream_model``, if the books' number of that name is known.
     """
 
     status: int
@@ -55,6 +57,7 @@ class Outcome(Struct, frozen=True):
     offer: Offer | None = None
     provider_request_id: str | None = None
     first_byte_s: float | None = None
+    upstream_number: int | None = None
 
 
 class Reservation(Struct, eq=False):
@@ -224,13 +227,17 @@ class Books:
         self._watched: dict[str, Callable[[], Accrued | None]] = {}
         self._noted: dict[str, Accrued] = {}
 
+    def number_of(self, name: str) -> int | None:
+        """What the rows have for a model's name; None as long as no row has named it."""
+        return self._ledger.number_of(name)
+
     def reserve(
         self,
         *,
         context: RequestContext,
         caller: Caller,
         endpoint: str,
-        model_id: str,
+        model_id: NameOrNumber,
         hold_nano_usd: NanoUsd,
         live: bool,
     ) -> Reservation:
@@ -309,7 +316,7 @@ class Books:
             bill.basis if cost or charge or not bill.is_nothing else None,
             bill.usage,
             offer.provider if offer is not None else None,
-            offer.upstream_model if offer is not None else None,
+            outcome.upstream_number or (offer.upstream_model if offer is not None else None),
             outcome.provider_request_id,
             first_byte_ms,
             total_ms,

@@ -105,7 +105,7 @@ def dialect(
             return None
         own = _known_to(offer, known)
         changes = changes_of_all if own is known else _plain_changes(own, rename)
-        return None if changes is None else PlainWriter(offer.upstream_model, changes, stream_options)
+        return None if changes is None else PlainWriter(changes, stream_options)
 
     def request(call: ChatCall, offer: Offer) -> UpstreamRequest:
         accept = _ACCEPT_EVENTS if call.stream else _ACCEPT_JSON

@@ -21,7 +21,7 @@ from bitmesh_proxy.errors import AuthenticationFailed
 from bitmesh_proxy.money import NanoUsd
 from bitmesh_proxy.storage.bulk import Item, close_requests, open_requests
 from bitmesh_proxy.storage.database import Database, Row
-from bitmesh_proxy.storage.names import MAX_REMEMBERED, Names, make_number
+from bitmesh_proxy.storage.names import MAX_REMEMBERED, NameOrNumber, Names, make_number
 from bitmesh_proxy.storage.runs import Runs
 from bitmesh_proxy.storage.writer import Failed, end_future
 
@@ -37,7 +37,7 @@ class Opening(Struct, frozen=True):
     key_id: str
     instance: int
     endpoint: str
-    model: str
+    model: NameOrNumber
     hold_nano_usd: NanoUsd
     is_live: bool
     address: str
@@ -60,7 +60,7 @@ class Closing(Struct, frozen=True):
     basis: Basis | None
     usage: Usage
     provider: str | None = None
-    upstream_model: str | None = None
+    upstream_model: NameOrNumber | None = None
     provider_request_id: str | None = None
     first_byte_ms: int | None = None
     total_ms: int | None = None
@@ -122,6 +122,10 @@ class LedgerStore:
         self._runs = Runs(database)
         self._numbers: dict[tuple[str, str], tuple[int, int]] = {}
 
+    def number_of(self, name: str) -> int | None:
+        """What an opening or a closing may say instead of a model's name; None until the name is in the books."""
+        return self._names.find(name)
+
     def open_reservation(self, opening: Opening) -> asyncio.Future[None]:
         """Write the request's row and take its hold from account and budgets, all or nothing. Queued at once.
 
@@ -141,7 +145,8 @@ class LedgerStore:
         account, key = opening.row_numbers or self._numbers_of(opening.account_id, opening.key_id)
         known, find = self._names.known, self._names.find
         endpoint = known.get(opening.endpoint) or find(opening.endpoint)
-        model = known.get(opening.model) or find(opening.model)
+        name = opening.model
+        model = name if isinstance(name, int) else known.get(name) or find(name)
         if endpoint is not None and model is not None:
             item = _opening_item(opening, account, key, endpoint, model)
             self._database.submit_item_now(open_requests, item, on_done, is_new_work=True)
@@ -173,7 +178,8 @@ class LedgerStore:
         if closing.provider is not None and closing.upstream_model is not None:
             known, find = self._names.known, self._names.find
             provider = known.get(closing.provider) or find(closing.provider)
-            upstream_model = known.get(closing.upstream_model) or find(closing.upstream_model)
+            name = closing.upstream_model
+            upstream_model = name if isinstance(name, int) else known.get(name) or find(name)
             if provider is None or upstream_model is None:
                 self._database.submit_now(partial(_close_by_new_names, closing), on_done)
                 return

@@ -10,6 +10,9 @@ import sqlite3
 
 from bitmesh_proxy.storage.database import Database
 
+#: A name as it is, or its number in the books for whoever has that already.
+NameOrNumber = str | int
+
 #: Names come from the program and its catalogue; more than this is a mistake, and is then looked up each time.
 MAX_REMEMBERED = 50_000
 
@@ -35,7 +38,9 @@ class Names:
         return number
 
 
-def make_number(connection: sqlite3.Connection, name: str) -> int:
+def make_number(connection: sqlite3.Connection, name: NameOrNumber) -> int:
     """The name's number, made if need be. Within an operation."""
+    if isinstance(name, int):
+        return name
     connection.execute("INSERT INTO names (name) VALUES (?) ON CONFLICT (name) DO NOTHING", (name,))
     return int(connection.execute("SELECT number FROM names WHERE name = ?", (name,)).fetchall()[0][0])

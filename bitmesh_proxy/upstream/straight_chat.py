@@ -9,7 +9,7 @@ straight is told by None and takes that way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -32,6 +32,7 @@ from bitmesh_proxy.errors import GatewayError, UpstreamBroken
 from bitmesh_proxy.money import NanoUsd
 from bitmesh_proxy.plain_chats import NOT_PLAIN, PLAIN_DEPTH, PlainWriter, read_plain_answer, read_plain_chat
 from bitmesh_proxy.providers.base import ChatDialect
+from bitmesh_proxy.storage.names import NameOrNumber
 from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.outcomes import Outcomes
 from bitmesh_proxy.upstream.progress import Progress
@@ -68,14 +69,16 @@ class StraightAttempt(Struct):
 
 
 class StraightPlan(Struct):
-    """A call that is ready to be reserved and sent. ``offers`` in the order of trying; ``first`` is for the first.
+    """A call that is ready to be reserved and sent. ``others`` are the offers to try after the first, in their order.
 
-    ``tariff`` prices its answer, if that is a common one.
+    ``model`` is what the books call it, and ``upstream_number`` what they call the first offer's name at its provider,
+    if they have one for it. ``tariff`` prices its answer, if that is a common one.
     """
 
-    offers: tuple[Offer, ...]
+    model: NameOrNumber
     hold_nano_usd: NanoUsd
     first: StraightAttempt
+    others: tuple[Offer, ...]
     stream: bool
     is_test: bool
     tariff: ChatTariff | None
@@ -83,6 +86,7 @@ class StraightPlan(Struct):
     _call: ChatCall | tuple[bytes, Endpoint, Caller]
     #: About as many tokens a model reads (``usage.usage_delivered``); known of a stream with a tariff.
     prompt_tokens: int | None = None
+    upstream_number: int | None = None
 
     @property
     def call(self) -> ChatCall:
@@ -95,11 +99,10 @@ class StraightPlan(Struct):
         return self._call
 
 
-# No garbage collection: there are thousands of them, and nothing in them leads back.
-class _Ready(Struct, frozen=True, gc=False):
-    """What the plain calls of a model with one offer have in common, whole ones or streams."""
+# No garbage collection for the two: nothing in them leads back.
+class _Way(Struct, frozen=True, gc=False):
+    """What plain calls have in common whose models are at one provider for one price: whole ones, or streams."""
 
-    offers: tuple[Offer, ...]
     access: ProviderAccess
     dialect: ChatDialect
     target: Target
@@ -108,6 +111,20 @@ class _Ready(Struct, frozen=True, gc=False):
     head_after: bytes
     writer: PlainWriter
     tariff: ChatTariff
+
+
+class _Ready(Struct, gc=False):
+    """What the plain calls of a model with one offer have in common, whole ones or streams.
+
+    With thousands of models nothing of a model is in the processor's caches when it is called, and each line of memory
+    takes longer than a hundred instructions. So this is small, what models share is shared, and what is not here is not
+    looked at: the names under which the books know it are numbers, once they have them.
+    """
+
+    way: _Way
+    offer: Offer
+    model: NameOrNumber
+    upstream_number: int | None = None
 
 
 class StraightChats:
@@ -120,6 +137,7 @@ class StraightChats:
         access: Mapping[str, ProviderAccess],
         health: routing.Health,
         outcomes: Outcomes,
+        number_of: Callable[[str], int | None],
         max_attempts: int,
         max_json_depth: int,
     ) -> None:
@@ -127,14 +145,16 @@ class StraightChats:
         self._access = access
         self._health = health
         self._outcomes = outcomes
+        #: The books' number for a name; None as long as it has none.
+        self._number_of = number_of
         self._max_attempts = max_attempts
         self._max_json_depth = max_json_depth
         #: By the offer's id, for whole answers and for streams.
         self._heads: tuple[dict[str, HeadAroundLength], dict[str, HeadAroundLength]] = ({}, {})
         #: By what a head is made of. Thousands of models at one provider have one head, which is then warm in caches.
         self._alike: dict[object, HeadAroundLength] = {}
-        #: As they are. Most models share their prices with others, and what is shared is warm in caches.
-        self._tariffs: dict[ChatTariff, ChatTariff] = {}
+        #: By what is in them. Most models share their prices with others.
+        self._ways: dict[object, _Way] = {}
         #: By the model's name, for whole answers and for streams; as many as the catalogue has names.
         self._ready: tuple[dict[object, _Ready], dict[object, _Ready]] = ({}, {})
         #: Names of models, for streams or not, in a wire format, of which nothing can be kept ready.
@@ -161,7 +181,7 @@ class StraightChats:
         if call.model not in self._ready[call.stream]:
             self._make_ready(call, first)
         hold = self._outcomes.hold_of(call, offers)
-        return StraightPlan(offers, hold, first, call.stream, call.test, None, call)
+        return StraightPlan(offers[0].model_id, hold, first, offers[1:], call.stream, call.test, None, call)
 
     def glance(self, raw: bytes, endpoint: Endpoint, caller: Caller) -> StraightPlan | None:
         """What ``parse`` and ``plan`` would make of the body of a plain conversation; None where they have to be asked.
@@ -184,8 +204,13 @@ class StraightChats:
         ready = self._ready[stream].get(model)
         if ready is None:
             ready = self._prepared(model, stream, endpoint, caller)
-        if ready is None or chat.test is True or ready.dialect.wire_format != endpoint.chat_format:
+        if ready is None or chat.test is True:
             return None
+        way, offer = ready.way, ready.offer
+        if way.dialect.wire_format != endpoint.chat_format:
+            return None
+        if ready.upstream_number is None:
+            self._look_up_numbers(ready)
         # What a model reads of it (``usage.plain_text_bytes``): names, roles and texts.
         messages = chat.messages
         text_bytes = PLAIN_NAMES_BYTES * len(messages)
@@ -201,17 +226,24 @@ class StraightChats:
             else:
                 text_bytes += len(text.encode())
         drops_usage = False
-        if stream and endpoint.drops_unasked_usage and ready.dialect.adds_usage_chunk:
+        if stream and endpoint.drops_unasked_usage and way.dialect.adds_usage_chunk:
             asked = chat.stream_options
             drops_usage = asked is UNSET or asked.include_usage is not True
-        hold = ready.tariff.hold_of_texts(len(messages), text_bytes, chat.max_completion_tokens, chat.max_tokens)
-        body = ready.writer.write(chat)
-        head = b"%b%d%b" % (ready.head_before, len(body), ready.head_after)
-        first = StraightAttempt(ready.offers[0], ready.access, ready.dialect, ready.target, head, body, drops_usage)
+        hold = way.tariff.hold_of_texts(len(messages), text_bytes, chat.max_completion_tokens, chat.max_tokens)
+        body = way.writer.write(chat, offer.upstream_model)
+        head = b"%b%d%b" % (way.head_before, len(body), way.head_after)
+        first = StraightAttempt(offer, way.access, way.dialect, way.target, head, body, drops_usage)
         prompt_tokens = 1 + len(messages) + tokens_of(text_bytes) if stream else None
+        read_from = raw, endpoint, caller
         return StraightPlan(
-            ready.offers, hold, first, stream, False, ready.tariff, (raw, endpoint, caller), prompt_tokens
+            ready.model, hold, first, (), stream, False, way.tariff, read_from, prompt_tokens, ready.upstream_number
         )
+
+    def _look_up_numbers(self, ready: _Ready) -> None:
+        """Both or none: the books have them once the model's first call is over."""
+        model, upstream_model = self._number_of(ready.offer.model_id), self._number_of(ready.offer.upstream_model)
+        if model is not None and upstream_model is not None:
+            ready.model, ready.upstream_number = model, upstream_model
 
     def _prepared(self, name: object, stream: bool, endpoint: Endpoint, caller: Caller) -> _Ready | None:
         """What ``plan`` would note at a first plain call of this model; with thousands of models many calls are that.
@@ -235,18 +267,23 @@ class StraightChats:
 
     def _make_ready(self, call: ChatCall, first: StraightAttempt) -> None:
         """Note what the next calls of this model will have in common, if it is known by this name and has one offer."""
-        model = self._catalogue.get(call.model)
-        tariff, dialect = self._outcomes.tariff_of(first.offer), first.dialect
+        model, offer = self._catalogue.get(call.model), first.offer
+        tariff, dialect = self._outcomes.tariff_of(offer), first.dialect
         if len(model.offers) > 1 or call.model not in (model.id, *model.aliases):  # names in other cases are many
             return
         if tariff is None or dialect.plain_writer is None:
             return
-        writer, head = dialect.plain_writer(first.offer), self._heads[call.stream].get(first.offer.id)
-        if writer is not None and head is not None:
-            tariff = self._tariffs.setdefault(tariff, tariff)
-            self._ready[call.stream][call.model] = _Ready(
-                model.offers, first.access, dialect, head.target, head.before, head.after, writer, tariff
-            )
+        writer, head = dialect.plain_writer(offer), self._heads[call.stream].get(offer.id)
+        if writer is None or head is None:
+            return
+        alike = (offer.provider, head, writer, tariff)
+        way = self._ways.get(alike)
+        if way is None:
+            way = _Way(first.access, dialect, head.target, head.before, head.after, writer, tariff)
+            self._ways[alike] = way
+        # One object for what two say: the name that is looked for, and the one that is sent on.
+        name = offer.upstream_model if offer.upstream_model == call.model else call.model
+        self._ready[call.stream][name] = _Ready(way, offer, offer.model_id)
 
     def route(self, call: Call, caller: Caller) -> tuple[Offer, ...]:
         """The offers that may be tried, best first. Raises as ``routing.route``."""
@@ -302,7 +339,8 @@ class StraightChats:
                 bill = plan.tariff.bill_of(answer.usage, plan.hold_nano_usd)
                 if bill is not None:
                     progress.usage, progress.provider_request_id = bill.usage, answer.id
-                    return Outcome(200, "completed", bill, attempt.offer, answer.id, progress.first_byte_s)
+                    began_s, upstream_number = progress.first_byte_s, plan.upstream_number
+                    return Outcome(200, "completed", bill, attempt.offer, answer.id, began_s, upstream_number)
         check_looks_like_json(body)
         usage, request_id = attempt.dialect.read_usage(body)
         progress.usage, progress.provider_request_id = usage, request_id

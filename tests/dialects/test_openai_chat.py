@@ -121,7 +121,8 @@ def test_plain_conversations_are_written_as_any_other(
     assert writer is not None
     chat = read_plain_chat(PLAIN.replace(b"{", b'{"stream":true,', 1) if stream else PLAIN)
     options = {"max_tokens": 5, "seed": 7, "top_p": 1, "user": "u"}
-    assert orjson.loads(writer.write(chat)) == body_of(dialect, options, stream=stream, offer_options=offer_options)
+    written = orjson.loads(writer.write(chat, offer.upstream_model))
+    assert written == body_of(dialect, options, stream=stream, offer_options=offer_options)
 
 
 @pytest.mark.parametrize(

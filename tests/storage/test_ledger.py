@@ -118,6 +118,22 @@ async def test_unknown_names_get_numbers_on_the_way(ledger: LedgerStore, account
     assert {(row.model, row.provider, row.upstream_model) for row in rows if row} == {("new", "p", "u")}
 
 
+async def test_numbers_stand_for_names(ledger: LedgerStore, account: Account, key: KeyRecord) -> None:
+    await ledger.open_reservation(opening("req_1", account.id, model="m"))
+    await ledger.close(closing("req_1", provider="p", upstream_model="u"))
+    model, upstream_model = ledger.number_of("m"), ledger.number_of("u")
+    assert model is not None
+    assert upstream_model is not None
+    assert ledger.number_of("new") is None
+    for number, new in enumerate(("", "new "), start=2):  # beside names that have none yet, too
+        request_id = f"req_{number}"
+        await ledger.open_reservation(opening(request_id, account.id, endpoint=f"{new}e", model=model))
+        assert await ledger.close(closing(request_id, provider=f"{new}p", upstream_model=upstream_model))
+        row = await ledger.request(request_id)
+        assert row is not None
+        assert (row.endpoint, row.model, row.provider, row.upstream_model) == (f"{new}e", "m", f"{new}p", "u")
+
+
 async def test_request_id_is_good_once(
     ledger: LedgerStore, account: Account, key: KeyRecord, accounts: AccountStore
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -164,12 +165,19 @@ def made(chats: StraightChats, body: dict[str, Any], *, endpoint: Endpoint = CHA
     return plan
 
 
-def new_chats(catalogue: Catalogue, health: OfferHealth, *, max_json_depth: int = 64) -> StraightChats:
+def new_chats(
+    catalogue: Catalogue,
+    health: OfferHealth,
+    *,
+    number_of: Callable[[str], int | None] = lambda name: None,
+    max_json_depth: int = 64,
+) -> StraightChats:
     return StraightChats(
         catalogue=catalogue,
         access=access(),
         health=health,
         outcomes=Outcomes(Billing(), markup_nano=1_500_000_000),
+        number_of=number_of,
         max_attempts=3,
         max_json_depth=max_json_depth,
     )
@@ -191,7 +199,7 @@ def test_a_common_call_is_planned_down_to_its_bytes(chats: StraightChats) -> Non
     plan = made(chats, BODY)
     options = {"temperature": 0.7, "max_tokens": 64}
     assert plan.call == ChatCall(model="local/tiny", messages=MESSAGES, options=options)
-    assert [offer.id for offer in plan.offers] == ["near:tiny", "far:tiny-far"]
+    assert [offer.id for offer in (plan.first.offer, *plan.others)] == ["near:tiny", "far:tiny-far"]
     # 3 × 8 tokens and half of 90 bytes of the messages at the dearer offer's 0.2 USD, 64 at 0.4, half as much again.
     assert plan.hold_nano_usd == -(-((24 + 45) * 200 + 64 * 400) * 3 // 2)
     target, head, body = plan.first.target, plan.first.head, plan.first.body
@@ -240,7 +248,7 @@ def test_openai_s_callers_get_the_usage_they_asked_for(
 def test_an_offer_that_failed_is_planned_last(chats: StraightChats, health: OfferHealth) -> None:
     health.note_failure("near:tiny")
     plan = made(chats, BODY)
-    assert [offer.id for offer in plan.offers] == ["far:tiny-far", "near:tiny"]
+    assert [offer.id for offer in (plan.first.offer, *plan.others)] == ["far:tiny-far", "near:tiny"]
     assert plan.first.target.host == "far.test"
     health.note_success("near:tiny")
     assert made(chats, BODY).first.target.host == "near.test:81"
@@ -248,7 +256,7 @@ def test_an_offer_that_failed_is_planned_last(chats: StraightChats, health: Offe
 
 def test_the_next_offer_has_a_request_of_its_own(chats: StraightChats) -> None:
     plan = made(chats, BODY)
-    again = chats.attempt(plan.call, plan.offers[1], CHAT)
+    again = chats.attempt(plan.call, plan.others[0], CHAT)
     assert again is not None
     assert again.target.host == "far.test"
     assert orjson.loads(again.body)["model"] == "tiny-far"
@@ -303,7 +311,7 @@ def test_an_answer_becomes_an_outcome(chats: StraightChats) -> None:
     plan = made(chats, BODY)
     progress = begun(plan)
     outcome = chats.outcome_of_whole(plan, plan.first, orjson.dumps(ANSWER), progress)
-    assert (outcome.status, outcome.outcome, outcome.offer) == (200, "completed", plan.offers[0])
+    assert (outcome.status, outcome.outcome, outcome.offer) == (200, "completed", plan.first.offer)
     assert (outcome.provider_request_id, outcome.first_byte_s) == ("chatcmpl-7", 12.5)
     assert outcome.bill == Bill(
         cost_nano_usd=20 * 100 + 3 * 200,  # type: ignore[arg-type]  # the arithmetic is the test
@@ -536,7 +544,7 @@ def same(one: StraightPlan, other: StraightPlan) -> None:
     """All that two plans say, but for the order and the spacing in the provider's JSON."""
     first, second = one.first, other.first
     assert repr(one.call) == repr(other.call)  # with the order of options, and 1 told from 1.0
-    for field in ("offers", "hold_nano_usd", "stream", "is_test"):
+    for field in ("model", "others", "hold_nano_usd", "stream", "is_test"):
         assert getattr(one, field) == getattr(other, field), field
     for field in ("offer", "access", "dialect", "drops_usage"):
         assert getattr(first, field) == getattr(second, field), field
@@ -675,8 +683,29 @@ def test_at_a_glance_too_only_what_the_catalogue_names_is_kept(catalogue: Catalo
     assert ready[0] | ready[1] | unready <= known
     assert not {(name, False) for name in ready[0]} & {(name, stream) for name, stream, _ in chats._unready}
     kept = [each for names in chats._ready for each in names.values()]
-    assert all(each.tariff == chats._outcomes.tariff_of(each.offers[0]) for each in kept)
-    assert len({id(each.tariff) for each in kept}) == len(chats._tariffs) < len(kept)
+    assert all(each.way.tariff == chats._outcomes.tariff_of(each.offer) for each in kept)
+    assert len({id(each.way) for each in kept}) == len(chats._ways) < len(kept)
+
+
+def test_the_books_numbers_stand_for_names_as_soon_as_there_are_both(catalogue: Catalogue, health: OfferHealth) -> None:
+    numbers: dict[str, int] = {}
+    chats = new_chats(catalogue, health, number_of=numbers.get)
+    raw = orjson.dumps({**BODY, "model": "one"})
+
+    def named() -> tuple[int | str, int | str | None]:
+        plan = chats.glance(raw, CHAT, CALLER)
+        assert plan is not None
+        outcome = chats.outcome_of_whole(plan, plan.first, orjson.dumps(ANSWER), begun(plan))
+        assert outcome.upstream_number == plan.upstream_number
+        return plan.model, plan.upstream_number
+
+    assert named() == ("local/one", None)
+    numbers["local/one"] = 7
+    assert named() == ("local/one", None)
+    numbers["one"] = 8
+    assert named() == (7, 8)
+    numbers.clear()
+    assert named() == (7, 8)
 
 
 def test_models_of_one_provider_have_one_head_and_each_provider_its_own(
