@@ -112,6 +112,7 @@ class Supervisor:
                 pause_s = child.due_s - self._clock()
                 log.error("%s ended: %s; another one comes in %.1f s", child.name, child.how, pause_s)
             self._replace()
+            self._tell_that_we_live()
             if self._was_hung_up:
                 self._was_hung_up = False
                 log.warning(HANGUP_ANSWER)
@@ -170,7 +171,10 @@ class Supervisor:
             if child.pid and now_s - child.heard_s > patience_s:
                 log.error("%s has stood still for %.1f s and is killed", child.name, patience_s)
                 child.signal(signal.SIGKILL)
-        if interval_s is not None and now_s - self._alive_told_s >= interval_s:
+
+    def _tell_that_we_live(self) -> None:
+        now_s, interval_s = self._clock(), self._watchdog_interval_s
+        if interval_s is not None and now_s - self._alive_told_s >= interval_s and not self._is_stopping:
             self._alive_told_s = now_s
             service.notify(b"WATCHDOG=1")
 
