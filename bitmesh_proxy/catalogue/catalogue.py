@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from bitmesh_proxy.catalogue.model import Model
 from bitmesh_proxy.catalogue.offer import Offer
@@ -31,6 +32,7 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
         ``version``: what came out for the same models before, for whoever knows it; it takes most of the time.
         """
         ordered = tuple(sorted(models, key=lambda model: (model.id.casefold(), model.id)))
+        _share_names_of_providers(ordered)
         names = {name: model for model in ordered for name in (model.id, *model.aliases)}
         return cls(
             models=ordered,
@@ -55,6 +57,15 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True):
     def offer(self, offer_id: str) -> Offer | None:
         """The offer of that name (``provider:upstream_model``), as jobs and the ledger keep it."""
         return self._offers.get(offer_id)
+
+
+def _share_names_of_providers(models: Iterable[Model]) -> None:
+    """Make each one object for all offers, every one of which was read by itself. All calls look at their provider's
+    name, and of thousands of equal ones none would be warm in the processor's caches."""
+    shared: dict[str, str] = {}
+    for model in models:
+        for offer in model.offers:
+            force_setattr(offer, "provider", shared.setdefault(offer.provider, offer.provider))
 
 
 def model_not_found(name: str) -> ModelNotFound:

@@ -65,6 +65,15 @@ def test_the_shipped_catalogue_comes_back_the_same(tmp_path: Path) -> None:
     assert [type(model.operation) for model in read.models] == [type(model.operation) for model in again.models]
 
 
+def test_all_offers_of_a_provider_share_its_name(tmp_path: Path) -> None:
+    for _ in range(2):  # as they were read, and as they were kept
+        catalogue = load_kept_catalogue(
+            catalogue_dirs(Settings()), providers=provider_names(Settings()), directory=tmp_path
+        )
+        names = [offer.provider for model in catalogue.models for offer in model.offers]
+        assert len({id(name) for name in names}) == len(set(names)) < len(names) / 5
+
+
 def test_the_second_time_it_is_what_was_kept(models: Path) -> None:
     assert load(models).get("acme/one").title == "One"
     marked(models)
