@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -109,3 +110,11 @@ def test_making_it_opens_nothing(tmp_path: Path) -> None:
     directory = tmp_path / "data"
     make_app(load_settings(environ={}, overrides={"data": {"dir": str(directory)}}), environ={})
     assert not directory.exists()
+
+
+@pytest.mark.parametrize(("keep_s", "is_on"), [(100 * 86_400.0, True), (0, False)])
+async def test_old_requests_are_summed_up_unless_all_are_kept(tmp_path: Path, keep_s: float, is_on: bool) -> None:
+    async with running_gateway(tmp_path, {"ledger": {"keep_s": keep_s}}):
+        running = {getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()}
+        assert ("Pruner.run" in running) is is_on
+    assert "Pruner.run" not in {getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()}

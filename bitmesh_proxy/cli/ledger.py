@@ -18,6 +18,7 @@ from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.months import Due, LedgerMonths
 from bitmesh_proxy.storage.vacuum import is_served, vacuum
 
+#: For when no service runs, whose callers a step would hold up.
 STEP_ROWS_ALONE = 512
 
 
@@ -50,22 +51,13 @@ def prune_command(
     limit_s = _limit(settings, before_s)
 
     async def work(database: Database) -> tuple[Due, int]:
-        months = LedgerMonths(database)
-        due = await months.due(limit_s)
+        due = await LedgerMonths(database).due(limit_s)
         if dry_run:
             return due, 0
         served = await is_served(database)
         if served and with_vacuum:
             fail("the service is running: stop it before its file is made smaller")
-        if not served:  # then nobody is held up
-            months = LedgerMonths(database, step_rows=STEP_ROWS_ALONE)
-        progress = _Progress(due.requests)
-        try:
-            async for step in prune(months, limit_s, rest=REST if served else 0):
-                progress.add(step.requests, step.started_at_s)
-        finally:
-            progress.end()
-        return due, progress.done
+        return due, await _sum_up(database, due, limit_s, beside_service=served)
 
     due, done = with_database(settings, work)
     upto = "" if due.started_at_s is None else f" up to {show_day(due.started_at_s)}"
@@ -77,6 +69,17 @@ def prune_command(
         click.echo(f"Request {due.held_up_by} is open since {show_day(due.held_up_since_s)}: what came after it stays.")
     if with_vacuum and not dry_run:
         _make_smaller(settings)
+
+
+async def _sum_up(database: Database, due: Due, before_s: float, *, beside_service: bool) -> int:
+    months = LedgerMonths(database) if beside_service else LedgerMonths(database, step_rows=STEP_ROWS_ALONE)
+    progress = _Progress(due.requests)
+    try:
+        async for step in prune(months, before_s, rest=REST if beside_service else 0):
+            progress.add(step.requests, step.started_at_s)
+    finally:
+        progress.end()
+    return progress.done
 
 
 def _limit(settings: Settings, before_s: float | None) -> float:

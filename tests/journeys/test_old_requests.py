@@ -6,15 +6,18 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import aiohttp
 import pytest
 
+from bitmesh_proxy.billing.pruning import prune
 from bitmesh_proxy.cli.new_key import NewKey
+from bitmesh_proxy.storage.months import LedgerMonths
 from bitmesh_proxy.storage.runs import extend_runs
 from bitmesh_proxy.storage.usage import UsageFilter, UsageLine, UsageReports
-from tests.journeys.gateway import Books, bearer, chat, open_books
+from tests.journeys.gateway import CHAT_MODEL, Books, Gateway, bearer, chat, open_books, running_gateway, until, video
 from tests.journeys.processes import Served, make_key, run, serving
 
 #: Three starts of the program, and its first look at old requests comes five seconds after each.
@@ -81,12 +84,14 @@ async def test_no_sum_is_lost_whoever_sums_up_and_whenever_it_ends(tmp_path: Pat
         await asyncio.to_thread(add_old_rows, data, days_ago)
     async with open_books(data) as books, aiohttp.ClientSession(headers=bearer(key)) as http:
         before = await old_usage(books)
-        async with serving(data) as served:
+        async with serving(data, env={"BITMESH_LEDGER__KEEP_S": "0"}, name="first.log") as served:
             pruned, _ = await asyncio.gather(
                 asyncio.to_thread(run, data, "ledger", "prune", "--before", "480d"), call(http, served, 5)
             )
-            assert f"{OLD_ROWS:,} requests up to " in pruned.stdout, (pruned.stdout, pruned.stderr)
+            assert pruned.stdout.startswith(f"{OLD_ROWS:,} requests up to "), (pruned.stdout, pruned.stderr)
+            assert await old_rows(books) == OLD_ROWS
             await books.check()
+        async with serving(data, name="second.log") as served:
 
             async def has_begun() -> bool:
                 return await old_rows(books) < OLD_ROWS
@@ -95,7 +100,7 @@ async def test_no_sum_is_lost_whoever_sums_up_and_whenever_it_ends(tmp_path: Pat
             await served.kill()
         assert 0 < await old_rows(books) < OLD_ROWS
         await books.check()
-        async with serving(data, arguments=["--workers", "2"], name="second.log") as served:
+        async with serving(data, arguments=["--workers", "2"], name="third.log") as served:
             await call(http, served, 3)
 
             async def is_done() -> bool:
@@ -116,3 +121,30 @@ async def test_no_sum_is_lost_whoever_sums_up_and_whenever_it_ends(tmp_path: Pat
 
 async def says(served: Served, words: str) -> bool:
     return words in served.text()
+
+
+async def test_what_refers_to_requests_goes_on_without_their_rows(tmp_path: Path) -> None:
+    """Repetitions, jobs, responses and credits are asked for when the rows have gone that they came from."""
+    async with running_gateway(tmp_path) as gateway:
+        once = {**gateway.bearer, "Idempotency-Key": "once"}
+        first = await gateway.post("/chat", chat(), headers=once)
+        job_id = (await gateway.post("/video", video())).json["id"]
+        stored = (await gateway.post("/v1/responses", {"model": CHAT_MODEL, "input": "Hello"})).json
+        await until(partial(is_over, gateway, job_id), "the clip is there")
+        assert (await gateway.post("/chat", chat())).status == 200
+        assert (await gateway.last_row()).state == "settled"
+        asked = ("/v1/credits?by_api_key=true", f"/video/{job_id}", f"/v1/responses/{stored['id']}")
+        before = [(await gateway.get(path)).json for path in asked]
+        async with open_books(tmp_path) as books:
+            steps = [step async for step in prune(LedgerMonths(books.database), time.time() + 1)]
+            assert [step.requests for step in steps] == [3]
+        assert [(await gateway.get(path)).json for path in asked] == before
+        again = await gateway.post("/chat", chat(), headers=once)
+        assert (again.status, again.body) == (first.status, first.body)
+        more = {"model": CHAT_MODEL, "input": "More", "previous_response_id": stored["id"]}
+        assert (await gateway.post("/v1/responses", more)).status == 200
+        await gateway.check_books()
+
+
+async def is_over(gateway: Gateway, job_id: str) -> bool:
+    return bool((await gateway.get(f"/video/{job_id}")).json["status"] == "completed")
