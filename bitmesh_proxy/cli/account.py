@@ -20,7 +20,10 @@ from bitmesh_proxy.storage.database import Database
 
 @click.group()
 def account() -> None:
-    """Accounts and their balances."""
+    """Accounts and their balances.
+
+    ACCOUNT is an id, or a name that only one account has.
+    """
 
 
 @account.command()
@@ -49,62 +52,62 @@ def create(
 
 
 @account.command()
-@click.argument("account_id")
+@click.argument("account_id", metavar="ACCOUNT")
 @click.argument("amount", type=USD)
-@click.option("--note", default="", help="What the credit is for.")
+@click.option("--note", default="", help="What the payment was for.")
 @common_options
 @click.pass_context
 def credit(
     ctx: click.Context, account_id: str, amount: NanoUsd, note: str, config: Path | None, data_dir: Path | None
 ) -> None:
-    """Enter a payment of AMOUNT US dollars for ACCOUNT_ID (or its name, if only one has it)."""
+    """Enter a payment of AMOUNT US dollars."""
     settings = settings_of(ctx, config, data_dir)
     found_id, balance = _entered(settings, account_id, lambda store, found_id: store.credit(found_id, amount, note))
     click.echo(f"Credited {format_usd(amount)} USD to {found_id}; balance {format_usd(balance)} USD.")
 
 
 @account.command()
-@click.argument("account_id")
-@click.option("--by", "amount", type=USD, required=True, help="US dollars to add; below nothing, to take away.")
+@click.argument("account_id", metavar="ACCOUNT")
+@click.option("--by", "amount", type=USD, required=True, help="US dollars to add; a negative amount is taken away.")
 @click.option("--note", required=True, help="Which mistake this makes good.")
 @common_options
 @click.pass_context
 def correct(
     ctx: click.Context, account_id: str, amount: NanoUsd, note: str, config: Path | None, data_dir: Path | None
 ) -> None:
-    """Enter a counter-entry for a mistake; what was entered stays. What open requests hold cannot be taken away."""
+    """Enter a counter-entry for a mistake. What was entered stays; what open requests hold cannot be taken away."""
     settings = settings_of(ctx, config, data_dir)
     found_id, balance = _entered(settings, account_id, lambda store, found_id: store.correct(found_id, amount, note))
     click.echo(f"Corrected {found_id} by {format_usd(amount)} USD; balance {format_usd(balance)} USD.")
 
 
 @account.command()
-@click.argument("account_id")
+@click.argument("account_id", metavar="ACCOUNT")
 @common_options
 @click.pass_context
 def disable(ctx: click.Context, account_id: str, config: Path | None, data_dir: Path | None) -> None:
-    """Switch all keys of an account off; they fail with their next requests."""
+    """Switch all keys of an account off. They fail with their next requests."""
     found = _switched(settings_of(ctx, config, data_dir), account_id, is_disabled=True)
     click.echo(f"Account {found.id} ({found.name}) is off.")
 
 
 @account.command()
-@click.argument("account_id")
+@click.argument("account_id", metavar="ACCOUNT")
 @common_options
 @click.pass_context
 def enable(ctx: click.Context, account_id: str, config: Path | None, data_dir: Path | None) -> None:
-    """Switch an account on again; keys that were switched off themselves stay off."""
+    """Switch an account on again. Keys that were switched off themselves stay off."""
     found = _switched(settings_of(ctx, config, data_dir), account_id, is_disabled=False)
     click.echo(f"Account {found.id} ({found.name}) is on.")
 
 
 @account.command()
-@click.argument("account_id")
+@click.argument("account_id", metavar="ACCOUNT")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: the account with its payments.")
 @common_options
 @click.pass_context
 def statement(ctx: click.Context, account_id: str, as_json: bool, config: Path | None, data_dir: Path | None) -> None:
-    """Payments and corrections of an account, what was used of them, and what is left.
+    """Payments, corrections, what was used of them, and what is left.
 
     `bitmesh-proxy usage --account` says what it was used for.
     """

@@ -32,13 +32,38 @@ def key() -> None:
 @key.command()
 @click.option("--account", "account_id", help="Account that pays (id or name). Default: the only one.")
 @click.option("--name", default="", help="What you call the key.")
-@click.option("--bound-model", help="The key speaks to this model only; requests then must not name one.")
-@click.option("--allow-model", "allowed_models", multiple=True, help="A model the key may use; may be given again.")
-@click.option("--rate-per-minute", type=click.IntRange(0), help="Requests per minute; 0 is no limit.")
-@click.option("--max-concurrent", type=click.IntRange(0), help="Calls under way at once; 0 is no limit.")
-@click.option("--budget-day", "budget_day_nano_usd", type=BUDGET, help="US dollars per UTC day.")
-@click.option("--budget-month", "budget_month_nano_usd", type=BUDGET, help="US dollars per UTC month.")
-@click.option("--expires", "expires_at_s", type=AHEAD, help="When it ends: 2026-12-31, 30d, 12h.")
+@click.option(
+    "--bound-model",
+    help="The only model that it speaks to; requests need not name it (in Bitmesh's dialect they must not).",
+)
+@click.option(
+    "--allow-model", "allowed_models", multiple=True, help="A model that it may use; may be given again. Default: any."
+)
+@click.option(
+    "--rate-per-minute",
+    type=click.IntRange(0),
+    help="Requests per minute; 0: no limit. Default: limits.key_per_minute.",
+)
+@click.option(
+    "--max-concurrent",
+    type=click.IntRange(0),
+    help="Calls under way at once; 0: no limit. Default: limits.key_max_concurrent.",
+)
+@click.option(
+    "--budget-day",
+    "budget_day_nano_usd",
+    type=BUDGET,
+    help="US dollars that it may spend per UTC day. Default: no limit.",
+)
+@click.option(
+    "--budget-month",
+    "budget_month_nano_usd",
+    type=BUDGET,
+    help="US dollars that it may spend per UTC month. Default: no limit.",
+)
+@click.option(
+    "--expires", "expires_at_s", type=AHEAD, help="When it ends: 2026-12-31 (UTC), or in 30d, 12h. Default: never."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: id, token, consumer_key, consumer_secret.")
 @common_options
 @click.pass_context
@@ -53,7 +78,7 @@ def create(
     data_dir: Path | None,
     **limits: Any,
 ) -> None:
-    """Make a key: a bearer token, and an OAuth consumer key with its secret."""
+    """Make a key: a bearer token and an OAuth consumer key. Their secrets are shown this once."""
     settings = settings_of(ctx, config, data_dir)
 
     async def work(database: Database) -> NewKey:
@@ -125,7 +150,7 @@ def show(ctx: click.Context, key_id: str, as_json: bool, config: Path | None, da
 @common_options
 @click.pass_context
 def disable(ctx: click.Context, key_id: str, config: Path | None, data_dir: Path | None) -> None:
-    """Switch a key off; it fails with its next request."""
+    """Switch a key off. It fails with its next request."""
 
     async def work(database: Database) -> KeyRecord:
         return await KeyStore(database).disable(key_id)
@@ -151,24 +176,42 @@ def enable(ctx: click.Context, key_id: str, config: Path | None, data_dir: Path 
 @key.command()
 @click.argument("key_id")
 @click.option("--name", help="What you call the key.")
-@click.option("--bound-model", type=OrWord(click.STRING), help="The only model it speaks to.")
+@click.option("--bound-model", type=OrWord(click.STRING), help="The only model that it speaks to; none: any.")
 @click.option(
-    "--allow-model", "allowed_models", multiple=True, help="A model it may use; may be given again. none: any."
+    "--allow-model", "allowed_models", multiple=True, help="A model that it may use; may be given again; none: any."
 )
 @click.option(
-    "--rate-per-minute", type=OrWord(click.IntRange(0), "default"), help="Requests per minute; 0 is no limit."
+    "--rate-per-minute",
+    type=OrWord(click.IntRange(0), "default"),
+    help="Requests per minute; 0: no limit; default: limits.key_per_minute.",
 )
-@click.option("--max-concurrent", type=OrWord(click.IntRange(0), "default"), help="Calls at once.")
-@click.option("--budget-day", "budget_day_nano_usd", type=OrWord(BUDGET), help="US dollars per UTC day.")
-@click.option("--budget-month", "budget_month_nano_usd", type=OrWord(BUDGET), help="US dollars per UTC month.")
-@click.option("--expires", "expires_at_s", type=OrWord(AHEAD), help="When it ends: 2026-12-31, 30d, 12h.")
+@click.option(
+    "--max-concurrent",
+    type=OrWord(click.IntRange(0), "default"),
+    help="Calls under way at once; 0: no limit; default: limits.key_max_concurrent.",
+)
+@click.option(
+    "--budget-day",
+    "budget_day_nano_usd",
+    type=OrWord(BUDGET),
+    help="US dollars that it may spend per UTC day; none: no limit.",
+)
+@click.option(
+    "--budget-month",
+    "budget_month_nano_usd",
+    type=OrWord(BUDGET),
+    help="US dollars that it may spend per UTC month; none: no limit.",
+)
+@click.option(
+    "--expires", "expires_at_s", type=OrWord(AHEAD), help="When it ends: 2026-12-31 (UTC), or in 30d, 12h; none: never."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @common_options
 @click.pass_context
 def change(
     ctx: click.Context, /, key_id: str, as_json: bool, config: Path | None, data_dir: Path | None, **options: Any
 ) -> None:
-    """Change what a key may do, from its next request on. What is not said stays; what it spent already counts."""
+    """Change what a key may do, from its next request on. What is not said stays, and what it has spent counts."""
     said = given(ctx, options)
     if said.get("allowed_models") == ("none",):
         said["allowed_models"] = None
@@ -189,7 +232,7 @@ def change(
 @common_options
 @click.pass_context
 def rotate(ctx: click.Context, key_id: str, as_json: bool, config: Path | None, data_dir: Path | None) -> None:
-    """Give a key a new token and a new consumer secret; the old ones end at once."""
+    """Give a key a new token and consumer secret. The old ones end at once."""
     settings = settings_of(ctx, config, data_dir)
 
     async def work(database: Database) -> NewKey:

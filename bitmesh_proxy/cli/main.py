@@ -61,7 +61,8 @@ def _load(name: str) -> ModuleType:
     "--config",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     envvar="BITMESH_CONFIG",
-    help="Settings file (TOML). Default: /etc/bitmesh-proxy/bitmesh-proxy.toml if it is there.",
+    # The words for both options are those of options.py, which is not loaded for the list of commands alone.
+    help="Settings file (TOML). Default: $BITMESH_CONFIG, else /etc/bitmesh-proxy/bitmesh-proxy.toml if there.",
 )
 @click.option(
     "--data-dir",

@@ -43,7 +43,7 @@ def list_models(
     config: Path | None,
     data_dir: Path | None,
 ) -> None:
-    """All models with their cheapest price."""
+    """All models, each with the price of its first offer."""
     settings = settings_of(ctx, config, data_dir)
     models = [
         each

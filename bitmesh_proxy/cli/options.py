@@ -24,12 +24,12 @@ def common_options(function: F) -> F:
     function = click.option(
         "--data-dir",
         type=click.Path(file_okay=False, path_type=Path),
-        help="Where the database and its company are kept.",
+        help="Where the database, the master secret and copies of media are kept.",
     )(function)
     return click.option(
         "--config",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="Settings file (TOML).",
+        help="Settings file (TOML). Default: $BITMESH_CONFIG, else /etc/bitmesh-proxy/bitmesh-proxy.toml if there.",
     )(function)
 
 

@@ -11,14 +11,20 @@ import click
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
-    "--port", default=3900, show_default=True, type=click.IntRange(0, 65535), help="Port; 0 takes a free one."
+    "--port",
+    default=3900,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port to listen on; 0 takes a free one.",
 )
 @click.option(
-    "--token-interval-ms", default=15, show_default=True, type=click.IntRange(0), help="Pause between tokens."
+    "--token-interval-ms", default=15, show_default=True, type=click.IntRange(0), help="Milliseconds between tokens."
 )
-@click.option("--job-duration-s", default=6.0, show_default=True, type=float, help="How long a clip takes.")
+@click.option(
+    "--job-duration-s", default=6.0, show_default=True, type=click.FloatRange(0), help="Seconds that a clip takes."
+)
 def sandbox(host: str, port: int, token_interval_ms: int, job_duration_s: float) -> None:
-    """Play the providers' HTTP APIs without a gateway before them, until Ctrl-C."""
+    """Play the providers' HTTP APIs, without a gateway. Until SIGTERM or Ctrl-C."""
     asyncio.run(_run(host, port, token_interval_ms=token_interval_ms, job_duration_s=job_duration_s))
 
 

@@ -35,13 +35,15 @@ log = logging.getLogger(__name__)
 
 @click.command()
 @common_options
-@click.option("--host", help="Address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one.")
-@click.option("--workers", type=click.IntRange(1, 64), help="Processes that serve. Default: 1.")
+@click.option("--host", help="Address to listen on. Default: http.host (127.0.0.1).")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one. Default: http.port (3000)."
+)
+@click.option("--workers", type=click.IntRange(1, 64), help="Processes that serve. Default: http.workers (1).")
 @click.option(
     "--sandbox/--no-sandbox",
     default=None,
-    help="Play the providers in this process. Default: on as long as no provider credential is configured.",
+    help="Play the providers. Default: sandbox.mode (on as long as no provider credential is configured).",
 )
 @click.pass_context
 def serve(

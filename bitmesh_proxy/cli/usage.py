@@ -39,10 +39,10 @@ FIGURES = (
     "--by", "dimensions", multiple=True, type=click.Choice(DIMENSIONS), help="Group by this; may be given again."
 )
 @click.option("--account", "account_id", help="This account (id or name) only.")
-@click.option("--key", "key_id", help="This key only.")
-@click.option("--model", "model_id", help="This model only.")
-@click.option("--since", "since_s", type=AGO, help="From this moment on: 2026-12-01, 7d, 12h.")
-@click.option("--until", "until_s", type=AGO, help="Up to this moment.")
+@click.option("--key", "key_id", help="This key (id) only.")
+@click.option("--model", "model_id", help="This model (id) only.")
+@click.option("--since", "since_s", type=AGO, help="From this moment on: 2026-12-01 (UTC), or 7d, 12h ago.")
+@click.option("--until", "until_s", type=AGO, help="Up to this moment, said likewise.")
 @click.option("--live/--test", "is_live", default=None, help="Charged calls only, or test calls only.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON list.")
 @click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values with a heading.")
@@ -59,7 +59,7 @@ def usage(
     data_dir: Path | None,
     **wanted: Any,
 ) -> None:
-    """Requests, tokens and money by key, model, day and the like (default: by model).
+    """Requests, tokens and money, by model or as --by says.
 
     Calls older than ledger.keep_s are known by month only: by day, they stand under their month (2026-08), and with
     --since and --until a month's sum counts whole, where the month begins.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from bitmesh_proxy.cli.main import COMMANDS, main
+from bitmesh_proxy.cli.options import common_options
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -16,6 +18,19 @@ def test_each_command_explains_itself(command: str) -> None:
     result = CliRunner().invoke(main, [command, "--help"])
     assert result.exit_code == 0
     assert "Usage:" in result.output
+
+
+@pytest.mark.parametrize("group", [[], ["account"], ["key"], ["ledger"], ["model"]])
+def test_a_list_of_commands_cuts_no_sentence(group: list[str]) -> None:
+    listed = CliRunner().invoke(main, [*group, "--help"]).output.partition("Commands:")[2].splitlines()[1:]
+    assert listed
+    assert [line for line in listed if not line.endswith(".") or line.endswith("..")] == []
+
+
+def test_options_say_the_same_before_and_behind_the_commands_name() -> None:
+    behind = click.command()(common_options(lambda: None))
+    said = {each.name: each.help for each in main.params if isinstance(each, click.Option)}
+    assert {each.name: each.help for each in behind.params if isinstance(each, click.Option)}.items() <= said.items()
 
 
 def test_an_unknown_command_is_refused_by_name() -> None:
