@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def list_keys(
                 f"bm_…{record.token_hint}" if record.has_token else "",
                 record.consumer_key,
                 record.caller.bound_model or "any",
-                "off" if record.is_disabled else "on",
+                _state_of(record),
                 show_moment(record.created_at_s),
             )
             for record in records
@@ -258,6 +259,12 @@ def _look_at_models(settings: Settings, bound_model: str | None, allowed_models:
         from bitmesh_proxy.cli.known_models import warn_of_unknown_models
 
         warn_of_unknown_models(settings, names)
+
+
+def _state_of(record: KeyRecord) -> str:
+    if record.is_disabled:
+        return "off"
+    return "expired" if record.is_expired(time.time()) else "on"
 
 
 def _show(record: KeyRecord, *, as_json: bool) -> None:

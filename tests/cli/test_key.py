@@ -37,6 +37,17 @@ def test_limits_are_kept_and_shown(run: Run) -> None:
     assert "openai/gpt-oss-120b" in run("key", "show", key_id).output
 
 
+def test_the_list_says_which_keys_still_open_the_door(run: Run) -> None:
+    run("account", "create", "acme")
+    made = {
+        name: json_of(run("key", "create", "--json", "--name", name, *more))["id"]
+        for name, more in {"lasting": (), "past": ("--expires", "2020-01-01"), "stopped": ("--expires", "1d")}.items()
+    }
+    run("key", "disable", made["stopped"])
+    states = {line.split()[1]: line.split()[-3] for line in run("key", "list").output.splitlines()[1:]}
+    assert states == {"lasting": "on", "past": "expired", "stopped": "off"}
+
+
 def test_disable_and_rotate(run: Run) -> None:
     run("account", "create", "acme")
     made = json_of(run("key", "create", "--json"))
