@@ -2,6 +2,8 @@
 
 Opening and closing are one statement each; the triggers of ``schema/0001_create_books.sql`` move holds, entries and
 budgets with them. Rows tell what was used and what it cost, never what was asked or answered.
+
+Old rows become part of their months' sums (``months.py``): then a request is not found by its id any more.
 """
 
 from __future__ import annotations
