@@ -1,26 +1,19 @@
-"""Settings: one TOML file, then the environment, typed and frozen; units stand in the names.
+"""Settings: what can be set, typed and frozen, with its default; units stand in the names.
 
-Order, later wins: the defaults here, the file, ``BITMESH_<TABLE>__<KEY>`` variables (``BITMESH_HTTP__PORT=3001``; lists
-and tables as JSON), command-line options. Unknown keys and impossible values stop the start with the key's name.
-Secrets never stand in the file: a provider's ``credential`` is a reference, ``env:NAME``, ``file:PATH`` or
+Secrets never stand among them: a provider's ``credential`` is a reference, ``env:NAME``, ``file:PATH`` or
 ``credential:NAME`` (a file of systemd's ``$CREDENTIALS_DIRECTORY``). ``config/bitmesh-proxy.example.toml`` shows every
-key with its default; a test holds the two together.
+key with its default; a test holds the two together. Where values come from is the matter of ``settings_sources.py``.
 """
 
 # No `from __future__ import annotations`: each field's type would be looked up by its text, at every start.
 
-import ipaddress
 import os
-import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
-
-from bitmesh_proxy.money import parse_usd
 
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -294,122 +287,6 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     logging: Logging = Logging()
     metrics: Metrics = Metrics()
     providers: tuple[ProviderSettings, ...] = ()
-
-
-def load_settings(
-    path: Path | None = None,
-    *,
-    environ: Mapping[str, str] | None = None,
-    overrides: Mapping[str, Mapping[str, Any]] | None = None,
-) -> Settings:
-    """Read the file (if any), the environment and ``overrides`` (the command line) into checked settings.
-
-    Raises SettingsError naming the key.
-    """
-    tree: dict[str, Any] = {}
-    if path is not None:
-        try:
-            tree = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as exc:
-            raise SettingsError(f"{path}: {exc}") from exc
-        except tomllib.TOMLDecodeError as exc:
-            raise SettingsError(f"{path}: not valid TOML: {exc}") from exc
-        _convert(tree, str(path))
-    _merge(tree, _from_environment(os.environ if environ is None else environ), "environment")
-    _merge(tree, overrides or {}, "command line")
-    settings = _convert(tree, str(path) if path else "environment")
-    _check(settings)
-    return settings
-
-
-def _merge(tree: dict[str, Any], more: Mapping[str, Any], source: str) -> None:
-    for table, values in more.items():
-        if not isinstance(values, Mapping):
-            tree[table] = values
-            continue
-        current = tree.setdefault(table, {})
-        if not isinstance(current, dict):
-            raise SettingsError(f"{source}: {table} is not a table")
-        current.update(values)
-
-
-def _convert(tree: Mapping[str, Any], source: str) -> Settings:
-    try:
-        return msgspec.convert(tree, Settings)
-    except msgspec.ValidationError as exc:
-        raise SettingsError(f"{source}: {str(exc).replace('`$.', '`')}") from exc
-
-
-def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    hints: dict[str, dict[str, Any]] = {
-        table.encode_name: {entry.encode_name: entry.type for entry in msgspec.structs.fields(table.type)}
-        for table in msgspec.structs.fields(Settings)
-        if isinstance(table.type, type) and issubclass(table.type, Struct)
-    }
-    for name, text in environ.items():
-        if not name.startswith("BITMESH_") or "__" not in name:
-            continue
-        table, _, key = name.removeprefix("BITMESH_").lower().partition("__")
-        if key not in hints.get(table, {}):
-            raise SettingsError(f"environment: {name} names no setting")
-        tree.setdefault(table, {})[key] = _from_text(name, text, hints[table][key])
-    return tree
-
-
-def _from_text(name: str, text: str, hint: Any) -> Any:
-    if hint is str:
-        return text
-    try:
-        if text[:1] in "[{":
-            return msgspec.json.decode(text, type=hint)
-        return msgspec.convert(text.lower() if text.lower() in ("true", "false") else text, hint, strict=False)
-    except (msgspec.ValidationError, msgspec.DecodeError) as exc:
-        raise SettingsError(f"environment: {name}: {exc}") from exc
-
-
-def _check(settings: Settings) -> None:
-    """What types cannot say."""
-    for name, networks in (
-        ("http.trusted_proxies", settings.http.trusted_proxies),
-        ("metrics.allowed_networks", settings.metrics.allowed_networks),
-    ):
-        for network in networks:
-            try:
-                ipaddress.ip_network(network)
-            except ValueError as exc:
-                raise SettingsError(f"{name}: {exc}") from exc
-    url = settings.http.public_url
-    if url and not (url.startswith(("http://", "https://")) and not url.endswith("/")):
-        raise SettingsError("http.public_url: want http(s)://host[:port] without a slash at the end")
-    try:
-        markup = parse_usd(settings.billing.markup)
-    except ValueError as exc:
-        raise SettingsError(f"billing.markup: {exc}") from exc
-    if not 0 <= markup <= parse_usd("1000"):
-        raise SettingsError("billing.markup: want a decimal string from 0 to 1000")
-    if 0 < settings.ledger.keep_s < LEAST_LEDGER_KEEP_S:
-        raise SettingsError("ledger.keep_s: must not be below 5443200 (63 days, for budgets), except 0 to keep all")
-    if settings.jobs.max_poll_s < settings.jobs.first_poll_s:
-        raise SettingsError("jobs.max_poll_s: must not be below jobs.first_poll_s")
-    for endpoint, rate in settings.limits.endpoint_per_minute.items():
-        if rate < 0:
-            raise SettingsError(f"limits.endpoint_per_minute.{endpoint}: must not be below 0")
-    for origin in settings.uploads.trusted_origins:
-        if not re.fullmatch(r"https?://[^/?#@\s]+", origin):
-            raise SettingsError(f"uploads.trusted_origins: want http(s)://host[:port], not {origin!r}")
-    names = [provider.name for provider in settings.providers]
-    for name in names:
-        if names.count(name) > 1:
-            raise SettingsError(f"providers: {name} stands there twice")
-    for provider in settings.providers:
-        if provider.kind and "default" not in provider.base_urls:
-            raise SettingsError(f"providers.{provider.name}.base_urls: a further server needs `default`")
-        if provider.credential and not provider.credential.startswith(("env:", "file:", "credential:")):
-            raise SettingsError(
-                f"providers.{provider.name}.credential: want a reference (env:NAME, file:PATH or credential:NAME), "
-                "never the secret itself"
-            )
 
 
 def resolve_data_dir(settings: Settings, environ: Mapping[str, str] | None = None) -> Path:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from bitmesh_proxy.catalogue.kept import KEPT_NAME, load_kept_catalogue
 from bitmesh_proxy.catalogue.loader import catalogue_dirs
-from bitmesh_proxy.settings import Settings, load_settings
+from bitmesh_proxy.settings import Settings
+from bitmesh_proxy.settings_sources import load_settings
 from bitmesh_proxy.storage.database import DATABASE_NAME
 from bitmesh_proxy.storage.migrations import migrate
 from bitmesh_proxy.upstream.access import provider_names

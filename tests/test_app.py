@@ -12,7 +12,7 @@ import pytest
 
 from bitmesh_proxy import keys
 from bitmesh_proxy.app import StartError, make_app, make_runner
-from bitmesh_proxy.settings import load_settings
+from bitmesh_proxy.settings_sources import load_settings
 from bitmesh_proxy.upstream.access import ProviderAccess
 from tests.journeys.gateway import chat, eventually, running_gateway, settings_for
 from tests.journeys.scripted import at, write_rows

@@ -22,7 +22,7 @@ import pytest
 
 from bitmesh_proxy.catalogue.loader import catalogue_dirs, load_catalogue
 from bitmesh_proxy.context import Caller
-from bitmesh_proxy.settings import load_settings
+from bitmesh_proxy.settings_sources import load_settings
 from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.database import DATABASE_NAME, Database
 from bitmesh_proxy.storage.key_directory import KeyDirectory

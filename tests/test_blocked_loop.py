@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from bitmesh_proxy.settings import Settings, load_settings
+from bitmesh_proxy.settings import Settings
+from bitmesh_proxy.settings_sources import load_settings
 
 
 async def test_our_code_may_not_read_a_file_on_the_loop(tmp_path: Path) -> None:
     path = tmp_path / "settings.toml"
     path.write_text("")  # a test may
-    with pytest.raises(Exception, match=r"^open .* on the event loop, from settings\.py"):
+    with pytest.raises(Exception, match=r"^open .* on the event loop, from settings_sources\.py"):
         load_settings(path)
 
 

@@ -25,7 +25,7 @@ PACKAGE = ROOT / "bitmesh_proxy"
 #: what stands on it or below; on one floor imports may not go in a circle.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "money", "defaults", "discreet", "deferred", "service", "shared_memory"}),
-    frozenset({"calls", "context", "plain_chats", "settings", "logs", "metrics", "shared_metrics"}),
+    frozenset({"calls", "context", "plain_chats", "settings", "settings_sources", "logs", "metrics", "shared_metrics"}),
     frozenset({"storage", "limits", "auth", "catalogue", "billing", "dialects", "providers", "endpoints"}),
     frozenset({"upstream", "media", "jobs", "idempotency"}),
     frozenset({"pipeline", "straight", "work", "worker"}),

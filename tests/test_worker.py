@@ -12,7 +12,8 @@ from bitmesh_proxy.errors import RateLimited, TooManyConcurrent
 from bitmesh_proxy.limits.per_address import AddressLimit
 from bitmesh_proxy.limits.per_endpoint import EndpointLimit
 from bitmesh_proxy.limits.per_key import KeyLimit
-from bitmesh_proxy.settings import SettingsError, load_settings
+from bitmesh_proxy.settings import SettingsError
+from bitmesh_proxy.settings_sources import load_settings
 from bitmesh_proxy.worker import Doors, Memories, Worker, settings_of_seat
 
 SEATS = 2

@@ -10,7 +10,8 @@ from typing import Any, NoReturn, TypeVar
 import click
 from click.core import ParameterSource
 
-from bitmesh_proxy.settings import Settings, SettingsError, load_settings
+from bitmesh_proxy.settings import Settings, SettingsError
+from bitmesh_proxy.settings_sources import load_settings
 
 SYSTEM_CONFIG = Path("/etc/bitmesh-proxy/bitmesh-proxy.toml")
 #: sysexits.h: a configuration error. The unit does not restart on it.

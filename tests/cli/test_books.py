@@ -8,7 +8,8 @@ import pytest
 
 from bitmesh_proxy.cli.books import with_database
 from bitmesh_proxy.errors import NotFound
-from bitmesh_proxy.settings import Settings, load_settings
+from bitmesh_proxy.settings import Settings
+from bitmesh_proxy.settings_sources import load_settings
 from bitmesh_proxy.storage.database import Database
 
 

@@ -11,7 +11,7 @@ from aiohttp import web
 from bitmesh_proxy import keys
 from bitmesh_proxy.app import make_app, make_runner
 from bitmesh_proxy.cli.first_run import chat_example, image_example, video_example, welcome
-from bitmesh_proxy.settings import load_settings
+from bitmesh_proxy.settings_sources import load_settings
 from bitmesh_proxy.storage.accounts import AccountStore
 
 ADDRESS = "http://127.0.0.1:3000"

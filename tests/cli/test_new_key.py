@@ -8,7 +8,7 @@ from pathlib import Path
 from bitmesh_proxy.auth.master import load_master_secret
 from bitmesh_proxy.auth.secrets import derive_consumer_secret, token_digest
 from bitmesh_proxy.cli.new_key import TOKEN_HINT_CHARACTERS, create_key
-from bitmesh_proxy.settings import load_settings
+from bitmesh_proxy.settings_sources import load_settings
 from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.key_directory import KeyDirectory

@@ -26,7 +26,7 @@ from bitmesh_proxy.app import offered_by
 from bitmesh_proxy.cli.process import reserve
 from bitmesh_proxy.cli.children import Lines
 from bitmesh_proxy.cli.worker_process import Callers, run_sandbox, run_worker
-from bitmesh_proxy.settings import load_settings
+from bitmesh_proxy.settings_sources import load_settings
 from bitmesh_proxy.worker import Doors, Memories, Worker
 
 settings = load_settings(overrides={"data": {"dir": sys.argv[1]}})

@@ -12,7 +12,7 @@ import pytest
 
 from bitmesh_proxy.app import StartError
 from bitmesh_proxy.cli.workers import check
-from bitmesh_proxy.settings import load_settings
+from bitmesh_proxy.settings_sources import load_settings
 from tests.journeys.processes import ROOT, run, serving
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(30)]

@@ -24,7 +24,7 @@ from bitmesh_proxy.cli.worker_process import cores_of
 from bitmesh_proxy.money import NanoUsd, parse_usd
 from bitmesh_proxy.sandbox.faults import Fault, parse_directives
 from bitmesh_proxy.sandbox.server import Sandbox
-from bitmesh_proxy.settings import load_settings
+from bitmesh_proxy.settings_sources import load_settings
 from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.keys import KeyStore
