@@ -10,7 +10,6 @@ The master secret comes from systemd (``$CREDENTIALS_DIRECTORY/master_secret``) 
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
 import os
 import secrets
@@ -18,6 +17,15 @@ import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from hashlib import sha256
+else:
+    try:  # the interpreter's own, as to have OpenSSL set up takes longer than to hash a token
+        from _sha256 import sha256
+    except ImportError:  # it has none, or by another name
+        from hashlib import sha256
 
 RandomBytes = Callable[[int], bytes]
 
@@ -27,6 +35,8 @@ CREDENTIAL_NAME = "master_secret"
 MIN_MASTER_SECRET_BYTES = 32
 #: A credential of systemd may be 1 MB; nothing that long is a secret of ours.
 MAX_MASTER_SECRET_BYTES = 4096
+#: Hashes a bearer token; the digest is what is stored of it.
+hash_of_token: Final = sha256
 
 
 class MasterSecretError(Exception):
@@ -45,12 +55,7 @@ def new_consumer_key(*, random_bytes: RandomBytes = secrets.token_bytes) -> str:
 
 def token_digest(token: str) -> bytes:
     """What is stored of a bearer token, and looked up by: its SHA-256."""
-    return token_bytes_digest(token.encode("utf-8", "surrogateescape"))
-
-
-def token_bytes_digest(token: bytes) -> bytes:
-    """The same of a token as it came."""
-    return hashlib.sha256(token).digest()
+    return hash_of_token(token.encode("utf-8", "surrogateescape")).digest()
 
 
 def derive_consumer_secret(master: bytes, key_id: str, generation: int) -> str:

@@ -34,11 +34,21 @@ class Limit:
     """One rate, with a bucket for each identifier.
 
     ``who`` completes the refusal: "Too many requests *from this address*". ``burst`` is the size of the buckets; 0
-    stands for one window's worth. Raises ValueError for a rate below 1: a limit that is switched off is not made.
+    stands for one window's worth. ``part`` tells limits of one policy apart that share ``buckets``; where no other
+    limit of the same rate uses these, they are its ``own``, and an identifier is its bucket's key.
+    Raises ValueError for a rate below 1: a limit that is switched off is not made.
     """
 
     def __init__(
-        self, buckets: TokenBucketSupport, item: RateLimitItem, *, policy: str, who: str, burst: int = 0
+        self,
+        buckets: TokenBucketSupport,
+        item: RateLimitItem,
+        *,
+        policy: str,
+        who: str,
+        burst: int = 0,
+        part: str = "",
+        own: bool = False,
     ) -> None:
         if item.amount < 1 or burst < 0:
             raise ValueError(f"a limit of {item.amount} requests with a burst of {burst} admits nobody")
@@ -52,15 +62,17 @@ class Limit:
         self.token = self._window_s * MICROSECONDS
         self.capacity = self._burst * self.token
         self._refusal = f"Too many requests {who}: {item.amount} per {_name_of(self._window_s)} are allowed."
-        #: The package's key for (policy, identifier) is what stands between these two: put together in place, because
-        #: building it is half the price of a hit.
-        self.before, self.after = item.key_for(policy, "\0").split("\0")
+        self.own = own
+        #: The package's key for (policy, part, identifier) has these around it: put together in place, because building
+        #: it is half the price of a hit.
+        names = (policy, part, "\0") if part else (policy, "\0")
+        self.before, self.after = ("", "") if own else item.key_for(*names).split("\0")
         #: Admits one request under such a key, as ``TokenBucketSupport.taker`` says; -1: ``admit`` has to say more.
         self.take = buckets.taker(item.amount, self.token, self.capacity)
 
     def admit(self, identifier: str) -> Snapshot:
         """Enter, or raise RateLimited, whose ``headers`` say how the bucket stands and when to come back."""
-        amount, key = self.amount, f"{self.before}{identifier}{self.after}"
+        amount, key = self.amount, self.key_of(identifier)
         if (missing := self.take(key)) >= 0:
             return self.snapshot(missing)
         state = self._acquire(key, amount, self._window_s, burst=self._burst)
@@ -79,7 +91,11 @@ class Limit:
 
     def bucket(self, identifier: str) -> Bucket:
         """The identifier's bucket, for whoever admits it often."""
-        return Bucket(self, identifier, f"{self.before}{identifier}{self.after}")
+        return Bucket(self, identifier, self.key_of(identifier))
+
+    def key_of(self, identifier: str) -> str:
+        """What ``take`` knows the identifier's bucket by."""
+        return identifier if self.own else f"{self.before}{identifier}{self.after}"
 
     def snapshot(self, missing: int) -> Snapshot:
         """How a bucket stands of which ``take`` has said that so much is missing."""

@@ -6,13 +6,15 @@ error, by cancellation. Nothing is kept of a key that has no call under way.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol
 
 from bitmesh_proxy.errors import TooManyConcurrent
-from bitmesh_proxy.limits.base import Bucket, Passed
+from bitmesh_proxy.limits.base import Bucket, Limit, Passed
+from bitmesh_proxy.limits.passage import Passage, passage_of
+from bitmesh_proxy.limits.per_key import KeyLimit
+from bitmesh_proxy.limits.token_bucket import LOCK
 
 
 class Gate(Protocol):
@@ -31,8 +33,7 @@ class ConcurrencyLimit:
         #: For keys without a limit of their own; 0 is no limit.
         self.default = default
         self._retry_after_s = retry_after_s
-        self._running: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._under_way: dict[str, int] = {}
 
     def enter(self, key_id: str, limit: int | None = None) -> Slot:
         """A slot for a ``with`` block, by the key's limit or the default (None). Entering raises TooManyConcurrent."""
@@ -47,21 +48,31 @@ class ConcurrencyLimit:
         the first ``untold`` buckets it does not tell."""
         return None
 
+    def passage(self, address_limit: Limit | None, key_limit: KeyLimit, endpoint_limit: Limit | None) -> Passage | None:
+        """A way through these limits and into a slot in one step, for any caller; None where several processes share
+        them."""
+        return passage_of(
+            address_limit,
+            key_limit,
+            endpoint_limit,
+            under_way=self._under_way,
+            default_max_concurrent=self.default,
+        )
+
     def running(self, key_id: str) -> int:
         """How many calls the key has under way."""
-        return self._running.get(key_id, 0)
+        return self._under_way.get(key_id, 0)
 
     def take(self, key_id: str, limit: int) -> None:
         """Take a slot. Raises TooManyConcurrent. For each one taken, ``give_back`` must be called once."""
-        lock = self._lock
-        lock.acquire()  # without `with`, which takes twice as long
+        LOCK.acquire()  # without `with`, which takes twice as long
         try:
-            running = self._running.get(key_id, 0)
+            running = self._under_way.get(key_id, 0)
             if running < limit or not limit:
-                self._running[key_id] = running + 1
+                self._under_way[key_id] = running + 1
                 return
         finally:
-            lock.release()
+            LOCK.release()
         raise TooManyConcurrent(
             f"Too many calls under way with this API key: {limit} at once are allowed.",
             retry_after_s=self._retry_after_s,
@@ -69,16 +80,15 @@ class ConcurrencyLimit:
 
     def give_back(self, key_id: str) -> None:
         """Give one slot back."""
-        lock = self._lock
-        lock.acquire()
+        LOCK.acquire()
         try:
-            running = self._running[key_id] - 1
+            running = self._under_way[key_id] - 1
             if running:
-                self._running[key_id] = running
+                self._under_way[key_id] = running
             else:
-                del self._running[key_id]
+                del self._under_way[key_id]
         finally:
-            lock.release()
+            LOCK.release()
 
 
 class Slot:

@@ -20,13 +20,15 @@ class AddressLimit:
     """``rate_per_minute`` requests from each address, ``burst`` at once (0: a minute's worth). Rate 0 is no limit."""
 
     def __init__(self, rate_per_minute: int, *, burst: int = 0, buckets: TokenBucketSupport | None = None) -> None:
-        self._limit = (
+        #: By the address's group; None if there is none.
+        self.limit = (
             Limit(
                 buckets or memory_buckets(),
                 per_minute(rate_per_minute),
                 policy="address",
                 who="from this address",
                 burst=burst,
+                own=buckets is None,
             )
             if rate_per_minute
             else None
@@ -34,11 +36,11 @@ class AddressLimit:
 
     def admit(self, address: str) -> Snapshot | None:
         """Enter; None if there is no limit. Raises RateLimited."""
-        return self._limit.admit(address_group(address)) if self._limit else None
+        return self.limit.admit(address_group(address)) if self.limit else None
 
     def bucket(self, address: str) -> Bucket | None:
         """The address's bucket, for whoever admits it often; None if there is no limit."""
-        return self._limit.bucket(address_group(address)) if self._limit else None
+        return self.limit.bucket(address_group(address)) if self.limit else None
 
 
 @lru_cache(maxsize=4096)  # reading an address costs more than the bucket

@@ -15,14 +15,15 @@ class EndpointLimit:
     """
 
     def __init__(self, rates_per_minute: Mapping[str, int], *, buckets: TokenBucketSupport | None = None) -> None:
-        buckets = buckets or memory_buckets()
-        #: By the endpoint's name. An identifier there is ``name/key``.
+        #: By the endpoint's name.
         self.limits = {
             endpoint: Limit(
-                buckets,
+                buckets or memory_buckets(),
                 per_minute(rate),
                 policy="endpoint",
                 who=f"to {endpoint} with this API key",
+                part=endpoint,
+                own=buckets is None,
             )
             for endpoint, rate in rates_per_minute.items()
             if rate
@@ -31,9 +32,9 @@ class EndpointLimit:
     def admit(self, key_id: str, endpoint: str) -> Snapshot | None:
         """Enter; None if the endpoint has no limit. Raises RateLimited."""
         limit = self.limits.get(endpoint)
-        return limit.admit(f"{endpoint}/{key_id}") if limit else None
+        return limit.admit(key_id) if limit else None
 
     def bucket(self, key_id: str, endpoint: str) -> Bucket | None:
         """The key's bucket at this endpoint, for whoever admits it often; None if the endpoint has no limit."""
         limit = self.limits.get(endpoint)
-        return limit.bucket(f"{endpoint}/{key_id}") if limit else None
+        return limit.bucket(key_id) if limit else None

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from bitmesh_proxy.limits.base import Bucket, Limit, Snapshot, memory_buckets, per_minute
-from bitmesh_proxy.limits.token_bucket import TokenBucketSupport
+from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage, TokenBucketSupport
 
 
 class KeyLimit:
     """``rate_per_minute`` requests with each key, ``burst`` at once (0: a minute's worth). A rate of 0 is no limit.
 
     A key with a rate of its own has the same burst, but never more than a minute's worth. A new rate starts with a full
-    bucket.
+    bucket. ``buckets`` in this process's memory are nobody else's.
     """
 
     def __init__(self, rate_per_minute: int, *, burst: int = 0, buckets: TokenBucketSupport | None = None) -> None:
-        self._buckets = buckets or memory_buckets()
+        #: Of all its rates.
+        self.buckets = buckets or memory_buckets()
         self._default_per_minute = rate_per_minute
         self._burst = burst
         #: As many as there are different rates in the books.
@@ -45,4 +46,11 @@ class KeyLimit:
 
     def _new_limit(self, rate: int) -> Limit:
         burst = self._burst if rate == self._default_per_minute else min(self._burst, rate)
-        return Limit(self._buckets, per_minute(rate), policy="key", who="with this API key", burst=burst)
+        return Limit(
+            self.buckets,
+            per_minute(rate),
+            policy="key",
+            who="with this API key",
+            burst=burst,
+            own=isinstance(self.buckets, BucketMemoryStorage),
+        )

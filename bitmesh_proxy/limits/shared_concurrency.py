@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bitmesh_proxy.errors import TooManyConcurrent
-from bitmesh_proxy.limits.base import Bucket
+from bitmesh_proxy.limits.base import Bucket, Limit
 from bitmesh_proxy.limits.concurrency import ConcurrencyLimit
+from bitmesh_proxy.limits.passage import Passage
+from bitmesh_proxy.limits.per_key import KeyLimit
 from bitmesh_proxy.limits.shared_buckets import BucketSharedStorage, Place, Places, unit_of
 from bitmesh_proxy.limits.shared_gate import Gate, Slot
 from bitmesh_proxy.shared_memory import SharedMemory
@@ -104,6 +106,10 @@ class SharedConcurrencyLimit(ConcurrencyLimit):
             return None
         slot = Slot(self._places, self._places.of(key_id), self._own, self._end, limit)
         return Gate(self._memory, shared, slot, clock=clocks.pop(), untold=untold)
+
+    def passage(self, address_limit: Limit | None, key_limit: KeyLimit, endpoint_limit: Limit | None) -> Passage | None:
+        """See ConcurrencyLimit."""
+        return None
 
     def forget_seat(self, seat: int) -> None:
         """A worker has died: nothing is under way there any more."""

@@ -67,11 +67,14 @@ class TokenBucketSupport(ABC):
         """Put tokens back. A bucket is never more than full."""
 
 
+#: Of all limits in the memory of this process: it is held for about a microsecond, and a request that goes through all
+#: of them takes it once.
+LOCK: Final = threading.Lock()
 #: As many as the smallest dictionary holds.
 _FEW: Final = 5
 
 
-class _Rate:
+class Rate:
     """The buckets of one ``limit``, by key: the moment at which each is full, in microseconds × limit.
 
     A full bucket is as good as none, and is forgotten. Not one by one, which would take more than the hit itself: a
@@ -132,8 +135,8 @@ class BucketMemoryStorage(MemoryStorage, TokenBucketSupport):
     """Buckets in the memory of one process, beside the windows of the package's own storage.
 
     ``clock`` is in seconds and never goes back; Unix time will do as well, until its floats get too coarse in 2106.
-    One lock for all buckets: it is held for about a microsecond, and it makes the decision exact between threads too.
-    A full bucket is as good as none, so newcomers forget old ones that are full (``_Rate``); no thread and no sweep is
+    One lock for all (``LOCK``), which makes the decision exact between threads too.
+    A full bucket is as good as none, so newcomers forget old ones that are full (``Rate``); no thread and no sweep is
     needed. ``max_buckets`` is the bound for those of one rate (about 200 bytes each): beyond it those that were used
     longest ago go, full or not, in favour of the new caller.
     """
@@ -152,11 +155,10 @@ class BucketMemoryStorage(MemoryStorage, TokenBucketSupport):
         super().__init__(uri, wrap_exceptions=wrap_exceptions, **options)
         # The base class starts a thread of 10 ms at once. It starts another when one of its windows needs it.
         self.timer.cancel()
-        self._clock = clock
+        self.clock = clock
         self._max_buckets = max_buckets
         #: By the limit; there are as many as different rates.
-        self._rates: dict[int, _Rate] = {}
-        self._bucket_lock = threading.Lock()
+        self._rates: dict[int, Rate] = {}
 
     def acquire_tokens(self, key: str, limit: int, expiry: int, *, burst: int, amount: int = 1) -> BucketState:
         """See TokenBucketSupport."""
@@ -166,10 +168,10 @@ class BucketMemoryStorage(MemoryStorage, TokenBucketSupport):
         """See TokenBucketSupport. Nine of ten, and the first of each key: with many keys, most calls are that."""
         if limit <= 0 or token > capacity:
             return lambda key: -1
-        rate, clock = self._rate_of(limit), self._clock
-        acquire, release = self._bucket_lock.acquire, self._bucket_lock.release
+        rate, clock = self.rate_of(limit), self.clock
+        acquire, release = LOCK.acquire, LOCK.release
 
-        # One function for all, as nearly every request comes this way two or three times; ``_Rate.put`` is in it.
+        # One function for all; ``Rate.put`` is in it.
         def take(key: str) -> int:
             acquire()  # without `with`, which takes twice as long
             try:
@@ -209,8 +211,8 @@ class BucketMemoryStorage(MemoryStorage, TokenBucketSupport):
 
     def return_tokens(self, key: str, limit: int, expiry: int, *, amount: int = 1) -> None:
         """See TokenBucketSupport."""
-        with self._bucket_lock:
-            rate = self._rate_of(limit)
+        with LOCK:
+            rate = self.rate_of(limit)
             generation = rate.young if key in rate.young else rate.old
             found = generation.get(key)
             if found is None:
@@ -224,14 +226,14 @@ class BucketMemoryStorage(MemoryStorage, TokenBucketSupport):
     def clear(self, key: str) -> None:
         """Forget the key's bucket and windows."""
         super().clear(key)
-        with self._bucket_lock:
+        with LOCK:
             for rate in list(self._rates.values()):
                 rate.young.pop(key, None)
                 rate.old.pop(key, None)
 
     def reset(self) -> int | None:
         """Forget everything; says how much there was."""
-        with self._bucket_lock:
+        with LOCK:
             count = self.bucket_count()
             for rate in list(self._rates.values()):
                 rate.young.clear()
@@ -242,22 +244,23 @@ class BucketMemoryStorage(MemoryStorage, TokenBucketSupport):
         """How many buckets are not known to be full."""
         return sum(len(rate.young) + len(rate.old) for rate in list(self._rates.values()))
 
-    def _rate_of(self, limit: int) -> _Rate:
+    def rate_of(self, limit: int) -> Rate:
+        """The buckets of this rate. Under the lock."""
         rate = self._rates.get(limit)
         if rate is None:  # at once for all threads: of two that come together, one gets the other's
-            rate = self._rates.setdefault(limit, _Rate(max(1, self._max_buckets // 2)))
+            rate = self._rates.setdefault(limit, Rate(max(1, self._max_buckets // 2)))
         return rate
 
     def _now_us(self) -> int:
         # Rounded to the nearest, so that a clock moved by `retry_after_s` lands where it says in spite of its floats.
-        return int(self._clock() * MICROSECONDS + 0.5)
+        return int(self.clock() * MICROSECONDS + 0.5)
 
     def _look(self, key: str, limit: int, expiry: int, burst: int, amount: int, is_taking: bool) -> BucketState:
         if limit <= 0:
             return BucketState(amount <= 0, 0, float(expiry), 0.0 if amount <= 0 else float(expiry))
         token = expiry * MICROSECONDS  # the time that one token takes to come back, × limit like every time here
-        rate = self._rate_of(limit)
-        with self._bucket_lock:
+        rate = self.rate_of(limit)
+        with LOCK:
             now = self._now_us() * limit
             found = rate.young.get(key) or rate.old.get(key)
             missing = found - now if found is not None and found > now else 0  # 0: full; burst × token: empty

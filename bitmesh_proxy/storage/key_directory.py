@@ -68,14 +68,10 @@ class KeyDirectory:
 
     def by_token_digest(self, digest: bytes) -> Caller | KeyRecord | None:
         """The caller with this token, or the record of a key that is switched off. Expired ones are included."""
-        self.current_version()
-        text = self._packed.texts.get(digest)
-        if text is not None:
-            try:
-                return read_caller(text)
-            except msgspec.DecodeError:  # the books say what it is, then
-                pass
-        found = self._by_digest.get(digest)
+        caller = self.in_memory(digest)
+        if caller is not None:
+            return caller
+        found: Caller | KeyRecord | None = self._by_digest.get(digest)
         if found is not None:
             self._by_digest.move_to_end(digest)
             return found
@@ -88,6 +84,23 @@ class KeyDirectory:
         if len(self._by_digest) > self._max_cached:
             self._by_digest.popitem(last=False)
         return found
+
+    def in_memory(self, digest: bytes) -> Caller | None:
+        """The caller with this token, if nobody has to be asked; expired ones included."""
+        now_s = self._clock()
+        if self._words[0] != self._word or now_s >= self._next_look_s:  # as ``current_version``
+            self._look(now_s)
+        text = self._packed.texts.get(digest)
+        if text is not None:
+            try:
+                return read_caller(text)
+            except msgspec.DecodeError:  # the books say what it is, then
+                pass
+        found = self._by_digest.get(digest)
+        if type(found) is Caller:
+            self._by_digest.move_to_end(digest)
+            return found
+        return None
 
     def by_consumer_key(self, consumer_key: str) -> KeyRecord | None:
         """The key with this OAuth consumer key, switched off and expired ones included."""

@@ -23,6 +23,23 @@ async def test_directory_finds_by_token_and_consumer_key(keys: KeyStore, account
     assert directory.by_consumer_key("ck_2") is None
 
 
+async def test_in_memory_is_who_was_asked_for_and_has_not_changed_since(
+    keys: KeyStore, key: KeyRecord, database: Database
+) -> None:
+    directory = KeyDirectory(database)
+    assert directory.in_memory(DIGEST) is None
+    known = directory.by_token_digest(DIGEST)
+    assert known == key.caller
+    assert directory.in_memory(DIGEST) is known
+    assert directory.in_memory(OTHER_DIGEST) is None
+    version = directory.version
+    await keys.disable("key_1")
+    assert directory.in_memory(DIGEST) is None
+    assert directory.version == version + 1
+    assert isinstance(directory.by_token_digest(DIGEST), KeyRecord)
+    assert directory.in_memory(DIGEST) is None, "it may not call"
+
+
 async def test_switching_counts_at_once(
     keys: KeyStore, key: KeyRecord, accounts: AccountStore, database: Database
 ) -> None:

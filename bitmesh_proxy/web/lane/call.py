@@ -12,10 +12,11 @@ from typing import Protocol
 from msgspec import Struct
 
 from bitmesh_proxy.context import Caller, RequestContext
-from bitmesh_proxy.errors import CallerLeft, GatewayError, InternalError
+from bitmesh_proxy.errors import CallerLeft, GatewayError, InternalError, Unavailable
 from bitmesh_proxy.limits.base import Passed
 from bitmesh_proxy.logs import ACCESS
 from bitmesh_proxy.pipeline import Incoming
+from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.straight import StraightCall
 from bitmesh_proxy.web.error_formats import render_error
 from bitmesh_proxy.web.lane.entry import Entry
@@ -55,13 +56,23 @@ class LaneCall(Struct, eq=False):
         bucket = entry.address_bucket
         lane.metrics.under_way += 1
         try:
-            # Only callers whose time will not be over have one.
-            if (gate := entry.gate) is not None and entry.keys_version == lane.keys_version():
+            caller, passed = entry.caller, None
+            # Both are only for callers whose time will not be over.
+            if (passage := entry.passage) is not None:
+                try:
+                    if caller is None or entry.keys_version != lane.keys_version():
+                        caller = entry.caller = lane.directory.in_memory(entry.token_digest)
+                        entry.keys_version = lane.directory.version
+                except (Unavailable, StorageError):  # that is said behind the limit of addresses
+                    caller = None
+                if caller is not None and caller.expires_at_s is None:
+                    passed = passage("" if bucket is None else bucket.identifier, caller)
+            elif (gate := entry.gate) is not None and entry.keys_version == lane.keys_version():
                 passed = gate.enter()
-                if passed is not None:
-                    assert entry.caller is not None, "the gate is the caller's"
-                    self._admit(entry.caller, body, passed)
-                    return
+            if passed is not None:
+                assert caller is not None, "he has passed"
+                self._admit(caller, body, passed)
+                return
             if bucket is not None:
                 limit = bucket.limit
                 missing = limit.take(bucket.key)
@@ -94,14 +105,14 @@ class LaneCall(Struct, eq=False):
             self._ended(exc)
 
     def _admit(self, caller: Caller, body: bytes, passed: list[Passed] | None = None) -> None:
-        """Through the limits of the key, unless a gate has let it in (``passed``), and into the line. In one piece, as
+        """Through the limits of the key, unless they are behind it (``passed``), and into the line. In one piece, as
         every call comes this way."""
         self.caller = caller
         lane, entry = self.lane, self.entry
         if passed is not None:
             self.reply.passed, self.has_slot = passed, True
         else:
-            if entry.caller is not caller:
+            if entry.caller is not caller or entry.passage is not None:
                 passed = lane.admit_newcomer(entry, caller)
             else:
                 passed, buckets = [], entry.buckets

@@ -8,6 +8,7 @@ from bitmesh_proxy.auth.bearer import OAuthCredential
 from bitmesh_proxy.context import Caller
 from bitmesh_proxy.limits.base import Bucket
 from bitmesh_proxy.limits.concurrency import Gate
+from bitmesh_proxy.limits.passage import Passage
 from bitmesh_proxy.web.route import Route
 
 
@@ -30,6 +31,8 @@ class Entry(Struct, eq=False, gc=False):
     visitor: Visitor
     #: None where addresses have no limit.
     address_bucket: Bucket | None
+    #: Through all limits at once, for whoever has a token; None where processes share limits.
+    passage: Passage | None
     #: Whose it is, where nobody has signed it. What that key may do is looked up when keys have changed.
     token_digest: bytes = b""
     #: Whom the rest is of: it is good for this very object, and another one comes when anything about the key changes.
@@ -40,5 +43,5 @@ class Entry(Struct, eq=False, gc=False):
     buckets: tuple[Bucket, ...] | None = None
     #: How many calls of the key may be under way; 0 is no limit.
     max_concurrent: int = 0
-    #: Through all limits at once, where there is such a way; good as long as ``caller`` and ``buckets`` are.
+    #: Through all limits at once, where processes share them; good as long as ``caller`` and ``buckets`` are.
     gate: Gate | None = None

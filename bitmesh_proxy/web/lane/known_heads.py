@@ -14,8 +14,7 @@ from typing import Final
 from aiohttp.http_parser import RawRequestMessage
 from msgspec import Struct
 
-from bitmesh_proxy.auth.bearer import OAuthCredential, is_plain_token
-from bitmesh_proxy.auth.secrets import token_bytes_digest
+from bitmesh_proxy.auth.bearer import OAuthCredential, plain_token_digest
 from bitmesh_proxy.web.lane.entry import Entry, Visitor
 from bitmesh_proxy.web.lane.heads import HEAD_END, around_length, has_one_credential
 from bitmesh_proxy.web.lane.signed_heads import SignedHeads
@@ -80,7 +79,7 @@ class KnownHeads:
         if visitor.signed is not None:
             if end <= MAX_KNOWN_HEAD_BYTES:
                 anyone = Visitor(visitor.address, visitor.public_base_url)
-                template = Entry(entry.route, anyone, entry.address_bucket)
+                template = Entry(entry.route, anyone, entry.address_bucket, None)
                 self._signed.remember(message, data[:end], length, peer=peer, what=template)
             return
         if end > MAX_KNOWN_HEAD_BYTES or (parted := around_length(data[:end], length)) is None:
@@ -95,7 +94,7 @@ class KnownHeads:
                 around = self._around.get((peer, *found[:4]))
                 if around is None:
                     parts = up_to + _AUTHORIZATION, b"\r\n%b: " % up_to_length, b"\r\n" + up_to_end
-                    template = Entry(entry.route, visitor, entry.address_bucket)
+                    template = Entry(entry.route, visitor, entry.address_bucket, entry.passage)
                     around = _Around(peer, *parts, template, {}, {}, len(parts[0]), 0, 0)
                     self._around[peer, *found[:4]] = around
                 around.entries[token] = entry
@@ -182,11 +181,11 @@ class KnownHeads:
 
     def _newcomer(self, around: _Around, token: bytes) -> Entry | None:
         """A request with a token that is not known; it is once it has come again. None for one that is not plain."""
-        if not is_plain_token(token):
+        digest = plain_token_digest(token)
+        if digest is None:
             return None
-        digest = token_bytes_digest(token)
         template = around.entry
-        entry = Entry(template.route, template.visitor, template.address_bucket, digest)
+        entry = Entry(template.route, template.visitor, template.address_bucket, template.passage, digest)
         # Of the tokens that came last, each has left one byte in one of these places: it may be wrong, seldom, as a
         # later one takes the place of an earlier one, and then a head is kept too early or too late.
         marks, place, mark = self._marks, hash(digest) & _MARKS_MASK, digest[0]
@@ -209,7 +208,7 @@ class KnownHeads:
             signed=OAuthCredential(consumer_key=header.consumer_key, header=header),
             payload_signature=payload_signature,
         )
-        return Entry(around.route, visitor, around.address_bucket)
+        return Entry(around.route, visitor, around.address_bucket, None)
 
 
 def _around_token(before: bytes, behind: bytes) -> tuple[bool, bytes, bytes, bytes, bytes] | None:

@@ -49,12 +49,18 @@ class Lane:
         self._forwarded = app[keys.FORWARDED]
         self._public_url = settings.http.public_url
         self.authenticator = app[keys.AUTHENTICATOR]
+        self.directory = self.authenticator.directory
         #: ``KeyDirectory.version`` as it is now.
-        self.keys_version = self.authenticator.directory.current_version
+        self.keys_version = self.directory.current_version
         self._address_limit = app[keys.ADDRESS_LIMIT]
         self._key_limit = app[keys.KEY_LIMIT]
         self._endpoint_limit = app[keys.ENDPOINT_LIMIT]
         self.slots = app[keys.CONCURRENCY_LIMIT]
+        address_limit, endpoint_limits = self._address_limit.limit, self._endpoint_limit.limits
+        self._passages = {
+            name: self.slots.passage(address_limit, self._key_limit, endpoint_limits.get(name))
+            for name in {each.name for each in self._routes.values()}
+        }
         self._max_body_bytes = min(MAX_BODY_BYTES, settings.http.max_body_bytes)
         #: Of requests that were taken.
         self.heads = KnownHeads(self._max_body_bytes)
@@ -88,7 +94,8 @@ class Lane:
 
     def entry_of(self, route: Route, visitor: Visitor, token_digest: bytes = b"") -> Entry:
         """A visitor's request for a route."""
-        return Entry(route, visitor, self._address_limit.bucket(visitor.address), token_digest)
+        passage = None if visitor.signed else self._passages[route.name]
+        return Entry(route, visitor, self._address_limit.bucket(visitor.address), passage, token_digest)
 
     def _visitor(self, headers: CIMultiDictProxy[str], peer: str | None) -> tuple[Visitor, bytes] | None:
         """The visitor, and the digest of its token. None for headers that are not plain, or hold no one credential that
@@ -140,13 +147,12 @@ class Lane:
         passed: list[Passed] = []
         limit = self._key_limit.limit_of(caller.rate_per_minute)
         if limit is not None:
-            missing = limit.take(f"{limit.before}{key_id}{limit.after}")
+            missing = limit.take(limit.key_of(key_id))
             passed.append((limit, missing) if missing >= 0 else limit.admit(key_id))
-        name = entry.route.name
-        limit = self._endpoint_limit.limits.get(name)
+        limit = self._endpoint_limit.limits.get(entry.route.name)
         if limit is not None:
-            missing = limit.take(f"{limit.before}{name}/{key_id}{limit.after}")
-            passed.append((limit, missing) if missing >= 0 else limit.admit(f"{name}/{key_id}"))
+            missing = limit.take(limit.key_of(key_id))
+            passed.append((limit, missing) if missing >= 0 else limit.admit(key_id))
         return passed
 
     def buckets_of(self, entry: Entry, caller: Caller) -> tuple[Bucket, ...]:

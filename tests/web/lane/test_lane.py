@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from bitmesh_proxy import keys
 from bitmesh_proxy.auth.secrets import token_digest
 from bitmesh_proxy.errors import RateLimited, TooManyConcurrent
 from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.key_directory import LOOK_INTERVAL_S
 from bitmesh_proxy.storage.keys import KeyStore
 from bitmesh_proxy.web.lane.entry import Visitor
 from bitmesh_proxy.web.lane.lane import MAX_BODY_BYTES, MAX_COMING_BYTES, Lane
@@ -198,3 +202,20 @@ async def test_who_is_remembered_is_refused_once_the_time_is_over(tmp_path: Path
             assert statuses[-1] == 401 or asked_s < over_s
         assert time.time() >= over_s - 0.001  # kept in milliseconds
         assert set(statuses[1:-1]) <= {200}
+
+
+async def test_addresses_are_limited_though_nobody_knows_whose_keys_are(tmp_path: Path) -> None:
+    """The books cannot be read: to hear that costs a token of the address, for a key that is known and for one that is
+    not."""
+    limits = {"address_per_minute": 4, "address_burst": 4, "key_per_minute": 5}
+    async with running_gateway(tmp_path, {"limits": limits}) as gateway:
+        assert (await gateway.post("/chat", chat())).status == 200
+        with closing(sqlite3.connect(gateway.app[keys.DATABASE].path)) as connection:
+            connection.execute("ALTER TABLE versions RENAME TO unseen")
+            await asyncio.sleep(2 * LOOK_INTERVAL_S)  # then the directory looks
+            nobody = {"Authorization": "Bearer bm_nobody"}
+            answers = [await gateway.post("/chat", chat(), headers=each) for each in ({}, nobody, {}, nobody)]
+            connection.execute("ALTER TABLE unseen RENAME TO versions")  # to end in order
+        assert [answer.status for answer in answers] == [500, 500, 500, 429]
+        assert [answer.headers["RateLimit-Remaining"] for answer in answers] == ["2", "1", "0", "0"]
+        assert all("key" not in answer.headers["RateLimit-Policy"] for answer in answers)

@@ -86,6 +86,7 @@ async def what_callers_see(tmp_path: Path, limits: dict[str, Any], shared: Worke
         entry = entry_of(gateway, lane)
         lines = [begin(lane, entry)[1] for _ in range(6)]
         assert (entry.gate is not None) is (shared is not None)
+        assert (entry.passage is None) is (shared is not None)
         for line in lines:
             await ended(line)
         assert gateway.app[keys.CONCURRENCY_LIMIT].running(gateway.key.id) == 0
