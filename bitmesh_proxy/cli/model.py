@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from bitmesh_proxy.cli.catalogue import read_catalogue
 from bitmesh_proxy.cli.options import EXIT_CONFIG, common_options, fail, settings_of
 from bitmesh_proxy.cli.tables import print_json, print_table
 from bitmesh_proxy.errors import ModelNotFound
-from bitmesh_proxy.money import format_usd
+from bitmesh_proxy.money import NanoUsd, format_usd
 from bitmesh_proxy.settings import Settings
 from bitmesh_proxy.upstream.access import configured_access
 
@@ -55,14 +56,14 @@ def list_models(
         print_json([_as_json(each) for each in models])
         return
     print_table(
-        ["MODEL", "TYPE", "PROVIDERS", "PRICE OF THE FIRST OFFER", "RETIRES"],
+        ["MODEL", "TYPE", "PROVIDERS", "RETIRES", "PRICE OF THE FIRST OFFER"],
         [
             (
                 each.id,
                 each.operation,
                 ", ".join(offer.provider for offer in each.offers),
-                describe_price(each.offers[0].price),
                 each.retires_on,
+                describe_price(each.offers[0].price, in_full=False),
             )
             for each in models
         ],
@@ -89,21 +90,21 @@ def show(ctx: click.Context, model_id: str, as_json: bool, config: Path | None, 
     click.echo()
     usable = configured_access(settings)
     print_table(
-        ["OFFER", "UPSTREAM MODEL", "PRICE", "CREDENTIAL"],
+        ["OFFER", "UPSTREAM MODEL", "CREDENTIAL", "PRICE"],
         [
             (
                 offer.provider,
                 offer.upstream_model,
-                describe_price(offer.price),
                 "yes" if offer.provider in usable else "no",
+                describe_price(offer.price),
             )
             for offer in found.offers
         ],
     )
 
 
-def describe_price(price: Price) -> str:
-    """A price in one line, in US dollars and the units people quote."""
+def describe_price(price: Price, *, in_full: bool = True) -> str:
+    """A price in one line, in US dollars and the units people quote. If not in full, tiers are a range."""
     if price.is_free:
         return "free"
     figures = [
@@ -121,11 +122,17 @@ def describe_price(price: Price) -> str:
         (price.video_nano_usd, "/clip"),
         (price.request_nano_usd, "/request"),
     ]
-    parts = [f"{format_usd(amount)}{unit}" for amount, unit in figures if amount]
-    parts += [
-        f"{format_usd(amount)}/{name}" for name, amount in (*price.image_tiers.items(), *price.second_tiers.items())
-    ]
+    tiers: dict[str, Mapping[str, NanoUsd]] = {"/picture": price.image_tiers, "/s": price.second_tiers}
+    if in_full:
+        figures += [(amount, f"{unit} at {name}") for unit in tiers for name, amount in tiers[unit].items()]
+        tiers = {}
+    parts = [f"{_range([amount, *tiers.get(unit, {}).values()])}{unit}" for amount, unit in figures if amount]
     return ", ".join(parts) + (" (as the provider reports)" if price.is_reported else "")
+
+
+def _range(amounts: Sequence[NanoUsd]) -> str:
+    low, high = format_usd(min(amounts)), format_usd(max(amounts))
+    return f"${low}" if low == high else f"${low} to {high}"
 
 
 def _load(settings: Settings) -> Catalogue:

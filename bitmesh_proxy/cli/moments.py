@@ -64,5 +64,5 @@ AGO = MomentType(ago=True)
 
 
 def show_moment(moment_s: float | None) -> str:
-    """Unix time as ``2026-12-31 12:00:00``, UTC; empty for None."""
-    return "" if moment_s is None else datetime.fromtimestamp(moment_s, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    """Unix time as ``2026-12-31 12:00:00Z``, UTC; empty for None."""
+    return "" if moment_s is None else datetime.fromtimestamp(moment_s, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

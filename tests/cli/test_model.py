@@ -38,14 +38,24 @@ def test_a_broken_catalogue_stops_with_file_and_line(run: Run, tmp_path: Path, m
     assert "price" in output
 
 
+def test_in_a_list_tiers_are_a_range() -> None:
+    tiers = {"480p": 100_000_000, "4k": 600_000_000}
+    assert describe_price(Price(second_nano_usd=600_000_000, second_tiers=tiers), in_full=False) == "$0.1 to 0.6/s"
+    assert describe_price(Price(image_nano_usd=80_000_000, image_tiers={"hd": 80_000_000}), in_full=False) == (
+        "$0.08/picture"
+    )
+    assert describe_price(Price(video_nano_usd=280_000_000), in_full=False) == "$0.28/clip"
+
+
 @pytest.mark.parametrize(
     ("price", "text"),
     [
         (Price(is_free=True), "free"),
         (Price(input_nano_usd_per_million=150_000_000, output_nano_usd_per_million=600_000_000),
-         "0.15/M tokens in, 0.6/M tokens out"),
-        (Price(video_nano_usd=280_000_000, is_reported=True), "0.28/clip (as the provider reports)"),
-        (Price(second_nano_usd=400_000_000, second_tiers={"4k": 600_000_000}), "0.4/s, 0.6/4k"),
+         "$0.15/M tokens in, $0.6/M tokens out"),
+        (Price(video_nano_usd=280_000_000, is_reported=True), "$0.28/clip (as the provider reports)"),
+        (Price(second_nano_usd=400_000_000, second_tiers={"4k": 600_000_000}), "$0.4/s, $0.6/s at 4k"),
+        (Price(image_tiers={"hd": 80_000_000}), "$0.08/picture at hd"),
     ],
 )  # fmt: skip
 def test_a_price_in_one_line(price: Price, text: str) -> None:

@@ -14,7 +14,7 @@ def test_dates_and_moments_are_utc() -> None:
     assert AHEAD.convert("2026-12-31", None, None) == 1_798_675_200.0
     assert AHEAD.convert("2026-12-31T12:00", None, None) == 1_798_718_400.0
     assert AHEAD.convert("2026-12-31T12:00+02:00", None, None) == 1_798_711_200.0
-    assert show_moment(1_798_718_400.0) == "2026-12-31 12:00:00"
+    assert show_moment(1_798_718_400.0) == "2026-12-31 12:00:00Z"
     assert show_moment(None) == ""
 
 
