@@ -18,7 +18,7 @@ from bitmesh_proxy.cli.catalogue import read_catalogue
 from bitmesh_proxy.cli.options import EXIT_CONFIG, common_options, fail, settings_of
 from bitmesh_proxy.cli.tables import print_json, print_table
 from bitmesh_proxy.errors import ModelNotFound
-from bitmesh_proxy.money import NanoUsd, format_usd
+from bitmesh_proxy.money import format_usd
 from bitmesh_proxy.settings import Settings
 from bitmesh_proxy.upstream.access import configured_access
 
@@ -122,7 +122,7 @@ def describe_price(price: Price, *, in_full: bool = True) -> str:
         (price.video_nano_usd, "/clip"),
         (price.request_nano_usd, "/request"),
     ]
-    tiers: dict[str, Mapping[str, NanoUsd]] = {"/picture": price.image_tiers, "/s": price.second_tiers}
+    tiers: dict[str, Mapping[str, int]] = {"/picture": price.image_tiers, "/s": price.second_tiers}
     if in_full:
         figures += [(amount, f"{unit} at {name}") for unit in tiers for name, amount in tiers[unit].items()]
         tiers = {}
@@ -130,7 +130,7 @@ def describe_price(price: Price, *, in_full: bool = True) -> str:
     return ", ".join(parts) + (" (as the provider reports)" if price.is_reported else "")
 
 
-def _range(amounts: Sequence[NanoUsd]) -> str:
+def _range(amounts: Sequence[int]) -> str:
     low, high = format_usd(min(amounts)), format_usd(max(amounts))
     return f"${low}" if low == high else f"${low} to {high}"
 
