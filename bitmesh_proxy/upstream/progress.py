@@ -27,12 +27,10 @@ class Progress(msgspec.Struct, kw_only=True):
     provider_request_id: str | None = None
     delivered: bool = False
     is_event_stream: bool = True
-    attempts: int = 0
 
     def begin(self, offer: Offer) -> None:
         """A new attempt: what an earlier one saw does not count any more."""
         self.offer = offer
-        self.attempts += 1
         self.sent = False
         self.meter = None
         self.usage = None
