@@ -128,7 +128,7 @@ class StraightLine:
             hold_nano_usd=plan.hold_nano_usd,
             live=not plan.is_test,
         )
-        progress = Progress(offer=plan.first.offer, attempts=1)
+        progress = Progress(offer=plan.first.offer)
         return StraightCall(self, plan, incoming, endpoint, reply, reservation, on_ended, progress)
 
 
