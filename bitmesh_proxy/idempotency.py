@@ -18,6 +18,7 @@ import orjson
 from bitmesh_proxy.billing.settlements import Settlements
 from bitmesh_proxy.errors import Conflict, InvalidRequest, Unavailable
 from bitmesh_proxy.settings import Idempotency as IdempotencySettings
+from bitmesh_proxy.shielded import shielded
 from bitmesh_proxy.storage.idempotency import Claimed, Existing, IdempotencyStore
 
 MAX_KEY_CHARACTERS = 255
@@ -132,7 +133,7 @@ class IdempotencyGate:
             )
         )
         try:
-            return await asyncio.shield(claiming)
+            return await shielded(claiming)
         except asyncio.CancelledError:
 
             async def give_back() -> None:

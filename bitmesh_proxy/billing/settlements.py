@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from bitmesh_proxy.errors import GatewayError, Unavailable
+from bitmesh_proxy.shielded import shielded
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ class Settlements:
         """Run ``work`` to its end, and wait for it; whoever is cancelled while waiting leaves it running."""
         task = self._start(work)
         try:
-            return await asyncio.shield(task)
+            return await shielded(task)
         except asyncio.CancelledError:
             task.add_done_callback(_report)  # nobody else will hear of it
             raise

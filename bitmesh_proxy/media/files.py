@@ -14,6 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bitmesh_proxy.shielded import shielded
+
 T = TypeVar("T")
 
 
@@ -69,7 +71,7 @@ class FileThreads:
         """``work`` in a thread. A cancellation is passed on, but only after the work is done (and then undone)."""
         future = asyncio.get_running_loop().run_in_executor(self._pool, lambda: work(*args, **named))
         try:
-            return await asyncio.shield(future)
+            return await shielded(future)
         except asyncio.CancelledError:
             while not future.done():
                 with contextlib.suppress(asyncio.CancelledError):
