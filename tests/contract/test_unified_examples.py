@@ -36,8 +36,9 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
 async def run(code: str, language: str, *, gateway: Gateway, folder: Path) -> str:
     """What the example prints."""
     program = RUNNERS[language]
-    if shutil.which(program[0]) is None:
-        pytest.skip(f"{program[0]} is not installed here")
+    for needed in (program[0], *(["curl"] if language == "bash" else [])):
+        if shutil.which(needed) is None:
+            pytest.skip(f"{needed} is not installed here")
     text = code.replace("http://localhost:3000", gateway.url).replace("YOUR_API_KEY", gateway.key.token)
     process = await asyncio.create_subprocess_exec(
         *program, text, cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -163,6 +164,7 @@ async def test_a_stream_that_outlives_the_patience_is_cut_and_charged(tmp_path: 
             await books.check()
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the examples are for curl")
 async def test_the_examples_of_the_first_run_work_when_pasted(tmp_path: Path) -> None:
     async with serving(tmp_path / "data") as served:
         text = served.text()

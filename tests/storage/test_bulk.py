@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from functools import cache
 from random import Random
 from typing import Any
@@ -18,11 +19,11 @@ from bitmesh_proxy.storage.writer import Failed
 
 @cache
 def empty_books() -> bytes:
-    connection = sqlite3.connect(":memory:", isolation_level=None)
-    for migration in load_migrations():
-        for statement in split_statements(migration.sql):
-            connection.execute(statement)
-    return connection.serialize()
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        for migration in load_migrations():
+            for statement in split_statements(migration.sql):
+                connection.execute(statement)
+        return connection.serialize()
 
 
 def make_books(balance: int) -> sqlite3.Connection:
@@ -37,6 +38,13 @@ def make_books(balance: int) -> sqlite3.Connection:
     connection.execute("INSERT INTO names (name) VALUES ('chat'), ('model')")
     connection.execute("BEGIN")
     return connection
+
+
+@pytest.fixture
+def small_books() -> Iterator[Callable[[int], sqlite3.Connection]]:
+    """Books with one account, which has so much."""
+    with ExitStack() as stack:
+        yield lambda balance: stack.enter_context(closing(make_books(balance)))
 
 
 def opened(request_id: str, hold: int) -> tuple[Any, ...]:
@@ -60,16 +68,16 @@ def account(connection: sqlite3.Connection) -> tuple[int, int]:
     return row[0], row[1]
 
 
-def test_columns_exist_and_fit_the_items() -> None:
-    connection = make_books(1000)
+def test_columns_exist_and_fit_the_items(small_books: Callable[[int], sqlite3.Connection]) -> None:
+    connection = small_books(1000)
     columns = {row[1] for row in connection.execute("PRAGMA table_info(requests)")}
     assert set(OPENING_COLUMNS) | set(CLOSING_COLUMNS) <= columns
     assert len(OPENING_COLUMNS) == len(opened("r", 1))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 16, 32, 33, 100, 512])
-def test_many_open_and_close(count: int) -> None:
-    connection = make_books(1000)
+def test_many_open_and_close(count: int, small_books: Callable[[int], sqlite3.Connection]) -> None:
+    connection = small_books(1000)
     ids = [f"r{number}" for number in range(count)]
     assert open_requests(connection, [opened(request_id, 1) for request_id in ids]) == [None] * count
     assert account(connection) == (1000, count)
@@ -77,15 +85,15 @@ def test_many_open_and_close(count: int) -> None:
     assert account(connection) == (1000 - count, 0)
 
 
-def test_one_refusal_in_a_bulk_is_its_own() -> None:
-    connection = make_books(10)
+def test_one_refusal_in_a_bulk_is_its_own(small_books: Callable[[int], sqlite3.Connection]) -> None:
+    connection = small_books(10)
     results = open_requests(connection, [opened("a", 4), opened("b", 7), opened("a", 1), opened("c", 6)])
     assert outcome(results) == [None, InsufficientBalance, Conflict, None]
     assert account(connection) == (10, 10)
 
 
-def test_closing_again_does_nothing() -> None:
-    connection = make_books(10)
+def test_closing_again_does_nothing(small_books: Callable[[int], sqlite3.Connection]) -> None:
+    connection = small_books(10)
     open_requests(connection, [opened(request_id, 2) for request_id in "abcd"])
     assert close_requests(connection, [closed("a", 2)]) == [True]
     twice = [closed("a", 1), closed("b", 2), closed("b", 1), closed("unknown", 1), closed("c", 2)]
@@ -93,8 +101,8 @@ def test_closing_again_does_nothing() -> None:
     assert account(connection) == (4, 2)
 
 
-def test_what_is_not_known_at_the_end_stays_as_it_was() -> None:
-    connection = make_books(10)
+def test_what_is_not_known_at_the_end_stays_as_it_was(small_books: Callable[[int], sqlite3.Connection]) -> None:
+    connection = small_books(10)
     open_requests(connection, [opened("a", 2)])
     connection.execute("UPDATE requests SET provider = 1, provider_request_id = 'p', first_byte_ms = 5")
     close_requests(connection, [closed("a", 1, upstream_model=2)])
@@ -144,30 +152,30 @@ def test_batches_give_the_books_that_one_by_one_gives(
     balances: list[int], steps: list[tuple[bool, int]], seed: int
 ) -> None:
     """Some are refused for their balance, some for a budget, some ids come twice, and some rows are closed twice."""
-    many, single = make_large_books(balances), make_large_books(balances)
-    random = Random(seed)  # Hypothesis' own would take longer than the books
-    holds: dict[str, int] = {}
-    for is_opening, count in steps:
-        items = []
-        for _ in range(count):
+    with closing(make_large_books(balances)) as many, closing(make_large_books(balances)) as single:
+        random = Random(seed)  # Hypothesis' own would take longer than the books
+        holds: dict[str, int] = {}
+        for is_opening, count in steps:
+            items = []
+            for _ in range(count):
+                if is_opening:
+                    request_id = f"r{random.randrange(300)}"
+                    account_number = random.randint(1, len(balances))
+                    key = 2 * account_number + random.randint(0, 1)
+                    started_at_ms = random.randrange(3) * 86_400_000
+                    hold = random.choice((0, 1, 1, 2, 5, 12))
+                    items.append((request_id, account_number, key, 1, 1, 2, hold, 1, "", started_at_ms))
+                elif holds:
+                    request_id = random.choice(list(holds))
+                    items.append(closed(request_id, random.randint(0, min(1, holds[request_id]))))
+            run = open_requests if is_opening else close_requests
+            results = outcome(run(many, items))
+            assert results == [outcome(run(single, [item]))[0] for item in items]
             if is_opening:
-                request_id = f"r{random.randrange(300)}"
-                account_number = random.randint(1, len(balances))
-                key = 2 * account_number + random.randint(0, 1)
-                started_at_ms = random.randrange(3) * 86_400_000
-                hold = random.choice((0, 1, 1, 2, 5, 12))
-                items.append((request_id, account_number, key, 1, 1, 2, hold, 1, "", started_at_ms))
-            elif holds:
-                request_id = random.choice(list(holds))
-                items.append(closed(request_id, random.randint(0, min(1, holds[request_id]))))
-        run = open_requests if is_opening else close_requests
-        results = outcome(run(many, items))
-        assert results == [outcome(run(single, [item]))[0] for item in items]
-        if is_opening:
-            holds |= {item[0]: item[6] for item, result in zip(items, results, strict=True) if result is None}
-        assert books_of(many) == books_of(single)
-    assert many.execute("PRAGMA foreign_key_check").fetchall() == []
-    held = "SELECT coalesce(sum(hold_nano_usd), 0) FROM requests WHERE state = 'open'"
-    assert many.execute(held).fetchone() == many.execute("SELECT sum(held_nano_usd) FROM balances").fetchone()
-    total = "SELECT sum(amount_nano_usd) FROM entries"
-    assert many.execute(total).fetchone() == many.execute("SELECT sum(balance_nano_usd) FROM balances").fetchone()
+                holds |= {item[0]: item[6] for item, result in zip(items, results, strict=True) if result is None}
+            assert books_of(many) == books_of(single)
+        assert many.execute("PRAGMA foreign_key_check").fetchall() == []
+        held = "SELECT coalesce(sum(hold_nano_usd), 0) FROM requests WHERE state = 'open'"
+        assert many.execute(held).fetchone() == many.execute("SELECT sum(held_nano_usd) FROM balances").fetchone()
+        total = "SELECT sum(amount_nano_usd) FROM entries"
+        assert many.execute(total).fetchone() == many.execute("SELECT sum(balance_nano_usd) FROM balances").fetchone()

@@ -359,7 +359,7 @@ PIECES: list[bytes] = [
     b'"x":"\x01"',
     b'"x":01',
     b'"x":NaN',
-    b'"x":' + b"[" * 2_000 + b"]" * 2_000,
+    b'"x":' + b"[" * 1_000 + b"]" * 1_000,
     b'"padding":"' + b"x" * 9_000 + b'"',
     b'"id":7',
     b'"usage":{"prompt_tokens":1}',
