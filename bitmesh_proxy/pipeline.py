@@ -65,6 +65,16 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     finisher: Finisher | None = None
 
 
+class Tried(Protocol):
+    """An offer, as far as its success concerns anybody."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def provider(self) -> str: ...
+
+
 class Pipeline:
     """The line, with the rooms it goes through. One per application.
 
@@ -207,7 +217,7 @@ class Pipeline:
             return delivery
         raise Unavailable("No provider can take this call now.")
 
-    def delivered(self, offer: Offer) -> None:
+    def delivered(self, offer: Tried) -> None:
         """Note that an offer has done its part."""
         if self._health.has_failures:
             self._health.note_success(offer.id)
@@ -233,7 +243,7 @@ class Pipeline:
     async def _complete(self, opened: OpenCall, delivery: Whole | Streamed, ticket: Ticket | None = None) -> None:
         """The last bytes, after the books are closed."""
         reply, progress = opened.reply, opened.progress
-        headers = cost_headers(opened.reservation.bill, progress)
+        headers = cost_headers(opened.reservation.bill, progress.offer.provider if progress.offer else None)
         if isinstance(delivery, Streamed):
             tail = delivery.tail
             if opened.endpoint.comments_cost and progress.is_event_stream:
@@ -257,9 +267,9 @@ class Pipeline:
             self._settlements.insist(end_ticket)
 
 
-def cost_headers(bill: Bill | None, progress: Progress) -> dict[str, str]:
+def cost_headers(bill: Bill | None, provider: str | None) -> dict[str, str]:
     """Who has answered, and what it cost; None: the books are still open."""
-    headers = {"X-Bitmesh-Provider": progress.offer.provider} if progress.offer else {}
+    headers = {} if provider is None else {"X-Bitmesh-Provider": provider}
     if bill is not None:
         headers["X-Bitmesh-Cost"] = format_usd(bill.charge_nano_usd)
         headers["X-Bitmesh-Request-Cost-Basis"] = bill.basis._value_  # not `value`: that is a descriptor of Python code

@@ -128,7 +128,7 @@ class StraightLine:
             hold_nano_usd=plan.hold_nano_usd,
             live=not plan.is_test,
         )
-        progress = Progress(offer=plan.first.offer)
+        progress = Progress()  # its offer is noted where somebody asks for it
         return StraightCall(self, plan, incoming, endpoint, reply, reservation, on_ended, progress)
 
 
@@ -204,9 +204,8 @@ class StraightCall(Struct, eq=False):
             self._end(failed.error)
             return
         try:
-            line, attempt, reservation = self.line, self.plan.first, self.reservation
+            line, attempt = self.line, self.plan.first
             self._state = _ASKING
-            reservation.note_offer(attempt.offer)
             connection = line.upstream.begin(
                 attempt.access, attempt.target.origin, head=attempt.head, body=attempt.body, listener=self
             )
@@ -216,7 +215,7 @@ class StraightCall(Struct, eq=False):
                 self._connection = connection
                 self._progress.sent = True
             if self.plan.stream:  # of a whole answer nothing is delivered before it is settled
-                line.books.watch(reservation, self._accrued)
+                line.books.watch(self.reservation, self._accrued)
         except Exception as exc:  # noqa: BLE001 - what the writer calls must not raise; the caller hears of it
             self._broke(exc)
 
@@ -246,14 +245,14 @@ class StraightCall(Struct, eq=False):
             tariff is not None
             and prompt_tokens is not None
             and meter is not None
-            and progress.offer is plan.first.offer  # not yet another one, whose tariff this is not
+            and (progress.offer is None or progress.offer is plan.first.offer)  # another one has another tariff
         ):
             characters = meter.output_characters
             if meter.usage is None:
                 tokens = tokens_of(characters)
                 cost, charge = tariff.sums_of(prompt_tokens, tokens, self.reservation.hold_nano_usd)
                 return Accrued(cost_nano_usd=cost, charge_nano_usd=charge)
-        return self.line.outcomes.accrued(plan.call, self.reservation, progress)
+        return self.line.outcomes.accrued(plan.call, self.reservation, self._full_progress())
 
     # ------------------------------------------------------------ pass on: the provider's side
 
@@ -364,8 +363,8 @@ class StraightCall(Struct, eq=False):
             bill = plan.tariff.bill_of_stream(usage, plan.hold_nano_usd)
             if bill is not None:
                 progress = self._progress
-                request_id, began_s = meter.provider_request_id, progress.first_byte_s
-                return Outcome(200, "completed", bill, progress.offer, request_id, began_s, plan.upstream_number)
+                provider, request_id = plan.first.provider, meter.provider_request_id
+                return Outcome(200, "completed", bill, provider, plan.upstream_model, request_id, progress.first_byte_s)
         return self._outcome(status=200, word="completed")
 
     def _end_whole(self) -> None:
@@ -404,7 +403,7 @@ class StraightCall(Struct, eq=False):
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.finish()
-        self.line.pipeline.delivered(self.plan.first.offer)
+        self.line.pipeline.delivered(self.plan.first)
 
     def _failed(self, error: GatewayError) -> None:
         """The attempt has failed: another offer is tried, or this is the call's end."""
@@ -484,24 +483,31 @@ class StraightCall(Struct, eq=False):
 
     def _finish(self) -> None:
         """The last bytes. Raises CallerLeft."""
-        reservation, progress, reply = self.reservation, self._progress, self.reply
+        bill, provider, reply = self.reservation.bill, self.plan.first.provider, self.reply
         if reply.is_started:
             tail = self._tail
             if self.endpoint.comments_cost:
-                tail += cost_comment(cost_headers(reservation.bill, progress))
+                tail += cost_comment(cost_headers(bill, provider))
             reply.finish_now(tail)
         else:
             headers = {
                 "Content-Type": "application/json",
                 **marks_of(self._known_head().headers),
-                **cost_headers(reservation.bill, progress),
+                **cost_headers(bill, provider),
             }
             reply.send_now(200, headers, self._whole_body())
 
     def _outcome(self, *, status: int, word: str, error: GatewayError | None = None) -> Outcome:
         return self.line.outcomes.of(
-            self.plan.call, self.reservation, self._progress, status=status, outcome=word, error=error
+            self.plan.call, self.reservation, self._full_progress(), status=status, outcome=word, error=error
         )
+
+    def _full_progress(self) -> Progress:
+        """With the offer that was tried. Not every call looks it up: it would be one cold line of memory more."""
+        progress = self._progress
+        if progress.offer is None:
+            progress.offer = self.plan.first.offer
+        return progress
 
     def _known_head(self) -> AnswerHead:
         assert self._head is not None, "it comes first"
@@ -528,8 +534,11 @@ class StraightCall(Struct, eq=False):
             return
         self._state = _ENDED
         self._to_say = None  # its traceback may lead here: a circle would be left to the collector
+        reservation = self.reservation
         try:
-            self.reservation.leave_now()
+            if reservation.is_open:  # a fault of ours, and the row is to name the offer
+                reservation.note_offer(self._progress.offer or self.plan.first.offer)
+            reservation.leave_now()
         finally:
             self.on_ended(error)
 

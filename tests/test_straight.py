@@ -313,7 +313,7 @@ async def test_what_has_accrued_is_the_same_at_a_glance(tmp_path: Path) -> None:
         at_a_glance = call._accrued()
         assert at_a_glance is not None
         assert at_a_glance.charge_nano_usd > 0
-        assert at_a_glance == line.outcomes.accrued(plan.call, call.reservation, call._progress)
+        assert at_a_glance == line.outcomes.accrued(plan.call, call.reservation, call._full_progress())
         call.caller_left()
         assert await there.row() == ("settled", "caller_left", 499)
 

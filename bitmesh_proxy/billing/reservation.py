@@ -48,16 +48,15 @@ class Outcome(Struct, frozen=True):
     """How a request ended. ``status`` is what the caller got; ``outcome`` is one word for the ledger.
 
     ``first_byte_s`` is of the monotonic clock, as ``RequestContext.started_s`` is. A bill of nothing releases.
-    ``upstream_number`` stands for the offer's ``upstream_model``, if the books' number of that name is known.
     """
 
     status: int
     outcome: str
     bill: Bill
-    offer: Offer | None = None
+    provider: str | None = None
+    upstream_model: NameOrNumber | None = None
     provider_request_id: str | None = None
     first_byte_s: float | None = None
-    upstream_number: int | None = None
 
 
 class Reservation(Struct, eq=False):
@@ -199,7 +198,10 @@ class Reservation(Struct, eq=False):
                 basis=Basis.ESTIMATED,
                 usage=Usage(is_estimated=True),
             )
-        return Outcome(status=500, outcome="internal_error", bill=bill, offer=self._offer)
+        offer = self._offer
+        if offer is None:
+            return Outcome(500, "internal_error", bill)
+        return Outcome(500, "internal_error", bill, offer.provider, offer.upstream_model)
 
 
 class Books:
@@ -299,7 +301,7 @@ class Books:
 
     def closing(self, request_id: str, outcome: Outcome, context: RequestContext | None = None) -> Closing:
         """The row's last values. Without a context (a job's end) there are no times."""
-        bill, offer, first_byte_s = outcome.bill, outcome.offer, outcome.first_byte_s
+        bill, first_byte_s = outcome.bill, outcome.first_byte_s
         cost, charge = bill.cost_nano_usd, bill.charge_nano_usd
         first_byte_ms = total_ms = None
         if context is not None:
@@ -315,8 +317,8 @@ class Books:
             charge,
             bill.basis if cost or charge or not bill.is_nothing else None,
             bill.usage,
-            offer.provider if offer is not None else None,
-            outcome.upstream_number or (offer.upstream_model if offer is not None else None),
+            outcome.provider,
+            outcome.upstream_model,
             outcome.provider_request_id,
             first_byte_ms,
             total_ms,

@@ -246,7 +246,8 @@ class JobService:
                 markup_nano=self._books.markup_nano,
                 hold_nano_usd=hold_nano_usd,
             ),
-            offer=offer,
+            provider=None if offer is None else offer.provider,
+            upstream_model=None if offer is None else offer.upstream_model,
             provider_request_id=job.provider_job_id,
         )
 

@@ -62,11 +62,13 @@ class Outcomes:
         error: GatewayError | None = None,
     ) -> Outcome:
         """The outcome of a call that ended with ``status`` for the caller; ``outcome`` is its word in the ledger."""
+        offer = progress.offer
         return Outcome(
             status=status,
             outcome=outcome,
             bill=self._bill(call, reservation, progress, outcome=outcome, error=error),
-            offer=progress.offer,
+            provider=None if offer is None else offer.provider,
+            upstream_model=None if offer is None else offer.upstream_model,
             provider_request_id=progress.request_id,
             first_byte_s=progress.first_byte_s,
         )

@@ -50,18 +50,30 @@ _SOME_MESSAGES: Final[Sequence[Mapping[str, Any]]] = ({"role": "user", "content"
 
 
 class StraightAttempt(Struct):
-    """One offer, and the request to it as bytes, which a stream need not keep once they are sent (``forget_request``).
+    """One offer of a provider, and the request to it as bytes, which a stream need not keep once they are sent
+    (``forget_request``).
 
     ``drops_usage``: the chunk with the usage was asked for by us alone and does not reach the caller of the stream.
     """
 
-    offer: Offer
+    provider: str
     access: ProviderAccess
     dialect: ChatDialect
     target: Target
     head: bytes
     body: bytes
     drops_usage: bool
+    _offer: Offer | _Ready
+
+    @property
+    def offer(self) -> Offer:
+        """Few plain calls ask for it, so that those have it looked up."""
+        return self._offer if isinstance(self._offer, Offer) else self._offer.offer
+
+    @property
+    def id(self) -> str:
+        """The offer's."""
+        return self.offer.id
 
     def forget_request(self) -> None:
         """Keep its bytes no longer: with them, an open stream would take four kilobytes more."""
@@ -71,11 +83,12 @@ class StraightAttempt(Struct):
 class StraightPlan(Struct):
     """A call that is ready to be reserved and sent. ``others`` are the offers to try after the first, in their order.
 
-    ``model`` is what the books call it, and ``upstream_number`` what they call the first offer's name at its provider,
-    if they have one for it. ``tariff`` prices its answer, if that is a common one.
+    ``model`` and ``upstream_model`` are for the books, the latter of the first offer. ``tariff`` prices its answer, if
+    that is a common one.
     """
 
     model: NameOrNumber
+    upstream_model: NameOrNumber
     hold_nano_usd: NanoUsd
     first: StraightAttempt
     others: tuple[Offer, ...]
@@ -86,7 +99,6 @@ class StraightPlan(Struct):
     _call: ChatCall | tuple[bytes, Endpoint, Caller]
     #: About as many tokens a model reads (``usage.usage_delivered``); known of a stream with a tariff.
     prompt_tokens: int | None = None
-    upstream_number: int | None = None
 
     @property
     def call(self) -> ChatCall:
@@ -111,6 +123,8 @@ class _Way(Struct, frozen=True, gc=False):
     head_after: bytes
     writer: PlainWriter
     tariff: ChatTariff
+    provider: str
+    catalogue: Catalogue
 
 
 class _Ready(Struct, gc=False):
@@ -122,9 +136,17 @@ class _Ready(Struct, gc=False):
     """
 
     way: _Way
-    offer: Offer
+    upstream_model: str
+    #: Both, and that one again, as the books have them.
     model: NameOrNumber
-    upstream_number: int | None = None
+    upstream: NameOrNumber
+
+    @property
+    def offer(self) -> Offer:
+        """The one offer."""
+        offer = self.way.catalogue.offer(f"{self.way.provider}:{self.upstream_model}")
+        assert offer is not None, "this was made of it"
+        return offer
 
 
 class StraightChats:
@@ -181,7 +203,8 @@ class StraightChats:
         if call.model not in self._ready[call.stream]:
             self._make_ready(call, first)
         hold = self._outcomes.hold_of(call, offers)
-        return StraightPlan(offers[0].model_id, hold, first, offers[1:], call.stream, call.test, None, call)
+        model, upstream_model = offers[0].model_id, offers[0].upstream_model
+        return StraightPlan(model, upstream_model, hold, first, offers[1:], call.stream, call.test, None, call)
 
     def glance(self, raw: bytes, endpoint: Endpoint, caller: Caller) -> StraightPlan | None:
         """What ``parse`` and ``plan`` would make of the body of a plain conversation; None where they have to be asked.
@@ -206,10 +229,10 @@ class StraightChats:
             ready = self._prepared(model, stream, endpoint, caller)
         if ready is None or chat.test is True:
             return None
-        way, offer = ready.way, ready.offer
+        way = ready.way
         if way.dialect.wire_format != endpoint.chat_format:
             return None
-        if ready.upstream_number is None:
+        if ready.upstream is ready.upstream_model:  # no number yet
             self._look_up_numbers(ready)
         # What a model reads of it (``usage.plain_text_bytes``): names, roles and texts.
         messages = chat.messages
@@ -230,20 +253,20 @@ class StraightChats:
             asked = chat.stream_options
             drops_usage = asked is UNSET or asked.include_usage is not True
         hold = way.tariff.hold_of_texts(len(messages), text_bytes, chat.max_completion_tokens, chat.max_tokens)
-        body = way.writer.write(chat, offer.upstream_model)
+        body = way.writer.write(chat, ready.upstream_model)
         head = b"%b%d%b" % (way.head_before, len(body), way.head_after)
-        first = StraightAttempt(offer, way.access, way.dialect, way.target, head, body, drops_usage)
+        first = StraightAttempt(way.provider, way.access, way.dialect, way.target, head, body, drops_usage, ready)
         prompt_tokens = 1 + len(messages) + tokens_of(text_bytes) if stream else None
         read_from = raw, endpoint, caller
         return StraightPlan(
-            ready.model, hold, first, (), stream, False, way.tariff, read_from, prompt_tokens, ready.upstream_number
+            ready.model, ready.upstream, hold, first, (), stream, False, way.tariff, read_from, prompt_tokens
         )
 
     def _look_up_numbers(self, ready: _Ready) -> None:
         """Both or none: the books have them once the model's first call is over."""
-        model, upstream_model = self._number_of(ready.offer.model_id), self._number_of(ready.offer.upstream_model)
+        model, upstream_model = self._number_of(ready.offer.model_id), self._number_of(ready.upstream_model)
         if model is not None and upstream_model is not None:
-            ready.model, ready.upstream_number = model, upstream_model
+            ready.model, ready.upstream = model, upstream_model
 
     def _prepared(self, name: object, stream: bool, endpoint: Endpoint, caller: Caller) -> _Ready | None:
         """What ``plan`` would note at a first plain call of this model; with thousands of models many calls are that.
@@ -279,11 +302,13 @@ class StraightChats:
         alike = (offer.provider, head, writer, tariff)
         way = self._ways.get(alike)
         if way is None:
-            way = _Way(first.access, dialect, head.target, head.before, head.after, writer, tariff)
+            around = head.target, head.before, head.after
+            way = _Way(first.access, dialect, *around, writer, tariff, offer.provider, self._catalogue)
             self._ways[alike] = way
         # One object for what two say: the name that is looked for, and the one that is sent on.
-        name = offer.upstream_model if offer.upstream_model == call.model else call.model
-        self._ready[call.stream][name] = _Ready(way, offer, offer.model_id)
+        upstream_model = offer.upstream_model
+        name = upstream_model if upstream_model == call.model else call.model
+        self._ready[call.stream][name] = _Ready(way, upstream_model, offer.model_id, upstream_model)
 
     def route(self, call: Call, caller: Caller) -> tuple[Offer, ...]:
         """The offers that may be tried, best first. Raises as ``routing.route``."""
@@ -305,7 +330,7 @@ class StraightChats:
             return None
         drops = endpoint.drops_unasked_usage and drops_usage(call, dialect)
         target, head, body = self._request(call, offer, access, dialect)
-        return StraightAttempt(offer, access, dialect, target, head, body, drops)
+        return StraightAttempt(offer.provider, access, dialect, target, head, body, drops, offer)
 
     def _request(self, call: ChatCall, offer: Offer, access: ProviderAccess, dialect: ChatDialect) -> RequestBytes:
         if dialect.body is None:
@@ -326,9 +351,8 @@ class StraightChats:
     def outcome_of_whole(
         self, plan: StraightPlan, attempt: StraightAttempt, body: bytes, progress: Progress
     ) -> Outcome:
-        """What a whole answer with a good status came to, its figures noted in ``progress``.
-
-        ``progress`` has begun with the attempt's offer. Raises UpstreamBroken for what is no JSON.
+        """What a whole answer with a good status came to, its figures (and the offer, if need be) noted in
+        ``progress``. Raises UpstreamBroken for what is no JSON.
         """
         if plan.tariff is not None and 0 < len(body) <= SMALL_BYTES and body[0] == _OPEN and body[-1] == _CLOSE:
             try:
@@ -339,10 +363,11 @@ class StraightChats:
                 bill = plan.tariff.bill_of(answer.usage, plan.hold_nano_usd)
                 if bill is not None:
                     progress.usage, progress.provider_request_id = bill.usage, answer.id
-                    began_s, upstream_number = progress.first_byte_s, plan.upstream_number
-                    return Outcome(200, "completed", bill, attempt.offer, answer.id, began_s, upstream_number)
+                    provider, upstream_model = attempt.provider, plan.upstream_model
+                    return Outcome(200, "completed", bill, provider, upstream_model, answer.id, progress.first_byte_s)
         check_looks_like_json(body)
         usage, request_id = attempt.dialect.read_usage(body)
+        progress.offer = attempt.offer
         progress.usage, progress.provider_request_id = usage, request_id
         if usage is None:
             progress.output_characters = count_characters(attempt.dialect, body)

@@ -24,7 +24,13 @@ from tests.storage.examples import NOON_S, USD, usd
 
 PAID = Bill(cost_nano_usd=NanoUsd(80), charge_nano_usd=NanoUsd(100), basis=Basis.MEASURED, usage=Usage(input_tokens=3))
 DONE = Outcome(
-    status=200, outcome="completed", bill=PAID, offer=chat_offer(), provider_request_id="p-1", first_byte_s=1000.25
+    status=200,
+    outcome="completed",
+    bill=PAID,
+    provider=chat_offer().provider,
+    upstream_model=chat_offer().upstream_model,
+    provider_request_id="p-1",
+    first_byte_s=1000.25,
 )
 ACCRUED = Accrued(cost_nano_usd=NanoUsd(30), charge_nano_usd=NanoUsd(40))
 

@@ -311,7 +311,12 @@ def test_an_answer_becomes_an_outcome(chats: StraightChats) -> None:
     plan = made(chats, BODY)
     progress = begun(plan)
     outcome = chats.outcome_of_whole(plan, plan.first, orjson.dumps(ANSWER), progress)
-    assert (outcome.status, outcome.outcome, outcome.offer) == (200, "completed", plan.first.offer)
+    assert (outcome.status, outcome.outcome, outcome.provider, outcome.upstream_model) == (
+        200,
+        "completed",
+        "near",
+        "tiny",
+    )
     assert (outcome.provider_request_id, outcome.first_byte_s) == ("chatcmpl-7", 12.5)
     assert outcome.bill == Bill(
         cost_nano_usd=20 * 100 + 3 * 200,  # type: ignore[arg-type]  # the arithmetic is the test
@@ -544,9 +549,9 @@ def same(one: StraightPlan, other: StraightPlan) -> None:
     """All that two plans say, but for the order and the spacing in the provider's JSON."""
     first, second = one.first, other.first
     assert repr(one.call) == repr(other.call)  # with the order of options, and 1 told from 1.0
-    for field in ("model", "others", "hold_nano_usd", "stream", "is_test"):
+    for field in ("model", "upstream_model", "others", "hold_nano_usd", "stream", "is_test"):
         assert getattr(one, field) == getattr(other, field), field
-    for field in ("offer", "access", "dialect", "drops_usage"):
+    for field in ("provider", "offer", "access", "dialect", "drops_usage"):
         assert getattr(first, field) == getattr(second, field), field
     assert first.target == second.target
     heads = [each.head.replace(b" %d\r\n" % len(each.body), b" -\r\n") for each in (first, second)]
@@ -692,16 +697,16 @@ def test_the_books_numbers_stand_for_names_as_soon_as_there_are_both(catalogue: 
     chats = new_chats(catalogue, health, number_of=numbers.get)
     raw = orjson.dumps({**BODY, "model": "one"})
 
-    def named() -> tuple[int | str, int | str | None]:
+    def named() -> tuple[int | str, int | str]:
         plan = chats.glance(raw, CHAT, CALLER)
         assert plan is not None
         outcome = chats.outcome_of_whole(plan, plan.first, orjson.dumps(ANSWER), begun(plan))
-        assert outcome.upstream_number == plan.upstream_number
-        return plan.model, plan.upstream_number
+        assert outcome.upstream_model == plan.upstream_model
+        return plan.model, plan.upstream_model
 
-    assert named() == ("local/one", None)
+    assert named() == ("local/one", "one")
     numbers["local/one"] = 7
-    assert named() == ("local/one", None)
+    assert named() == ("local/one", "one")
     numbers["one"] = 8
     assert named() == (7, 8)
     numbers.clear()
