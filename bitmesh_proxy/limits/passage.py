@@ -70,7 +70,7 @@ def passage_of(
             count = under_way.get(key_id, 0)
             if count >= most and most:
                 return None
-            now_us = floor(clock() * 1e6 + 0.5)
+            now_us = floor(clock() * 1e6 + 0.5) if ways else 0
             for limit, rate, token, capacity, fresh, is_of_key, is_as_before in ways:
                 if not is_as_before:
                     now = now_us * limit.amount

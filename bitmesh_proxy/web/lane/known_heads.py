@@ -44,17 +44,15 @@ class _Around(Struct, eq=False):
     #: Of no token.
     entry: Entry
     entries: dict[bytes, Entry]
-    #: The length and ``up_to_end``, by how long these are with the body.
+    #: All that is between token and body, by how long it is with the body.
     endings: dict[int, bytes]
     token_at: int
-    # With a token of the same length as the one that came last in another head.
+    #: With a token of the same length as the one that came last in another head.
     token_end: int
-    length_at: int
 
     def note(self, token: bytes) -> None:
         """The token that came last."""
         self.token_end = self.token_at + len(token)
-        self.length_at = self.token_end + len(self.up_to_length)
 
 
 class KnownHeads:
@@ -95,7 +93,7 @@ class KnownHeads:
                 if around is None:
                     parts = up_to + _AUTHORIZATION, b"\r\n%b: " % up_to_length, b"\r\n" + up_to_end
                     template = Entry(entry.route, visitor, entry.address_bucket, entry.passage)
-                    around = _Around(peer, *parts, template, {}, {}, len(parts[0]), 0, 0)
+                    around = _Around(peer, *parts, template, {}, {}, len(parts[0]), 0)
                     self._around[peer, *found[:4]] = around
                 around.entries[token] = entry
                 if is_before:
@@ -126,18 +124,17 @@ class KnownHeads:
         last = self._last
         if last is not None and data[: last.token_at] == last.up_to_token and peer == last.peer:
             # Nearly always, and a third of what follows. Nothing is searched: a token is mostly as long as the last.
-            token_end, length_at = last.token_end, last.length_at
-            if data[token_end:length_at] == last.up_to_length:
-                left = len(data) - length_at
-                ending = last.endings.get(left) or self._ending(last, left)
-                end = length_at + len(ending)
-                if ending and data[length_at:end] == ending:
-                    token = data[last.token_at : token_end]
-                    entry = last.entries.get(token)
-                    if entry is None:
-                        entry = self._newcomer(last, token)
-                    if entry is not None:
-                        return entry, data[end:]
+            token_end = last.token_end
+            left = len(data) - token_end
+            ending = last.endings.get(left) or self._ending(last, left)
+            end = token_end + len(ending)
+            if ending and data[token_end:end] == ending:
+                token = data[last.token_at : token_end]
+                entry = last.entries.get(token)
+                if entry is None:
+                    entry = self._newcomer(last, token)
+                if entry is not None:
+                    return entry, data[end:]
         end = data.find(HEAD_END) + len(HEAD_END)
         length = len(data) - end
         if not 0 < length <= self._max_body_bytes:
@@ -151,15 +148,15 @@ class KnownHeads:
         return entry, data[end:]
 
     def _ending(self, around: _Around, left: int) -> bytes:
-        """What stands between a head's ``up_to_length`` and the body, where so many bytes are left of both together;
-        nothing where no length says that."""
-        most, up_to_end = self._max_body_bytes, around.up_to_end
+        """What stands between a head's token and the body, where so many bytes are left of both together; nothing where
+        no length says that."""
+        most, up_to_length, up_to_end = self._max_body_bytes, around.up_to_length, around.up_to_end
         for digits in range(1, len(str(most)) + 1):
-            length = left - len(up_to_end) - digits
+            length = left - len(up_to_length) - len(up_to_end) - digits
             if 0 < length <= most and len(str(length)) == digits:
                 if len(around.endings) >= MAX_ENDINGS:
                     around.endings.clear()
-                around.endings[left] = ending = b"%d%b" % (length, up_to_end)
+                around.endings[left] = ending = b"%b%d%b" % (up_to_length, length, up_to_end)
                 return ending
         return b""
 
