@@ -50,8 +50,9 @@ class LaneCall(Struct, eq=False):
     straight: StraightCall | None = None
     task: asyncio.Task[None] | None = None
 
-    def begin(self, body: bytes) -> None:
-        """Admit the call, in the order of the plain way, and start it if it may go on."""
+    def begin(self, body: bytes, newcomer: bytes = b"") -> None:
+        """Admit the call, in the order of the plain way, and start it if it may go on. ``newcomer``: a token's digest
+        where the entry is of none, since there will hardly be a use for what would be kept in one of its own."""
         lane, entry = self.lane, self.entry
         bucket = entry.address_bucket
         lane.metrics.under_way += 1
@@ -60,7 +61,9 @@ class LaneCall(Struct, eq=False):
             # Both are only for callers whose time will not be over.
             if (passage := entry.passage) is not None:
                 try:
-                    if caller is None or entry.keys_version != lane.keys_version():
+                    if newcomer:
+                        caller = lane.directory.in_memory(newcomer)
+                    elif caller is None or entry.keys_version != lane.keys_version():
                         caller = entry.caller = lane.directory.in_memory(entry.token_digest)
                         entry.keys_version = lane.directory.version
                 except (Unavailable, StorageError):  # that is said behind the limit of addresses
@@ -73,6 +76,8 @@ class LaneCall(Struct, eq=False):
                 assert caller is not None, "he has passed"
                 self._admit(caller, body, passed)
                 return
+            if newcomer:
+                self.entry = entry = entry.with_token(newcomer)
             if bucket is not None:
                 limit = bucket.limit
                 missing = limit.take(bucket.key)

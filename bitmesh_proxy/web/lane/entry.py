@@ -45,3 +45,7 @@ class Entry(Struct, eq=False, gc=False):
     max_concurrent: int = 0
     #: Through all limits at once, where processes share them; good as long as ``caller`` and ``buckets`` are.
     gate: Gate | None = None
+
+    def with_token(self, digest: bytes) -> Entry:
+        """The same of a token, nothing looked up yet."""
+        return Entry(self.route, self.visitor, self.address_bucket, self.passage, digest)

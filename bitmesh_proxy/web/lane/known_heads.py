@@ -115,8 +115,9 @@ class KnownHeads:
             self._last = None
             self._known_bytes = more_bytes
 
-    def recall(self, data: bytes, peer: str | None) -> tuple[Entry, bytes] | None:
-        """What the parser, between two messages, would make of ``data``, and its body; None if that is not known.
+    def recall(self, data: bytes, peer: str | None) -> tuple[Entry, bytes, bytes] | None:
+        """What the parser, between two messages, would make of ``data``, and its body; None if that is not known. The
+        last is a newcomer's token's digest; then the entry is of no token, and others may be given it too.
 
         Then it is one whole request, with a head that consists of the same bytes as one that was remembered, but for
         the length of its body, which is that of what is behind the head.
@@ -131,21 +132,21 @@ class KnownHeads:
             if ending and data[token_end:end] == ending:
                 token = data[last.token_at : token_end]
                 entry = last.entries.get(token)
-                if entry is None:
-                    entry = self._newcomer(last, token)
                 if entry is not None:
-                    return entry, data[end:]
+                    return entry, data[end:], b""
+                found = self._newcomer(last, token)
+                if found is not None:
+                    return found[0], data[end:], found[1]
         end = data.find(HEAD_END) + len(HEAD_END)
         length = len(data) - end
         if not 0 < length <= self._max_body_bytes:
             return None
         before, _, behind = data[:end].partition(b": %d\r\n" % length)
         entry = self._known.get((peer, before, behind))
-        if entry is None:
-            entry = self._with_new_token(before, behind, peer) or self._with_new_signature(data[:end], length, peer)
-            if entry is None:
-                return None
-        return entry, data[end:]
+        if entry is not None:
+            return entry, data[end:], b""
+        found = self._with_new_token(before, behind, peer) or self._with_new_signature(data[:end], length, peer)
+        return None if found is None else (found[0], data[end:], found[1])
 
     def _ending(self, around: _Around, left: int) -> bytes:
         """What stands between a head's token and the body, where so many bytes are left of both together; nothing where
@@ -160,40 +161,38 @@ class KnownHeads:
                 return ending
         return b""
 
-    def _with_new_token(self, before: bytes, behind: bytes, peer: str | None) -> Entry | None:
+    def _with_new_token(self, before: bytes, behind: bytes, peer: str | None) -> tuple[Entry, bytes] | None:
         """Of a head of which all but the token is remembered."""
         found = _around_token(before, behind)
         around = None if found is None else self._around.get((peer, *found[:4]))
         if found is None or around is None:
             return None
-        entry = around.entries.get(found[4])
-        if entry is not None:
-            self._keep(entry, before, behind, peer)
-        else:
-            entry = self._newcomer(around, found[4])
         if found[0]:
             around.note(found[4])
             self._last = around
-        return entry
+        entry = around.entries.get(found[4])
+        if entry is None:
+            return self._newcomer(around, found[4])
+        self._keep(entry, before, behind, peer)
+        return entry, b""
 
-    def _newcomer(self, around: _Around, token: bytes) -> Entry | None:
-        """A request with a token that is not known; it is once it has come again. None for one that is not plain."""
+    def _newcomer(self, around: _Around, token: bytes) -> tuple[Entry, bytes] | None:
+        """A request with a token that is not known, and its digest; it is known once it has come again. None for one
+        that is not plain."""
         digest = plain_token_digest(token)
         if digest is None:
             return None
-        template = around.entry
-        entry = Entry(template.route, template.visitor, template.address_bucket, template.passage, digest)
         # Of the tokens that came last, each has left one byte in one of these places: it may be wrong, seldom, as a
         # later one takes the place of an earlier one, and then a head is kept too early or too late.
         marks, place, mark = self._marks, hash(digest) & _MARKS_MASK, digest[0]
-        if marks[place] == mark:
-            self._make_room(len(token) + KNOWN_BYTES)
-            around.entries[token] = entry
-        else:
+        if marks[place] != mark:
             marks[place] = mark
-        return entry
+            return around.entry, digest
+        self._make_room(len(token) + KNOWN_BYTES)
+        around.entries[token] = entry = around.entry.with_token(digest)
+        return entry, b""
 
-    def _with_new_signature(self, head: bytes, length: int, peer: str | None) -> Entry | None:
+    def _with_new_signature(self, head: bytes, length: int, peer: str | None) -> tuple[Entry, bytes] | None:
         """Of a signed head of which the rest is remembered."""
         found = self._signed.recall(head, length, peer)
         if found is None:
@@ -205,7 +204,7 @@ class KnownHeads:
             signed=OAuthCredential(consumer_key=header.consumer_key, header=header),
             payload_signature=payload_signature,
         )
-        return Entry(around.route, visitor, around.address_bucket, None)
+        return Entry(around.route, visitor, around.address_bucket, None), b""
 
 
 def _around_token(before: bytes, behind: bytes) -> tuple[bool, bytes, bytes, bytes, bytes] | None:

@@ -105,7 +105,7 @@ class LaneProtocol(Handler):
         if is_between and (recalled := self._lane.heads.recall(data, self._peer)) is not None:
             # As if it had been through the parser and the queue.
             self._request_count += 1
-            self._serve(waiter, recalled[0], recalled[1])
+            self._serve(waiter, recalled[0], recalled[1], recalled[2])
             return
         self._waiter = None
         self._read(data)
@@ -244,8 +244,8 @@ class LaneProtocol(Handler):
             self._waiter = None
             self._task_handler = self._loop.create_task(self.start())
 
-    def _serve(self, waiter: asyncio.Future[None], entry: Entry, body: bytes) -> None:
-        """The lane is at work, and aiohttp's handler sleeps at ``waiter``."""
+    def _serve(self, waiter: asyncio.Future[None], entry: Entry, body: bytes, newcomer: bytes = b"") -> None:
+        """The lane is at work, and aiohttp's handler sleeps at ``waiter``. ``newcomer``: see ``LaneCall.begin``."""
         self._sleeper, self._waiter = waiter, None
         self._request_in_progress = True
         assert self._manager is not None, "the connection is open"
@@ -253,7 +253,7 @@ class LaneProtocol(Handler):
         lane = self._lane
         context = lane.context_of(entry)
         self._call = call = LaneCall(lane, self, entry, context, LaneReply(self, context.request_id))
-        call.begin(body)
+        call.begin(body, newcomer)
 
     def call_ended(self, *, is_reusable: bool) -> None:
         """The lane's answer is out, or will never be. Called once for each call, by the call; and once more, when the

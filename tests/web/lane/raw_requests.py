@@ -92,8 +92,8 @@ def as_recalled(lane: Lane, data: bytes, peer: str | None) -> tuple[Route, Visit
     recalled = lane.heads.recall(data, peer)
     if recalled is None:
         return None
-    entry, body = recalled
-    return entry.route, entry.visitor, entry.token_digest, body
+    entry, body, newcomer = recalled
+    return entry.route, entry.visitor, newcomer or entry.token_digest, body
 
 
 def damaged(chance: Random, data: bytes) -> bytes:

@@ -250,7 +250,7 @@ async def test_callers_who_take_turns_have_their_entries(gateway: Gateway) -> No
         assert len(entries) == 4
         assert entries[2] is entries[3]
     digests = [token_digest(TOKEN)] * len(kinds) + [token_digest("another")] * len(kinds)
-    assert [recalled and recalled[0].token_digest for recalled in rounds[0]] == digests
+    assert [recalled and (recalled[2] or recalled[0].token_digest) for recalled in rounds[0]] == digests
 
 
 async def test_few_tokens_are_taken_for_others(gateway: Gateway) -> None:

@@ -67,11 +67,11 @@ def entry_of(gateway: Gateway, lane: Lane) -> Entry:
     return lane.entry_of(route, Visitor("127.0.0.1", gateway.url), token_digest(gateway.key.token))
 
 
-def begin(lane: Lane, entry: Entry) -> tuple[LaneCall, Line]:
+def begin(lane: Lane, entry: Entry, newcomer: bytes = b"") -> tuple[LaneCall, Line]:
     line = Line()
     context = lane.context_of(entry)
     call = LaneCall(lane, line, entry, context, LaneReply(line, context.request_id))
-    call.begin(orjson.dumps(chat()))
+    call.begin(orjson.dumps(chat()), newcomer)
     return call, line
 
 
@@ -127,3 +127,25 @@ async def test_a_key_that_was_switched_off_is_out_though_it_had_a_gate(tmp_path:
         await KeyStore(gateway.app[keys.DATABASE]).disable(gateway.key.id)
         assert begin(lane, entry)[1].status == 401
         assert gateway.app[keys.CONCURRENCY_LIMIT].running(gateway.key.id) == 0
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+async def test_newcomers_leave_nothing_in_the_entry_that_they_have_in_common(
+    tmp_path: Path, worker: Worker, is_shared: bool
+) -> None:
+    def prepare(app: web.Application) -> None:
+        add_limits(app, app[keys.SETTINGS].limits, worker if is_shared else None)
+
+    async with running_gateway(tmp_path, {"limits": {**RATES, "key_burst": 2}}, prepare=prepare) as gateway:
+        lane = Lane(gateway.app)
+        common = lane.entry_of(gateway.app[PLAIN_CALLS_KEY]["/chat"], Visitor("127.0.0.1", gateway.url))
+        for key in (gateway.key, await gateway.new_key()):
+            # The directory has to ask for the first of them, and knows the second.
+            calls = [begin(lane, common, token_digest(key.token)) for _ in range(3)]
+            assert calls.pop()[1].status == 429
+            for call, line in calls:
+                await ended(line)
+                assert call.caller is not None
+                assert (line.status, call.caller.key_id) == (200, key.id)
+        assert begin(lane, common, token_digest("nobody's"))[1].status == 401
+        assert (common.token_digest, common.caller, common.buckets, common.gate) == (b"", None, None, None)
