@@ -1,10 +1,13 @@
 """Which requests are a key's: an index that is made behind the ledger's rows, in runs of some thousands.
 
 An ordinary index by key would take a page for nearly every row once many keys are in use: half as much again as all
-else that a row costs. So ``requests_by_run`` gets its entries a *slice* at a time, when ``SLICE_ROWS`` rows have come
-together, sorted by key, in one statement that writes into the few pages at the table's end. ``RUN_ROWS`` rows are a
-run. Rows never change key or beginning, so nothing is done twice. Whoever looks for a key's requests looks into each
-run, one seek each, and reads what is newer than the last whole run as it is.
+else that a row costs. So ``requests_by_run`` gets its entries when ``RUN_ROWS`` rows have come together, a *run*: they
+are read, sorted by key, and entered in that order, which writes to the table's end alone. All this is done a *slice* at
+a time, for calls wait meanwhile. Whoever looks for a key's requests looks into each run, one seek each, and reads what
+is newer than the last whole run as it is.
+
+Rows never change key or beginning, so it does no harm when two processes make the same run, and a run that was left
+half made is made again.
 
 Old rows go one day, the first numbers first (``months.py``). Their entries lead nowhere then, and go when all rows of
 their run have gone, run by run. The last run stays, which says how far the index has come.
@@ -14,7 +17,10 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from functools import partial
 from typing import Final
+
+import msgspec
 
 from bitmesh_proxy.errors import Unavailable
 from bitmesh_proxy.storage.database import Database
@@ -25,9 +31,29 @@ log = logging.getLogger(__name__)
 
 #: Each look for a key takes one seek for each run.
 RUN_ROWS: Final = 8192
-#: An entry takes about 1 us of the writer's time, and calls wait meanwhile: a run at once held up a dozen of them, at a
-#: thousand a second, for 10 ms.
+#: So many rows are read, or entered, in one go, which takes the writer half a millisecond.
 SLICE_ROWS: Final = 512
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One that is being made, between two steps."""
+
+    number: int
+    first: int
+    last: int
+    #: Up to which request it has been read.
+    read: int
+    #: Of each row its key, and in the lowest ``place_bits`` how far it is from the first. Sorted when all are read.
+    places: list[int]
+    #: The earliest and the latest beginning of each slice.
+    started_at_ms: list[int]
+    #: How many of the places have been entered.
+    entered: int = 0
+
+    @property
+    def place_bits(self) -> int:
+        """How many bits a row's distance from the first takes."""
+        return (self.last - self.first).bit_length()
 
 
 class Runs:
@@ -37,47 +63,74 @@ class Runs:
         self._database = database
         #: How many openings until the next look. The first opening looks, for nobody knows how those before us ended.
         self.openings_left = 0
+        self._run: Run | None = None
 
     def look(self) -> None:
-        """Have a slice entered if there are rows for one, and look again ``SLICE_ROWS`` openings later.
+        """Have a run made if there are rows for one, step by step, and look again ``SLICE_ROWS`` openings later.
 
         The mark behind which open rows are looked for (``open_rows.py``) moves at the same times.
         """
         self.openings_left = SLICE_ROWS
         try:
-            self._database.submit_now(_look, self._looked)
+            self._database.submit_now(partial(_look, self._run), self._looked)
         except Unavailable:  # the books have other worries, and the rows can wait
             log.info("too busy to index requests")
 
-    def _looked(self, result: Failed | bool) -> None:
-        if result is True:
-            self.look()
-        elif result is not False:
+    def _looked(self, result: Failed | Run | None) -> None:
+        if isinstance(result, Failed):
             log.error("requests could not be indexed", exc_info=result.error)
+            return
+        self._run = result
+        if result is not None:
+            self.look()
 
 
-def _look(connection: sqlite3.Connection) -> bool:
+def _look(run: Run | None, connection: sqlite3.Connection) -> Run | None:
     move_mark(connection, SLICE_ROWS)
-    return extend_runs(connection)
+    return extend_runs(connection, run)
 
 
-def extend_runs(connection: sqlite3.Connection, run_rows: int = RUN_ROWS, slice_rows: int = SLICE_ROWS) -> bool:
-    """Enter one slice, if there are rows for it; the last makes its run whole. Whether it did.
+def extend_runs(
+    connection: sqlite3.Connection, run: Run | None = None, *, run_rows: int = RUN_ROWS, slice_rows: int = SLICE_ROWS
+) -> Run | None:
+    """Go one step on with ``run``, or begin the next one if its rows are there. The run after that step, or None.
 
-    An operation of the writer's. How far the run has come is read from its entries, because others make it too.
+    An operation of the writer's. A run of a single slice takes a single step.
     """
-    ((last_run, last, summed_up),) = connection.execute(_LAST_RUN).fetchall()
-    ((newest,),) = connection.execute("SELECT max(number) FROM requests").fetchall()
-    run, end = last_run + 1, last + run_rows
-    ((entered,),) = connection.execute(_ENTERED, {"run": run, "last": last, "end": end, "rows": slice_rows}).fetchall()
-    entered += max(0, summed_up - entered) // slice_rows * slice_rows  # those rows have gone, entered or not
-    until = min(entered + slice_rows, end)
-    if newest is None or newest < until:
-        return False
-    made = connection.execute(_ENTRIES, {"run": run, "first": entered + 1, "last": until}).rowcount
-    if until == end:
-        made += connection.execute(_RUN, {"run": run, "first": last + 1, "last": end}).rowcount
-    return made > 0
+    ((last_run, last, newest),) = connection.execute(_LAST_RUN).fetchall()
+    if run is None or run.number != last_run + 1:  # made, by us or by another process
+        if newest < last + run_rows:
+            return None
+        run = Run(number=last_run + 1, first=last + 1, last=last + run_rows, read=last, places=[], started_at_ms=[])
+    if run.read < run.last:
+        run = _read(connection, run, slice_rows)
+        if run.read < run.last or len(run.places) > slice_rows:
+            return run
+    return _enter(connection, run, slice_rows)
+
+
+def _read(connection: sqlite3.Connection, run: Run, rows: int) -> Run:
+    until = min(run.read + rows, run.last)
+    given = {"bits": run.place_bits, "first": run.first, "above": run.read, "until": until}
+    # One row for all: between two rows the driver lets other threads go on, and waits for its turn.
+    ((found, earliest_ms, latest_ms),) = connection.execute(_READ, given).fetchall()
+    places = run.places + msgspec.json.decode(found, type=list[int])
+    if until == run.last:
+        places.sort()
+    started_at_ms = run.started_at_ms if earliest_ms is None else [*run.started_at_ms, earliest_ms, latest_ms]
+    return msgspec.structs.replace(run, read=until, places=places, started_at_ms=started_at_ms)
+
+
+def _enter(connection: sqlite3.Connection, run: Run, rows: int) -> Run:
+    bits = run.place_bits
+    entered = min(run.entered + rows, len(run.places))
+    places = msgspec.json.encode(run.places[run.entered : entered]).decode()
+    given = {"run": run.number, "first": run.first, "bits": bits, "mask": (1 << bits) - 1, "places": places}
+    connection.execute(_ENTER, given)
+    if entered == len(run.places):
+        began = min(run.started_at_ms, default=0), max(run.started_at_ms, default=0)
+        connection.execute("INSERT INTO request_runs VALUES (?, ?, ?, ?, ?)", (run.number, run.first, run.last, *began))
+    return msgspec.structs.replace(run, entered=entered)
 
 
 def shrink_runs(connection: sqlite3.Connection, entries: int) -> bool:
@@ -96,32 +149,20 @@ def shrink_runs(connection: sqlite3.Connection, entries: int) -> bool:
 
 _LAST_RUN = """
 SELECT coalesce(max(number), 0), coalesce((SELECT last_request FROM request_runs ORDER BY number DESC LIMIT 1), 0),
-       (SELECT last_request FROM summed_up)
+       coalesce((SELECT number FROM requests ORDER BY number DESC LIMIT 1), 0)
 FROM request_runs
 """
 
-#: The last row of the last slice that is there. Two seeks for each slice: the greatest of the run's entries would take
-#: reading them all, which is as much work as making a slice.
-_ENTERED = """
-WITH RECURSIVE slices (last) AS (
-    SELECT :last + :rows UNION ALL SELECT last + :rows FROM slices WHERE last + :rows < :end
-)
-SELECT coalesce(max(number), :last)
-FROM slices
-CROSS JOIN requests ON number = slices.last
-CROSS JOIN requests_by_run AS entry ON entry.run = :run AND entry.key = requests.key AND entry.request = number
+#: (Rows that have gone are not missed: nobody finds them any more.)
+_READ = """
+SELECT json_group_array(key << :bits | number - :first), min(started_at_ms), max(started_at_ms)
+FROM requests WHERE number > :above AND number <= :until
 """
 
-#: (Some are there already where slices had another size.)
-_ENTRIES = """
+#: (Some are there already where another process makes the run too, or where it was left half made.)
+_ENTER = """
 INSERT OR IGNORE INTO requests_by_run (run, key, request)
-SELECT :run, key, number FROM requests WHERE number BETWEEN :first AND :last ORDER BY key, number
-"""
-
-_RUN = """
-INSERT INTO request_runs (number, first_request, last_request, first_started_at_ms, last_started_at_ms)
-SELECT :run, :first, :last, coalesce(min(started_at_ms), 0), coalesce(max(started_at_ms), 0)
-FROM requests WHERE number BETWEEN :first AND :last
+SELECT :run, value >> :bits, :first + (value & :mask) FROM json_each(:places)
 """
 
 _EMPTY_RUN = """

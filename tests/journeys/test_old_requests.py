@@ -46,7 +46,7 @@ def add_old_rows(data_dir: Path, days_ago: int) -> None:
     connection.execute("INSERT OR IGNORE INTO names (name) VALUES ('old/1'), ('old/2'), ('old/3')")
     connection.execute(_OPEN, {"rows": OLD_ROWS, "began_ms": began_ms})
     connection.execute(_CLOSE)
-    while extend_runs(connection, 512):
+    while extend_runs(connection, run_rows=512):
         pass
     connection.execute("COMMIT")
     connection.close()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
 from functools import partial
 
+import pytest
+
+from bitmesh_proxy.errors import Conflict
 from bitmesh_proxy.money import NanoUsd
 from bitmesh_proxy.storage.accounts import Account
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.keys import KeyRecord, KeyStore
 from bitmesh_proxy.storage.ledger import LedgerStore
-from bitmesh_proxy.storage.runs import RUN_ROWS, SLICE_ROWS, Runs, extend_runs
+from bitmesh_proxy.storage.runs import RUN_ROWS, SLICE_ROWS, Run, Runs, extend_runs
 from bitmesh_proxy.storage.verification import verify_books
 from tests.storage.examples import NOON_S, key_spec, opening, usd
 
@@ -27,7 +31,7 @@ async def test_run_takes_the_next_rows_whatever_their_state(
             opening(f"r{number}", account.id, key_id=key_id, hold_nano_usd=NanoUsd(0), started_at_s=NOON_S - number)
         )
     extend = partial(extend_runs, run_rows=2)
-    assert [await database.write(extend) for _ in range(3)] == [True, True, False]
+    assert [run and run.number for run in [await database.write(extend) for _ in range(3)]] == [1, 2, None]
     noon_ms = int(NOON_S * 1000)
     assert await runs_of(database) == [
         (1, 1, 2, noon_ms - 2000, noon_ms - 1000),
@@ -38,29 +42,81 @@ async def test_run_takes_the_next_rows_whatever_their_state(
     assert await verify_books(database) == []
 
 
-async def test_run_is_there_once_its_last_slice_is(
-    database: Database, ledger: LedgerStore, account: Account, key: KeyRecord
+async def step(database: Database, run: Run | None) -> Run | None:
+    return await database.write(partial(extend_runs, run=run, run_rows=5, slice_rows=2))
+
+
+async def open_some(ledger: LedgerStore, account: Account, *names: str) -> None:
+    for at, name in enumerate(names):
+        await ledger.open_reservation(
+            opening(name, account.id, key_id=f"key_{1 + at % 2}", hold_nano_usd=NanoUsd(0), started_at_s=NOON_S - at)
+        )
+
+
+ENTRIES = "SELECT keys.id, request FROM requests_by_run JOIN keys ON keys.number = key WHERE run = 1 ORDER BY 1, 2"
+
+
+async def test_rows_are_read_in_slices_and_entered_in_slices_by_key(
+    database: Database, ledger: LedgerStore, account: Account, key: KeyRecord, keys: KeyStore
 ) -> None:
-    extend = partial(extend_runs, run_rows=5, slice_rows=2)
-    for number in range(1, 7):
-        await ledger.open_reservation(opening(f"r{number}", account.id, hold_nano_usd=NanoUsd(0)))
-        assert await database.write(extend) == (number in {2, 4, 5})
-        assert len(await runs_of(database)) == (number >= 5)
+    await keys.create(key_spec(account.id, id="key_2", token_digest=None, consumer_key="ck_2"))
+    await open_some(ledger, account, "r1", "r2", "r3", "r4")
+    assert await step(database, None) is None  # a row is missing
+    await open_some(ledger, account, "r5", "r6")
+    in_order = [("key_1", 1), ("key_1", 3), ("key_1", 5), ("key_2", 2), ("key_2", 4)]
+    run = None
+    for read, entered in ((2, 0), (4, 0), (5, 0), (5, 2), (5, 4), (5, 5)):
+        run = await step(database, run)
+        assert run is not None
+        assert (run.number, run.read, run.entered) == (1, read, entered)
+        assert await database.read(ENTRIES) == in_order[:entered]
+        assert len(await runs_of(database)) == (entered == 5)
         assert await verify_books(database) == []
-    assert (await runs_of(database))[0][:3] == (1, 1, 5)
-    assert await database.read("SELECT run, request FROM requests_by_run ORDER BY 2") == [(1, n) for n in range(1, 6)]
+    noon_ms = int(NOON_S * 1000)
+    assert await runs_of(database) == [(1, 1, 5, noon_ms - 3000, noon_ms)]
+    assert await step(database, run) is None
 
 
-async def test_slices_of_another_size_go_on_with_a_run(
-    database: Database, ledger: LedgerStore, account: Account, key: KeyRecord
+async def test_two_that_make_a_run_make_it_once(
+    database: Database, ledger: LedgerStore, account: Account, key: KeyRecord, keys: KeyStore
 ) -> None:
-    for number in range(1, 9):
-        await ledger.open_reservation(opening(f"r{number}", account.id, hold_nano_usd=NanoUsd(0)))
-    sizes = (2, 3, 3, 8)
-    assert all([await database.write(partial(extend_runs, run_rows=8, slice_rows=rows)) for rows in sizes])
-    assert not await database.write(partial(extend_runs, run_rows=8, slice_rows=2))
-    assert await database.read("SELECT run, request FROM requests_by_run ORDER BY 2") == [(1, n) for n in range(1, 9)]
-    assert [run[:3] for run in await runs_of(database)] == [(1, 1, 8)]
+    """Two processes, or one that was ended in the middle and its successor."""
+    await keys.create(key_spec(account.id, id="key_2", token_digest=None, consumer_key="ck_2"))
+    await open_some(ledger, account, *(f"r{number}" for number in range(1, 12)))
+    ours = theirs = None
+    for _ in range(5):
+        ours = await step(database, ours)
+    for _ in range(6):
+        theirs = await step(database, theirs)
+    assert len(await runs_of(database)) == 1
+    for _ in range(6):  # ours has been made meanwhile, and the next one is begun
+        ours = await step(database, ours)
+    assert [run[:3] for run in await runs_of(database)] == [(1, 1, 5), (2, 6, 10)]
+    assert await database.read("SELECT run, request FROM requests_by_run ORDER BY 2") == [
+        (1 + (number > 5), number) for number in range(1, 11)
+    ]
+    assert await verify_books(database) == []
+
+
+async def test_a_step_that_failed_is_taken_again(
+    database: Database, ledger: LedgerStore, account: Account, key: KeyRecord, keys: KeyStore
+) -> None:
+    """What a step knows is in what it gives, so that undoing its transaction undoes all of it."""
+    await keys.create(key_spec(account.id, id="key_2", token_digest=None, consumer_key="ck_2"))
+    await open_some(ledger, account, "r1", "r2", "r3", "r4", "r5")
+    run = None
+
+    def failing(connection: sqlite3.Connection) -> None:
+        extend_runs(connection, run, run_rows=5, slice_rows=2)
+        raise Conflict("afterwards")
+
+    for _ in range(6):
+        with pytest.raises(Conflict):
+            await database.write(failing)
+        run = await step(database, run)
+    assert len(await database.read(ENTRIES)) == 5
+    assert len(await runs_of(database)) == 1
+    assert await verify_books(database) == []
 
 
 async def test_openings_have_runs_made(
@@ -79,7 +135,7 @@ async def test_openings_have_runs_made(
     )
     assert await runs_of(database) == []
     await LedgerStore(database).open_reservation(opening("second", account.id, hold_nano_usd=usd(1)))
-    for _ in range(2 * RUN_ROWS // SLICE_ROWS + 1):  # each slice is asked for when the one before is there
+    for _ in range(2 * 2 * RUN_ROWS // SLICE_ROWS + 1):  # each step is asked for when the one before is done
         await database.write(lambda connection: None)
     assert [run[1:3] for run in await runs_of(database)] == [(1, RUN_ROWS), (RUN_ROWS + 1, 2 * RUN_ROWS)]
     assert await verify_books(database) == []

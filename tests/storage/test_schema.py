@@ -296,7 +296,7 @@ def test_budget_that_comes_later_counts_what_is_in_runs(books: sqlite3.Connectio
     counted = {"2026-07-01": (7, 0), "2026-07-02": (0, 10), "2026-07": (7, 10), "2026-08-20": (7, 0), "2026-08": (7, 0)}
     for rows in (None, 1, 2, 3):
         if rows is not None:
-            assert extend_runs(books, rows)
+            assert extend_runs(books, run_rows=rows)
         books.execute("UPDATE keys SET budget_day_nano_usd = 140 WHERE number = 1")
         books.execute("DELETE FROM key_spend WHERE key = 2")
         assert spend(books) == counted, rows
