@@ -14,6 +14,7 @@ import hmac
 import os
 import secrets
 import stat
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
     from hashlib import sha256
 else:
     try:  # the interpreter's own, as to have OpenSSL set up takes longer than to hash a token
-        from _sha256 import sha256
-    except ImportError:  # it has none, or by another name
+        if sys.version_info >= (3, 12):
+            from _sha2 import sha256
+        else:
+            from _sha256 import sha256
+    except ImportError:  # it is built without, or has it by another name
         from hashlib import sha256
 
 RandomBytes = Callable[[int], bytes]
