@@ -49,7 +49,7 @@ from scripts.benchmarks.processes import (
     mock_provider,
     stolen_share,
 )
-from scripts.benchmarks.scale_work import calls
+from scripts.benchmarks.scale_work import calls, cpu_us_per_answer
 from scripts.benchmarks.schedule import measure_all
 from scripts.benchmarks.signing import signed_requests
 from scripts.benchmarks.table import Bar, Row, figure, half_spread_percent, render
@@ -409,6 +409,14 @@ async def test_large_books_are_right(tmp_path: Path) -> None:
         assert directory.by_token_digest(hashlib.sha256(token(301).encode()).digest()) is None
     finally:
         await database.close()
+
+
+def test_short_runs_of_one_server_count_together() -> None:
+    """A run that met a slow moment has fewer answers, and weighs less."""
+    assert cpu_us_per_answer([run_of(answers=100, cpu=0.01), run_of(answers=300, cpu=0.03)]) == 100
+    assert cpu_us_per_answer([run_of(answers=100, cpu=0.03), run_of(answers=300, cpu=0.03)]) == 150
+    assert cpu_us_per_answer([run_of(answers=100, cpu=0.01), run_of(answers=300)]) is None
+    assert cpu_us_per_answer([run_of(cpu=0.01)]) is None
 
 
 def test_calls_of_many_keys_are_whole() -> None:

@@ -22,15 +22,15 @@ import random
 import shutil
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from bitmesh_proxy.storage.database import DATABASE_NAME
 from scripts.benchmarks import big_books
-from scripts.benchmarks.bench import OUR_CHAT, Bench, Work, chat_body, figures
+from scripts.benchmarks.bench import OUR_CHAT, Bench, Work, chat_body
 from scripts.benchmarks.big_books import Size, fill, token
-from scripts.benchmarks.loads import Target
+from scripts.benchmarks.loads import Run, Target
 from scripts.benchmarks.process_works import wait_for_answer
 from scripts.benchmarks.processes import Missing, Server, cpu_s
 from scripts.benchmarks.progress import say
@@ -42,6 +42,10 @@ LARGE_QUICKLY = Size(keys=100_000, models=5_000, rows=100_000)
 SMALL = Size(keys=10, models=10, rows=10)
 #: What a row takes with its charge and its places in the indexes, and something over.
 ROW_BYTES = 450
+#: A round is so many runs of each, to and fro: the pace of a machine with neighbours changes within seconds, by half.
+TURNS = 4
+#: The run that does not count.
+WARM_S = 2.0
 #: A server is idle that takes no more of a core than this share, for so long.
 IDLE_S, IDLE_SHARE = 1.0, 0.05
 #: Rows of the trial, and how much longer than there each of ten million takes, whose indexes are sorted on disk.
@@ -60,24 +64,33 @@ def large_installation(bench: Bench) -> Work:
         servers[name], starts[name] = _running(bench, name, each)
     began.add(starts)
     chance = random.Random(4)  # noqa: S311 - any will do, and the same in every run
-    seconds = 0.8 if bench.is_quick else 2
+    seconds = 0.4 if bench.is_quick else 0.5
     options = ["-c", "64", "-d", str(seconds)]
 
-    def target(name: str, each: Size) -> Target:
+    def target(name: str, each: Size, lasting_s: float = seconds) -> Target:
         file = bench.directory / f"calls-{name}.bin"
         with file.open("wb") as output:
-            output.writelines(calls(int(seconds * 8000), each, url=servers[name].url, chance=chance))
+            output.writelines(calls(int(lasting_s * 12_000), each, url=servers[name].url, chance=chance))
         return Target(name=name, url=servers[name].url, path=OUR_CHAT, pid=servers[name].pid, requests_file=file)
 
     def measure(number: int) -> None:
-        targets = [target("us", size), target("small", SMALL)]
-        runs = bench.round(targets, options, number)
-        cost.add(figures(runs, lambda run: run.cpu_us_per_answer))
+        turns = [
+            bench.round([target("us", size), target("small", SMALL)], options, turn)
+            for turn in range(number, number + (2 if bench.is_quick else TURNS))
+        ]
+        cost.add({name: cpu_us_per_answer([runs[name] for runs in turns]) for name in turns[0]})
 
-    for warmed in (target("us", size), target("small", SMALL)):
-        bench.run(warmed, options)
+    for warmed in (target("us", size, WARM_S), target("small", SMALL, WARM_S)):
+        bench.run(warmed, ["-c", "64", "-d", str(WARM_S)])
         wait_until_idle(servers[warmed.name])
     return Work(name="scale", rows=[cost, began], measure=measure)
+
+
+def cpu_us_per_answer(runs: Sequence[Run]) -> float | None:
+    """CPU time of the target for each answer of several runs; None if it could not be told of one of them."""
+    used_s = [run.cpu_s for run in runs if run.cpu_s is not None]
+    answers = sum(run.answers for run in runs)
+    return sum(used_s) * 1e6 / answers if answers and len(used_s) == len(runs) else None
 
 
 def wait_until_idle(server: Server, *, most_s: float = 20.0) -> None:
