@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
 
 from bitmesh_proxy.errors import RateLimited, TooManyConcurrent
 from bitmesh_proxy.limits.concurrency import ConcurrencyLimit
+from tests.limits.jostling import in_threads
 
 
 def test_so_many_and_not_one_more() -> None:
@@ -112,10 +110,9 @@ async def test_a_call_cancelled_before_it_began_holds_nothing() -> None:
 
 def test_threads() -> None:
     limit = ConcurrencyLimit(3)
-    start, highest = threading.Barrier(8), list[int]()
+    highest = list[int]()
 
     def call() -> None:
-        start.wait()
         for _ in range(300):
             try:
                 with limit.enter("key_a"):
@@ -123,13 +120,6 @@ def test_threads() -> None:
             except TooManyConcurrent:
                 continue
 
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(8) as pool:
-            for future in [pool.submit(call) for _ in range(8)]:
-                future.result()
-    finally:
-        sys.setswitchinterval(before)
+    in_threads(call)
     assert max(highest) <= 3
     assert limit.running("key_a") == 0

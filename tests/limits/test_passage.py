@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-import sys
-import threading
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -23,6 +20,7 @@ from bitmesh_proxy.limits.shared_concurrency import SharedConcurrencyLimit
 from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage
 from bitmesh_proxy.shared_memory import SharedMemory
 from tests.hand_clock import HandClock
+from tests.limits.jostling import in_threads
 
 ADDRESSES = ("192.0.2.1", "192.0.2.2", "192.0.2.3")
 
@@ -145,20 +143,9 @@ def test_threads_share_buckets_and_slots_exactly() -> None:
         Caller(account_id="a", key_id="k"),
     )
     turnstile.key = KeyLimit(600, buckets=turnstile.key.buckets)
-    passage, start = turnstile.passage(), threading.Barrier(8)
-
-    def knock() -> int:
-        start.wait()
-        return sum(passage("", caller) is not None for _ in range(200))
-
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(8) as pool:
-            admitted = [pool.submit(knock) for _ in range(8)]
-    finally:
-        sys.setswitchinterval(before)
-    assert sum(future.result() for future in admitted) == turnstile.slots.running("k") == 600
+    passage = turnstile.passage()
+    admitted = in_threads(lambda: sum(passage("", caller) is not None for _ in range(200)))
+    assert sum(admitted) == turnstile.slots.running("k") == 600
 
 
 def test_there_is_none_through_limits_that_others_share() -> None:

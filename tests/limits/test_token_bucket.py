@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import pytest
@@ -19,6 +17,7 @@ from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
 from bitmesh_proxy.limits.token_bucket import BucketMemoryStorage, BucketState
 from bitmesh_proxy.limits.token_bucket_strategy import TokenBucketRateLimiter
 from tests.hand_clock import HandClock
+from tests.limits.jostling import in_threads
 
 SIXTY = RateLimitItemPerMinute(60)
 #: 2106 as Unix time. Above 2³² seconds a float is too coarse to be rounded to the right microsecond.
@@ -262,20 +261,8 @@ class TestConcurrency:
     def test_threads_share_one_bucket_exactly(self) -> None:
         limiter, _ = make()
         item = RateLimitItemPerMinute(1000)
-        start = threading.Barrier(8)
-
-        def knock() -> int:
-            start.wait()
-            return sum(limiter.hit(item, "a") for _ in range(500))
-
-        before = sys.getswitchinterval()
-        sys.setswitchinterval(1e-6)
-        try:
-            with ThreadPoolExecutor(8) as pool:
-                admitted = [pool.submit(knock) for _ in range(8)]
-        finally:
-            sys.setswitchinterval(before)
-        assert sum(future.result() for future in admitted) == 1000
+        admitted = in_threads(lambda: sum(limiter.hit(item, "a") for _ in range(500)))
+        assert sum(admitted) == 1000
 
     async def test_tasks_share_one_bucket_exactly(self) -> None:
         limiter, _ = make()
