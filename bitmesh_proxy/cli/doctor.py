@@ -16,10 +16,10 @@ import msgspec
 
 from bitmesh_proxy.auth.master import load_master_secret
 from bitmesh_proxy.auth.secrets import MasterSecretError
+from bitmesh_proxy.billing.pruning import show_day
 from bitmesh_proxy.catalogue.row_files import CatalogueError
 from bitmesh_proxy.cli.books import open_database
 from bitmesh_proxy.cli.catalogue import read_catalogue
-from bitmesh_proxy.cli.moments import show_moment
 from bitmesh_proxy.cli.options import common_options, settings_of
 from bitmesh_proxy.cli.tables import print_json, print_table
 from bitmesh_proxy.errors import GatewayError
@@ -130,9 +130,9 @@ async def _look_back(settings: Settings, database: Database) -> Finding:
     """Rows that are older than they should be: the service does not run, or an open request keeps them."""
     months, keep_s = LedgerMonths(database), settings.ledger.keep_s
     oldest_s, summed_up_s = await months.oldest_s(), await UsageReports(database).last_summed_up_s()
-    detail = "no rows yet" if oldest_s is None else f"rows since {show_moment(oldest_s)[:10]}"
+    detail = "no rows yet" if oldest_s is None else f"rows since {show_day(oldest_s)}"
     if summed_up_s is not None:
-        detail += f", calls up to {show_moment(summed_up_s)[:10]} are summed up by month"
+        detail += f", calls up to {show_day(summed_up_s)} are summed up by month"
     due = await months.due(time.time() - keep_s - PRUNING_MAY_TAKE_S) if keep_s else Due()
     if due.requests:
         detail += f"; {due.requests:,} rows are older than ledger.keep_s (a running service sums them up)"

@@ -10,9 +10,10 @@ from typing import Any, cast
 
 import click
 
+from bitmesh_proxy.billing.pruning import show_day
 from bitmesh_proxy.cli.account import find_account
 from bitmesh_proxy.cli.books import with_database
-from bitmesh_proxy.cli.moments import AGO, show_moment
+from bitmesh_proxy.cli.moments import AGO
 from bitmesh_proxy.cli.options import common_options, settings_of
 from bitmesh_proxy.cli.tables import print_json, print_table
 from bitmesh_proxy.money import format_usd
@@ -89,7 +90,7 @@ def usage(
     if last_summed_up_s is None:
         return
     if "day" in groups or any(cuts_a_month(moment_s, last_summed_up_s) for moment_s in moments):
-        day = show_moment(last_summed_up_s)[:10]
+        day = show_day(last_summed_up_s)
         click.echo(f"Calls up to {day} are known by month only, and count where their month begins.", err=True)
 
 
