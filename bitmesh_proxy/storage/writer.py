@@ -3,7 +3,7 @@
 Operations that wait at the same moment share one ``BEGIN IMMEDIATE … COMMIT``. The event loop collects what comes in
 during one of its turns and hands it over as a batch while the thread is free; what comes in meanwhile is the next
 batch. So there is one wake-up and one commit per batch, in both directions, and nothing waits longer than the batch
-before it.
+before it. Where much is to be written, batches are gathered (``BUSY_SIZE``).
 
 - An operation is a function of the connection. It may run twice (see ``_run_batch``), so it has no other effects.
 - An operation that raises undoes what it did and nothing else, and only its caller hears of it.
@@ -46,10 +46,14 @@ Operation = Callable[[sqlite3.Connection], T]
 MAX_BATCH = 512
 #: The queue takes so many times ``max_pending`` for work that is not new: each open request has one closing to write.
 LENIENCE = 4
-#: Where writers of several processes take turns, each transaction first reads again what the others have changed. So
-#: after a batch of ``BUSY_SIZE`` or more, the next one waits ``PAUSE_S`` for others to join, unless five times as many
-#: have already. (A thousand calls a second make batches of three or four, and nobody waits.)
+#: A transaction logs each page it has changed once, however many rows of it have changed: with a thousand accounts that
+#: is a tenth of the writer's work. So after a batch of ``BUSY_SIZE`` or more, the next one is gathered until a turn of
+#: the event loop brings nothing more, or it has ``GATHERED_SIZE``. Nobody waits for that, as the loop has work to do.
+#: (A thousand calls a second make batches of three or four, which are handed over at once.)
 BUSY_SIZE = 12
+GATHERED_SIZE = 32
+#: Where writers of several processes take turns, each transaction first reads again what the others have changed, which
+#: is worth a wait: then it is so long.
 PAUSE_S = 0.001
 #: The free space is looked up this often at most.
 SPACE_CHECK_INTERVAL_S = 1.0
@@ -122,7 +126,7 @@ class Writer:
         self._connect = connect
         self._turns = turns or nullcontext()
         self._watch = watch
-        self._pause_s = 0.0 if turns is None else pause_s
+        self._pause_s = None if turns is None else pause_s
         self._directory = path.parent
         self._max_pending = max_pending
         self._min_free_bytes = min_free_bytes
@@ -227,10 +231,20 @@ class Writer:
                 on_done(result)
             except Exception:
                 logger.exception("who waited for a write failed to hear of it")
-        if self._pause_s and batch.size >= BUSY_SIZE and self._waiting_size < 5 * BUSY_SIZE and not self._is_closed:
-            self._loop.call_later(self._pause_s, self._hand_over)
-        else:
+        if batch.size < BUSY_SIZE:
             self._hand_over()
+        else:
+            self._gather(-1)
+
+    def _gather(self, size_before: int) -> None:
+        """Hand over when there is enough, or nothing more has come since ``size_before``."""
+        size = self._waiting_size
+        if size <= size_before or size >= GATHERED_SIZE or self._is_closed:
+            self._hand_over()
+        elif self._pause_s is None:
+            self._loop.call_soon(self._gather, size)
+        else:
+            self._loop.call_later(self._pause_s, self._hand_over)
 
     # ------------------------------------------------------------ in the thread
 

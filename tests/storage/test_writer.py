@@ -17,7 +17,7 @@ import pytest
 from bitmesh_proxy.errors import InsufficientBalance, NotFound, Unavailable
 from bitmesh_proxy.metrics import WRITE_BOUNDS_MS
 from bitmesh_proxy.storage.failures import StorageError
-from bitmesh_proxy.storage.writer import LENIENCE, MAX_BATCH, Bulk, Failed, Writer, end_future
+from bitmesh_proxy.storage.writer import BUSY_SIZE, GATHERED_SIZE, LENIENCE, MAX_BATCH, Bulk, Failed, Writer, end_future
 
 MakeWriter = Callable[..., Writer]
 
@@ -352,11 +352,11 @@ async def test_what_is_submitted_by_those_who_hear_goes_together(make_writer: Ma
     assert bulk.sizes == [10, 10]
 
 
-@pytest.mark.parametrize(("size", "takes_turns", "batches"), [(11, True, 3), (12, True, 2), (12, False, 3)])
+@pytest.mark.parametrize(("size", "batches"), [(BUSY_SIZE - 1, 3), (BUSY_SIZE, 2)])
 async def test_where_writers_take_turns_more_may_join_after_a_large_batch(
-    make_writer: MakeWriter, size: int, takes_turns: bool, batches: int
+    make_writer: MakeWriter, size: int, batches: int
 ) -> None:
-    writer = make_writer(turns=nullcontext() if takes_turns else None, pause_s=0.1)
+    writer = make_writer(turns=nullcontext(), pause_s=0.1)
     futures = [writer.submit(add(f"first-{number}")) for number in range(size)]
     heard = asyncio.Event()
     futures[-1].add_done_callback(lambda _: heard.set())
@@ -367,6 +367,40 @@ async def test_where_writers_take_turns_more_may_join_after_a_large_batch(
     two = writer.submit(add("two"))
     await asyncio.gather(*futures, one, two)
     assert writer.commits == batches
+
+
+@pytest.mark.parametrize(
+    ("before", "turns", "sizes"),
+    [
+        (BUSY_SIZE - 1, 4, [2]),  # handed over in the next turn, as ever
+        (BUSY_SIZE, 4, [4]),
+        (BUSY_SIZE, 2 * GATHERED_SIZE, [GATHERED_SIZE]),
+    ],
+)
+async def test_after_a_large_batch_the_next_is_gathered_while_the_loop_brings_more(
+    make_writer: MakeWriter, before: int, turns: int, sizes: list[int]
+) -> None:
+    writer = make_writer(max_pending=1000)
+    bulk = AddMany()
+    heard: list[str] = []
+    is_done = asyncio.Event()
+
+    def hear(name: str) -> None:
+        heard.append(name)
+        if len(heard) == turns:
+            is_done.set()
+
+    def come(number: int) -> None:
+        """One item in each turn of the loop, the next one's first."""
+        if number + 1 < turns:
+            loop.call_soon(come, number + 1)
+        writer.submit_item_now(bulk, f"n{number}", hear)
+
+    loop = asyncio.get_running_loop()
+    large = [writer.submit(add(f"before-{number}")) for number in range(before)]
+    large[-1].add_done_callback(lambda _: come(0))
+    await is_done.wait()
+    assert bulk.sizes[: len(sizes)] == sizes
 
 
 async def test_function_that_fails_is_said_and_harms_nobody(
