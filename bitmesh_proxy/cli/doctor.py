@@ -29,7 +29,6 @@ from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.instances import census
 from bitmesh_proxy.storage.ledger import LedgerStore
 from bitmesh_proxy.storage.months import Due, LedgerMonths
-from bitmesh_proxy.storage.usage import UsageReports
 from bitmesh_proxy.storage.verification import verify_books
 from bitmesh_proxy.upstream.access import ProviderAccess, configured_access
 
@@ -129,7 +128,7 @@ async def _explain_open_holds(database: Database) -> Finding:
 async def _look_back(settings: Settings, database: Database) -> Finding:
     """Rows that are older than they should be: the service does not run, or an open request keeps them."""
     months, keep_s = LedgerMonths(database), settings.ledger.keep_s
-    oldest_s, summed_up_s = await months.oldest_s(), await UsageReports(database).last_summed_up_s()
+    oldest_s, summed_up_s = await months.oldest_s(), await months.last_summed_up_s()
     detail = "no rows yet" if oldest_s is None else f"rows since {show_day(oldest_s)}"
     if summed_up_s is not None:
         detail += f", calls up to {show_day(summed_up_s)} are summed up by month"

@@ -19,6 +19,7 @@ from bitmesh_proxy.cli.tables import print_json, print_table
 from bitmesh_proxy.money import format_usd
 from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.months import LedgerMonths
 from bitmesh_proxy.storage.usage import Dimension, UsageFilter, UsageLine, UsageReports
 
 DIMENSIONS = ("account", "key", "model", "provider", "endpoint", "day", "month", "outcome")
@@ -70,8 +71,8 @@ def usage(
 
     async def work(database: Database) -> tuple[list[UsageLine], float | None]:
         paying = await find_account(AccountStore(database), account_id) if account_id else None
-        reports, which = UsageReports(database), UsageFilter(account_id=paying.id if paying else None, **wanted)
-        return await reports.by(groups, which), await reports.last_summed_up_s()
+        which = UsageFilter(account_id=paying.id if paying else None, **wanted)
+        return await UsageReports(database).by(groups, which), await LedgerMonths(database).last_summed_up_s()
 
     lines, last_summed_up_s = with_database(settings_of(ctx, config, data_dir), work)
     if as_json:

@@ -80,6 +80,11 @@ class LedgerMonths:
         row = self._database.lookup("SELECT started_at_ms FROM requests ORDER BY number LIMIT 1")
         return None if row is None else row[0] / 1000
 
+    async def last_summed_up_s(self) -> float | None:
+        """The latest beginning of a request that was summed up; None if none was."""
+        row = self._database.lookup("SELECT last_started_at_ms FROM summed_up WHERE last_request > 0")
+        return None if row is None else row[0] / 1000
+
 
 def sum_up(connection: sqlite3.Connection, *, before_ms: int, rows: int = STEP_ROWS) -> Step:
     """See ``LedgerMonths.step``. An operation of the writer's."""

@@ -81,11 +81,6 @@ class UsageReports:
                     sums[group] = tuple(map(add, sums[group], figures)) if group in sums else figures
         return [_line(group, figures) for group, figures in sorted(sums.items())]
 
-    async def last_summed_up_s(self) -> float | None:
-        """The latest beginning of a request that was summed up; None if none was."""
-        row = self._database.lookup("SELECT last_started_at_ms FROM summed_up WHERE last_request > 0")
-        return None if row is None else row[0] / 1000
-
 
 def _query(names: dict[str, str], dimensions: Sequence[Dimension], rest: str) -> str:
     columns = [names[dimension] for dimension in dimensions]

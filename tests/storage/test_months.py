@@ -53,9 +53,12 @@ async def test_old_requests_become_sums_and_their_charges_too(
     await enter(ledger, account, "r3", started_at_s=NOON_S - DAY_S)
     await enter(ledger, account, "r4", "r5")
     months = LedgerMonths(database, step_rows=2)
+    assert await months.last_summed_up_s() is None
     assert await months.step(NOON_S) == Step(requests=2, started_at_s=NOON_S - 40 * DAY_S)
+    assert await months.last_summed_up_s() == NOON_S - 40 * DAY_S
     assert await months.step(NOON_S) == Step(requests=1, started_at_s=NOON_S - DAY_S)
     assert await months.step(NOON_S) == Step(is_last=True)
+    assert await months.last_summed_up_s() == NOON_S - DAY_S
     assert await ids(database) == ["r4", "r5"]
     assert await database.read("SELECT number FROM entries ORDER BY 1") == [(-1,), (4,), (5,)]
     assert await database.read("SELECT month, requests, input_tokens, charge_nano_usd FROM request_months") == [

@@ -130,7 +130,6 @@ async def half_gone(ledger: LedgerStore, account: Account, key: KeyRecord, datab
 async def test_what_was_summed_up_stands_under_its_month(half_gone: UsageReports) -> None:
     lines = [(line.group[0], line.charge_nano_usd) for line in await half_gone.by(["day"])]
     assert lines == [("2026-06", 151), ("2026-07", 150), ("2026-08", 110), ("2026-08-20", 100)]
-    assert await half_gone.last_summed_up_s() == NOON_S - 10 * DAY_S
 
 
 @pytest.mark.parametrize(
@@ -157,10 +156,6 @@ async def test_sums_count_whole_where_their_month_begins(
         until_s=None if until_days is None else NOON_S - until_days * DAY_S,
     )
     assert [line.charge_nano_usd for line in await half_gone.by(["day"], which)] == charges
-
-
-async def test_nothing_was_summed_up(reports: UsageReports) -> None:
-    assert await reports.last_summed_up_s() is None
 
 
 async def test_sums_are_found_by_their_months_and_keys(half_gone: UsageReports, database: Database) -> None:
