@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from bitmesh_proxy.errors import GatewayError
-from bitmesh_proxy.storage.months import LedgerMonths, Step
+from bitmesh_proxy.storage.months import Due, Hindrance, LedgerMonths, Step
 
 log = logging.getLogger(__name__)
 
@@ -26,15 +26,15 @@ REST: Final = 9.0
 MIN_REST_S: Final = 0.005
 
 
-async def prune(months: LedgerMonths, before_s: float, *, rest: float = REST) -> AsyncIterator[Step]:
-    """Sum up all requests that began before then; gives each step. ``rest``: 0 for when nobody else writes.
+async def prune(months: LedgerMonths, due: Due, *, rest: float = REST) -> AsyncIterator[Step]:
+    """Sum up all requests that are due; gives each step. ``rest``: 0 for when nobody else writes.
 
     Raises Unavailable when the books cannot be written; what was done until then is done.
     """
     loop = asyncio.get_running_loop()
     while True:
         began_s = loop.time()
-        step = await months.step(before_s)
+        step = await months.step(due.before_s, through=due.last_request)
         if step.is_last:
             return
         yield step
@@ -48,7 +48,7 @@ class Pruner:
         self._months = months
         self._keep_s = keep_s
         self._clock = clock
-        #: The open request that has been named as holding up others.
+        #: The request that has been named as holding up others.
         self._named: str | None = None
 
     async def run(self, *, first_look_s: float = FIRST_LOOK_S, interval_s: float = INTERVAL_S) -> None:
@@ -65,23 +65,31 @@ class Pruner:
 
     async def look(self) -> None:
         """Sum up what is old, and say in one line what was done, also when it is broken off."""
-        before_s = self._clock() - self._keep_s
+        now_s = self._clock()
+        due = await self._months.due(now_s - self._keep_s, now_s=now_s)
         requests, latest_s = 0, 0.0
         try:
-            async for step in prune(self._months, before_s):
+            async for step in prune(self._months, due):
                 requests += step.requests
                 latest_s = max(latest_s, step.started_at_s)
         finally:
             if requests:
-                log.info("%d requests up to %s have been summed up by month", requests, show_day(latest_s))
-        await self._name_hindrance(before_s)
+                upto = f" up to {show_day(latest_s)}" if latest_s else ""
+                log.info("%d requests%s have been summed up by month", requests, upto)
+        self._name(due.held_up_by)
 
-    async def _name_hindrance(self, before_s: float) -> None:
-        due = await self._months.due(before_s)
-        if due.held_up_by is not None and due.held_up_by != self._named:
-            began = "" if due.held_up_since_s is None else show_day(due.held_up_since_s)
-            log.warning("request %s is open since %s: what came after it is not summed up", due.held_up_by, began)
-        self._named = due.held_up_by
+    def _name(self, hindrance: Hindrance | None) -> None:
+        """Once, for as long as it holds up others."""
+        named, self._named = self._named, None if hindrance is None else hindrance.request_id
+        if hindrance is None or hindrance.request_id == named:
+            return
+        name, began = hindrance.request_id, show_day(hindrance.began_s)
+        if hindrance.is_open:
+            log.warning("request %s is open since %s: what came after it is not summed up", name, began)
+        else:
+            until = show_day(hindrance.began_s + self._keep_s)
+            text = "request %s began on %s, later than what came after it (was the clock wrong?): that is kept until %s"
+            log.warning(text, name, began, until)
 
 
 def show_day(moment_s: float) -> str:

@@ -28,7 +28,7 @@ from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.instances import census
 from bitmesh_proxy.storage.ledger import LedgerStore
-from bitmesh_proxy.storage.months import Due, LedgerMonths
+from bitmesh_proxy.storage.months import Due, Hindrance, LedgerMonths
 from bitmesh_proxy.storage.verification import verify_books
 from bitmesh_proxy.upstream.access import ProviderAccess, configured_access
 
@@ -126,19 +126,38 @@ async def _explain_open_holds(database: Database) -> Finding:
 
 
 async def _look_back(settings: Settings, database: Database) -> Finding:
-    """Rows that are older than they should be: the service does not run, or an open request keeps them."""
-    months, keep_s = LedgerMonths(database), settings.ledger.keep_s
+    """Rows that are older than they should be: the service does not run, or a request keeps them. And rows that a wrong
+    clock has left."""
+    months, keep_s, now_s = LedgerMonths(database), settings.ledger.keep_s, time.time()
     oldest_s, summed_up_s = await months.oldest_s(), await months.last_summed_up_s()
     detail = "no rows yet" if oldest_s is None else f"rows since {show_day(oldest_s)}"
     if summed_up_s is not None:
         detail += f", calls up to {show_day(summed_up_s)} are summed up by month"
-    due = await months.due(time.time() - keep_s - PRUNING_MAY_TAKE_S) if keep_s else Due()
+    due = await months.due(now_s - keep_s - PRUNING_MAY_TAKE_S, now_s=now_s) if keep_s else Due()
     if due.requests:
         detail += f"; {due.requests:,} rows are older than ledger.keep_s (a running service sums them up)"
     if due.held_up_by is not None:
-        detail += f"; {due.held_up_by} is open for longer than ledger.keep_s and keeps all rows behind it"
-    is_late = due.requests or due.held_up_by
+        detail += f"; {_explain(due.held_up_by, due.before_s, keep_s)}"
+    ahead = await months.of_future(now_s + MAX_CLOCK_ERROR_S)
+    if ahead is not None:
+        detail += (
+            f"; rows that say they began later than now: {ahead.requests:,}, the first is {ahead.request_id} on"
+            f" {show_day(ahead.began_s)} (see that the clock is right; they are summed up with what came after them)"
+        )
+    is_late = due.requests or due.held_up_by or ahead
     return Finding(check="ledger", verdict="warning" if is_late else "ok", detail=detail)
+
+
+def _explain(hindrance: Hindrance, before_s: float, keep_s: float) -> str:
+    name, began = hindrance.request_id, show_day(hindrance.began_s)
+    if hindrance.is_open and hindrance.began_s < before_s:
+        return f"{name} is open for longer than ledger.keep_s and keeps all rows behind it"
+    if hindrance.is_open:
+        return f"{name} is open, says that it began on {began}, and keeps older rows behind it"
+    return (
+        f"{name} began on {began}, later than rows behind it that are older than ledger.keep_s, and keeps them until"
+        f" {show_day(hindrance.began_s + keep_s)} (was the clock wrong? see that it is right; no more needs to be done)"
+    )
 
 
 async def _alive(database: Database) -> set[int]:

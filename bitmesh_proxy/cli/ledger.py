@@ -15,7 +15,7 @@ from bitmesh_proxy.cli.options import common_options, fail, settings_of
 from bitmesh_proxy.settings import LEAST_LEDGER_KEEP_S, Settings, resolve_data_dir
 from bitmesh_proxy.storage.database import DATABASE_NAME, Database
 from bitmesh_proxy.storage.failures import StorageError
-from bitmesh_proxy.storage.months import Due, LedgerMonths
+from bitmesh_proxy.storage.months import Due, Hindrance, LedgerMonths
 from bitmesh_proxy.storage.vacuum import is_served, vacuum
 
 #: For when no service runs, whose callers a step would hold up.
@@ -48,16 +48,17 @@ def prune_command(
     A running service does so by itself, and is not disturbed. Interrupted, it can be gone on with at any time.
     """
     settings = settings_of(ctx, config, data_dir)
-    limit_s = _limit(settings, before_s)
+    now_s = time.time()
+    limit_s = _limit(settings, before_s, now_s)
 
     async def work(database: Database) -> tuple[Due, int]:
-        due = await LedgerMonths(database).due(limit_s)
+        due = await LedgerMonths(database).due(limit_s, now_s=now_s)
         if dry_run:
             return due, 0
         served = await is_served(database)
         if served and with_vacuum:
             fail("the service is running: stop it before its file is made smaller")
-        return due, await _sum_up(database, due, limit_s, beside_service=served)
+        return due, await _sum_up(database, due, beside_service=served)
 
     due, done = with_database(settings, work)
     upto = "" if due.started_at_s is None else f" up to {show_day(due.started_at_s)}"
@@ -65,25 +66,31 @@ def prune_command(
         click.echo(f"{due.requests:,} requests{upto} would be summed up by month.")
     else:
         click.echo(f"{done:,} requests{upto} have been summed up by month.")
-    if due.held_up_by is not None and due.held_up_since_s is not None:
-        click.echo(f"Request {due.held_up_by} is open since {show_day(due.held_up_since_s)}: what came after it stays.")
+    if due.held_up_by is not None:
+        click.echo(_explain(due.held_up_by))
     if with_vacuum and not dry_run:
         _make_smaller(settings)
 
 
-async def _sum_up(database: Database, due: Due, before_s: float, *, beside_service: bool) -> int:
+def _explain(hindrance: Hindrance) -> str:
+    name, began = f"Request {hindrance.request_id}", show_day(hindrance.began_s)
+    if hindrance.is_open:
+        return f"{name} is open since {began}: what came after it stays."
+    return f"{name} began on {began}, later than what came after it (was the clock wrong?): that stays with it."
+
+
+async def _sum_up(database: Database, due: Due, *, beside_service: bool) -> int:
     months = LedgerMonths(database) if beside_service else LedgerMonths(database, step_rows=STEP_ROWS_ALONE)
     progress = _Progress(due.requests)
     try:
-        async for step in prune(months, before_s, rest=REST if beside_service else 0):
+        async for step in prune(months, due, rest=REST if beside_service else 0):
             progress.add(step.requests, step.started_at_s)
     finally:
         progress.end()
     return progress.done
 
 
-def _limit(settings: Settings, before_s: float | None) -> float:
-    now_s = time.time()
+def _limit(settings: Settings, before_s: float | None, now_s: float) -> float:
     if before_s is None:
         if not settings.ledger.keep_s:
             fail(

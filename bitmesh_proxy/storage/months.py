@@ -8,6 +8,10 @@ nothing. The oldest numbers go first, so that the mark says all, and it stops
 - before a request that began at or after the given time;
 - before the newest one, whose number would come again.
 
+A clock that was wrong once leaves requests that say they began later than now. They say nothing of their age, but what
+came after them does: they are at least as old as the next request that is not of the future, and go when that may go
+(``LedgerMonths.due`` looks for it). Their sums stand under the month that they name.
+
 What budgets count of a day or month goes with the first rows of it. Entries of a run's index (``runs.py``) go when all
 its rows have, in its own order: row by row they lie anywhere.
 """
@@ -28,24 +32,45 @@ from bitmesh_proxy.storage.runs import shrink_runs
 STEP_ROWS: Final = 32
 #: Of an index, whose entries lie together.
 STEP_ENTRIES: Final = 512
+#: Requests are numbered when they are there whole, and one may have begun somewhat later than the next. Whom that
+#: holds up for a while need not be told.
+MAY_BE_LATER_S: Final = 86400.0
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """What a step did. ``is_last``: there was nothing to do. ``started_at_s``: when the latest that went had begun."""
+    """What a step did. ``is_last``: there was nothing to do. ``started_at_s``: when the latest that went had begun, of
+    those that are not of the future."""
 
     requests: int = 0
     started_at_s: float = 0.0
     is_last: bool = False
 
 
-class Due(msgspec.Struct, frozen=True, kw_only=True):
-    """What would go. ``held_up_by`` is the id of an open request that keeps those behind it, which began at
-    ``held_up_since_s``."""
+class Hindrance(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that holds up those behind it, which are old enough: it is open, or says it began later than they."""
 
+    request_id: str
+    began_s: float
+    is_open: bool
+
+
+class Due(msgspec.Struct, frozen=True, kw_only=True):
+    """What would go: requests that began before ``before_s``, and those of the future among them, up to the number
+    ``last_request``. ``started_at_s``: as in a step."""
+
+    before_s: float = 0.0
+    last_request: int = 0
     requests: int = 0
     started_at_s: float | None = None
-    held_up_by: str | None = None
-    held_up_since_s: float | None = None
+    held_up_by: Hindrance | None = None
+
+
+class OfFuture(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests that say they began in the future, and the first of them."""
+
+    requests: int
+    request_id: str
+    began_s: float
 
 
 class LedgerMonths:
@@ -55,25 +80,46 @@ class LedgerMonths:
         self._database = database
         self._step_rows = step_rows
 
-    async def step(self, before_s: float) -> Step:
-        """Sum up the next requests that began before then; if there are none, shrink the index. Raises Unavailable."""
-        return await self._database.write(partial(sum_up, before_ms=int(before_s * 1000), rows=self._step_rows))
+    async def step(self, before_s: float, *, through: int = 0) -> Step:
+        """Sum up the next requests that began before then; if there are none, shrink the index. Raises Unavailable.
 
-    async def due(self, before_s: float) -> Due:
-        """What steps would do. Reads all rows that would go."""
+        Those with numbers up to ``through`` go whenever they began: ``due`` has looked at them.
+        """
+        operation = partial(sum_up, before_ms=int(before_s * 1000), through=through, rows=self._step_rows)
+        return await self._database.write(operation)
+
+    async def due(self, before_s: float, *, now_s: float) -> Due:
+        """What steps would do, and what is in their way. Reads all rows that would go."""
+        times = {"before_ms": int(before_s * 1000), "now_ms": int(max(before_s, now_s) * 1000)}
         async with self._database.snapshot() as snapshot:
-            stays = await snapshot.row(_STAYS, {"before_ms": int(before_s * 1000)})
+            stays = await snapshot.row(_STAYS, times)
             if stays is None:
-                return Due()
-            number, request_id, is_open, began_ms = stays
-            ((requests, started_at_ms),) = await snapshot.rows(_BEFORE, (number,))
-        is_held_up = bool(is_open) and began_ms < before_s * 1000
+                return Due(before_s=before_s)
+            number, request_id, is_open, is_newest, began_ms = stays
+            ((last,),) = await snapshot.rows(_LAST, {**times, "number": number})
+            ((requests, started_at_ms),) = await snapshot.rows(_UP_TO, {**times, "last": last})
+            is_in_the_way = bool(is_open) and began_ms < times["before_ms"]
+            if not is_in_the_way and began_ms >= times["before_ms"] + MAY_BE_LATER_S * 1000 and not is_newest:
+                ((is_in_the_way,),) = await snapshot.rows(_IS_BEFORE_OLDER, {**times, "number": number})
+        found = Hindrance(request_id=request_id, began_s=began_ms / 1000, is_open=bool(is_open))
         return Due(
+            before_s=before_s,
+            last_request=last,
             requests=requests,
             started_at_s=None if started_at_ms is None else started_at_ms / 1000,
-            held_up_by=request_id if is_held_up else None,
-            held_up_since_s=began_ms / 1000 if is_held_up else None,
+            held_up_by=found if is_in_the_way else None,
         )
+
+    async def of_future(self, now_s: float) -> OfFuture | None:
+        """Requests that say they began later than now. Reads all rows."""
+        async with self._database.snapshot() as snapshot:
+            ((requests, number),) = await snapshot.rows(_OF_FUTURE, (int(now_s * 1000),))
+            if number is None:
+                return None
+            ((request_id, began_ms),) = await snapshot.rows(
+                "SELECT id, started_at_ms FROM requests WHERE number = ?", (number,)
+            )
+        return OfFuture(requests=requests, request_id=request_id, began_s=began_ms / 1000)
 
     async def oldest_s(self) -> float | None:
         """When the first request began that has a row."""
@@ -82,39 +128,44 @@ class LedgerMonths:
 
     async def last_summed_up_s(self) -> float | None:
         """The latest beginning of a request that was summed up; None if none was."""
-        row = self._database.lookup("SELECT last_started_at_ms FROM summed_up WHERE last_request > 0")
+        row = self._database.lookup("SELECT last_started_at_ms FROM summed_up WHERE last_started_at_ms > 0")
         return None if row is None else row[0] / 1000
 
 
-def sum_up(connection: sqlite3.Connection, *, before_ms: int, rows: int = STEP_ROWS) -> Step:
+def sum_up(connection: sqlite3.Connection, *, before_ms: int, through: int = 0, rows: int = STEP_ROWS) -> Step:
     """See ``LedgerMonths.step``. An operation of the writer's."""
     ((mark,),) = connection.execute("SELECT last_request FROM summed_up").fetchall()
-    bounds = {"mark": mark, "before_ms": before_ms, "rows": rows}
-    ((until, count, started_at_ms, day),) = connection.execute(_NEXT, bounds).fetchall()
+    bounds = {"mark": mark, "before_ms": before_ms, "through": through, "rows": rows}
+    ((until, count, started_at_ms, day, is_future_among_them),) = connection.execute(_NEXT, bounds).fetchall()
     if not count:
         return Step(is_last=not shrink_runs(connection, STEP_ENTRIES))
     passed = {"mark": mark, "until": until}
     connection.execute(_ADD_REQUESTS, passed)
     connection.execute(_ADD_CHARGES, passed)
     connection.execute(_FORGET_SPENT, {**passed, "day": day})
+    if is_future_among_them:
+        connection.execute(_COUNT_NO_MORE, {**passed, "before_ms": before_ms})
     connection.execute(_MOVE, {"until": until, "started_at_ms": started_at_ms})
     connection.execute("DELETE FROM entries WHERE number > :mark AND number <= :until", passed)
     connection.execute("DELETE FROM requests WHERE number > :mark AND number <= :until", passed)
     return Step(requests=count, started_at_s=started_at_ms / 1000)
 
 
-#: The last number that may go, how many rows that is, and the latest beginning of one, also as a day.
+#: The last number that may go, how many rows that is, the latest beginning of one, also as a day (of those that are not
+#: of the future; else 0), and whether some are of the future.
 _NEXT = """
 WITH next AS MATERIALIZED (
-    SELECT number, started_at_ms,
-           state = 'open' OR started_at_ms >= :before_ms OR number = (SELECT max(number) FROM requests) AS stays
+    SELECT number, started_at_ms, started_at_ms < :before_ms AS is_old,
+           state = 'open' OR started_at_ms >= :before_ms AND number > :through
+           OR number = (SELECT max(number) FROM requests) AS stays
     FROM requests WHERE number > :mark ORDER BY number LIMIT :rows
 ),
 gone AS (
-    SELECT number, started_at_ms FROM next
+    SELECT number, started_at_ms * is_old AS began_ms, is_old FROM next
     WHERE number < coalesce((SELECT min(number) FROM next WHERE stays), 9223372036854775807)
 )
-SELECT max(number), count(*), max(started_at_ms), strftime('%Y-%m-%d', max(started_at_ms) / 1000, 'unixepoch') FROM gone
+SELECT max(number), count(*), max(began_ms), strftime('%Y-%m-%d', max(began_ms) / 1000, 'unixepoch'), NOT min(is_old)
+FROM gone
 """
 
 _ADD_REQUESTS = """
@@ -149,15 +200,56 @@ WHERE key IN (SELECT key FROM requests WHERE number > :mark AND number <= :until
   AND period <= :day AND held_nano_usd = 0
 """
 
+#: What budgets count of days and months of the future is what is there, as when they are counted anew. (It may be less
+#: than that if rows have gone while the clock was ahead.)
+_COUNT_NO_MORE = """
+UPDATE key_spend SET spent_nano_usd = max(0, spent_nano_usd - gone.charge_nano_usd)
+FROM (
+    SELECT key, strftime(format, started_at_ms / 1000, 'unixepoch') AS period, sum(charge_nano_usd) AS charge_nano_usd
+    FROM requests CROSS JOIN (SELECT '%Y-%m' AS format UNION ALL SELECT '%Y-%m-%d')
+    WHERE number > :mark AND number <= :until AND started_at_ms >= :before_ms
+    GROUP BY 1, 2
+) AS gone
+WHERE key_spend.key = gone.key AND key_spend.period = gone.period
+"""
+
 _MOVE = """
 UPDATE summed_up SET last_request = :until, last_started_at_ms = max(last_started_at_ms, :started_at_ms)
 """
 
-#: The first that stays. (Unless there are no requests at all, there is one: the newest.)
+#: The first that stays, but for closed ones of the future. (There is one, the newest, unless there are none at all.)
 _STAYS = """
-SELECT number, id, state = 'open', started_at_ms FROM requests
-WHERE state = 'open' OR started_at_ms >= :before_ms OR number = (SELECT max(number) FROM requests)
+SELECT number, id, state = 'open', number = (SELECT max(number) FROM requests), started_at_ms FROM requests
+WHERE state = 'open' OR started_at_ms BETWEEN :before_ms AND :now_ms OR number = (SELECT max(number) FROM requests)
 ORDER BY number LIMIT 1
 """
 
-_BEFORE = "SELECT count(*), max(started_at_ms) FROM requests WHERE number < ?"
+#: The last before that one which goes: those of the future go if the next which is not of the future is old enough.
+_LAST = """
+SELECT CASE
+    WHEN (
+        SELECT started_at_ms FROM requests WHERE number >= :number AND started_at_ms <= :now_ms ORDER BY number LIMIT 1
+    ) < :before_ms THEN :number - 1
+    ELSE coalesce((SELECT max(number) FROM requests WHERE number < :number AND started_at_ms < :before_ms), 0)
+END
+"""
+
+_UP_TO = """
+SELECT count(*), max(iif(started_at_ms < :before_ms, started_at_ms, NULL)) FROM requests WHERE number <= :last
+"""
+
+#: Is there an older one behind it? Whole runs say it for their rows; of its own run some rows may have gone.
+_IS_BEFORE_OLDER = """
+SELECT EXISTS (
+    SELECT 1 FROM request_runs CROSS JOIN requests ON requests.number BETWEEN :number AND last_request
+    WHERE :number BETWEEN first_request AND last_request AND started_at_ms < :before_ms
+) OR EXISTS (
+    SELECT 1 FROM request_runs WHERE first_request > :number AND first_started_at_ms < :before_ms
+) OR EXISTS (
+    SELECT 1 FROM requests
+    WHERE number > max(:number, coalesce((SELECT max(last_request) FROM request_runs), 0))
+      AND started_at_ms < :before_ms
+)
+"""
+
+_OF_FUTURE = "SELECT count(*), min(number) FROM requests WHERE started_at_ms > ?"

@@ -13,7 +13,7 @@ from bitmesh_proxy.context import Caller
 from bitmesh_proxy.money import NanoUsd
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.ledger import LedgerStore
-from bitmesh_proxy.storage.months import LedgerMonths
+from bitmesh_proxy.storage.months import Due, LedgerMonths
 from bitmesh_proxy.storage.verification import verify_books
 from tests.hand_clock import HandClock
 from tests.journeys.gateway import eventually, until
@@ -88,14 +88,75 @@ async def test_an_open_request_that_holds_up_others_is_named_once(
     assert caplog.messages[1:] == ["1 requests up to 2026-08-20 have been summed up by month"]
 
 
+async def test_a_request_that_began_later_than_those_behind_it_is_named_once(
+    database: Database,
+    ledger: LedgerStore,
+    caller: Caller,
+    clock: HandClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for name, days_ago in (("late", 40), ("old", 120), ("later", 30), ("older", 130), ("new", 0)):
+        await call(ledger, caller, name, days_ago=days_ago)
+    pruner = pruner_of(database, clock)
+    await pruner.look()
+    await pruner.look()
+    text = "request {} began on {}, later than what came after it (was the clock wrong?): that is kept until {}"
+    assert caplog.messages == [text.format("late", "2026-07-11", "2026-10-19")]
+    clock.now_s = NOON_S + 60.1 * DAY_S
+    await pruner.look()
+    assert caplog.messages[1:] == [
+        "2 requests up to 2026-07-11 have been summed up by month",
+        text.format("later", "2026-07-21", "2026-10-29"),
+    ]
+    clock.now_s += 10 * DAY_S
+    await pruner.look()
+    assert caplog.messages[3:] == ["2 requests up to 2026-07-21 have been summed up by month"]
+    assert await requests(database) == ["new"]
+
+
+async def test_a_request_of_the_future_holds_up_nobody(
+    database: Database,
+    ledger: LedgerStore,
+    caller: Caller,
+    clock: HandClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pruner = pruner_of(database, clock)
+    for name, days_ago in (("old", 120), ("future 1", -5000), ("older", 130), ("future 2", -400), ("young", 20)):
+        await call(ledger, caller, name, days_ago=days_ago)
+    await call(ledger, caller, "new", days_ago=0)
+    await pruner.look()
+    assert await requests(database) == ["future 2", "young", "new"]
+    assert caplog.messages == ["3 requests up to 2026-04-22 have been summed up by month"]
+    clock.now_s += 80.1 * DAY_S
+    await pruner.look()
+    assert await requests(database) == ["new"]
+    assert await verify_books(database) == []
+
+
+async def test_when_only_requests_of_the_future_go_no_day_is_said(
+    database: Database,
+    ledger: LedgerStore,
+    caller: Caller,
+    clock: HandClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for name, days_ago in (("future", -5000), ("old", 120)):  # the newest stays
+        await call(ledger, caller, name, days_ago=days_ago)
+    await pruner_of(database, clock).look()
+    assert await requests(database) == ["old"]
+    assert caplog.messages == ["1 requests have been summed up by month"]
+
+
 async def test_each_step_is_given_and_the_last_is_the_end(
     database: Database, ledger: LedgerStore, caller: Caller
 ) -> None:
     for number in range(4):
         await call(ledger, caller, f"r{number}", days_ago=number)
-    steps = [step async for step in prune(LedgerMonths(database, step_rows=2), NOON_S + 1, rest=0)]
+    due = Due(before_s=NOON_S + 1)
+    steps = [step async for step in prune(LedgerMonths(database, step_rows=2), due, rest=0)]
     assert [step.requests for step in steps] == [2, 1]
-    assert [step async for step in prune(LedgerMonths(database), NOON_S + 1)] == []
+    assert [step async for step in prune(LedgerMonths(database), due)] == []
 
 
 async def test_it_looks_again_and_trouble_does_not_end_it(

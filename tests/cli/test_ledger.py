@@ -32,7 +32,7 @@ def fill(run: Run, data_dir: Path, days: Sequence[int], *, left_open: int | None
             key_id=key_id,
             request_id=f"req_{each}",
             started_at_s=time.time() - each * DAY_S,
-            charge_nano_usd=None if each == left_open else 1000 + each,
+            charge_nano_usd=None if each == left_open else 1000 + abs(each),
         )
 
 
@@ -104,6 +104,50 @@ def test_an_open_call_that_holds_up_others_is_named(run: Run, data_dir: Path) ->
     assert "req_430 is open for longer than ledger.keep_s and keeps all rows behind it" in found["ledger"]["detail"]
 
 
+def finding(run: Run, check: str) -> tuple[str, str]:
+    (found,) = [each for each in json_of(run("doctor", "--offline", "--json")) if each["check"] == check]
+    return found["verdict"], found["detail"]
+
+
+def test_a_call_that_began_later_than_those_behind_it_is_named(run: Run, data_dir: Path) -> None:
+    fill(run, data_dir, (450, 120, 430, 420, 1))
+    held_up = f"Request req_120 began on {day(120)}, later than what came after it (was the clock wrong?):"
+    said = run("ledger", "prune", "--dry-run").output
+    assert said == f"1 requests up to {day(450)} would be summed up by month.\n{held_up} that stays with it.\n"
+    assert run("ledger", "prune").output.endswith(f"{held_up} that stays with it.\n")
+    assert requests(data_dir) == ["req_120", "req_430", "req_420", "req_1"]
+    verdict, detail = finding(run, "ledger")
+    assert verdict == "warning"
+    assert f"; req_120 began on {day(120)}, later than rows behind it that are older than ledger.keep_s" in detail
+    assert f"and keeps them until {day(120 - 400)} (was the clock wrong?" in detail
+    assert (
+        run("ledger", "prune", "--before", "119d").output
+        == f"3 requests up to {day(120)} have been summed up by month.\n"
+    )
+    assert finding(run, "ledger")[0] == "ok"
+
+
+def test_a_call_of_the_future_goes_with_those_behind_it_and_is_named(run: Run, data_dir: Path) -> None:
+    fill(run, data_dir, (450, -5000, 430, -20, 1))
+    assert run("ledger", "prune", "--dry-run").output == f"3 requests up to {day(430)} would be summed up by month.\n"
+    assert run("ledger", "prune").output == f"3 requests up to {day(430)} have been summed up by month.\n"
+    assert requests(data_dir) == ["req_-20", "req_1"]
+    verdict, detail = finding(run, "ledger")
+    assert verdict == "warning"
+    assert f"; rows that say they began later than now: 1, the first is req_-20 on {day(-20)} (see that" in detail
+    assert books(run) == "ok"
+
+
+def test_an_open_call_of_the_future_that_holds_up_others_is_named(run: Run, data_dir: Path) -> None:
+    fill(run, data_dir, (450, -20, 430, 1), left_open=-20)
+    assert run("ledger", "prune").output.endswith(
+        f"Request req_-20 is open since {day(-20)}: what came after it stays.\n"
+    )
+    assert requests(data_dir) == ["req_-20", "req_430", "req_1"]
+    said = f"; req_-20 is open, says that it began on {day(-20)}, and keeps older rows behind it; "
+    assert said in finding(run, "ledger")[1]
+
+
 def test_the_file_becomes_smaller_on_demand(run: Run, filled: Path) -> None:
     with sqlite3.connect(filled / "bitmesh-proxy.db") as connection:
         connection.execute("CREATE TABLE ballast AS SELECT hex(randomblob(2000000)) AS text")
@@ -117,11 +161,7 @@ def test_the_file_becomes_smaller_on_demand(run: Run, filled: Path) -> None:
 
 
 def test_doctor_says_how_far_rows_go_back(run: Run, filled: Path) -> None:
-    def ledger() -> tuple[str, str]:
-        (found,) = [each for each in json_of(run("doctor", "--offline", "--json")) if each["check"] == "ledger"]
-        return found["verdict"], found["detail"]
-
     late = f"rows since {day(500)}; 2 rows are older than ledger.keep_s (a running service sums them up)"
-    assert ledger() == ("warning", late)
+    assert finding(run, "ledger") == ("warning", late)
     run("ledger", "prune")
-    assert ledger() == ("ok", f"rows since {day(100)}, calls up to {day(401)} are summed up by month")
+    assert finding(run, "ledger") == ("ok", f"rows since {day(100)}, calls up to {day(401)} are summed up by month")

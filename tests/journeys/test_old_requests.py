@@ -14,7 +14,7 @@ import pytest
 
 from bitmesh_proxy.billing.pruning import prune
 from bitmesh_proxy.cli.new_key import NewKey
-from bitmesh_proxy.storage.months import LedgerMonths
+from bitmesh_proxy.storage.months import Due, LedgerMonths
 from bitmesh_proxy.storage.runs import extend_runs
 from bitmesh_proxy.storage.usage import UsageFilter, UsageLine, UsageReports
 from tests.journeys.gateway import CHAT_MODEL, Books, Gateway, bearer, chat, open_books, running_gateway, until, video
@@ -136,7 +136,7 @@ async def test_what_refers_to_requests_goes_on_without_their_rows(tmp_path: Path
         asked = ("/v1/credits?by_api_key=true", f"/video/{job_id}", f"/v1/responses/{stored['id']}")
         before = [(await gateway.get(path)).json for path in asked]
         async with open_books(tmp_path) as books:
-            steps = [step async for step in prune(LedgerMonths(books.database), time.time() + 1)]
+            steps = [step async for step in prune(LedgerMonths(books.database), Due(before_s=time.time() + 1))]
             assert [step.requests for step in steps] == [3]
         assert [(await gateway.get(path)).json for path in asked] == before
         again = await gateway.post("/chat", chat(), headers=once)

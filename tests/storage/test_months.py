@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from itertools import product
@@ -11,6 +12,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from msgspec import structs
 
 from bitmesh_proxy.calls import Basis, Usage
 from bitmesh_proxy.money import NanoUsd
@@ -18,7 +20,7 @@ from bitmesh_proxy.storage.accounts import Account, AccountStore
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.keys import KeyChange, KeyRecord, KeyStore
 from bitmesh_proxy.storage.ledger import LedgerStore
-from bitmesh_proxy.storage.months import LedgerMonths, Step, sum_up
+from bitmesh_proxy.storage.months import Hindrance, LedgerMonths, OfFuture, Step, sum_up
 from bitmesh_proxy.storage.runs import extend_runs, shrink_runs
 from bitmesh_proxy.storage.usage import Dimension, UsageFilter, UsageLine, UsageReports
 from bitmesh_proxy.storage.verification import verify_books
@@ -91,9 +93,9 @@ async def test_what_is_open_stays_and_all_behind_it(
     await enter(ledger, account, "r1")
     await ledger.open_reservation(opening("open", account.id))
     await enter(ledger, account, "r3", "r4")
-    due = await months.due(LATER_S)
+    due = await months.due(LATER_S, now_s=LATER_S)
     assert (due.requests, due.started_at_s) == (1, NOON_S)
-    assert (due.held_up_by, due.held_up_since_s) == ("open", NOON_S)
+    assert due.held_up_by == Hindrance(request_id="open", began_s=NOON_S, is_open=True)
     assert await finish(months, LATER_S) == [1]
     assert await ids(database) == ["open", "r3", "r4"]
     await ledger.close(released("open"))
@@ -106,11 +108,11 @@ async def test_what_is_due_is_counted_and_left(
     database: Database, ledger: LedgerStore, account: Account, key: KeyRecord
 ) -> None:
     months = LedgerMonths(database)
-    due = await months.due(NOON_S)
+    due = await months.due(NOON_S, now_s=NOON_S)
     assert (due.requests, due.started_at_s, due.held_up_by) == (0, None, None)
     await enter(ledger, account, "r1", "r2", started_at_s=NOON_S - DAY_S)
     await ledger.open_reservation(opening("young", account.id))
-    due = await months.due(NOON_S)
+    due = await months.due(NOON_S, now_s=NOON_S)
     assert (due.requests, due.started_at_s, due.held_up_by) == (2, NOON_S - DAY_S, None)
     assert await ids(database) == ["r1", "r2", "young"]
 
@@ -223,6 +225,142 @@ async def test_the_index_goes_on_wherever_the_mark_is(
     assert await verify_books(database) == []
 
 
+# ---------------------------------------------------------------- when the clock was wrong
+
+BEFORE_S = NOON_S - 100 * DAY_S
+
+
+async def enter_days(ledger: LedgerStore, account: Account, **days: float) -> None:
+    """Calls of so many days ago; less than 0: of the future."""
+    for name, ago in days.items():
+        await enter(ledger, account, name, started_at_s=NOON_S - ago * DAY_S)
+
+
+async def sum_up_all(months: LedgerMonths, before_s: float, now_s: float = NOON_S) -> int:
+    """All that is due; how many that was, which is what was announced."""
+    due = await months.due(before_s, now_s=now_s)
+    requests = 0
+    while not (step := await months.step(before_s, through=due.last_request)).is_last:
+        requests += step.requests
+    assert requests == due.requests
+    return requests
+
+
+async def test_a_request_of_the_future_goes_with_the_next_that_is_not(
+    database: Database, ledger: LedgerStore, account: Account, key: KeyRecord
+) -> None:
+    await enter_days(ledger, account, old=120, f1=-3653, f2=-1, older=130, f3=-400, young=50, late=140, newest=0)
+    months = LedgerMonths(database, step_rows=2)
+    due = await months.due(BEFORE_S, now_s=NOON_S)
+    assert (due.last_request, due.requests, due.started_at_s) == (4, 4, NOON_S - 120 * DAY_S)
+    assert await sum_up_all(months, BEFORE_S) == 4
+    assert await ids(database) == ["f3", "young", "late", "newest"]
+    assert await months.last_summed_up_s() == NOON_S - 120 * DAY_S
+    summed = await database.read("SELECT month, requests, charge_nano_usd FROM request_months ORDER BY 1")
+    assert summed == [("2026-04", 2, 200), ("2026-08", 1, 100), ("2036-08", 1, 100)]
+    assert await verify_books(database) == []
+
+
+async def test_what_is_all_of_the_future_stays_until_something_came_after_it(
+    database: Database, ledger: LedgerStore, account: Account, key: KeyRecord
+) -> None:
+    months = LedgerMonths(database, step_rows=2)
+    await enter_days(ledger, account, f1=-500, f2=-500, f3=-500)
+    assert await sum_up_all(months, BEFORE_S) == 0
+    await enter_days(ledger, account, young=1)
+    assert await sum_up_all(months, BEFORE_S) == 0
+    later_s = NOON_S + 101 * DAY_S
+    await enter_days(ledger, account, newest=0)
+    assert await months.last_summed_up_s() is None
+    first = await months.due(NOON_S, now_s=later_s)
+    assert await months.step(NOON_S, through=first.last_request) == Step(requests=2)
+    assert await months.last_summed_up_s() is None
+    assert await sum_up_all(months, NOON_S, later_s) == 2
+    assert await ids(database) == ["newest"]
+    assert await verify_books(database) == []
+
+
+async def test_an_open_request_of_the_future_holds_up_others_as_any(
+    database: Database, ledger: LedgerStore, account: Account, key: KeyRecord
+) -> None:
+    months = LedgerMonths(database)
+    await enter_days(ledger, account, f1=-500)
+    await ledger.open_reservation(opening("open", account.id, started_at_s=NOON_S + 500 * DAY_S))
+    await enter_days(ledger, account, f2=-500, old=120, newest=0)
+    due = await months.due(BEFORE_S, now_s=NOON_S)
+    assert due.held_up_by == Hindrance(request_id="open", began_s=NOON_S + 500 * DAY_S, is_open=True)
+    assert await sum_up_all(months, BEFORE_S) == 1
+    await ledger.close(released("open"))
+    assert await sum_up_all(months, BEFORE_S) == 3
+    assert await verify_books(database) == []
+
+
+async def test_budgets_of_the_future_count_the_rows_that_are_there(
+    database: Database, ledger: LedgerStore, account: Account, keys: KeyStore
+) -> None:
+    await keys.create(key_spec(account.id, budget_day_nano_usd=usd(5), budget_month_nano_usd=usd(5)))
+    await enter_days(ledger, account, old=120, f1=-500, older=130, young=50, f2=-500, newest=0)
+    spent = "SELECT period, spent_nano_usd FROM key_spend ORDER BY 1"
+    days = [("2026-07", 100), ("2026-07-01", 100), ("2026-08", 100), ("2026-08-20", 100)]
+    assert (await database.read(spent))[-2:] == [("2028-01", 200), ("2028-01-02", 200)]
+    assert await sum_up_all(LedgerMonths(database), BEFORE_S) == 3
+    left = [*days, ("2028-01", 100), ("2028-01-02", 100)]
+    assert await database.read(spent) == left
+    await keys.change("key_1", KeyChange(budget_day_nano_usd=usd(6)))  # counted anew, from what is there
+    assert await database.read(spent) == left
+    assert await verify_books(database) == []
+
+
+async def test_budgets_forgotten_while_the_clock_was_ahead_are_not_in_the_way(
+    database: Database, ledger: LedgerStore, account: Account, keys: KeyStore
+) -> None:
+    await keys.create(key_spec(account.id, budget_day_nano_usd=usd(5)))
+    await enter_days(ledger, account, f1=-500, f2=-500, f3=-500)
+    assert await finish(LedgerMonths(database), NOON_S + 600 * DAY_S) == [2]
+    assert await database.read("SELECT * FROM key_spend") == []
+    await enter_days(ledger, account, f4=-500, old=120, newest=0)
+    assert await sum_up_all(LedgerMonths(database), BEFORE_S) == 3
+    assert await ids(database) == ["newest"]
+    assert await verify_books(database) == []
+
+
+@pytest.mark.parametrize("run_rows", [(), (1,), (2,), (3,), (4,), (2, 2), (3, 1, 1)])
+async def test_a_request_that_began_later_than_those_behind_it_is_named(
+    database: Database, ledger: LedgerStore, account: Account, key: KeyRecord, run_rows: tuple[int, ...]
+) -> None:
+    """Wherever they are in the index, and whatever of it has gone."""
+    months = LedgerMonths(database)
+    await enter_days(ledger, account, old=120, late=50, future=-9, older=110, newest=0)
+    for rows in run_rows:
+        while await database.write(partial(extend_runs, run_rows=rows)):
+            pass
+    late = Hindrance(request_id="late", began_s=NOON_S - 50 * DAY_S, is_open=False)
+    for requests in (1, 0):
+        assert (await months.due(BEFORE_S, now_s=NOON_S)).held_up_by == late
+        assert await sum_up_all(months, BEFORE_S) == requests
+    assert (await months.due(NOON_S - 111 * DAY_S, now_s=NOON_S)).held_up_by is None, "nothing behind it is older"
+    assert await sum_up_all(months, NOON_S - 49 * DAY_S) == 3
+    assert await verify_books(database) == []
+
+
+async def test_a_request_that_is_a_little_late_is_not_worth_a_word(
+    database: Database, ledger: LedgerStore, account: Account, key: KeyRecord
+) -> None:
+    await enter_days(ledger, account, old=120, late=99.5, older=110, newest=0)
+    due = await LedgerMonths(database).due(BEFORE_S, now_s=NOON_S)
+    assert (due.requests, due.held_up_by) == (1, None)
+
+
+async def test_requests_of_the_future_are_found(
+    database: Database, ledger: LedgerStore, account: Account, key: KeyRecord
+) -> None:
+    months = LedgerMonths(database)
+    await enter_days(ledger, account, old=120, now=0)
+    assert await months.of_future(NOON_S) is None
+    await enter_days(ledger, account, f1=-500, young=1, f2=-400)
+    assert await months.of_future(NOON_S) == OfFuture(requests=2, request_id="f1", began_s=NOON_S + 500 * DAY_S)
+
+
 # ---------------------------------------------------------------- whatever happened
 
 DIMENSIONS: tuple[Dimension, ...] = ("account", "key", "model", "provider", "endpoint", "month", "outcome")
@@ -269,7 +407,7 @@ class History:
         self._open: list[str] = []
         self.now_s = MONTHS_S[0]
 
-    async def add(self, count: int) -> None:
+    async def add(self, count: int, *, clock_is_off_s: Sequence[float] = (0,)) -> None:
         """Some are closed at once, some later, some never."""
         random = self._random
         for _ in range(count):
@@ -285,7 +423,7 @@ class History:
                     endpoint=random.choice(("chat", "image")),
                     hold_nano_usd=NanoUsd(random.randrange(1000) if is_live else 0),
                     is_live=is_live,
-                    started_at_s=self.now_s - random.choice((0, 0, 3)),
+                    started_at_s=self.now_s - random.choice((0, 0, 3)) + random.choice(clock_is_off_s),
                 )
             )
             self._open.append(name)
@@ -357,6 +495,54 @@ async def test_no_report_and_no_balance_shrinks(
         "SELECT sum(requests), (SELECT count(*) FROM requests) FROM request_months"
     )
     assert summed_up > left > 0
+
+
+async def those_that_stay(database: Database, before_s: float, now_s: float) -> list[str]:
+    """The rule, row by row."""
+    rows = await database.read("SELECT id, state = 'open', started_at_ms / 1000.0 FROM requests ORDER BY number")
+    for place, (_, is_open, began_s) in enumerate(rows):
+        known_s = [each_s for _, _, each_s in rows[place:] if each_s <= now_s]
+        is_old = began_s < before_s if began_s <= now_s else bool(known_s) and known_s[0] < before_s
+        if is_open or not is_old or place == len(rows) - 1:
+            return [name for name, _, _ in rows[place:]]
+    return []
+
+
+@pytest.mark.parametrize("random", range(6), indirect=True)
+async def test_no_sum_is_wrong_however_wrong_the_clock_was(
+    database: Database, ledger: LedgerStore, account: Account, keys: KeyStore, random: Random
+) -> None:
+    for number, budget in enumerate((None, usd(4))):
+        spec = key_spec(account.id, id=f"key_{number + 1}", token_digest=None, consumer_key=f"ck_{number}")
+        await keys.create(structs.replace(spec, budget_day_nano_usd=budget, budget_month_nano_usd=budget))
+    history, reports = History(ledger, dict.fromkeys(("key_1", "key_2"), account.id), random), UsageReports(database)
+    clock_is_off_s, is_slow_too = [0, 0, 0, 0, 3000 * DAY_S, 30 * DAY_S, 200 * DAY_S], random.random() < 0.5
+    if is_slow_too:
+        clock_is_off_s.append(-500 * DAY_S)
+    months = LedgerMonths(database, step_rows=random.choice((1, 3, 8)))
+    for turn in range(8):
+        await history.add(random.randrange(30), clock_is_off_s=clock_is_off_s)
+        await database.write(partial(extend_runs, run_rows=random.choice((1, 2, 7))))
+        if random.random() < 0.7:
+            await history.close_all()
+        before = await all_reports(reports, account.id), await months_of_days(reports)
+        now_s = history.now_s
+        before_s = now_s - random.choice((63, 80, 10)) * DAY_S
+        if turn % 2:  # broken off somewhere
+            due = await months.due(before_s, now_s=now_s)
+            for _ in range(random.randrange(5)):
+                await months.step(before_s, through=due.last_request)
+                assert await verify_books(database) == []
+        stay = await those_that_stay(database, before_s, now_s)
+        await sum_up_all(months, before_s, now_s)
+        assert await ids(database) == stay
+        assert (await all_reports(reports, account.id), await months_of_days(reports)) == before
+        assert await verify_books(database) == []
+        if turn % 3 == 2 and not is_slow_too:  # budgets are counted anew, from the month before the newest request's on
+            await history.add(1)
+            await history.close_all()
+            await keys.change("key_2", KeyChange(budget_day_nano_usd=usd(3 + turn)))
+            assert await verify_books(database) == []
 
 
 # ---------------------------------------------------------------- while others write, and when it ends in the middle
