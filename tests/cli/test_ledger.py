@@ -128,7 +128,7 @@ def test_a_call_that_began_later_than_those_behind_it_is_named(run: Run, data_di
 
 
 def test_a_call_of_the_future_goes_with_those_behind_it_and_is_named(run: Run, data_dir: Path) -> None:
-    fill(run, data_dir, (450, -5000, 430, -20, 1))
+    fill(run, data_dir, (450, -900, 430, -20, 1))
     assert run("ledger", "prune", "--dry-run").output == f"3 requests up to {day(430)} would be summed up by month.\n"
     assert run("ledger", "prune").output == f"3 requests up to {day(430)} have been summed up by month.\n"
     assert requests(data_dir) == ["req_-20", "req_1"]
