@@ -10,9 +10,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.journeys.processes import run, serving
+from tests.journeys.processes import PATIENTLY, run, serving
 
-pytestmark = [pytest.mark.journey, pytest.mark.timeout(30)]
+pytestmark = [pytest.mark.journey, PATIENTLY]
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ import pytest
 from bitmesh_proxy.app import StartError
 from bitmesh_proxy.cli.workers import check
 from bitmesh_proxy.settings_sources import load_settings
-from tests.journeys.processes import ROOT, run, serving
+from tests.journeys.processes import PATIENTLY, ROOT, run, serving
 
-pytestmark = [pytest.mark.journey, pytest.mark.timeout(30)]
+pytestmark = [pytest.mark.journey, PATIENTLY]
 
 TWO = ("--workers", "2", "--port", "0")
 

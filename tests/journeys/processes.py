@@ -1,4 +1,8 @@
-"""``bitmesh-proxy serve`` as a process of its own, to be killed, stopped and started again."""
+"""``bitmesh-proxy serve`` as a process of its own, to be killed, stopped and started again.
+
+What a process does is waited for until it is so, or until the process has ended, which is told at once. There is a
+bound for a process that hangs: its test fails with what it has said.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+import pytest
 
 from bitmesh_proxy.cli.new_key import NewKey, create_key
 from bitmesh_proxy.money import parse_usd
@@ -27,8 +34,11 @@ _TAKE_TERMINAL = (
     "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
     "os.execv(sys.argv[1], sys.argv[1:])\n"
 )  # fmt: skip
-#: Python, the package and the sandbox's drawing library are imported first; on a busy machine that takes a while.
-START_PATIENCE_S = 20.0
+#: For each thing that is waited for. Python, the package and the sandbox's drawing library are imported first: on a
+#: machine with six times as much to do as it can, a start takes half a minute.
+PATIENCE_S: Final = 60.0
+#: Of tests that wait for some such things, one after the other.
+PATIENTLY: Final = pytest.mark.timeout(5 * PATIENCE_S)
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -61,7 +71,7 @@ def run(data_dir: Path, *arguments: str, env: Mapping[str, str] | None = None) -
         env=environment(env),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE_S,
         stdin=subprocess.DEVNULL,
     )
 
@@ -94,9 +104,21 @@ class Served:
         """All that it has said so far."""
         return self.output.read_text(encoding="utf-8")
 
+    async def until(self, is_so: Callable[[], Awaitable[bool]], what: str) -> None:
+        """Wait until something is so, for which the process has to run."""
+        await _until(is_so, what, self.process, self.output)
+
+    async def until_it_says(self, words: str) -> None:
+        """Wait for words of its output."""
+
+        async def are_said() -> bool:
+            return words in await asyncio.to_thread(self.text)
+
+        await self.until(are_said, f"it says {words!r}")
+
     async def ended(self) -> int:
         """Wait for its end; gives the exit status."""
-        return await asyncio.to_thread(self.process.wait, START_PATIENCE_S)
+        return await asyncio.to_thread(self.process.wait, PATIENCE_S)
 
     async def kill(self) -> None:
         """``kill -9``."""
@@ -135,12 +157,29 @@ def _start(
 
 
 async def _address(process: subprocess.Popen[bytes], output: Path) -> str:
-    deadline = time.monotonic() + START_PATIENCE_S
-    while True:
+    found: re.Match[str] | None = None
+
+    async def has_started() -> bool:
+        nonlocal found
         text = await asyncio.to_thread(output.read_text, encoding="utf-8")
         found = re.search(r"listens on (http://\S+)", text)
-        if found and ("Stop with Ctrl-C" in text or "key create" in text):  # the last words of a start
-            return found[1]
-        assert process.poll() is None, text
-        assert time.monotonic() < deadline, text
-        await asyncio.sleep(0.05)
+        return found is not None and ("Stop with Ctrl-C" in text or "key create" in text)  # the last words of a start
+
+    await _until(has_started, "it says where it listens", process, output)
+    assert found is not None
+    return found[1]
+
+
+async def _until(
+    is_so: Callable[[], Awaitable[bool]], what: str, process: subprocess.Popen[bytes], output: Path
+) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        status, is_late = process.poll(), time.monotonic() > deadline
+        if await is_so():  # looked at last: it may have come true with the end
+            return
+        if is_late or status is not None:
+            why = "in vain" if status is None else f"but the process ended with {status}"
+            said = await asyncio.to_thread(output.read_text, encoding="utf-8")
+            raise AssertionError(f"waited until {what}, {why}:\n{said}")
+        await asyncio.sleep(0.02)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
@@ -18,13 +17,12 @@ from bitmesh_proxy.storage.months import Due, LedgerMonths
 from bitmesh_proxy.storage.runs import extend_runs
 from bitmesh_proxy.storage.usage import UsageFilter, UsageLine, UsageReports
 from tests.journeys.gateway import CHAT_MODEL, Books, Gateway, bearer, chat, open_books, running_gateway, until, video
-from tests.journeys.processes import Served, make_key, run, serving
+from tests.journeys.processes import PATIENTLY, Served, make_key, run, serving
 
 #: Three starts of the program, and its first look at old requests comes five seconds after each.
-pytestmark = [pytest.mark.journey, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.journey, PATIENTLY]
 
 OLD_ROWS = 4000
-PATIENCE_S = 25.0
 
 _OPEN = """
 WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < :rows)
@@ -55,13 +53,6 @@ def add_old_rows(data_dir: Path, days_ago: int) -> None:
 async def old_rows(books: Books) -> int:
     ((count,),) = await books.database.read("SELECT count(*) FROM requests WHERE instance = 0")
     return int(count)
-
-
-async def wait_for(is_so: Callable[[], Awaitable[bool]], served: Served) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not await is_so():
-        assert time.monotonic() < deadline, served.text()
-        await asyncio.sleep(0.02)
 
 
 async def old_usage(books: Books) -> list[UsageLine]:
@@ -96,7 +87,7 @@ async def test_no_sum_is_lost_whoever_sums_up_and_whenever_it_ends(tmp_path: Pat
             async def has_begun() -> bool:
                 return await old_rows(books) < OLD_ROWS
 
-            await wait_for(has_begun, served)
+            await served.until(has_begun, "rows are summed up")
             await served.kill()
         assert 0 < await old_rows(books) < OLD_ROWS
         await books.check()
@@ -106,10 +97,10 @@ async def test_no_sum_is_lost_whoever_sums_up_and_whenever_it_ends(tmp_path: Pat
             async def is_done() -> bool:
                 return await old_rows(books) == 0
 
-            await wait_for(is_done, served)
+            await served.until(is_done, "all rows are summed up")
             await call(http, served, 2)
-            await wait_for(books.all_closed, served)
-            await wait_for(lambda: says(served, "have been summed up by month"), served)
+            await served.until(books.all_closed, "all calls are closed")
+            await served.until_it_says("have been summed up by month")
             assert served.text().count("have been summed up by month") == 1
             refused = await asyncio.to_thread(run, data, "ledger", "prune", "--vacuum")
             assert "the service is running" in refused.stderr
@@ -117,10 +108,6 @@ async def test_no_sum_is_lost_whoever_sums_up_and_whenever_it_ends(tmp_path: Pat
         assert await old_usage(books) == before
         (line,) = await UsageReports(books.database).by([])
         assert line.requests == 2 * OLD_ROWS + 10
-
-
-async def says(served: Served, words: str) -> bool:
-    return words in served.text()
 
 
 async def test_what_refers_to_requests_goes_on_without_their_rows(tmp_path: Path) -> None:

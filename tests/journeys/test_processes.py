@@ -20,12 +20,12 @@ from bitmesh_proxy.cli.new_key import NewKey
 from bitmesh_proxy.sandbox.faults import Fault, parse_directives
 from bitmesh_proxy.sandbox.server import Sandbox
 from bitmesh_proxy.sandbox.stage import Options
-from tests.journeys.gateway import bearer, chat, eventually, open_books, video
-from tests.journeys.processes import Served, environment, make_key, run, serving
+from tests.journeys.gateway import bearer, chat, open_books, video
+from tests.journeys.processes import PATIENCE_S, PATIENTLY, Served, environment, make_key, run, serving
 from tests.journeys.scripted import write_rows
 
 #: Several starts of the program, each of which takes a second or two on a busy machine.
-pytestmark = [pytest.mark.journey, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.journey, PATIENTLY]
 
 
 def config_of(sandbox: Sandbox, directory: Path) -> Path:
@@ -82,6 +82,7 @@ async def test_a_clip_goes_on_after_a_kill_and_is_charged_once(tmp_path: Path) -
             assert (row.state, row.outcome) == ("open", None)
         async with serving(data, arguments=arguments, env=env) as served:
             async with open_books(data) as books:
+                await served.until(books.all_closed, "the clip is there")
                 row = await books.last_row()
                 assert (row.state, row.outcome, row.provider_request_id) == ("settled", "completed", job_id)
                 assert row.charge_nano_usd > 0
@@ -102,7 +103,11 @@ async def test_a_call_whose_process_was_killed_may_be_repeated_under_its_key(tmp
         sandbox.faults.add(Fault(directives=parse_directives("stall=60")))
         async with serving(data, arguments=arguments, env=env) as served:
             first = asyncio.create_task(post(http, served, "/chat", chat()))
-            await eventually(lambda: len(sandbox.requests) == 1, "the upstream is called")
+
+            async def is_called() -> bool:
+                return len(sandbox.requests) == 1
+
+            await served.until(is_called, "the upstream is called")
             await served.kill()
             with pytest.raises(aiohttp.ClientError):
                 await first
@@ -132,7 +137,7 @@ async def test_a_signal_drains_running_streams_and_lets_nobody_else_in(tmp_path:
         async with http.post(served.url + "/chat", json=body) as answer:
             first = await answer.content.readany()
             served.process.send_signal(signal.SIGTERM)
-            await eventually(lambda: "draining" in served.text(), "the process drains")
+            await served.until_it_says("draining")
             with pytest.raises(aiohttp.ClientConnectionError):
                 async with aiohttp.ClientSession() as another:
                     await post(another, served, "/test", {})
@@ -187,7 +192,9 @@ async def test_the_examples_of_the_first_run_work_when_pasted(tmp_path: Path) ->
 
 
 def bash(script: str) -> str:
-    done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, timeout=20, env=environment())
+    done = subprocess.run(
+        ["bash", "-euc", script], capture_output=True, text=True, timeout=PATIENCE_S, env=environment()
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -290,4 +297,8 @@ def timer_of(client: socket.socket) -> str:
 async def test_callers_that_vanish_are_noticed(tmp_path: Path, arguments: list[str]) -> None:
     async with serving(tmp_path / "data", arguments=["--sandbox", *arguments]) as served:
         with socket.create_connection(("127.0.0.1", served.port)) as client:
-            await eventually(lambda: timer_of(client) == "02", "the kernel asks now and then whether we are there")
+
+            async def are_asked_after() -> bool:
+                return timer_of(client) == "02"
+
+            await served.until(are_asked_after, "the kernel asks now and then whether we are there")

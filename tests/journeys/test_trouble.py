@@ -26,7 +26,7 @@ from tests.journeys.gateway import (
     until,
     video,
 )
-from tests.journeys.processes import make_key, serving
+from tests.journeys.processes import PATIENTLY, make_key, serving
 
 pytestmark = [pytest.mark.journey, pytest.mark.timeout(30)]
 
@@ -174,6 +174,7 @@ def resident_bytes(pid: int) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="there is no /proc")
+@PATIENTLY
 async def test_a_slow_reader_of_a_large_picture_costs_no_memory(tmp_path: Path) -> None:
     """Sixty-four megabytes, eight readers who take next to nothing: half a gigabyte if anything were collected."""
     data, size = tmp_path / "data", 64 * 1024**2

@@ -29,12 +29,12 @@ from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.keys import KeyStore
 from tests.auth.bitmesh_clients import authorization, payload_signature
-from tests.journeys.gateway import CHAT_MODEL, Books, bearer, chat, eventually, open_books, until
-from tests.journeys.processes import Served, serving
+from tests.journeys.gateway import CHAT_MODEL, Books, bearer, chat, open_books
+from tests.journeys.processes import PATIENTLY, Served, serving
 from tests.journeys.test_processes import config_of
 
 #: Each starts three processes, which takes a second or two on a busy machine.
-pytestmark = [pytest.mark.journey, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.journey, PATIENTLY]
 
 CREDENTIAL = {"TOGETHER_API_KEY": "sk-planted-secret-0123456789abcdef"}
 
@@ -209,8 +209,11 @@ async def test_one_that_is_killed_under_load_is_missed_by_nobody(tmp_path: Path)
                 except aiohttp.ClientError:  # it was with the victim
                     seen["cut"] += 1
 
+        async def are_answered() -> bool:
+            return seen["200"] > 50
+
         callers = [asyncio.create_task(call()) for _ in range(16)]
-        await eventually(lambda: seen["200"] > 50, "calls are answered")
+        await house.served.until(are_answered, "calls are answered")
         house.slow(1, times=len(callers))
 
         async def is_at_work() -> bool:
@@ -219,20 +222,20 @@ async def test_one_that_is_killed_under_load_is_missed_by_nobody(tmp_path: Path)
             )
             return len(under_way) == len(callers) and (victim,) in under_way
 
-        await until(is_at_work, "all calls are under way at the provider, some of them the victim's")
+        await house.served.until(is_at_work, "all calls are under way at the provider, some of them the victim's")
         os.kill(victim, signal.SIGKILL)
 
         async def is_replaced() -> bool:
             pids = await house.pids()
             return victim not in pids and survivor in pids and len(pids) == 2
 
-        await until(is_replaced, "another worker has come, and cleaned up after the dead one")
+        await house.served.until(is_replaced, "another worker has come, and cleaned up after the dead one")
         replacement = (await house.database.read("SELECT max(number) FROM instances"))[0][0]
 
         async def has_served() -> bool:
             return bool(await house.database.read("SELECT 1 FROM requests WHERE instance = ? LIMIT 1", (replacement,)))
 
-        await until(has_served, "the replacement serves")
+        await house.served.until(has_served, "the replacement serves")
         is_over.set()
         await asyncio.gather(*callers)
         assert set(seen) <= {"200", "cut"}
@@ -264,9 +267,9 @@ async def test_a_signal_drains_all_and_lets_nobody_else_in(tmp_path: Path) -> No
             rows = await house.database.read("SELECT count(*), count(DISTINCT instance) FROM requests")
             return bool(rows[0] == (12, 2))
 
-        await until(are_with_both, "both workers stream")
+        await served.until(are_with_both, "both workers stream")
         served.process.send_signal(signal.SIGTERM)
-        await eventually(lambda: "draining" in served.text(), "they drain")
+        await served.until_it_says("draining")
 
         async def is_refused() -> bool:
             try:
@@ -275,7 +278,7 @@ async def test_a_signal_drains_all_and_lets_nobody_else_in(tmp_path: Path) -> No
                 return True
             return False
 
-        await until(is_refused, "nobody else is let in")
+        await served.until(is_refused, "nobody else is let in")
         assert all(answer.endswith(b"data: [DONE]\n\n") for answer in await asyncio.gather(*streams))
         assert await served.ended() == 0
         assert "Traceback" not in served.text()
@@ -320,7 +323,7 @@ async def test_a_background_response_is_followed_and_cancelled_at_any_worker(tmp
         async def are_closed() -> bool:
             return all(row.state != "open" for row in await house.books.rows())
 
-        await until(are_closed, "the provider's work has ended")
+        await house.served.until(are_closed, "the provider's work has ended")
         await house.books.check()
 
 
