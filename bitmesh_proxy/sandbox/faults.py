@@ -29,6 +29,7 @@ When it applies
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -207,6 +208,8 @@ class Faults:
     def __init__(self) -> None:
         self._pending: list[Fault] = []
         self._seen: OrderedDict[tuple[str, str], int] = OrderedDict()
+        #: Every request waits for it first, if there is one: set by whoever has the sandbox in the same process.
+        self.go_on: asyncio.Event | None = None
 
     @property
     def pending(self) -> tuple[Fault, ...]:

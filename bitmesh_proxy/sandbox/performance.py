@@ -43,6 +43,8 @@ def make_handler(play: Play, route: Route) -> WebHandler:
         stage = request.app[STAGE]
         ask = Ask(request=request, stage=stage, play=play)
         try:
+            if stage.faults.go_on is not None:
+                await stage.faults.go_on.wait()
             outer = stage.faults.take(request.method, request.path)
             if (page := await _strike(ask, outer)) is not None:
                 return page

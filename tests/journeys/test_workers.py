@@ -94,6 +94,21 @@ class House:
         """Let the next calls take their time at the provider."""
         self.sandbox.faults.add(Fault(directives=parse_directives(f"stall={seconds}"), times=times))
 
+    async def statuses_while_held(self, key: NewKey, *, times: int) -> Counter[int]:
+        """As ``statuses``, but whoever gets as far as the provider stays there until all others have been answered."""
+        before, go_on = len(self.sandbox.requests), asyncio.Event()
+        self.sandbox.faults.go_on = go_on
+        calls = [asyncio.create_task(self.post("/chat", chat(), bearer(key))) for _ in range(times)]
+
+        async def are_answered() -> bool:
+            return sum(call.done() for call in calls) + len(self.sandbox.requests) - before == times
+
+        try:
+            await self.served.until(are_answered, "all are answered or at the provider")
+        finally:
+            go_on.set()
+        return Counter(status for status, _ in await asyncio.gather(*calls))
+
 
 @asynccontextmanager
 async def two_workers(directory: Path, env: Mapping[str, str] | None = None) -> AsyncIterator[House]:
@@ -146,18 +161,14 @@ async def balances_are_exact(house: House) -> None:
     assert await house.statuses(await house.new_key(), times=1) == {200: 1}
     hold = (await house.books.last_row()).hold_nano_usd
     poor = await house.new_key(await house.new_account(NanoUsd(7 * hold + hold // 2)))
-    before = len(house.sandbox.requests)
-    house.slow(1, times=7)
-    assert await house.statuses(poor, times=200) == {200: 7, 402: 193}
-    assert len(house.sandbox.requests) - before == 7
+    assert await house.statuses_while_held(poor, times=200) == {200: 7, 402: 193}
 
 
 async def rates_and_places_are_exact(house: House) -> None:
     """A bucket of five, refilled once in twelve seconds; and three calls at once."""
     assert await house.statuses(await house.new_key(rate_per_minute=5), times=60) == {200: 5, 429: 55}
     key = await house.new_key(max_concurrent=3)
-    house.slow(1, times=3)
-    assert await house.statuses(key, times=60) == {200: 3, 429: 57}
+    assert await house.statuses_while_held(key, times=60) == {200: 3, 429: 57}
     assert await house.statuses(key, times=3) == {200: 3}, "the places were given back"
 
 
@@ -214,7 +225,7 @@ async def test_one_that_is_killed_under_load_is_missed_by_nobody(tmp_path: Path)
 
         callers = [asyncio.create_task(call()) for _ in range(16)]
         await house.served.until(are_answered, "calls are answered")
-        house.slow(1, times=len(callers))
+        house.sandbox.faults.go_on = go_on = asyncio.Event()
 
         async def is_at_work() -> bool:
             under_way = await house.database.read(
@@ -224,6 +235,7 @@ async def test_one_that_is_killed_under_load_is_missed_by_nobody(tmp_path: Path)
 
         await house.served.until(is_at_work, "all calls are under way at the provider, some of them the victim's")
         os.kill(victim, signal.SIGKILL)
+        go_on.set()
 
         async def is_replaced() -> bool:
             pids = await house.pids()
@@ -246,8 +258,7 @@ async def test_one_that_is_killed_under_load_is_missed_by_nobody(tmp_path: Path)
         assert set(outcomes) <= {"completed", "interrupted"}
         await house.books.check()
         # Whatever the victim had under way counts no more.
-        house.slow(0.5, times=40)
-        assert await house.statuses(key, times=60) == {200: 40, 429: 20}
+        assert await house.statuses_while_held(key, times=60) == {200: 40, 429: 20}
         assert "bitmesh_requests_under_way 1.0" in await house.metrics()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import aiohttp
 import pytest
 
@@ -116,6 +118,18 @@ async def test_a_stall_comes_before_the_first_byte(caller: Caller) -> None:
     """A short one; that nothing comes before it is seen from outside in the journeys, with a clock of their own."""
     answer = await caller.chat("openai", "[[sandbox: stall=0.05]]")
     assert answer.status == 200
+
+
+async def test_requests_wait_until_they_may_go_on(caller: Caller) -> None:
+    faults = caller.sandbox.faults
+    faults.add(Fault(directives=Directives(status=503)))
+    faults.go_on = go_on = asyncio.Event()
+    asking = asyncio.create_task(caller.chat("openai", "hello"))
+    while not caller.sandbox.requests:
+        await asyncio.sleep(0.001)
+    assert len(faults.pending) == 1
+    go_on.set()
+    assert (await asking).status == 503
 
 
 async def test_a_marker_for_another_provider_is_cut_out_and_ignored(caller: Caller) -> None:
