@@ -17,6 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bitmesh_proxy.catalogue.kept import KEPT_NAME
+from tests.journeys.processes import PATIENCE_S, PATIENTLY
+
+pytestmark = PATIENTLY
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "bitmesh_proxy"
@@ -91,7 +94,7 @@ def run(data_dir: Path, *arguments: str) -> set[str]:
 
 def status_of(request: urllib.request.Request | str) -> int:
     try:
-        with urllib.request.urlopen(request, timeout=5) as response:  # our own server
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:  # our own server
             return int(response.status)
     except urllib.error.HTTPError as exc:
         exc.close()
@@ -120,7 +123,7 @@ def test_a_start_and_first_answers_load_nothing_large_that_they_do_not_use(tmp_p
             ]
         finally:
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=8)
+            process.communicate(timeout=PATIENCE_S)
     assert answers == [200, 200, 401]
     names = loaded(errors.read_text())
     assert {"aiohttp.web", "bitmesh_proxy.app", "limits.limits"} <= names, "what is meant to be there is seen"

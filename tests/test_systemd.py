@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from bitmesh_proxy.settings import Settings
+from tests.journeys.processes import PATIENCE_S, PATIENTLY
 
 UNITS = Path(__file__).parent.parent / "systemd"
 SERVICE = UNITS / "bitmesh-proxy.service"
@@ -114,7 +115,7 @@ def wait_for(manager: socket.socket, word: bytes) -> list[bytes]:
 
 
 @pytest.mark.journey
-@pytest.mark.timeout(30)
+@PATIENTLY
 @pytest.mark.parametrize(("workers", "watchdog_us"), [(1, 200_000), (2, 3_000_000)])
 def test_started_by_a_manager_it_says_when_it_is_ready_alive_and_stopping(
     tmp_path: Path, workers: int, watchdog_us: int
@@ -124,15 +125,15 @@ def test_started_by_a_manager_it_says_when_it_is_ready_alive_and_stopping(
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
     ):
         manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(20)
+        manager.settimeout(PATIENCE_S)
         with started_by_a_manager(tmp_path, listener, workers=workers, watchdog_us=watchdog_us) as process:
             assert b"WATCHDOG=1" not in wait_for(manager, b"READY=1")
             wait_for(manager, b"WATCHDOG=1")
             wait_for(manager, b"WATCHDOG=1")
             url = f"http://127.0.0.1:{listener.getsockname()[1]}/ready"
-            with urllib.request.urlopen(url, timeout=5) as answer:
+            with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
                 assert json.load(answer)["status"] == "ready"
             process.send_signal(signal.SIGTERM)
             wait_for(manager, b"STOPPING=1")
-            assert process.wait(timeout=20) == 0, (tmp_path / "log").read_text()
+            assert process.wait(timeout=PATIENCE_S) == 0, (tmp_path / "log").read_text()
     assert list((tmp_path / "state").glob("*.db"))

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.timeout(30)
+from tests.journeys.processes import PATIENTLY
+
+pytestmark = PATIENTLY
 
 ROOT = Path(__file__).parent.parent.parent
 

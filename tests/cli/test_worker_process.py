@@ -12,9 +12,9 @@ import pytest
 
 from bitmesh_proxy.cli.children import BEAT, READY, WELCOME
 from bitmesh_proxy.cli.worker_process import cores_of
-from tests.journeys.processes import environment
+from tests.journeys.processes import PATIENCE_S, PATIENTLY, environment
 
-pytestmark = [pytest.mark.journey, pytest.mark.timeout(30)]
+pytestmark = [pytest.mark.journey, PATIENTLY]
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -66,7 +66,7 @@ def test_it_says_that_it_serves_and_ends_when_nobody_gives_orders(tmp_path: Path
         if kind == "worker":
             os.write(order, WELCOME)
             assert process.stdout.readline().startswith(f"bitmesh-proxy listens on {url} (sandbox")
-            with urllib.request.urlopen(url + "/ready", timeout=5) as answer:
+            with urllib.request.urlopen(url + "/ready", timeout=PATIENCE_S) as answer:
                 assert answer.status == 200
         else:
             with pytest.raises(OSError, match="refused"):

@@ -9,6 +9,7 @@ import pytest
 
 from bitmesh_proxy.sandbox.faults import Directives, Fault
 from bitmesh_proxy.sandbox.stage import Options
+from tests.journeys.gateway import eventually
 from tests.sandbox.callers import Caller, assert_published, calling
 
 PROVIDERS = ("openai", "together")
@@ -125,8 +126,7 @@ async def test_requests_wait_until_they_may_go_on(caller: Caller) -> None:
     faults.add(Fault(directives=Directives(status=503)))
     faults.go_on = go_on = asyncio.Event()
     asking = asyncio.create_task(caller.chat("openai", "hello"))
-    while not caller.sandbox.requests:
-        await asyncio.sleep(0.001)
+    await eventually(lambda: len(caller.sandbox.requests) == 1, "it is there")
     assert len(faults.pending) == 1
     go_on.set()
     assert (await asking).status == 503
