@@ -7,7 +7,8 @@ directory of ``--cache``), and used where they are: each run adds its own calls 
 What a call costs is meant, not what it costs to begin: before the first round each server answers a round that does not
 count, and is left alone until it has done what that made it do beside. Then the large one has read its keys into memory
 (once in its life, 0.7 s of CPU) and has met most of its models. Rounds have other keys: nearly every call is the first
-of its key for a long time, as it would be on any day of such an installation.
+of its key for a long time, which is the worst that such an installation can meet. A line of its own says what it costs
+while a thousand of its keys call, as on a common day.
 
 Where a trial says that the books would take more time than the run can spare, a million rows have to do; ``--only
 scale`` has more to spare. Quick runs take the large books if they are there, and else make some of a hundred thousand
@@ -44,6 +45,8 @@ SMALL = Size(keys=10, models=10, rows=10)
 ROW_BYTES = 450
 #: A round is so many runs of each, to and fro: the pace of a machine with neighbours changes within seconds, by half.
 TURNS = 4
+#: Keys that call on a common day.
+ACTIVE_KEYS = 1_000
 #: The run that does not count.
 WARM_S = 2.0
 #: A server is idle that takes no more of a core than this share, for so long.
@@ -57,6 +60,7 @@ def large_installation(bench: Bench) -> Work:
     size = _affordable(bench)
     amount = f"{size.keys:,} keys, {size.models:,} models, {size.rows / 1e6:g} M rows"
     cost = Row(work=f"{amount} ÷ with 10", unit="CPU us/answer", against="small", bars=[Bar(limit=1.1)])
+    common = Row(work=f"the same while {ACTIVE_KEYS:,} keys call", unit="CPU us/answer", against="small")
     began = Row(work=f"start with {amount}", unit="s", against="small")
     starts: dict[str, float] = {}
     servers = {}
@@ -67,23 +71,29 @@ def large_installation(bench: Bench) -> Work:
     seconds = 0.4 if bench.is_quick else 0.5
     options = ["-c", "64", "-d", str(seconds)]
 
-    def target(name: str, each: Size, lasting_s: float = seconds) -> Target:
-        file = bench.directory / f"calls-{name}.bin"
+    def target(name: str, each: Size, lasting_s: float = seconds, *, keys: int | None = None) -> Target:
+        """``keys``: so many of them call, if not all; the target has another name then."""
+        server, target_name = servers[name], name if keys is None else "active"
+        file = bench.directory / f"calls-{target_name}.bin"
         with file.open("wb") as output:
-            output.writelines(calls(int(lasting_s * 12_000), each, url=servers[name].url, chance=chance))
-        return Target(name=name, url=servers[name].url, path=OUR_CHAT, pid=servers[name].pid, requests_file=file)
+            output.writelines(calls(int(lasting_s * 12_000), each, url=server.url, chance=chance, keys=keys))
+        return Target(name=target_name, url=server.url, path=OUR_CHAT, pid=server.pid, requests_file=file)
 
     def measure(number: int) -> None:
-        turns = [
-            bench.round([target("us", size), target("small", SMALL)], options, turn)
-            for turn in range(number, number + (2 if bench.is_quick else TURNS))
-        ]
-        cost.add({name: cpu_us_per_answer([runs[name] for runs in turns]) for name in turns[0]})
+        turns = []
+        for turn in range(number, number + (2 if bench.is_quick else TURNS)):
+            targets = [target("us", size), target("small", SMALL), target("us", size, keys=ACTIVE_KEYS)]
+            turns.append(bench.round(targets, options, turn))
+        figures = {name: cpu_us_per_answer([runs[name] for runs in turns]) for name in turns[0]}
+        active = figures.pop("active")
+        cost.add(figures)
+        common.add({**figures, "us": active})
 
-    for warmed in (target("us", size, WARM_S), target("small", SMALL, WARM_S)):
-        bench.run(warmed, ["-c", "64", "-d", str(WARM_S)])
-        wait_until_idle(servers[warmed.name])
-    return Work(name="scale", rows=[cost, began], measure=measure)
+    for name, each, keys in (("us", size, None), ("us", size, ACTIVE_KEYS), ("small", SMALL, None)):
+        bench.run(target(name, each, WARM_S, keys=keys), ["-c", "64", "-d", str(WARM_S)])
+    for server in servers.values():
+        wait_until_idle(server)
+    return Work(name="scale", rows=[cost, common, began], measure=measure)
 
 
 def cpu_us_per_answer(runs: Sequence[Run]) -> float | None:
@@ -103,11 +113,12 @@ def wait_until_idle(server: Server, *, most_s: float = 20.0) -> None:
             return
 
 
-def calls(count: int, size: Size, *, url: str, chance: random.Random) -> Iterator[bytes]:
-    """Whole requests, each behind its length (``load --requests``), with keys and models drawn from ``size``."""
+def calls(count: int, size: Size, *, url: str, chance: random.Random, keys: int | None = None) -> Iterator[bytes]:
+    """Whole requests, each behind its length (``load --requests``), with keys and models drawn from ``size``, or keys
+    from the first ``keys`` of them."""
     host, models = url.removeprefix("http://"), size.model_names()
     for _ in range(count):
-        body, bearer = chat_body(model=chance.choice(models)), token(chance.randint(1, size.keys))
+        body, bearer = chat_body(model=chance.choice(models)), token(chance.randint(1, keys or size.keys))
         request = (
             f"POST {OUR_CHAT} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {bearer}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
