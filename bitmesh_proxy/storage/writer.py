@@ -237,12 +237,15 @@ class Writer:
             self._gather(-1)
 
     def _gather(self, size_before: int) -> None:
-        """Hand over when there is enough, or nothing more has come since ``size_before``."""
+        """Hand over when there is enough, or nothing more has come since ``size_before``; where writers take turns,
+        after one turn of the loop and a pause."""
         size = self._waiting_size
-        if size <= size_before or size >= GATHERED_SIZE or self._is_closed:
+        if size >= GATHERED_SIZE or self._is_closed:
             self._hand_over()
-        elif self._pause_s is None:
+        elif size_before < 0 or (self._pause_s is None and size > size_before):
             self._loop.call_soon(self._gather, size)
+        elif self._pause_s is None:
+            self._hand_over()
         else:
             self._loop.call_later(self._pause_s, self._hand_over)
 
