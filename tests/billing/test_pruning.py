@@ -13,10 +13,10 @@ from bitmesh_proxy.context import Caller
 from bitmesh_proxy.money import NanoUsd
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.ledger import LedgerStore
-from bitmesh_proxy.storage.months import Due, LedgerMonths
+from bitmesh_proxy.storage.months import Due, LedgerMonths, Step
 from bitmesh_proxy.storage.verification import verify_books
 from tests.hand_clock import HandClock
-from tests.journeys.gateway import eventually, until
+from tests.journeys.gateway import eventually
 from tests.storage.examples import DAY_S, NOON_S, closing, opening, released
 
 KEEP_S = 100 * DAY_S
@@ -195,12 +195,19 @@ async def test_what_was_done_is_said_when_it_is_broken_off(
 ) -> None:
     for number in range(60):
         await call(ledger, caller, f"r{number}", days_ago=200 - number)
-    task = asyncio.create_task(pruner_of(database, clock).look())
+    has_begun = asyncio.Event()
 
-    async def has_begun() -> bool:
-        return len(await requests(database)) < 60
+    class Months(LedgerMonths):
+        """Says when a step is over; the pruner rests then."""
 
-    await until(has_begun, "some have gone")
+        async def step(self, before_s: float, *, through: int = 0) -> Step:
+            step = await super().step(before_s, through=through)
+            has_begun.set()
+            return step
+
+    pruner = Pruner(Months(database, step_rows=2), keep_s=KEEP_S, clock=clock)
+    task = asyncio.create_task(pruner.look())
+    await has_begun.wait()
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
