@@ -200,7 +200,7 @@ async def books(app: web.Application) -> AsyncIterator[None]:
         markup_nano=parse_usd(settings.billing.markup),
         waits=app[keys.METRICS].ledger_waits,
     )
-    tasks = [asyncio.create_task(opened.checkpoint_forever(settings.billing.checkpoint_interval_s))]
+    tasks = [asyncio.create_task(opened.accruals.note_forever(settings.billing.checkpoint_interval_s))]
     if settings.ledger.keep_s:
         tasks.append(asyncio.create_task(pruning(app)))
     yield

@@ -21,6 +21,7 @@ from types import TracebackType
 
 from msgspec import Struct
 
+from bitmesh_proxy.billing.accruals import Accruals
 from bitmesh_proxy.billing.bill import Bill
 from bitmesh_proxy.billing.settlements import Settlements
 from bitmesh_proxy.calls import Basis, Usage
@@ -226,8 +227,7 @@ class Books:
         self.markup_nano = markup_nano
         self.clock = clock
         self.waits = waits or LedgerWaits()
-        self._watched: dict[str, Callable[[], Accrued | None]] = {}
-        self._noted: dict[str, Accrued] = {}
+        self.accruals = Accruals(ledger)
 
     def number_of(self, name: str) -> int | None:
         """What the rows have for a model's name; None as long as no row has named it."""
@@ -269,35 +269,12 @@ class Books:
     def watch(self, reservation: Reservation, accrued: Callable[[], Accrued | None]) -> None:
         """Note now and then what a running call has delivered (None: nothing yet), for the case of a crash."""
         reservation.is_watched = True
-        self._watched[reservation.request_id] = accrued
+        self.accruals.watched[reservation.request_id] = accrued
 
     def forget(self, reservation: Reservation) -> Accrued | None:
         """End ``watch``; gives what was delivered by then."""
-        self._noted.pop(reservation.request_id, None)
-        watched = self._watched.pop(reservation.request_id, None)
+        watched = self.accruals.forget(reservation.request_id)
         return watched() if watched is not None and reservation.is_open else None
-
-    async def checkpoint_forever(self, interval_s: float) -> None:
-        """The clockwork behind ``watch``: one write for all running calls."""
-        while True:
-            await asyncio.sleep(interval_s)
-            await self.checkpoint()
-
-    async def checkpoint(self) -> None:
-        """Write what has changed since the last time."""
-        changed: dict[str, Accrued] = {}
-        for request_id, accrued in list(self._watched.items()):
-            now = accrued()
-            if now is not None and self._noted.get(request_id) != now:
-                changed[request_id] = now
-        if not changed:
-            return
-        try:
-            await self._ledger.checkpoint(changed)
-        except Unavailable as exc:
-            log.warning("what running calls delivered could not be noted: %s", exc.message)
-        else:
-            self._noted.update((each, now) for each, now in changed.items() if each in self._watched)
 
     def closing(self, request_id: str, outcome: Outcome, context: RequestContext | None = None) -> Closing:
         """The row's last values. Without a context (a job's end) there are no times."""

@@ -21,7 +21,7 @@ from msgspec import Struct
 from bitmesh_proxy.calls import Basis, Usage
 from bitmesh_proxy.errors import AuthenticationFailed
 from bitmesh_proxy.money import NanoUsd
-from bitmesh_proxy.storage.bulk import Item, close_requests, open_requests
+from bitmesh_proxy.storage.bulk import Item, close_requests, note_accrued, open_requests
 from bitmesh_proxy.storage.database import Database, Row
 from bitmesh_proxy.storage.names import MAX_REMEMBERED, NameOrNumber, Names, make_number
 from bitmesh_proxy.storage.runs import Runs
@@ -194,12 +194,8 @@ class LedgerStore:
 
     def checkpoint(self, accrued: Mapping[str, Accrued]) -> asyncio.Future[None]:
         """Note for open requests (by id) what they have delivered so far. Closed ones are left as they are."""
-        rows = [(each.cost_nano_usd, each.charge_nano_usd, request_id) for request_id, each in accrued.items()]
-
-        def update(connection: sqlite3.Connection) -> None:
-            connection.executemany(_CHECKPOINT, rows)
-
-        return self._database.submit(update)
+        items = [(request_id, each.cost_nano_usd, each.charge_nano_usd) for request_id, each in accrued.items()]
+        return self._database.submit(partial(note_accrued, items=items))
 
     async def resolve_interrupted(self, *, alive: Sequence[int], newest: int | None = None) -> int:
         """At start: close the open requests that no living process serves and no open job holds. Gives how many.
@@ -304,10 +300,6 @@ def _closing_item(closing: Closing, provider: int | None, upstream_model: int | 
         closing.total_ms,
     )
 
-
-_CHECKPOINT = """
-UPDATE requests SET accrued_cost_nano_usd = ?, accrued_charge_nano_usd = ? WHERE id = ? AND state = 'open'
-"""
 
 _RESOLVE = """
 UPDATE requests

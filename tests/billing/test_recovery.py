@@ -63,7 +63,7 @@ async def main():
     books = Books(
         LedgerStore(database), settlements=Settlements(), instance=instance.number, markup_nano=10**9
     )
-    noting = asyncio.create_task(books.checkpoint_forever(0.001))
+    noting = asyncio.create_task(books.accruals.note_forever(0.001))
     await asyncio.gather(*(serve(books) for _ in range(32)))
 
 asyncio.run(main())

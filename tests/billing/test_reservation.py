@@ -293,43 +293,6 @@ async def test_hand_over_leaves_the_row_to_the_job(books: Books, caller: Caller,
     assert (closing.first_byte_ms, closing.total_ms, closing.charge_nano_usd) == (None, None, 100)
 
 
-async def test_running_calls_are_noted_when_they_move(books: Books, caller: Caller, ledger: LedgerStore) -> None:
-    delivered: Accrued | None = None
-    asked = 0
-
-    def accrued() -> Accrued | None:
-        nonlocal asked
-        asked += 1
-        return delivered
-
-    async with reserve(books, caller) as reservation:
-        books.watch(reservation, accrued)
-        await books.checkpoint()
-        assert (await row_of(ledger)).accrued_charge_nano_usd == 0
-        delivered = ACCRUED
-        await books.checkpoint()
-        row = await row_of(ledger)
-        assert (row.accrued_cost_nano_usd, row.accrued_charge_nano_usd) == (30, 40)
-        await reservation.settle(DONE)
-    asked = 0
-    await books.checkpoint()
-    assert asked == 0
-
-
-async def test_note_that_could_not_be_written_is_written_later(
-    books: Books, caller: Caller, ledger: LedgerStore, path: Path
-) -> None:
-    async with reserve(books, caller) as reservation:
-        books.watch(reservation, lambda: ACCRUED)
-        lock = Lock(path)
-        await books.checkpoint()
-        lock.release()
-        assert (await row_of(ledger)).accrued_charge_nano_usd == 0
-        await books.checkpoint()
-        assert (await row_of(ledger)).accrued_charge_nano_usd == 40
-        await reservation.settle(DONE)
-
-
 async def test_200_at_once_against_a_balance_for_7(
     books: Books, caller: Caller, database: Database, ledger: LedgerStore
 ) -> None:

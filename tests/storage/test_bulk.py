@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bitmesh_proxy.errors import Conflict, InsufficientBalance
-from bitmesh_proxy.storage.bulk import CLOSING_COLUMNS, OPENING_COLUMNS, close_requests, open_requests
+from bitmesh_proxy.storage.bulk import CLOSING_COLUMNS, OPENING_COLUMNS, close_requests, note_accrued, open_requests
 from bitmesh_proxy.storage.migrations import load_migrations, split_statements
 from bitmesh_proxy.storage.writer import Failed
 
@@ -99,6 +99,24 @@ def test_closing_again_does_nothing(small_books: Callable[[int], sqlite3.Connect
     twice = [closed("a", 1), closed("b", 2), closed("b", 1), closed("unknown", 1), closed("c", 2)]
     assert close_requests(connection, twice) == [False, True, False, False, True]
     assert account(connection) == (4, 2)
+
+
+@pytest.mark.parametrize("count", [1, 3, 31, 32, 33, 64, 100])
+def test_what_was_delivered_is_noted_of_open_rows_only(
+    count: int, small_books: Callable[[int], sqlite3.Connection]
+) -> None:
+    connection = small_books(1000)
+    ids = [f"r{number}" for number in range(count)]
+    open_requests(connection, [opened(request_id, 1) for request_id in [*ids, "unasked"]])
+    close_requests(connection, [closed(ids[0], 1)])
+    note_accrued(connection, [(request_id, 2**62 + at, at) for at, request_id in enumerate([*ids, "unknown"])])
+    noted = connection.execute("SELECT id, accrued_cost_nano_usd, accrued_charge_nano_usd FROM requests")
+    assert {row[0]: row[1:] for row in noted} == {
+        **{request_id: (2**62 + at, at) for at, request_id in enumerate(ids)},
+        ids[0]: (0, 0),
+        "unasked": (0, 0),
+    }
+    assert account(connection) == (999, count)
 
 
 def test_what_is_not_known_at_the_end_stays_as_it_was(small_books: Callable[[int], sqlite3.Connection]) -> None:
