@@ -302,6 +302,31 @@ def test_budget_that_comes_later_counts_what_is_in_runs(books: sqlite3.Connectio
         assert spend(books) == counted, rows
 
 
+@pytest.mark.parametrize("rows_in_runs", [0, 2, 4])
+def test_budget_that_comes_later_counts_all_the_same_after_a_wrong_clock(
+    rows_in_runs: int, books: sqlite3.Connection
+) -> None:
+    """A newest request of the future, and an open one of long ago, do not hide what was spent today."""
+    (now_ms,) = books.execute("SELECT 1000 * strftime('%s', 'now')").fetchone()
+    for name, began_ms in (("slow", 86_400_000), ("today", now_ms), ("fast", 2_124_144_000_000)):
+        open_request(books, name, 10, started_at_ms=began_ms)
+    for name in ("today", "fast"):
+        settle(books, name, 7)
+    open_request(books, "other", 10, key=2, started_at_ms=2_124_144_000_000)
+    if rows_in_runs:
+        assert extend_runs(books, run_rows=rows_in_runs)
+    books.execute("UPDATE keys SET budget_day_nano_usd = 140 WHERE number = 1")
+    (today,) = books.execute("SELECT strftime('%Y-%m-%d', ? / 1000, 'unixepoch')", (now_ms,)).fetchone()
+    counted = {"1970-01-02": (0, 10), today: (7, 0), "2037-04-24": (7, 0)}
+    of_key = books.execute("SELECT period, spent_nano_usd, held_nano_usd FROM key_spend WHERE key = 1")
+    assert {period: tuple(sums) for period, *sums in of_key} == {
+        **counted,
+        **{day[:7]: sums for day, sums in counted.items()},
+    }
+    settle(books, "slow", 0, state="released")
+    assert spend(books)["1970-01-02"] == (0, 0)
+
+
 def test_request_belongs_to_what_is_there_and_stays(books: sqlite3.Connection) -> None:
     with pytest.raises(sqlite3.IntegrityError, match=r"^requests_have_a_key$"):
         open_request(books, "r", 0, key=3)
