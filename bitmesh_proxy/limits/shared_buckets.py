@@ -39,6 +39,9 @@ MAX_REMEMBERED = 16_384
 
 #: The first words of a table hold the secret.
 SECRET_WORDS = 2
+#: A word of the whole memory, in the first table's head: how often a place has got another name. As long as it says the
+#: same, all is where it was.
+MOVES_AT = SECRET_WORDS
 #: Places begin behind so many, with a line of the processor's caches.
 FIRST_WORDS = 8
 #: Of a bucket's place: its name, when it is full in units and parts of one, and the unit.
@@ -275,7 +278,8 @@ class BucketSharedStorage(Storage, TokenBucketSupport):
                 return int(soonest - now_us)
             at = row[moments.index(soonest)]
         # A kill between any two of these must leave neither the newcomer somebody's emptiness, nor whoever was here a
-        # unit that is not its own.
+        # unit that is not its own, nor anybody in the belief that nothing has moved.
+        words[MOVES_AT] += 1
         words[at + FULL] = 0
         words[at] = 0
         words[at + UNIT] = unit

@@ -15,7 +15,7 @@ from bitmesh_proxy.limits.base import Bucket, Limit
 from bitmesh_proxy.limits.concurrency import ConcurrencyLimit
 from bitmesh_proxy.limits.passage import Passage
 from bitmesh_proxy.limits.per_key import KeyLimit
-from bitmesh_proxy.limits.shared_buckets import BucketSharedStorage, Place, Places, unit_of
+from bitmesh_proxy.limits.shared_buckets import MOVES_AT, BucketSharedStorage, Place, Places, unit_of
 from bitmesh_proxy.limits.shared_gate import Gate, Slot
 from bitmesh_proxy.shared_memory import SharedMemory
 
@@ -129,6 +129,7 @@ class SharedConcurrencyLimit(ConcurrencyLimit):
         for at in self._places.of_row(place):
             if not self._sum_at(at):
                 place.at = at
+                self._memory.words[MOVES_AT] += 1  # first, as somebody may be killed between the two
                 self._memory.words[at] = place.name
                 return True
         return False

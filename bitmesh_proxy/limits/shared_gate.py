@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fcntl import LOCK_EX, LOCK_UN, flock
+from math import floor
+from typing import TypeAlias
 
 from msgspec import Struct
 
 from bitmesh_proxy.limits.base import Bucket, Limit, Passed
-from bitmesh_proxy.limits.shared_buckets import FULL, BucketSharedStorage, Place, Places, unit_of
-from bitmesh_proxy.limits.token_bucket import MICROSECONDS
+from bitmesh_proxy.limits.shared_buckets import FULL, MOVES_AT, BucketSharedStorage, Place, Places, unit_of
 from bitmesh_proxy.shared_memory import SharedMemory
 
 
@@ -33,10 +34,15 @@ class Slot(Struct, frozen=True, gc=False):
     limit: int
 
 
+#: Of a limit: where its bucket says when it is full, units of a microsecond, the limit's parts of a unit, token and
+#: capacity in units, and what is said of a bucket that was full. Tuples, as they are taken apart with every request.
+_Way: TypeAlias = tuple[Limit, int, int, int, int, int, tuple[Limit, int]]
+
+
 class Gate:
     """A caller's buckets, all in ``memory``, and the slot for a call under way. ``clock`` is that of the buckets."""
 
-    __slots__ = ("_clock", "_memory", "_slot", "_untold", "_ways")
+    __slots__ = ("_buckets", "_clock", "_counts_at", "_memory", "_moves", "_own_at", "_slot", "_untold", "_ways")
 
     def __init__(
         self,
@@ -52,15 +58,12 @@ class Gate:
         self._clock = clock
         self._slot = slot
         self._untold = untold
-        #: Tuples, because they are taken apart with every request: limit, table, place, units of a microsecond, the
-        #: limit's parts of a unit, and token and capacity in units.
-        self._ways: list[tuple[Limit, Places, Place, int, int, int, int]] = []
-        for storage, bucket in buckets:
-            limit, places = bucket.limit, storage.places
-            unit = unit_of(limit.amount, limit.token)
-            parts = limit.amount // unit
-            way = limit, places, places.of(bucket.key), unit, parts, limit.token // parts, limit.capacity // parts
-            self._ways.append(way)
+        self._buckets = [(bucket.limit, each.places, each.places.of(bucket.key)) for each, bucket in buckets]
+        #: What ``MOVES_AT`` said when the places were looked for; they are where they were as long as it says that.
+        self._moves = -1
+        self._ways: list[_Way] = []
+        self._own_at = 0
+        self._counts_at: Sequence[int] = ()
 
     def enter(self) -> list[Passed] | None:
         """Take a token of each bucket, and a slot, which is to be given back once; says of each bucket how it stands.
@@ -68,31 +71,36 @@ class Gate:
 
         In one piece, as every call comes this way.
         """
-        memory, slot = self._memory, self._slot
-        words, slot_place = memory.words, slot.place
+        memory = self._memory
+        words = memory.words
         passed: list[Passed] = []
         memory.threads.acquire()
         flock(memory.lock_descriptor, LOCK_EX)
         try:
-            if words[slot_place.at] != slot_place.name and not slot.places.is_found(slot_place):
+            if words[MOVES_AT] != self._moves and not self._has_found_all():
                 return None
-            slot_at = slot_place.at
-            if slot.limit and sum(words[slot_at + 1 : slot_at + slot.end]) >= slot.limit:
-                return None
-            now_us = int(self._clock() * MICROSECONDS + 0.5)
-            for limit, places, place, unit, parts, token, capacity in self._ways:
-                if words[place.at] != place.name and not places.is_found(place):
-                    break
-                full = place.at + FULL
+            most = self._slot.limit
+            if most:
+                under_way = 0
+                for at in self._counts_at:  # a slice of the memory would cost more than two of them
+                    under_way += words[at]
+                if under_way >= most:
+                    return None
+            now_us = floor(self._clock() * 1e6 + 0.5)
+            for limit, full, unit, parts, token, capacity, fresh in self._ways:
                 now = now_us * unit
-                missing = words[full] - now
-                missing = token if missing < 0 else missing + token
-                if missing > capacity:
-                    break
-                words[full] = now + missing
-                passed.append((limit, missing * parts))
+                was_full_at = words[full]
+                if was_full_at <= now:
+                    words[full] = now + token
+                    passed.append(fresh)
+                else:
+                    missing = was_full_at - now + token
+                    if missing > capacity:
+                        break
+                    words[full] = was_full_at + token
+                    passed.append((limit, missing * parts))
             else:
-                words[slot_at + slot.own] += 1
+                words[self._own_at] += 1
                 return passed[self._untold :]
             self._put_back(len(passed))
             return None
@@ -100,8 +108,27 @@ class Gate:
             flock(memory.lock_descriptor, LOCK_UN)
             memory.threads.release()
 
+    def _has_found_all(self) -> bool:
+        """Look where all is. Under the lock."""
+        slot, moves = self._slot, self._memory.words[MOVES_AT]
+        if not slot.places.is_found(slot.place):
+            return False
+        ways: list[_Way] = []
+        for limit, places, place in self._buckets:
+            if not places.is_found(place):
+                return False
+            unit = unit_of(limit.amount, limit.token)
+            parts = limit.amount // unit
+            token, capacity = limit.token // parts, limit.capacity // parts
+            ways.append((limit, place.at + FULL, unit, parts, token, capacity, (limit, token * parts)))
+        self._ways = ways
+        self._own_at = slot.place.at + slot.own
+        self._counts_at = range(slot.place.at + 1, slot.place.at + slot.end)
+        self._moves = moves
+        return True
+
     def _put_back(self, count: int) -> None:
         """Undo what was taken of the first so many buckets, under the same lock: nobody has seen it."""
         words = self._memory.words
-        for _, _, place, _, _, token, _ in self._ways[:count]:
-            words[place.at + FULL] -= token
+        for _, full, _, _, token, _, _ in self._ways[:count]:
+            words[full] -= token

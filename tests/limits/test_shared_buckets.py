@@ -200,7 +200,7 @@ class TestRoom:
         assert storage.bucket_count() == WAYS
         memory.close()
 
-    @pytest.mark.parametrize("stores", range(8))
+    @pytest.mark.parametrize("stores", range(9))
     def test_who_is_killed_while_it_takes_a_place_leaves_everybody_what_they_have(
         self, clock: HandClock, stores: int
     ) -> None:
@@ -212,7 +212,7 @@ class TestRoom:
         assert limiter.hit(odd, "was-here")
         clock.now_s += 10  # full again, and so the only one whose place may be given away
         victim = TokenBucketRateLimiter(BucketSharedStorage(dying(memory, stores=stores), clock=clock, rows=1))
-        if stores < 6:
+        if stores < 7:
             with pytest.raises(Killed):
                 victim.hit(SIXTY, "newcomer")
         else:

@@ -6,6 +6,7 @@ import random
 import re
 import signal
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 
@@ -215,6 +216,60 @@ def test_a_place_that_was_given_away_is_found_again(memory: SharedMemory, clock:
     worker.one_by_one()
     assert gate.enter() is not None
     assert worker.slots.running("key") == 2
+
+
+@pytest.mark.parametrize("stores", range(9))
+def test_whose_place_somebody_took_who_was_killed_does_not_use_it(stores: int, clock: HandClock) -> None:
+    memory = SharedMemory.create(
+        BucketSharedStorage.words_for(1) + SharedConcurrencyLimit.words_for(SEATS), name="test"
+    )
+    slots = SharedConcurrencyLimit(memory, seat=0, seats=SEATS, rows=ROWS, at=BucketSharedStorage.words_for(1))
+
+    def limit_on(memory: SharedMemory) -> Limit:
+        return Limit(BucketSharedStorage(memory, clock=clock, rows=1), per_minute(6), policy="key", who="here", burst=4)
+
+    limit = limit_on(memory)
+    limit.admit("was-here")
+    with slots.enter("key", MOST):
+        pass
+    gate = slots.gate("key", MOST, [limit.bucket("was-here")], untold=0)
+    assert gate is not None
+    assert gate.enter() is not None
+    clock.now_us += 40_000_000  # full again, and so the only one whose place may be given away
+    for number in range(WAYS - 1):
+        for _ in range(4):
+            limit.admit(f"other-{number}")
+    with pytest.raises(Killed) if stores < 7 else nullcontext():
+        limit_on(dying(memory, stores=stores)).admit("newcomer")
+    # What is asked for now is taken by "was-here" itself, wherever its place is, or by nobody.
+    taken = gate.enter() is not None
+    how_it_stands = limit.buckets.get_bucket(limit.key_of("was-here"), 6, 60, burst=4).remaining
+    assert how_it_stands == (3 if taken else 4)
+    assert taken == (stores <= 2), "a place that has no name any more is nobody's"
+    # Of the newcomer's four tokens one is gone at most, which it took itself.
+    newcomer = limit.buckets.get_bucket(limit.key_of("newcomer"), 6, 60, burst=4)
+    assert newcomer.remaining >= 3
+    memory.close()
+
+
+def test_a_slot_that_was_given_away_is_not_used(clock: HandClock) -> None:
+    slots_words = SharedConcurrencyLimit.words_for(SEATS, rows=1)
+    memory = SharedMemory.create(BucketSharedStorage.words_for(1) + slots_words, name="test")
+    slots = SharedConcurrencyLimit(memory, seat=0, seats=SEATS, rows=1, at=BucketSharedStorage.words_for(1))
+    limit = Limit(BucketSharedStorage(memory, clock=clock, rows=1), per_minute(60), policy="key", who="here")
+    limit.admit("key")
+    with slots.enter("key", MOST):
+        pass
+    gate = slots.gate("key", MOST, [limit.bucket("key")], untold=0)
+    assert gate is not None
+    assert gate.enter() is not None
+    slots.give_back("key")
+    others = [f"other-{number}" for number in range(WAYS)]
+    for name in others:
+        slots.take(name, MOST)
+    assert gate.enter() is None, "there is no place for it any more"
+    assert [slots.running(name) for name in ("key", *others)] == [0] + [1] * WAYS
+    memory.close()
 
 
 def test_there_is_none_where_buckets_are_elsewhere_or_too_odd(memory: SharedMemory, clock: HandClock) -> None:
