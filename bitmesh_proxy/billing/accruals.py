@@ -15,6 +15,7 @@ from typing import Final
 
 from bitmesh_proxy.errors import Unavailable
 from bitmesh_proxy.storage.bulk import MAX_ROWS
+from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.ledger import Accrued, LedgerStore
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class Accruals:
             return
         try:
             await self._ledger.checkpoint(changed)
-        except Unavailable as exc:
-            log.warning("what running calls delivered could not be noted: %s", exc.message)
+        except (Unavailable, StorageError) as exc:
+            log.warning("what running calls delivered could not be noted: %s", exc)
         else:
             self._noted.update((each, now) for each, now in changed.items() if each in watched)

@@ -11,7 +11,9 @@ import pytest
 from bitmesh_proxy.billing.accruals import MOST_PARTS, PART_CALLS, Accruals
 from bitmesh_proxy.billing.reservation import Books
 from bitmesh_proxy.context import Caller
+from bitmesh_proxy.errors import Unavailable
 from bitmesh_proxy.money import NanoUsd
+from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.ledger import Accrued, LedgerStore
 from tests.billing.test_reservation import ACCRUED, DONE, Lock, reserve, row_of
 
@@ -22,10 +24,13 @@ class KeptNotes:
     def __init__(self) -> None:
         self.told: dict[str, Accrued] = {}
         self.sizes: list[int] = []
+        self.troubles: list[Exception] = []
         self.wanted = 0
         self.has_all = asyncio.Event()
 
     async def checkpoint(self, accrued: dict[str, Accrued]) -> None:
+        if self.troubles:
+            raise self.troubles.pop()
         self.told |= accrued
         self.sizes.append(len(accrued))
         if len(self.told) == self.wanted:
@@ -81,6 +86,21 @@ async def test_note_that_could_not_be_written_is_written_later(
         await books.accruals.note()
         assert (await row_of(ledger)).accrued_charge_nano_usd == 40
         await reservation.settle(DONE)
+
+
+@pytest.mark.parametrize("trouble", [Unavailable("The disk is full."), StorageError("a fault of ours")])
+async def test_trouble_with_the_books_does_not_end_it(
+    trouble: Exception, accruals: Accruals, kept: KeptNotes, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept.troubles.append(trouble)
+    kept.wanted = 1
+    accruals.watched["call"] = delivered(3)
+    noting = asyncio.create_task(accruals.note_forever(0.001))
+    try:
+        await asyncio.wait_for(kept.has_all.wait(), 20)
+    finally:
+        noting.cancel()
+    assert str(trouble) in caplog.messages[0]
 
 
 async def test_what_has_not_moved_is_not_written_again(accruals: Accruals, kept: KeptNotes) -> None:
