@@ -41,12 +41,12 @@ class Accruals:
         return self.watched.pop(request_id, None)
 
     async def note_forever(self, interval_s: float) -> None:
-        """``note`` all in each interval, bit by bit."""
+        """``note`` all in each interval, bit by bit. Where writing takes long, others have their turn in between."""
         loop = asyncio.get_running_loop()
         due_s = loop.time()
         while True:
-            parts = min(MOST_PARTS, max(1, -(-len(self.watched) // PART_CALLS)))
-            due_s = max(due_s + interval_s / parts, loop.time())
+            pause_s = interval_s / min(MOST_PARTS, max(1, -(-len(self.watched) // PART_CALLS)))
+            due_s = max(due_s + pause_s, loop.time() + pause_s / 2)
             await asyncio.sleep(due_s - loop.time())
             await self.note(max(PART_CALLS, -(-len(self.watched) // MOST_PARTS)))
 

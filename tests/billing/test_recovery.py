@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from bitmesh_proxy.storage.instances import census, register_instance
 from bitmesh_proxy.storage.jobs import JobStore, NewJob
 from bitmesh_proxy.storage.ledger import Accrued, LedgerStore
 from bitmesh_proxy.storage.verification import verify_books
-from tests.storage.examples import NOON_S, opening, usd
+from tests.storage.examples import NOON_S, open_database, opening, usd
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,15 +76,20 @@ def idempotency(database: Database) -> IdempotencyStore:
     return IdempotencyStore(database, instance=0)
 
 
+@pytest.fixture
+async def patient_database(database: Database, path: Path) -> AsyncIterator[Database]:
+    """The same books, for one who waits while somebody else writes without a rest."""
+    patient = await open_database(path, busy_timeout_s=30)
+    yield patient
+    await patient.close()
+
+
 @pytest.mark.parametrize("settled_at_least", [1, 100])
 async def test_killed_in_the_middle_the_books_balance(
-    settled_at_least: int,
-    database: Database,
-    path: Path,
-    caller: Caller,
-    ledger: LedgerStore,
-    idempotency: IdempotencyStore,
+    settled_at_least: int, patient_database: Database, path: Path, caller: Caller
 ) -> None:
+    database = patient_database
+    ledger, idempotency = LedgerStore(database), IdempotencyStore(database, instance=0)
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
