@@ -34,9 +34,9 @@ class Slot(Struct, frozen=True, gc=False):
     limit: int
 
 
-#: Of a limit: where its bucket says when it is full, units of a microsecond, the limit's parts of a unit, token and
-#: capacity in units, and what is said of a bucket that was full. Tuples, as they are taken apart with every request.
-_Way: TypeAlias = tuple[Limit, int, int, int, int, int, tuple[Limit, int]]
+#: Of a limit: units of a microsecond, its parts of a unit, token and capacity in units, and what is said of a bucket
+#: that was full. Tuples, as they are taken apart with every request.
+_Terms: TypeAlias = tuple[Limit, int, int, int, int, tuple[Limit, int]]
 
 
 class Gate:
@@ -58,10 +58,11 @@ class Gate:
         self._clock = clock
         self._slot = slot
         self._untold = untold
-        self._buckets = [(bucket.limit, each.places, each.places.of(bucket.key)) for each, bucket in buckets]
+        self._buckets = [(each.places, each.places.of(bucket.key), _terms_of(bucket.limit)) for each, bucket in buckets]
         #: What ``MOVES_AT`` said when the places were looked for; they are where they were as long as it says that.
         self._moves = -1
-        self._ways: list[_Way] = []
+        #: Where each bucket says when it is full, with the terms.
+        self._ways: list[tuple[int, _Terms]] = []
         self._own_at = 0
         self._counts_at: Sequence[int] = ()
 
@@ -87,7 +88,7 @@ class Gate:
                 if under_way >= most:
                     return None
             now_us = floor(self._clock() * 1e6 + 0.5)
-            for limit, full, unit, parts, token, capacity, fresh in self._ways:
+            for full, (limit, unit, parts, token, capacity, fresh) in self._ways:
                 now = now_us * unit
                 was_full_at = words[full]
                 if was_full_at <= now:
@@ -113,15 +114,9 @@ class Gate:
         slot, moves = self._slot, self._memory.words[MOVES_AT]
         if not slot.places.is_found(slot.place):
             return False
-        ways: list[_Way] = []
-        for limit, places, place in self._buckets:
-            if not places.is_found(place):
-                return False
-            unit = unit_of(limit.amount, limit.token)
-            parts = limit.amount // unit
-            token, capacity = limit.token // parts, limit.capacity // parts
-            ways.append((limit, place.at + FULL, unit, parts, token, capacity, (limit, token * parts)))
-        self._ways = ways
+        if not all(places.is_found(place) for places, place, _ in self._buckets):
+            return False
+        self._ways = [(place.at + FULL, terms) for _, place, terms in self._buckets]
         self._own_at = slot.place.at + slot.own
         self._counts_at = range(slot.place.at + 1, slot.place.at + slot.end)
         self._moves = moves
@@ -130,5 +125,12 @@ class Gate:
     def _put_back(self, count: int) -> None:
         """Undo what was taken of the first so many buckets, under the same lock: nobody has seen it."""
         words = self._memory.words
-        for _, full, _, _, token, _, _ in self._ways[:count]:
+        for full, (_, _, _, token, _, _) in self._ways[:count]:
             words[full] -= token
+
+
+def _terms_of(limit: Limit) -> _Terms:
+    unit = unit_of(limit.amount, limit.token)
+    parts = limit.amount // unit
+    token = limit.token // parts
+    return limit, unit, parts, token, limit.capacity // parts, (limit, limit.token)
