@@ -218,29 +218,47 @@ def test_a_place_that_was_given_away_is_found_again(memory: SharedMemory, clock:
     assert worker.slots.running("key") == 2
 
 
+class Narrow:
+    """Tables of one row each, and a gate through them that has been used."""
+
+    def __init__(self, clock: HandClock) -> None:
+        slots_at = BucketSharedStorage.words_for(1)
+        self._clock = clock
+        self.memory = SharedMemory.create(slots_at + SharedConcurrencyLimit.words_for(SEATS, rows=1), name="test")
+        self.slots = SharedConcurrencyLimit(self.memory, seat=0, seats=SEATS, rows=1, at=slots_at)
+        self.limit = self.limit_on(self.memory)
+        self.limit.admit("was-here")
+        with self.slots.enter("key", MOST):
+            pass
+        gate = self.slots.gate("key", MOST, [self.limit.bucket("was-here")], untold=0)
+        assert gate is not None
+        assert gate.enter() is not None
+        self.gate = gate
+
+    def limit_on(self, memory: SharedMemory) -> Limit:
+        """The limit, for somebody who has that memory."""
+        buckets = BucketSharedStorage(memory, clock=self._clock, rows=1)
+        return Limit(buckets, per_minute(6), policy="key", who="here", burst=4)
+
+
+@pytest.fixture
+def narrow(clock: HandClock) -> Iterator[Narrow]:
+    made = Narrow(clock)
+    yield made
+    made.memory.close()
+
+
 @pytest.mark.parametrize("stores", range(9))
-def test_whose_place_somebody_took_who_was_killed_does_not_use_it(stores: int, clock: HandClock) -> None:
-    memory = SharedMemory.create(
-        BucketSharedStorage.words_for(1) + SharedConcurrencyLimit.words_for(SEATS), name="test"
-    )
-    slots = SharedConcurrencyLimit(memory, seat=0, seats=SEATS, rows=ROWS, at=BucketSharedStorage.words_for(1))
-
-    def limit_on(memory: SharedMemory) -> Limit:
-        return Limit(BucketSharedStorage(memory, clock=clock, rows=1), per_minute(6), policy="key", who="here", burst=4)
-
-    limit = limit_on(memory)
-    limit.admit("was-here")
-    with slots.enter("key", MOST):
-        pass
-    gate = slots.gate("key", MOST, [limit.bucket("was-here")], untold=0)
-    assert gate is not None
-    assert gate.enter() is not None
+def test_whose_place_somebody_took_who_was_killed_does_not_use_it(
+    stores: int, narrow: Narrow, clock: HandClock
+) -> None:
+    gate, limit = narrow.gate, narrow.limit
     clock.now_us += 40_000_000  # full again, and so the only one whose place may be given away
     for number in range(WAYS - 1):
         for _ in range(4):
             limit.admit(f"other-{number}")
     with pytest.raises(Killed) if stores < 7 else nullcontext():
-        limit_on(dying(memory, stores=stores)).admit("newcomer")
+        narrow.limit_on(dying(narrow.memory, stores=stores)).admit("newcomer")
     # What is asked for now is taken by "was-here" itself, wherever its place is, or by nobody.
     taken = gate.enter() is not None
     how_it_stands = limit.buckets.get_bucket(limit.key_of("was-here"), 6, 60, burst=4).remaining
@@ -249,27 +267,16 @@ def test_whose_place_somebody_took_who_was_killed_does_not_use_it(stores: int, c
     # Of the newcomer's four tokens one is gone at most, which it took itself.
     newcomer = limit.buckets.get_bucket(limit.key_of("newcomer"), 6, 60, burst=4)
     assert newcomer.remaining >= 3
-    memory.close()
 
 
-def test_a_slot_that_was_given_away_is_not_used(clock: HandClock) -> None:
-    slots_words = SharedConcurrencyLimit.words_for(SEATS, rows=1)
-    memory = SharedMemory.create(BucketSharedStorage.words_for(1) + slots_words, name="test")
-    slots = SharedConcurrencyLimit(memory, seat=0, seats=SEATS, rows=1, at=BucketSharedStorage.words_for(1))
-    limit = Limit(BucketSharedStorage(memory, clock=clock, rows=1), per_minute(60), policy="key", who="here")
-    limit.admit("key")
-    with slots.enter("key", MOST):
-        pass
-    gate = slots.gate("key", MOST, [limit.bucket("key")], untold=0)
-    assert gate is not None
-    assert gate.enter() is not None
+def test_a_slot_that_was_given_away_is_not_used(narrow: Narrow) -> None:
+    slots = narrow.slots
     slots.give_back("key")
     others = [f"other-{number}" for number in range(WAYS)]
     for name in others:
         slots.take(name, MOST)
-    assert gate.enter() is None, "there is no place for it any more"
+    assert narrow.gate.enter() is None, "there is no place for it any more"
     assert [slots.running(name) for name in ("key", *others)] == [0] + [1] * WAYS
-    memory.close()
 
 
 def test_there_is_none_where_buckets_are_elsewhere_or_too_odd(memory: SharedMemory, clock: HandClock) -> None:
