@@ -47,14 +47,12 @@ MAX_BATCH = 512
 #: The queue takes so many times ``max_pending`` for work that is not new: each open request has one closing to write.
 LENIENCE = 4
 #: A transaction logs each page it has changed once, however many rows of it have changed: with a thousand accounts that
-#: is a tenth of the writer's work. So after a batch of ``BUSY_SIZE`` or more, the next one is gathered until a turn of
-#: the event loop brings nothing more, or it has ``GATHERED_SIZE``. Nobody waits for that, as the loop has work to do.
-#: (A thousand calls a second make batches of three or four, which are handed over at once.)
-BUSY_SIZE = 12
+#: is a tenth of the writer's work. So after a batch of ``BUSY_SIZE`` or more, the next one is gathered until
+#: ``QUIET_TURNS`` turns of the event loop bring nothing more, or it has ``GATHERED_SIZE``. Nobody waits for that, as
+#: the loop has work to do. (A thousand calls a second make batches of three or four, which are handed over at once.)
+BUSY_SIZE = 6
 GATHERED_SIZE = 32
-#: Where writers of several processes take turns, each transaction first reads again what the others have changed, which
-#: is worth a wait: then it is so long.
-PAUSE_S = 0.001
+QUIET_TURNS = 2
 #: The free space is looked up this often at most.
 SPACE_CHECK_INTERVAL_S = 1.0
 
@@ -119,14 +117,12 @@ class Writer:
         min_free_bytes: int,
         turns: AbstractContextManager[None] | None = None,
         watch: Watch | None = None,
-        pause_s: float = PAUSE_S,
     ) -> None:
         """``turns`` is entered for each transaction, in the thread: see ``turns.py``. ``watch`` is for operations, not
         for items."""
         self._connect = connect
         self._turns = turns or nullcontext()
         self._watch = watch
-        self._pause_s = None if turns is None else pause_s
         self._directory = path.parent
         self._max_pending = max_pending
         self._min_free_bytes = min_free_bytes
@@ -234,20 +230,16 @@ class Writer:
         if batch.size < BUSY_SIZE:
             self._hand_over()
         else:
-            self._gather(-1)
+            self._gather(-1, QUIET_TURNS)
 
-    def _gather(self, size_before: int) -> None:
-        """Hand over when there is enough, or nothing more has come since ``size_before``; where writers take turns,
-        after one turn of the loop and a pause."""
+    def _gather(self, size_before: int, quiet_turns: int) -> None:
+        """Hand over when there is enough, or ``quiet_turns`` more turns of the loop bring nothing."""
         size = self._waiting_size
-        if size >= GATHERED_SIZE or self._is_closed:
-            self._hand_over()
-        elif size_before < 0 or (self._pause_s is None and size > size_before):
-            self._loop.call_soon(self._gather, size)
-        elif self._pause_s is None:
+        quiet_turns = QUIET_TURNS if size > size_before else quiet_turns - 1
+        if size >= GATHERED_SIZE or not quiet_turns or self._is_closed:
             self._hand_over()
         else:
-            self._loop.call_later(self._pause_s, self._hand_over)
+            self._loop.call_soon(self._gather, size, quiet_turns)
 
     # ------------------------------------------------------------ in the thread
 

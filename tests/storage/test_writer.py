@@ -7,7 +7,6 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,17 @@ import pytest
 from bitmesh_proxy.errors import InsufficientBalance, NotFound, Unavailable
 from bitmesh_proxy.metrics import WRITE_BOUNDS_MS
 from bitmesh_proxy.storage.failures import StorageError
-from bitmesh_proxy.storage.writer import BUSY_SIZE, GATHERED_SIZE, LENIENCE, MAX_BATCH, Bulk, Failed, Writer, end_future
+from bitmesh_proxy.storage.writer import (
+    BUSY_SIZE,
+    GATHERED_SIZE,
+    LENIENCE,
+    MAX_BATCH,
+    QUIET_TURNS,
+    Bulk,
+    Failed,
+    Writer,
+    end_future,
+)
 
 MakeWriter = Callable[..., Writer]
 
@@ -352,34 +361,20 @@ async def test_what_is_submitted_by_those_who_hear_goes_together(make_writer: Ma
     assert bulk.sizes == [10, 10]
 
 
-@pytest.mark.parametrize(("size", "batches"), [(BUSY_SIZE - 1, 3), (BUSY_SIZE, 2)])
-async def test_where_writers_take_turns_more_may_join_after_a_large_batch(
-    make_writer: MakeWriter, size: int, batches: int
-) -> None:
-    writer = make_writer(turns=nullcontext(), pause_s=0.1)
-    futures = [writer.submit(add(f"first-{number}")) for number in range(size)]
-    heard = asyncio.Event()
-    futures[-1].add_done_callback(lambda _: heard.set())
-    await heard.wait()
-    one = writer.submit(add("one"))
-    if batches == 3:
-        await one
-    two = writer.submit(add("two"))
-    await asyncio.gather(*futures, one, two)
-    assert writer.commits == batches
-
-
 @pytest.mark.parametrize(
-    ("before", "turns", "sizes"),
+    ("before", "count", "each", "sizes"),
     [
-        (BUSY_SIZE - 1, 4, [2]),  # handed over in the next turn, as ever
-        (BUSY_SIZE, 4, [4]),
-        (BUSY_SIZE, 2 * GATHERED_SIZE, [GATHERED_SIZE]),
+        (BUSY_SIZE - 1, 4, 1, [2]),  # handed over in the next turn, as ever
+        (BUSY_SIZE, 4, 1, [4]),
+        (BUSY_SIZE, 4, QUIET_TURNS, [4]),
+        (BUSY_SIZE, 2, QUIET_TURNS + 2, [1, 1]),
+        (BUSY_SIZE, 2 * GATHERED_SIZE, 1, [GATHERED_SIZE]),
     ],
 )
 async def test_after_a_large_batch_the_next_is_gathered_while_the_loop_brings_more(
-    make_writer: MakeWriter, before: int, turns: int, sizes: list[int]
+    make_writer: MakeWriter, before: int, count: int, each: int, sizes: list[int]
 ) -> None:
+    """``count`` items come, one in each so many turns of the loop."""
     writer = make_writer(max_pending=1000)
     bulk = AddMany()
     heard: list[str] = []
@@ -387,14 +382,16 @@ async def test_after_a_large_batch_the_next_is_gathered_while_the_loop_brings_mo
 
     def hear(name: str) -> None:
         heard.append(name)
-        if len(heard) == turns:
+        if len(heard) == count:
             is_done.set()
 
-    def come(number: int) -> None:
-        """One item in each turn of the loop, the next one's first."""
-        if number + 1 < turns:
-            loop.call_soon(come, number + 1)
-        writer.submit_item_now(bulk, f"n{number}", hear)
+    def come(turn: int) -> None:
+        """The next turn's is first."""
+        number, rest = divmod(turn, each)
+        if number + 1 < count:
+            loop.call_soon(come, turn + 1)
+        if not rest:
+            writer.submit_item_now(bulk, f"n{number}", hear)
 
     loop = asyncio.get_running_loop()
     large = [writer.submit(add(f"before-{number}")) for number in range(before)]
