@@ -129,8 +129,13 @@ async def _look_back(settings: Settings, database: Database) -> Finding:
     """Rows that are older than they should be: the service does not run, or a request keeps them. And rows that a wrong
     clock has left."""
     months, keep_s, now_s = LedgerMonths(database), settings.ledger.keep_s, time.time()
-    oldest_s, summed_up_s = await months.oldest_s(), await months.last_summed_up_s()
-    detail = "no rows yet" if oldest_s is None else f"rows since {show_day(oldest_s)}"
+    right_s = now_s + MAX_CLOCK_ERROR_S
+    oldest_s, summed_up_s = await months.oldest_s(right_s), await months.last_summed_up_s()
+    ahead = await months.of_future(right_s)
+    if oldest_s is not None:
+        detail = f"rows since {show_day(oldest_s)}"
+    else:
+        detail = "no rows yet" if ahead is None else "no row that says it began before now"
     if summed_up_s is not None:
         detail += f", calls up to {show_day(summed_up_s)} are summed up by month"
     due = await months.due(now_s - keep_s - PRUNING_MAY_TAKE_S, now_s=now_s) if keep_s else Due()
@@ -138,7 +143,6 @@ async def _look_back(settings: Settings, database: Database) -> Finding:
         detail += f"; {due.requests:,} rows are older than ledger.keep_s (a running service sums them up)"
     if due.held_up_by is not None:
         detail += f"; {_explain(due.held_up_by, due.before_s, keep_s)}"
-    ahead = await months.of_future(now_s + MAX_CLOCK_ERROR_S)
     if ahead is not None:
         detail += (
             f"; rows that say they began later than now: {ahead.requests:,}, the first is {ahead.request_id} on"

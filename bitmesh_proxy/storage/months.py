@@ -121,9 +121,13 @@ class LedgerMonths:
             )
         return OfFuture(requests=requests, request_id=request_id, began_s=began_ms / 1000)
 
-    async def oldest_s(self) -> float | None:
-        """When the first request began that has a row."""
-        row = self._database.lookup("SELECT started_at_ms FROM requests ORDER BY number LIMIT 1")
+    async def oldest_s(self, now_s: float) -> float | None:
+        """When the first request began that has a row and does not say that it began later than now.
+
+        Reads the rows that say so before it, and no others.
+        """
+        async with self._database.snapshot() as snapshot:
+            row = await snapshot.row(_OLDEST, (int(now_s * 1000),))
         return None if row is None else row[0] / 1000
 
     async def last_summed_up_s(self) -> float | None:
@@ -251,5 +255,7 @@ SELECT EXISTS (
       AND started_at_ms < :before_ms
 )
 """
+
+_OLDEST = "SELECT started_at_ms FROM requests WHERE started_at_ms <= ? ORDER BY number LIMIT 1"
 
 _OF_FUTURE = "SELECT count(*), min(number) FROM requests WHERE started_at_ms > ?"

@@ -165,3 +165,22 @@ def test_doctor_says_how_far_rows_go_back(run: Run, filled: Path) -> None:
     assert finding(run, "ledger") == ("warning", late)
     run("ledger", "prune")
     assert finding(run, "ledger") == ("ok", f"rows since {day(100)}, calls up to {day(401)} are summed up by month")
+
+
+@pytest.mark.parametrize("days", [(-20, -900, 100, 1), (100, -900, 1)])
+def test_doctor_says_how_far_rows_go_back_whatever_a_wrong_clock_left_first(
+    run: Run, data_dir: Path, days: Sequence[int]
+) -> None:
+    fill(run, data_dir, days)
+    verdict, detail = finding(run, "ledger")
+    assert verdict == "warning"
+    assert detail.startswith(f"rows since {day(100)}; rows that say they began later than now: ")
+
+
+def test_doctor_says_when_all_rows_are_of_the_future(run: Run, data_dir: Path) -> None:
+    assert finding(run, "ledger") == ("ok", "no rows yet")
+    fill(run, data_dir, (-20, -900))
+    verdict, detail = finding(run, "ledger")
+    assert verdict == "warning"
+    said = "no row that says it began before now; rows that say they began later than now: 2, the first is req_-20 on"
+    assert detail.startswith(f"{said} {day(-20)} (see that the clock is right")

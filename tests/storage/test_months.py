@@ -361,6 +361,19 @@ async def test_requests_of_the_future_are_found(
     assert await months.of_future(NOON_S) == OfFuture(requests=2, request_id="f1", began_s=NOON_S + 500 * DAY_S)
 
 
+async def test_the_oldest_request_is_not_one_of_the_future(
+    database: Database, ledger: LedgerStore, account: Account, key: KeyRecord
+) -> None:
+    months = LedgerMonths(database)
+    assert await months.oldest_s(NOON_S) is None
+    await enter_days(ledger, account, f1=-4000, f2=-500)
+    assert await months.oldest_s(NOON_S) is None
+    await enter_days(ledger, account, old=120, f3=-1, young=1)
+    assert await months.oldest_s(NOON_S) == NOON_S - 120 * DAY_S
+    assert await sum_up_all(months, BEFORE_S) == 3
+    assert await months.oldest_s(NOON_S) == NOON_S - DAY_S
+
+
 # ---------------------------------------------------------------- whatever happened
 
 DIMENSIONS: tuple[Dimension, ...] = ("account", "key", "model", "provider", "endpoint", "month", "outcome")
