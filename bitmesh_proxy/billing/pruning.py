@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from bitmesh_proxy.errors import GatewayError
+from bitmesh_proxy.shielded import shielded
 from bitmesh_proxy.storage.months import Due, Hindrance, LedgerMonths, Step
 
 log = logging.getLogger(__name__)
@@ -29,12 +30,20 @@ MIN_REST_S: Final = 0.005
 async def prune(months: LedgerMonths, due: Due, *, rest: float = REST) -> AsyncIterator[Step]:
     """Sum up all requests that are due; gives each step. ``rest``: 0 for when nobody else writes.
 
-    Raises Unavailable when the books cannot be written; what was done until then is done.
+    Raises Unavailable when the books cannot be written; what was done until then is done. When it is cancelled in the
+    middle of a step, it gives that step too before it ends: what was submitted is written.
     """
     loop = asyncio.get_running_loop()
     while True:
         began_s = loop.time()
-        step = await months.step(due.before_s, through=due.last_request)
+        work = asyncio.ensure_future(months.step(due.before_s, through=due.last_request))
+        try:
+            step = await shielded(work)
+        except asyncio.CancelledError:
+            await asyncio.wait((work,))
+            if work.exception() is None:
+                yield work.result()
+            raise
         if step.is_last:
             return
         yield step

@@ -10,6 +10,7 @@ import pytest
 
 from bitmesh_proxy.billing.pruning import Pruner, prune
 from bitmesh_proxy.context import Caller
+from bitmesh_proxy.errors import Unavailable
 from bitmesh_proxy.money import NanoUsd
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.ledger import LedgerStore
@@ -186,32 +187,63 @@ async def test_it_looks_again_and_trouble_does_not_end_it(
     assert await requests(database) == ["new"]
 
 
+@pytest.mark.parametrize("is_in_the_middle", [False, True])
 async def test_what_was_done_is_said_when_it_is_broken_off(
     database: Database,
     ledger: LedgerStore,
     caller: Caller,
     clock: HandClock,
     caplog: pytest.LogCaptureFixture,
+    is_in_the_middle: bool,
 ) -> None:
     for number in range(60):
         await call(ledger, caller, f"r{number}", days_ago=200 - number)
-    has_begun = asyncio.Event()
+    is_there = asyncio.Event()
 
     class Months(LedgerMonths):
-        """Says when a step is over; the pruner rests then."""
+        """Says when a step is under way, or when it is over and the pruner rests."""
 
         async def step(self, before_s: float, *, through: int = 0) -> Step:
-            step = await super().step(before_s, through=through)
-            has_begun.set()
+            work = asyncio.ensure_future(super().step(before_s, through=through))
+            if is_in_the_middle:
+                await asyncio.sleep(0)
+                is_there.set()
+            step = await work
+            is_there.set()
             return step
 
     pruner = Pruner(Months(database, step_rows=2), keep_s=KEEP_S, clock=clock)
     task = asyncio.create_task(pruner.look())
-    await has_begun.wait()
+    await is_there.wait()
     task.cancel()
-    with suppress(asyncio.CancelledError):
+    with pytest.raises(asyncio.CancelledError):
         await task
     left = len(await requests(database))
     assert 0 < left < 60
     assert [message.partition(" up to ")[0] for message in caplog.messages] == [f"{60 - left} requests"]
     assert await verify_books(database) == []
+
+
+async def test_a_step_that_fails_while_it_is_broken_off_is_the_end(
+    database: Database, ledger: LedgerStore, caller: Caller
+) -> None:
+    await call(ledger, caller, "old", days_ago=101)
+    await call(ledger, caller, "new", days_ago=0)
+    is_there = asyncio.Event()
+
+    class Months(LedgerMonths):
+        """Its steps fail, and it says when one is under way."""
+
+        async def step(self, before_s: float, *, through: int = 0) -> Step:
+            is_there.set()
+            await database.read("SELECT 1")
+            raise Unavailable("The books cannot be written.")
+
+    async def finish() -> int:
+        return sum([step.requests async for step in prune(Months(database), Due(before_s=NOON_S))])
+
+    task = asyncio.create_task(finish())
+    await is_there.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
