@@ -551,7 +551,9 @@ async def test_no_sum_is_wrong_however_wrong_the_clock_was(
         assert await ids(database) == stay
         assert (await all_reports(reports, account.id), await months_of_days(reports)) == before
         assert await verify_books(database) == []
-        if turn % 3 == 2 and not is_slow_too:  # budgets are counted anew, from the month before the newest request's on
+        # Budgets are counted anew: from the month before this one or before the newest row's on, or from that of the
+        # key's oldest open row, whichever is earliest.
+        if turn % 3 == 2 and not is_slow_too:
             await history.add(1)
             await history.close_all()
             await keys.change("key_2", KeyChange(budget_day_nano_usd=usd(3 + turn)))

@@ -287,7 +287,7 @@ def test_budget_that_comes_later_counts_what_was_before(books: sqlite3.Connectio
 
 
 def test_budget_that_comes_later_counts_what_is_in_runs(books: sqlite3.Connection) -> None:
-    """From the beginning of the month before that of the newest request."""
+    """From the beginning of the month before that of the newest request, which is earlier than this one."""
     day_ms = 86_400_000
     for name, days in (("may", -81), ("june", -80), ("july 1", -50), ("july 2", -49), ("august", 0), ("other", 0)):
         open_request(books, name, 10, started_at_ms=START_MS + days * day_ms, key=2 if name == "other" else 1)
