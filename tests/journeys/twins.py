@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -95,8 +96,10 @@ class Stage:
                     sock = exchange.writer.get_extra_info("socket")
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     exchange.reset()
-                else:
+                elif exchange.writer.can_write_eof():
                     exchange.writer.write_eof()  # at once, so that nobody thinks that the connection may be used
+                else:  # TLS ends in both directions
+                    exchange.writer.close()
             return
 
 
@@ -179,9 +182,9 @@ def rows(directory: Path) -> Path:
     return directory
 
 
-def settings_of(directory: Path, scripted: Provider, *, lane: bool) -> dict[str, Any]:
+def settings_of(directory: Path, scripted: Provider, *, lane: bool, scheme: str) -> dict[str, Any]:
     """An offer that has failed is tried first again at once, so that cases do not depend on those before them."""
-    url = f"http://127.0.0.1:{scripted.port}"
+    url = f"{scheme}://127.0.0.1:{scripted.port}"
     return {
         "sandbox": {"mode": "off"},
         "catalogue": {"dir": str(directory)},
@@ -196,12 +199,12 @@ def settings_of(directory: Path, scripted: Provider, *, lane: bool) -> dict[str,
 
 
 @asynccontextmanager
-async def twins(tmp_path: Path) -> AsyncIterator[Twins]:
-    """Start both; at the end their books are checked."""
+async def twins(tmp_path: Path, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[Twins]:
+    """Start both; at the end their books are checked. ``tls``: the provider's side."""
     stage, plain = Stage(), [0, 0]
     directory = rows(tmp_path / "rows")
     async with AsyncExitStack() as stack:
-        scripted = await stack.enter_async_context(provider(stage.script))
+        scripted = await stack.enter_async_context(provider(stage.script, tls=tls))
 
         async def start(at: int) -> Gateway:
             async def note(_request: object, _response: object) -> None:
@@ -210,7 +213,7 @@ async def twins(tmp_path: Path) -> AsyncIterator[Twins]:
             return await stack.enter_async_context(
                 running_gateway(
                     tmp_path / f"{at}",
-                    settings_of(directory, scripted, lane=at == 0),
+                    settings_of(directory, scripted, lane=at == 0, scheme="http" if tls is None else "https"),
                     credit_usd="1000",
                     prepare=lambda app: app.on_response_prepare.append(note),
                 )

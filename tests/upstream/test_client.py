@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Final
 
 import aiohttp
@@ -22,6 +20,7 @@ from bitmesh_proxy.upstream.connections import Origin
 from tests.upstream.answers import answers
 from tests.upstream.calls import Call
 from tests.upstream.scripted_provider import Exchange, Provider, answering, get, post, provider, settings
+from tests.upstream.tls_provider import PEM, serving
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: Text/Plain; charset=utf-8\r\nContent-Length: 2\r\n\r\nok"
 
@@ -189,16 +188,12 @@ async def test_calls_to_a_provider_are_bounded_by_its_setting() -> None:
 
 
 async def test_over_tls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``localhost.pem`` was made for this test: a key and a certificate for localhost that signs itself."""
-    pem = Path(__file__).with_name("localhost.pem")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
-    async with provider(answering(OK), tls=context) as running:
+    async with provider(answering(OK), tls=serving()) as running:
         access = running.access(scheme="https")
         async with Upstream(settings()) as upstream:
             with pytest.raises(UpstreamUnreachable):  # nobody vouches for it
                 await upstream.open(access, post()).__aenter__()
-        monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+        monkeypatch.setenv("SSL_CERT_FILE", str(PEM))
         async with Upstream(settings()) as upstream:
             for _ in range(3):
                 async with upstream.open(access, post()) as answer:
