@@ -22,6 +22,7 @@ from bitmesh_proxy.upstream.heads import MAX_HEAD_BYTES, MAX_INTERIM_ANSWERS, An
 from bitmesh_proxy.upstream.inbox import Inbox, Take
 from bitmesh_proxy.upstream.listener import Listener
 from bitmesh_proxy.upstream.slots import Slots
+from bitmesh_proxy.upstream.tls import said_goodbye
 from bitmesh_proxy.upstream.watch import Watch
 
 #: A request's body above this size goes out in pieces of it, no faster than they are taken.
@@ -39,6 +40,9 @@ class Home(Protocol):
 
     heads: HeadReader
     watch: Watch
+
+    def note_answer(self, transport: asyncio.BaseTransport) -> None:
+        """The connection's first answer has begun."""
 
     def give_back(self, connection: ProviderConnection) -> None:
         """The exchange is over."""
@@ -348,6 +352,7 @@ class ProviderConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
+        transport = self._transport
         self._transport = self._ask = None
         self.home.forget(self)
         if self._phase == _HEAD:
@@ -355,7 +360,7 @@ class ProviderConnection(asyncio.Protocol):
         elif self._phase == _BODY:
             framing = self._framing
             assert framing is not None
-            if exc is None and framing.ends_here():
+            if exc is None and framing.ends_here() and transport is not None and said_goodbye(transport):
                 self._complete(framing, b"")
             else:
                 self._fail(UpstreamBroken("The provider's answer broke off."), exc)
@@ -403,6 +408,8 @@ class ProviderConnection(asyncio.Protocol):
                 return
             head, framing, rest = found
         self._may_follow = not head.should_close
+        if not self.is_reused and self._transport is not None:
+            self.home.note_answer(self._transport)
         if framing is None or head.length_bytes == len(rest):
             self._take_whole(head, rest)
             return

@@ -7,7 +7,6 @@ used: if the provider has closed it, or has said something unasked, it is droppe
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from typing import NamedTuple
 from bitmesh_proxy.errors import UpstreamTimeout, UpstreamUnreachable
 from bitmesh_proxy.upstream.connection import ProviderConnection
 from bitmesh_proxy.upstream.heads import HeadReader
+from bitmesh_proxy.upstream.tls import TlsSessions, make_tls_context
 from bitmesh_proxy.upstream.watch import Patience, Watch
 
 
@@ -54,6 +54,11 @@ class OriginPool:
                 return connection
             connection.close()
         return None
+
+    def note_answer(self, transport: asyncio.BaseTransport) -> None:
+        """The first answer on a new connection has begun."""
+        if self._connections.tls is not None:
+            self._connections.tls.note(transport)
 
     def give_back(self, connection: ProviderConnection) -> None:
         """After an exchange, however it ended. Another one may follow, or it is closed."""
@@ -149,7 +154,8 @@ class Connections:
         self.heads = HeadReader(self.loop)
         self.watch = Watch(self.loop)
         self.pools: dict[Origin, OriginPool] = {}
-        self._tls: ssl.SSLContext | None = None
+        #: Of connections opened by name.
+        self.tls: TlsSessions | None = None
         self._is_closed = False
 
     @property
@@ -217,29 +223,27 @@ class Connections:
         return connection
 
     async def _open_by_name(self, origin: Origin, make: Callable[[], ProviderConnection]) -> ProviderConnection:
+        tls: TlsSessions | None = None
         try:
             with Patience(self.watch, self.loop.time() + self._connect_timeout_s):
+                tls = await self._tls_sessions() if origin.is_tls else None
                 _, connection = await self.loop.create_connection(
                     make,
                     origin.host,
                     origin.port,
-                    ssl=await self._tls_context() if origin.is_tls else None,
-                    server_hostname=origin.host if origin.is_tls else None,
+                    ssl=None if tls is None else tls.context,
+                    server_hostname=None if tls is None else origin.host,
                 )
-        except TimeoutError as exc:
-            raise UpstreamUnreachable("The provider cannot be reached: the connection timed out.") from exc
         except (OSError, UnicodeError) as exc:  # a name that no resolver takes is a UnicodeError
+            if tls is not None:
+                tls.forget(origin.host)
+            if isinstance(exc, TimeoutError):
+                raise UpstreamUnreachable("The provider cannot be reached: the connection timed out.") from exc
             raise UpstreamUnreachable("The provider cannot be reached.") from exc
         return connection
 
-    async def _tls_context(self) -> ssl.SSLContext:
-        if self._tls is None:
-            self._tls = await asyncio.to_thread(make_tls_context)  # it reads a few hundred certificates from disk
-        return self._tls
-
-
-def make_tls_context() -> ssl.SSLContext:
-    """For connections outwards: certificates and names are checked, HTTP/1.1 is what we speak. Reads from the disk."""
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])
-    return context
+    async def _tls_sessions(self) -> TlsSessions:
+        if self.tls is None:
+            context = await asyncio.to_thread(make_tls_context)  # it reads a few hundred certificates from disk
+            self.tls = TlsSessions(context)
+        return self.tls

@@ -48,9 +48,13 @@ class Alone:
         loop = asyncio.get_running_loop()
         self.heads = heads or HeadReader(loop)
         self.watch = Watch(loop)
+        self.first_answers = 0
 
     def give_back(self, connection: ProviderConnection) -> None:
         connection.end()
+
+    def note_answer(self, transport: asyncio.BaseTransport) -> None:
+        self.first_answers += 1
 
     def forget(self, connection: ProviderConnection) -> None:
         self.watch.forget(connection)
@@ -150,6 +154,8 @@ async def test_one_answer_after_the_other_on_the_same_connection() -> None:
         assert await body_of(connection) == ANSWERS[kind][1]
         assert connection.end()
         connection.send(b"", b"", is_head_only=False, first_byte_s=1e12, idle_s=1.0, deadline_s=1e12)
+    assert isinstance(connection.home, Alone)
+    assert connection.home.first_answers == 1
     connection.close()
 
 
