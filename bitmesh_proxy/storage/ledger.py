@@ -29,6 +29,13 @@ from bitmesh_proxy.storage.writer import Failed, end_future
 
 State = Literal["open", "settled", "released"]
 
+#: More than any account has, which the books can still add to what it holds. Callers name figures that come to more
+#: (answers to a call, tokens of an answer), and a number that SQLite cannot take would fail all who write with it.
+MOST_HELD = NanoUsd(2**62)
+#: What a single call is entered with at most, as its cost or milliseconds, so that sums of many stay numbers. Providers
+#: may name any figure.
+MOST_ENTERED = 2**53
+
 
 # Structs and not dataclasses: one of each is made for every request, and a frozen dataclass takes ten times as long.
 class Opening(Struct, frozen=True):
@@ -269,7 +276,7 @@ def _opening_item(opening: Opening, account: int, key: int, endpoint: int, model
         opening.instance,
         endpoint,
         model,
-        opening.hold_nano_usd,
+        MOST_HELD if opening.hold_nano_usd > MOST_HELD else opening.hold_nano_usd,  # noqa: FURB136 - min takes a call
         1 if opening.is_live else 0,
         opening.address,
         int(opening.started_at_s * 1000),
@@ -279,6 +286,9 @@ def _opening_item(opening: Opening, account: int, key: int, endpoint: int, model
 # Items hold plain int, str and None: for a subclass (bool, an enumeration) the driver looks for an adapter each time.
 def _closing_item(closing: Closing, provider: int | None, upstream_model: int | None) -> Item:
     usage, basis = closing.usage, closing.basis
+    cost_nano_usd, duration_ms = closing.cost_nano_usd, usage.duration_ms
+    if cost_nano_usd > MOST_ENTERED or duration_ms > MOST_ENTERED:
+        cost_nano_usd, duration_ms = NanoUsd(min(cost_nano_usd, MOST_ENTERED)), min(duration_ms, MOST_ENTERED)
     return (
         closing.request_id,
         "released" if basis is None else "settled",
@@ -290,8 +300,8 @@ def _closing_item(closing: Closing, provider: int | None, upstream_model: int | 
         usage.output_tokens,
         usage.images,
         usage.characters,
-        usage.duration_ms,
-        closing.cost_nano_usd,
+        duration_ms,
+        cost_nano_usd,
         closing.charge_nano_usd,
         None if basis is None else basis._value_,  # ``value`` takes a call
         closing.http_status,

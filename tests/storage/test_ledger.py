@@ -279,3 +279,45 @@ async def test_books_balance_whatever_happens(
     assert found.balance_nano_usd == usd(7) - charged
     assert charged + found.held_nano_usd <= usd(5)
     assert await verify_books(database) == []
+
+
+@pytest.mark.parametrize("hold", [2**62, 2**63 - 1, 2**63, 2**200])
+@pytest.mark.parametrize("budget", [None, usd(100)])
+async def test_a_hold_beyond_all_money_is_refused_and_harms_nobody_else(
+    ledger: LedgerStore,
+    account: Account,
+    keys: KeyStore,
+    accounts: AccountStore,
+    database: Database,
+    hold: int,
+    budget: NanoUsd | None,
+) -> None:
+    await keys.create(key_spec(account.id, budget_day_nano_usd=budget, budget_month_nano_usd=budget))
+    for turn in range(2):  # the first time the model's name is new, and is written beside
+        openings = [
+            opening(f"req_{turn}_{number}", account.id, hold_nano_usd=NanoUsd(hold if number == 3 else 100))
+            for number in range(6)
+        ]
+        results = await asyncio.gather(*map(ledger.open_reservation, openings), return_exceptions=True)
+        refused = results.pop(3)
+        assert isinstance(refused, InsufficientBalance if budget is None else BudgetExceeded)
+        assert results == [None] * 5
+        assert await balance_of(accounts, account) == (usd(7), 500 * (turn + 1))
+    assert await verify_books(database) == []
+
+
+async def test_figures_beyond_all_sense_are_entered_as_far_as_they_go(
+    ledger: LedgerStore, account: Account, key: KeyRecord, database: Database
+) -> None:
+    names = [f"req_{number}" for number in range(6)]
+    await asyncio.gather(*(ledger.open_reservation(opening(name, account.id, hold_nano_usd=USD)) for name in names))
+    absurd = {"cost_nano_usd": NanoUsd(2**70), "usage": Usage(input_tokens=2**53, duration_ms=10**40)}
+    closings = [closing(name, 100, **(absurd if name in names[2:4] else {})) for name in names]
+    assert await asyncio.gather(*map(ledger.close, closings)) == [True] * 6
+    rows = [await ledger.request(name) for name in names]
+    assert [(row.cost_nano_usd, row.duration_ms, row.charge_nano_usd) for row in rows if row][2:5] == [
+        (2**53, 2**53, 100),
+        (2**53, 2**53, 100),
+        (100, 0, 100),
+    ]
+    assert await verify_books(database) == []
