@@ -46,10 +46,11 @@ class ChatTariff(Struct, frozen=True, gc=False):
         The limits are what a caller has set for the answer's tokens, at least 1. Not for test calls: they hold nothing.
         """
         output_tokens = self.max_output_tokens
-        if first_limit is not UNSET and (output_tokens is None or first_limit < output_tokens):
-            output_tokens = first_limit
-        if second_limit is not UNSET and (output_tokens is None or second_limit < output_tokens):
-            output_tokens = second_limit
+        limit = first_limit
+        if second_limit is not UNSET and (limit is UNSET or second_limit > limit):
+            limit = second_limit
+        if limit is not UNSET and (output_tokens is None or limit < output_tokens):
+            output_tokens = limit
         if output_tokens is None:
             output_tokens = self.default_max_output_tokens
         of_text, of_output, unit = self.dearest

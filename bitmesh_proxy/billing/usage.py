@@ -51,7 +51,7 @@ CLIP_SECONDS_USUALLY = 5
 
 #: What of a call's options a model reads, and what bounds its answer.
 _READ_BY_MODELS = ("tools", "functions", "response_format", "system")
-_OUTPUT_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_OUTPUT_LIMITS = ("max_completion_tokens", "max_tokens")
 PLAIN_NAMES_BYTES = len("role") + len("content")
 _PICTURES = frozenset({"image_url", "input_image", "image"})
 _FILES = frozenset({"file", "input_file", "input_audio", "video_url", "input_video", "document"})
@@ -210,13 +210,18 @@ def plain_text_bytes(call: ChatCall) -> int | None:
 
 
 def max_output_tokens(call: ChatCall, offer: Offer, default: int) -> int:
-    """The most that one answer may be: as the caller says, else as the model can, else ``default``."""
-    most, options = offer.max_output_tokens, call.options
+    """The most that one answer may be: as the caller says, else as the model can, else ``default``.
+
+    Of two limits the higher one counts: providers heed this one or that.
+    """
+    most, options, limit = offer.max_output_tokens, call.options, 0
     for name in _OUTPUT_LIMITS:
         if name in options:
             asked = options[name]
-            if isinstance(asked, int) and not isinstance(asked, bool) and asked > 0 and (most is None or asked < most):
-                most = asked
+            if isinstance(asked, int) and not isinstance(asked, bool) and asked > limit:
+                limit = asked
+    if limit and (most is None or limit < most):
+        return limit
     return default if most is None else most
 
 

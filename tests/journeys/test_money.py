@@ -65,6 +65,27 @@ async def test_a_budget_ends_a_key_and_leaves_the_others(tmp_path: Path, period:
 
 
 @pytest.mark.both_ways
+@pytest.mark.parametrize("path", ["/chat", "/v1/chat/completions"])
+@pytest.mark.parametrize("model", ["openai/gpt-oss-120b", "claude-haiku-4-5", "google/gemini-2.5-flash"])
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max_tokens": 500, "max_output_tokens": 1},
+        {"max_tokens": 500, "max_completion_tokens": 1},
+        {"max_tokens": 1, "max_completion_tokens": 500},
+    ],
+)
+async def test_a_limit_that_the_provider_does_not_heed_lowers_no_price(
+    tmp_path: Path, path: str, model: str, limits: dict[str, object]
+) -> None:
+    async with running_gateway(tmp_path) as gateway:
+        assert (await gateway.post(path, chat("hi", model=model, **limits))).status == 200
+        row = await gateway.last_row()
+        assert row.charge_nano_usd == row.cost_nano_usd > 0
+        await gateway.check_books()
+
+
+@pytest.mark.both_ways
 async def test_markup_is_what_the_account_pays_on_top(tmp_path: Path) -> None:
     async with running_gateway(tmp_path, {"billing": {"markup": "1.5"}}) as gateway:
         answer = await gateway.post("/chat", chat())
