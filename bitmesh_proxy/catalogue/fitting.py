@@ -83,7 +83,8 @@ def _kinds_of_parts(call: ChatCall) -> dict[str, int]:
         if not isinstance(content, list):
             continue
         for part in content:
-            kind = _PART_KINDS.get(part.get("type", "")) if isinstance(part, Mapping) else None
+            named = part.get("type") if isinstance(part, Mapping) else None
+            kind = _PART_KINDS.get(named) if isinstance(named, str) else None
             if kind is not None:
                 kinds[kind] = kinds.get(kind, 0) + 1
     return kinds

@@ -135,6 +135,6 @@ def test_messages_of_any_shape_are_looked_through_without_a_fault() -> None:
         {},
         {"content": None},
         {"content": 5},
-        {"content": ["x", None, {}, {"type": "odd"}]},
+        {"content": ["x", None, {}, {"type": "odd"}, {"type": []}, {"type": {}}, {"type": 1}]},
     ]
     assert refusals(make_offer(), ChatCall(model="m", messages=messages)) == ()
