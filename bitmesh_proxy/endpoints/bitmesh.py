@@ -80,6 +80,9 @@ _CHAT: Final = {
     "repetition_penalty": "nullable|numeric|min:0",
     "frequency_penalty": "nullable|numeric|between:-2,2",
     "presence_penalty": "nullable|numeric|between:-2,2",
+    # In no Bitmesh document, but they say what a call may cost, so that they have to be numbers.
+    "max_completion_tokens": "nullable|integer|min:1",
+    "n": "nullable|integer|min:1",
     "stream": "nullable|boolean",
     "test": "nullable|boolean",
 }
@@ -136,6 +139,8 @@ _CHAT_OPTIONS: Final = (
     "repetition_penalty",
     "frequency_penalty",
     "presence_penalty",
+    "max_completion_tokens",
+    "n",
 )
 # What does not go to the options: fields with a place of their own, and those that have no say.
 _CHAT_NAMES: Final = frozenset(("model", *_CHAT))

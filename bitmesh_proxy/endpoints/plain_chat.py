@@ -22,6 +22,8 @@ _SELDOM: Final = (
     ("frequency_penalty", -2, 2),
     ("presence_penalty", -2, 2),
 )
+#: After those.
+_COUNTS: Final = ("max_completion_tokens", "n")
 _MAX_INTEGER: Final = 2**63
 #: With what is no text at all.
 BLANK_OR_NOTHING: Final = frozenset(("", *BLANKS))
@@ -62,6 +64,12 @@ def plain_chat(body: JsonObject, bound_model: str | None, *, without: frozenset[
                 number = body.get(name)
                 if number is not None:
                     if not _is_within(number, least, most):
+                        return None
+                    options[name] = number
+            for name in _COUNTS:
+                number = body.get(name)
+                if number is not None:
+                    if type(number) is not int or not 1 <= number < _MAX_INTEGER:
                         return None
                     options[name] = number
             stream, test = body.get("stream"), body.get("test")

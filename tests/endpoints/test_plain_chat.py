@@ -28,6 +28,7 @@ COMMON: dict[str, Any] = {
 }
 
 NAMES = frozenset((*COMMON, "stream", "test", "repetition_penalty", "frequency_penalty", "presence_penalty"))
+NAMES |= {"max_completion_tokens", "n"}
 NAMES |= {"messages.*.role", "messages.*.content", "messages.*.content.*.type"}
 
 _SCALARS: list[Any] = [None, True, False, 0, 1, "", "x", " x", "1", [], {}, 1.0]
@@ -64,6 +65,8 @@ FIELDS: dict[str, list[Any]] = {
     "repetition_penalty": [*_NUMBERS, *_LIMITS],
     "frequency_penalty": [*_NUMBERS, *_LIMITS],
     "presence_penalty": [*_NUMBERS, *_LIMITS],
+    "max_completion_tokens": [*_NUMBERS, *_LIMITS],
+    "n": [*_NUMBERS, *_LIMITS],
     "stream": [*_SCALARS, "0", 0.0, 2],
     "test": [*_SCALARS, "0", 0.0, 2],
     "top_p": [None, 0.5, [1]],
@@ -71,6 +74,7 @@ FIELDS: dict[str, list[Any]] = {
 }
 _PAIRS = [("messages", "model"), ("messages", "stream"), ("max_tokens", "temperature"), ("stream", "test")]
 _PAIRS += [("temperature", "repetition_penalty"), ("frequency_penalty", "presence_penalty"), ("model", "top_p")]
+_PAIRS += [("n", "max_completion_tokens"), ("n", "presence_penalty")]
 
 
 def nearly_good() -> Iterator[dict[str, Any]]:

@@ -86,6 +86,18 @@ async def test_a_limit_that_the_provider_does_not_heed_lowers_no_price(
 
 
 @pytest.mark.both_ways
+async def test_who_asks_for_more_than_all_money_is_refused_alone(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path) as gateway:
+        limited = bearer(await gateway.new_key(budget_day_nano_usd=NanoUsd(10**9)))
+        bodies = [chat(n=most) for most in (2**45, 2**55, 2**63 - 1)]
+        asked = [gateway.post("/chat", body, headers=headers) for body in bodies for headers in (limited, {})]
+        answers = await asyncio.gather(*asked, *(gateway.post("/chat", chat()) for _ in range(10)))
+        assert [answer.status for answer in answers] == [402] * 6 + [200] * 10
+        assert len(gateway.upstream_calls()) == 10
+        await gateway.check_books()
+
+
+@pytest.mark.both_ways
 async def test_markup_is_what_the_account_pays_on_top(tmp_path: Path) -> None:
     async with running_gateway(tmp_path, {"billing": {"markup": "1.5"}}) as gateway:
         answer = await gateway.post("/chat", chat())
