@@ -125,8 +125,11 @@ def _video_request(call: VideoCall, offer: Offer) -> UpstreamRequest:
 
 
 def _as_integer(number: float | None) -> float | int | None:
-    """The published schema says integer, callers may say 3.5: a whole number is sent as one, others as they are."""
-    return int(number) if number is not None and float(number).is_integer() else number
+    """The published schema says integer, callers may say 3.5: a whole number is sent as one, others as they are.
+
+    So are those that JSON's writer takes as floats alone.
+    """
+    return int(number) if number is not None and abs(number) < 2**53 and float(number).is_integer() else number
 
 
 def _media(call: VideoCall) -> dict[str, Any] | None:

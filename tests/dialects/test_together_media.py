@@ -112,6 +112,7 @@ def test_a_length_is_a_string_and_what_will_be_charged() -> None:
 def test_a_guidance_that_is_no_whole_number_is_not_rounded() -> None:
     assert sent_json(request_of(video(guidance_scale=6.5)))["guidance_scale"] == 6.5
     assert repr(sent_json(request_of(video(guidance_scale=6.0)))["guidance_scale"]) == "6"
+    assert sent_json(request_of(video(guidance_scale=1e300)))["guidance_scale"] == 1e300
 
 
 def read_job(body: bytes) -> Any:
