@@ -13,8 +13,8 @@ the ratios between their quartiles). On a busy machine trust ratios and CPU time
   met     whether the bar of this line is met: a wish, not a test (--check)
 
 Works, for --only: json (whole answers), sse1, sse100, sse1000 (streams), latency (at a fixed rate), ledger (what it
-adds at 1,000 requests/s), responses (translated streams), oauth, memory, media, slow (slow readers), workers (two
-processes), scale (100,000 keys, 5,000 models, 10 million rows), start, crash (kill -9).
+adds at 1,000 requests/s), responses (translated streams), oauth, tls (a provider behind TLS), memory, media, slow (slow
+readers), workers (two processes), scale (100,000 keys, 5,000 models, 10 million rows), start, crash (kill -9).
 
 Peers: --peer litellm and --peer portkey start those gateways, once scripts/benchmarks/peers/NAME.sh has installed them
 in DIR/peers/NAME, where DIR is that of --cache. Any other gateway that runs on this machine is a peer by its address:
@@ -40,7 +40,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from scripts.benchmarks import chat_works, ledger_work, media_works, process_works, scale_work
+from scripts.benchmarks import chat_works, ledger_work, media_works, process_works, scale_work, tls_works
 from scripts.benchmarks.bench import Bench, Work, chat_body
 from scripts.benchmarks.gateway import Installations
 from scripts.benchmarks.peer_gateways import Wanted, open_peer, parse_peers
@@ -50,7 +50,7 @@ from scripts.benchmarks.schedule import measure_all
 from scripts.benchmarks.table import Row, render
 
 NAMES = (
-    "json", "sse1", "sse100", "sse1000", "latency", "ledger", "responses", "oauth", "memory", "media", "slow",
+    "json", "sse1", "sse100", "sse1000", "latency", "ledger", "responses", "oauth", "tls", "memory", "media", "slow",
     "workers", "scale", "start", "crash",
 )  # fmt: skip
 #: No round begins that would end later than this after the start: ten minutes and two, with something to spare.
@@ -173,7 +173,7 @@ def set_up(given: argparse.Namespace, directory: Path, stack: ExitStack) -> Benc
     upstream = stack.enter_context(mock_provider(tools.upstream, directory, cores, port=given.upstream_port))
     yardstick: Server | None = None
     try:
-        yardstick = stack.enter_context(nginx(directory, upstream, cores))
+        yardstick = stack.enter_context(nginx(directory / "nginx", upstream, on=cores.measured))
     except Missing as missing:
         faults.append(str(missing))
     installations = Installations(directory, upstream, cores)
@@ -229,6 +229,7 @@ def planned(bench: Bench, asked: set[str]) -> list[tuple[str, Callable[[], Work]
         ("ledger", lambda: ledger_work.ledger_waits(bench)),
         ("responses", lambda: chat_works.translated_streams(bench)),
         ("oauth", lambda: chat_works.signed_answers(bench)),
+        ("tls", lambda: tls_works.provider_over_tls(bench)),
         ("memory", lambda: chat_works.stream_memory(bench, 1000 if bench.is_quick else 3000)),
         *planned_media(bench),
         ("workers", lambda: process_works.workers(bench)),

@@ -109,8 +109,11 @@ class Credentials:
 class Installation:
     """Settings, catalogue, and a data directory with an account and a key; ``running`` starts a server on it."""
 
-    def __init__(self, *, config: Path, data_dir: Path, key: Credentials, on: Sequence[int]) -> None:
+    def __init__(
+        self, *, config: Path, data_dir: Path, key: Credentials, on: Sequence[int], certificate: Path | None = None
+    ) -> None:
         self.key = key
+        self._certificate = certificate
         #: The file of the books.
         self.database = data_dir / DATABASE_NAME
         self._config = config
@@ -131,7 +134,10 @@ class Installation:
         port = free_port()
         command = [*_program(self._config), "serve", "--port", str(port)]
         log = self._config.with_name("serve.log")
-        return spawn("bitmesh-proxy", command, port, on=self._on, log=log, environ=_environ())
+        environ = dict(_environ())
+        if self._certificate is not None:
+            environ["SSL_CERT_FILE"] = str(self._certificate)
+        return spawn("bitmesh-proxy", command, port, on=self._on, log=log, environ=environ)
 
 
 class Installations:
@@ -162,11 +168,14 @@ class Installations:
         cache_bytes: int = 0,
         workers: int | None = None,
         models: Sequence[str] = (CHAT_MODEL,),
+        upstream_url: str | None = None,
+        certificate: Path | None = None,
     ) -> Installation:
         """An installation, with a copy of the first data directory unless there is one for it.
 
         ``sandbox``: results on a loopback port are fetched by a gateway with the sandbox only. With ``workers``
-        processes it may use both cores.
+        processes it may use both cores. ``upstream_url``: the provider, where it is reached in another way, and the
+        ``certificate`` that it is trusted by.
         """
         place = self._directory / name
         config = self._configure(
@@ -176,9 +185,11 @@ class Installations:
             cache_bytes=cache_bytes,
             workers=workers,
             models=models,
+            upstream_url=upstream_url,
         )
         on = [self._cores.measured] if workers is None else self._cores.both
-        return Installation(config=config, data_dir=data_dir or place / "data", key=self.key, on=on)
+        data_dir = data_dir or place / "data"
+        return Installation(config=config, data_dir=data_dir, key=self.key, on=on, certificate=certificate)
 
     def _configure(
         self,
@@ -189,6 +200,7 @@ class Installations:
         cache_bytes: int = 0,
         workers: int | None = None,
         models: Sequence[str] = (CHAT_MODEL,),
+        upstream_url: str | None = None,
     ) -> Path:
         catalogue = place / "catalogue"
         catalogue.mkdir(parents=True)
@@ -199,7 +211,7 @@ class Installations:
             _SETTINGS.format(
                 data_dir=json.dumps(str(data_dir)),
                 catalogue_dir=json.dumps(str(catalogue)),
-                upstream_url=self._upstream.url,
+                upstream_url=upstream_url or self._upstream.url,
                 sandbox="on" if sandbox else "off",
                 cache_bytes=cache_bytes,
                 http="" if workers in (None, 1) else f"[http]\nworkers = {workers}\n",

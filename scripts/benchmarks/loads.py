@@ -25,6 +25,7 @@ class Target:
     url: str
     path: str
     pid: int | None = None  # with its family
+    helper_pid: int | None = None  # of what stands between it and the provider: its time is nobody else's
     headers: Sequence[str] = ()
     body: str | None = None
     requests_file: Path | None = None
@@ -127,8 +128,9 @@ def run_load(program: Path, target: Target, options: Sequence[str], *, cores: Co
 
 
 def _others_s(target: Target, cores: Cores, provider_pid: int) -> float:
-    """CPU time on both cores that belongs neither to the target, nor to the provider, nor to this program."""
-    return busy_s(cores.both) - cpu_s(target.pid) - cpu_s(provider_pid) - time.process_time()
+    """CPU time on both cores that is neither the target's, nor the provider's or its helper's, nor this program's."""
+    theirs_s = sum(cpu_s(pid) for pid in (target.pid, target.helper_pid, provider_pid))
+    return busy_s(cores.both) - theirs_s - time.process_time()
 
 
 def _duration_s(options: Sequence[str]) -> float:

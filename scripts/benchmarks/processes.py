@@ -179,23 +179,26 @@ def mock_provider(program: Path, directory: Path, cores: Cores, *, port: int | N
 
 
 @contextmanager
-def nginx(directory: Path, upstream: Server, cores: Cores) -> Iterator[Server]:
-    """The yardstick. Raises Missing where nginx is not installed."""
+def nginx(directory: Path, upstream: Server, *, on: int, **places: str) -> Iterator[Server]:
+    """nginx in front of ``upstream``, on one core; its files are in ``directory``.
+
+    ``places``: what ``nginx.conf.in`` has between @, in small letters, where it is not plain HTTP on both sides. Raises
+    Missing where nginx is not installed.
+    """
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if program is None:
         raise Missing("nginx is not installed: the columns that compare with it stay empty.")
     port = free_port()
+    given = {"upstream_port": upstream.url.rsplit(":", 1)[1], "port": str(port), "dir": str(directory)}
+    plain = {"ssl": "", "server": "", "scheme": "http", "proxy": ""}
     text = (HERE / "nginx.conf.in").read_text(encoding="utf-8")
-    for name, value in {
-        "@UPSTREAM_PORT@": upstream.url.rsplit(":", 1)[1],
-        "@PORT@": str(port),
-        "@DIR@": str(directory),
-    }.items():
-        text = text.replace(name, value)
+    for name, value in {**given, **plain, **places}.items():
+        text = text.replace(f"@{name.upper()}@", value)
+    directory.mkdir(parents=True, exist_ok=True)
     config = directory / "nginx.conf"
     config.write_text(text, encoding="utf-8")
     command = [program, "-c", str(config), "-p", str(directory), "-e", str(directory / "nginx.err")]
-    with started("nginx", command, port, on=[cores.measured], log=directory / "nginx.log") as server:
+    with started("nginx", command, port, on=[on], log=directory / "nginx.log") as server:
         yield server
 
 
