@@ -2,7 +2,8 @@
 
 Understands what providers accept in such schemas: types, enum, const, default, local ``$ref``, anyOf, oneOf, allOf,
 bounds, lengths, formats, required, items, prefixItems. ``pattern`` is not solved. The first text that a schema leaves
-free gets the caller's own words, so that one sees in the answer what was asked.
+free gets the caller's own words, so that one sees in the answer what was asked. What is no schema is refused, wherever
+that shows.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
+from bitmesh_proxy.sandbox.plays import Refused
+
 #: Deeper, optional parts are left out.
 MAX_DEPTH = 4
 #: A schema that multiplies itself without end is given up for null.
 MAX_VALUES = 2_000
+#: So long is a text at most, whatever the schema wants.
+MAX_CHARACTERS = 2_000
 WORDS = ("amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "islet", "juniper")
 FORMATS: Mapping[str, str] = {
     "date": "2026-11-21",
@@ -44,7 +49,11 @@ class Shaper:
         self._values_left = MAX_VALUES
 
     def value(self) -> Any:
-        return self._value(self._root, 0)
+        """Raises Refused."""
+        try:
+            return self._value(self._root, 0)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise Refused(400, "Invalid JSON schema.", code="invalid_json_schema") from error
 
     def _value(self, schema: Schema, depth: int) -> Any:
         self._values_left -= 1
@@ -121,6 +130,7 @@ class Shaper:
         least = int(schema.get("minItems", 0))
         most = int(schema.get("maxItems", max(least, 2)))
         count = max(least, min(most, max(0, 2 - depth // 2)))
+        count = min(count, len(first) + max(0, self._values_left))
         items = schema.get("items", {})
         if items is False:
             return first
@@ -147,7 +157,7 @@ class Shaper:
             text, self._words = self._words, ""
         else:
             text = self._rng.choice(WORDS)
-        least, most = int(schema.get("minLength", 0)), schema.get("maxLength")
+        least, most = min(int(schema.get("minLength", 0)), MAX_CHARACTERS), schema.get("maxLength")
         while len(text) < least:
             text += " " + self._rng.choice(WORDS)
         return text if most is None else text[: int(most)]

@@ -119,7 +119,8 @@ def _tool_call(stage: Stage, name: str, arguments: str) -> dict[str, Any]:
 
 
 def _seed(ask: Ask) -> int:
-    return int(ask.body.get("seed") or ask.stage.rng.getrandbits(48))
+    seed = ask.body.get("seed") or ask.stage.rng.getrandbits(48)
+    return int(max(-(2**63), min(seed, 2**63 - 1)))  # JSON's writer takes no others
 
 
 async def _chunks(ask: Ask, completion: Completion, head: Mapping[str, Any]) -> AsyncIterator[Event]:

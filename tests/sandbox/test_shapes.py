@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from bitmesh_proxy.sandbox.shapes import FORMATS, MAX_VALUES, Shaper
+from bitmesh_proxy.sandbox.plays import Refused
+from bitmesh_proxy.sandbox.shapes import FORMATS, MAX_CHARACTERS, MAX_VALUES, Shaper
 
 TREE = {
     "$defs": {
@@ -102,3 +103,29 @@ def test_a_schema_that_multiplies_itself_is_given_up() -> None:
 
 def test_a_schema_that_only_refers_to_itself_comes_to_an_end() -> None:
     assert Shaper({"$ref": "#"}, words="w", rng=random.Random(1)).value() is None
+
+
+@pytest.mark.parametrize("schema", [{"type": "array", "minItems": 1e300}, {"type": "string", "minLength": 10**18}])
+def test_a_schema_that_wants_too_much_gets_less(schema: Any) -> None:
+    value = Shaper(schema, words="w", rng=random.Random(1)).value()
+    assert 0 < len(value) <= max(MAX_VALUES, MAX_CHARACTERS + 10)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": []},
+        {"type": "integer", "minimum": "1"},
+        {"type": "integer", "minimum": 1, "multipleOf": 1e-320},
+        {"type": "object", "properties": 5},
+        {"type": "array", "minItems": "many"},
+        {"anyOf": {"type": "string"}},
+        {"enum": {"a": 1}},
+        {"type": "string", "maxLength": {}},
+    ],
+    ids=json.dumps,
+)
+def test_what_is_no_schema_is_refused(schema: Any) -> None:
+    with pytest.raises(Refused, match="Invalid JSON schema") as refused:
+        Shaper(schema, words="w", rng=random.Random(1)).value()
+    assert refused.value.status == 400

@@ -23,6 +23,7 @@ async def test_a_whole_answer_is_as_published(caller: Caller) -> None:
     choice = answer.json["choices"][0]
     assert "“Hello”" in choice["message"]["content"]
     assert (choice["finish_reason"], choice["seed"]) == ("stop", 7)
+    assert (await caller.chat("together", "Hello", seed=1e300)).json["choices"][0]["seed"] == 2**63 - 1
     assert answer.headers["x-ratelimit-limit"]
     usage = answer.json["usage"]
     assert usage["prompt_tokens"] + usage["completion_tokens"] == usage["total_tokens"] > 5
