@@ -18,7 +18,7 @@ from aiohttp import abc
 from bitmesh_proxy.media.addresses import parse_address
 from bitmesh_proxy.media.fetch_errors import FetchRefused, FetchTimedOut, FetchUnreachable
 from bitmesh_proxy.upstream.connection import ProviderConnection
-from bitmesh_proxy.upstream.connections import Origin
+from bitmesh_proxy.upstream.opening import Origin
 from bitmesh_proxy.upstream.tls import make_tls_context
 
 #: RFC 8305: how long one address is waited for before the next one is tried beside it.

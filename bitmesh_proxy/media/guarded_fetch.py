@@ -36,7 +36,7 @@ from bitmesh_proxy.media.fetch_errors import FetchBroken, FetchRefused
 from bitmesh_proxy.media.origins import Origin, follow, origin_of, parse_link
 from bitmesh_proxy.upstream.connection import ProviderConnection
 from bitmesh_proxy.upstream.connections import Connections
-from bitmesh_proxy.upstream.connections import Origin as ConnectionOrigin
+from bitmesh_proxy.upstream.opening import Origin as ConnectionOrigin
 
 _USUAL_PORTS: Final = frozenset({80, 443})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})

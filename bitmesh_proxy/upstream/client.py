@@ -27,10 +27,11 @@ from bitmesh_proxy.settings import Upstream as UpstreamSettings
 from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.answers import too_large
 from bitmesh_proxy.upstream.connection import ProviderConnection
-from bitmesh_proxy.upstream.connections import Connections, Origin
+from bitmesh_proxy.upstream.connections import Connections
 from bitmesh_proxy.upstream.heads import AnswerHead
 from bitmesh_proxy.upstream.inbox import Take
 from bitmesh_proxy.upstream.listener import Listener
+from bitmesh_proxy.upstream.opening import Origin
 from bitmesh_proxy.upstream.requests import request_bytes
 from bitmesh_proxy.upstream.slots import Slots
 

@@ -8,26 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple
 
-from bitmesh_proxy.errors import UpstreamTimeout, UpstreamUnreachable
+from bitmesh_proxy.errors import UpstreamTimeout
 from bitmesh_proxy.upstream.connection import ProviderConnection
 from bitmesh_proxy.upstream.heads import HeadReader
-from bitmesh_proxy.upstream.tls import TlsSessions, make_tls_context
+from bitmesh_proxy.upstream.opening import Connect, NamedConnect, Origin
 from bitmesh_proxy.upstream.watch import Patience, Watch
-
-
-class Origin(NamedTuple):
-    """Where connections lead. ``host`` is a name or a bare address."""
-
-    host: str
-    port: int
-    is_tls: bool
-
-
-#: Opens a connection to an origin, with what the second argument makes as its protocol, within a bounded time.
-Connect = Callable[[Origin, Callable[[], ProviderConnection]], Awaitable[ProviderConnection]]
 
 
 class OriginPool:
@@ -57,8 +43,8 @@ class OriginPool:
 
     def note_answer(self, transport: asyncio.BaseTransport) -> None:
         """The first answer on a new connection has begun."""
-        if self._connections.tls is not None:
-            self._connections.tls.note(transport)
+        if self._connections.named is not None:
+            self._connections.named.note_answer(transport)
 
     def give_back(self, connection: ProviderConnection) -> None:
         """After an exchange, however it ended. Another one may follow, or it is closed."""
@@ -145,17 +131,17 @@ class Connections:
     def __init__(
         self, *, connect_timeout_s: float, keepalive_s: float, max_per_origin: int, connect: Connect | None = None
     ) -> None:
-        self._open = connect or self._open_by_name
-        self._opens_by_name = connect is None
-        self._connect_timeout_s = connect_timeout_s
         self.keepalive_s = keepalive_s
         self._max_per_origin = max_per_origin
         self.loop = asyncio.get_running_loop()
         self.heads = HeadReader(self.loop)
         self.watch = Watch(self.loop)
+        #: None where they are opened in another way.
+        self.named: NamedConnect | None = None
+        if connect is None:
+            connect = self.named = NamedConnect(timeout_s=connect_timeout_s, watch=self.watch)
+        self._open = connect
         self.pools: dict[Origin, OriginPool] = {}
-        #: Of connections opened by name.
-        self.tls: TlsSessions | None = None
         self._is_closed = False
 
     @property
@@ -184,7 +170,7 @@ class Connections:
                 if connection is not None:
                     return connection
                 if pool.count < self._max_per_origin:
-                    if self._opens_by_name and self.loop.time() + self._connect_timeout_s <= until_s:
+                    if self.named is not None and self.loop.time() + self.named.timeout_s <= until_s:
                         return await self._connect(pool)  # which has less patience of its own
                     with Patience(self.watch, until_s):
                         return await self._connect(pool)
@@ -205,6 +191,8 @@ class Connections:
         for pool in self.pools.values():
             pool.close()
         self.watch.close()
+        if self.named is not None:
+            self.named.close()
         await asyncio.sleep(0)  # the transports end with the loop's next turn
 
     async def _connect(self, pool: OriginPool) -> ProviderConnection:
@@ -221,29 +209,3 @@ class Connections:
         if connection.is_lost:  # meanwhile
             pool.forget(connection)
         return connection
-
-    async def _open_by_name(self, origin: Origin, make: Callable[[], ProviderConnection]) -> ProviderConnection:
-        tls: TlsSessions | None = None
-        try:
-            with Patience(self.watch, self.loop.time() + self._connect_timeout_s):
-                tls = await self._tls_sessions() if origin.is_tls else None
-                _, connection = await self.loop.create_connection(
-                    make,
-                    origin.host,
-                    origin.port,
-                    ssl=None if tls is None else tls.context,
-                    server_hostname=None if tls is None else origin.host,
-                )
-        except (OSError, UnicodeError) as exc:  # a name that no resolver takes is a UnicodeError
-            if tls is not None:
-                tls.forget(origin.host)
-            if isinstance(exc, TimeoutError):
-                raise UpstreamUnreachable("The provider cannot be reached: the connection timed out.") from exc
-            raise UpstreamUnreachable("The provider cannot be reached.") from exc
-        return connection
-
-    async def _tls_sessions(self) -> TlsSessions:
-        if self.tls is None:
-            context = await asyncio.to_thread(make_tls_context)  # it reads a few hundred certificates from disk
-            self.tls = TlsSessions(context)
-        return self.tls

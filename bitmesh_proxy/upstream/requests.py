@@ -17,7 +17,7 @@ from bitmesh_proxy import __version__
 from bitmesh_proxy.errors import InternalError
 from bitmesh_proxy.providers.base import FRESH_UUID, FormPart, UpstreamRequest
 from bitmesh_proxy.upstream.access import ProviderAccess
-from bitmesh_proxy.upstream.connections import Origin
+from bitmesh_proxy.upstream.opening import Origin
 
 USER_AGENT: Final = f"bitmesh-proxy/{__version__}"
 

@@ -15,7 +15,8 @@ import pytest
 from bitmesh_proxy.media.fetch_connections import JudgedConnect
 from bitmesh_proxy.media.fetch_errors import FetchRefused, FetchTimedOut, FetchUnreachable
 from bitmesh_proxy.upstream.connection import ProviderConnection
-from bitmesh_proxy.upstream.connections import Connections, Origin
+from bitmesh_proxy.upstream.connections import Connections
+from bitmesh_proxy.upstream.opening import Origin
 from tests.media.outside import Names, body, serving
 
 TLS = Path(__file__).parent / "tls"

@@ -11,7 +11,7 @@ from bitmesh_proxy.providers.base import UpstreamRequest
 from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.client import Upstream
 from bitmesh_proxy.upstream.connection import WRITE_BYTES
-from bitmesh_proxy.upstream.connections import Origin
+from bitmesh_proxy.upstream.opening import Origin
 from tests.upstream.calls import Call
 from tests.upstream.scripted_provider import Exchange, Provider, answering, post, provider, settings
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from bitmesh_proxy.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from bitmesh_proxy.providers.base import FormPart, UpstreamRequest
 from bitmesh_proxy.upstream.client import Upstream
-from bitmesh_proxy.upstream.connections import Origin
+from bitmesh_proxy.upstream.opening import Origin
 from tests.upstream.answers import answers
 from tests.upstream.calls import Call
 from tests.upstream.scripted_provider import Exchange, Provider, answering, get, post, provider, settings

@@ -10,7 +10,8 @@ import pytest
 
 from bitmesh_proxy.errors import UpstreamTimeout, UpstreamUnreachable
 from bitmesh_proxy.upstream.connection import ProviderConnection
-from bitmesh_proxy.upstream.connections import Connections, Origin
+from bitmesh_proxy.upstream.connections import Connections
+from bitmesh_proxy.upstream.opening import Origin
 from tests.upstream.scripted_provider import Exchange, answering, provider
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

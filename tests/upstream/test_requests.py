@@ -12,7 +12,7 @@ from bitmesh_proxy.errors import InternalError
 from bitmesh_proxy.providers import openai_compatible
 from bitmesh_proxy.providers.base import FormPart, UpstreamRequest
 from bitmesh_proxy.upstream.access import ProviderAccess
-from bitmesh_proxy.upstream.connections import Origin
+from bitmesh_proxy.upstream.opening import Origin
 from bitmesh_proxy.upstream.requests import (
     USER_AGENT,
     form_bytes,

@@ -8,8 +8,10 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from bitmesh_proxy.errors import UpstreamBroken, UpstreamUnreachable
-from bitmesh_proxy.upstream.connections import Connections, Origin
+from bitmesh_proxy.upstream.connections import Connections
+from bitmesh_proxy.upstream.opening import Origin
 from bitmesh_proxy.upstream.tls import MAX_RESUMED_S, TlsSessions, make_tls_context
+from tests.hand_clock import HandClock
 from tests.upstream.scripted_provider import Exchange, answering, provider
 from tests.upstream.tls_provider import PEM, serving
 from tests.web.lane.callers import LOOPS
@@ -20,20 +22,13 @@ UNTIL_CLOSED = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
 LAST = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello"
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 def trusting(clock: Callable[[], float] = time.monotonic) -> Connections:
     """Connections that trust the certificate."""
     connections = Connections(connect_timeout_s=5.0, keepalive_s=30.0, max_per_origin=10)
     context = make_tls_context()
     context.load_verify_locations(PEM)
-    connections.tls = TlsSessions(context, clock=clock)
+    assert connections.named is not None
+    connections.named.tls = TlsSessions(context, clock=clock)
     return connections
 
 
@@ -104,7 +99,7 @@ def test_a_provider_that_does_not_know_the_session_any_more_is_none_the_worse(ve
 
 def test_nobody_is_believed_for_ever() -> None:
     async def journey() -> None:
-        clock = Clock()
+        clock = HandClock()
         connections = trusting(clock)
         async with provider(answering(LAST), tls=serving()) as running:
             seen = []
@@ -161,13 +156,13 @@ def test_connections_made_at_once_agree_on_a_session() -> None:
 def test_nothing_is_noted_of_a_connection_without_tls_or_of_another_context() -> None:
     async def journey() -> None:
         ours, others = trusting(), trusting()
-        assert ours.tls is not None
+        assert ours.named is not None
         async with provider(answering(LAST)) as plain, provider(answering(LAST), tls=serving()) as running:
             now_s = asyncio.get_running_loop().time()
             for origin in (Origin("127.0.0.1", plain.port, False), Origin("localhost", running.port, True)):
                 connection = await others.take(origin, is_fresh=True, until_s=now_s + 5)
                 assert connection._transport is not None
-                ours.tls.note(connection._transport)
+                ours.named.note_answer(connection._transport)
                 connection.close()
             assert not (await asked(ours, running.port))[0]
         await ours.close()
