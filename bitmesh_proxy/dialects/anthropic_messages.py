@@ -20,7 +20,7 @@ from bitmesh_proxy.dialects.base import ChatDialect, UpstreamRequest
 from bitmesh_proxy.dialects.json_answers import child, objects, string
 from bitmesh_proxy.dialects.reading_meter import ReadingMeter
 from bitmesh_proxy.dialects.tool_arguments import tool_arguments
-from bitmesh_proxy.dialects.unsupported import refuse_logprobs
+from bitmesh_proxy.dialects.unsupported import refuse_logprobs, stop_sequences
 from bitmesh_proxy.errors import InvalidRequest, UnsupportedValue
 
 WIRE_FORMAT: Final = "anthropic_messages"
@@ -98,9 +98,7 @@ def _sampling(options: JsonObject) -> dict[str, Any]:
     chosen: dict[str, Any] = {name: options[name] for name in ("top_p", "top_k") if name in options}
     if "temperature" in options:
         chosen["temperature"] = min(options["temperature"], 1)  # the scale ends at 1 here, at 2 there
-    stop = options.get("stop")
-    sequences = [stop] if isinstance(stop, str) else stop or []
-    if sequences := [sequence for sequence in sequences if sequence.strip()]:
+    if sequences := [sequence for sequence in stop_sequences(options) if sequence.strip()]:
         chosen["stop_sequences"] = sequences
     return chosen
 

@@ -19,7 +19,7 @@ from bitmesh_proxy.dialects.gemini_reader import GeminiReader, read_whole, read_
 from bitmesh_proxy.dialects.json_answers import child, objects, string
 from bitmesh_proxy.dialects.reading_meter import ReadingMeter
 from bitmesh_proxy.dialects.tool_arguments import tool_arguments
-from bitmesh_proxy.dialects.unsupported import refuse_logprobs
+from bitmesh_proxy.dialects.unsupported import refuse_logprobs, stop_sequences
 from bitmesh_proxy.errors import InvalidRequest, UnsupportedValue
 
 WIRE_FORMAT: Final = "gemini"
@@ -91,8 +91,7 @@ def _generation_config(options: JsonObject, offer: Offer) -> dict[str, Any]:
     config: dict[str, Any] = {theirs: options[ours] for ours, theirs in _GENERATION_FIELDS.items() if ours in options}
     if limit := options.get("max_completion_tokens") or options.get("max_tokens"):
         config["maxOutputTokens"] = limit
-    stop = options.get("stop")
-    if stops := [stop] if isinstance(stop, str) else list(stop or ()):
+    if stops := stop_sequences(options):
         if len(stops) > _MAX_STOPS:
             raise UnsupportedValue(f"This model takes at most {_MAX_STOPS} stop sequences.", param="stop")
         config["stopSequences"] = stops

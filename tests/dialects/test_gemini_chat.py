@@ -130,7 +130,9 @@ def test_what_cannot_be_said_is_refused_by_name(message: dict[str, Any], param: 
     assert caught.value.param == param
 
 
-@pytest.mark.parametrize(("asked", "param"), [({"n": 2}, "n"), ({"stop": list("abcdef")}, "stop")])
+@pytest.mark.parametrize(
+    ("asked", "param"), [({"n": 2}, "n"), ({"stop": list("abcdef")}, "stop"), ({"stop": 5}, "stop")]
+)
 def test_what_cannot_be_done_is_refused_by_name(asked: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         body_of(asked)
