@@ -33,32 +33,35 @@ class Compactor:
         self._conversations = conversations
         self._sealer = sealer
 
-    async def compact(self, body: Mapping[str, Any], incoming: Incoming) -> dict[str, Any]:
-        """The shorter conversation. Raises InvalidRequest, PreviousResponseNotFound, and as ``Pipeline.serve`` does."""
+    async def compact(self, body: Mapping[str, Any], incoming: Incoming) -> tuple[dict[str, Any], dict[str, str]]:
+        """The shorter conversation, and the headers that tell what it cost. Raises InvalidRequest,
+        PreviousResponseNotFound, and as ``Pipeline.serve`` does."""
         caller = incoming.caller
         request = parse_request(body, new_id, bound_model=caller.bound_model)
         conversation = await self._conversations.of(request, caller.account_id)
-        summary, usage = await self._summary(request, conversation, incoming)
+        summary, usage, headers = await self._summary(request, conversation, incoming)
         sealed = await asyncio.to_thread(self._sealer.seal, summary.encode(), caller.account_id)
         kept = kept_items([*conversation.context, *conversation.request.items])
         item = {"id": new_id("cmp_"), "type": "compaction", "status": "completed", "encrypted_content": sealed}
-        return {
+        compacted = {
             "id": new_id("resp_"),
             "object": "response.compaction",
             "created_at": int(incoming.context.received_at_s),
             "output": [*kept, item],
             "usage": usage,
         }
+        return compacted, headers
 
     async def _summary(
         self, request: ResponseRequest, conversation: Conversation, incoming: Incoming
-    ) -> tuple[str, dict[str, Any]]:
-        """The summary and its usage; of a model that does not speak, the transcript, which costs nothing."""
+    ) -> tuple[str, dict[str, Any], dict[str, str]]:
+        """The summary, its usage and headers; of a model that does not speak, the transcript, which costs nothing."""
         shown, context = conversation.shown_items, conversation.shown_context
         if self._catalogue.get(request.model).operation is not Operation.CHAT:
-            return transcript_of([*context, *shown]), render_usage(Usage(), Cost())
+            return transcript_of([*context, *shown]), render_usage(Usage(), Cost()), {}
         taker = SummaryTaker(summary_call(replace(request, items=shown), context), incoming.context)
         reply = CapturedReply()
         await self._pipeline.serve(replace(incoming, finisher=taker), taker.endpoint(), reply)
         taken = orjson.loads(reply.body)
-        return taken["summary"], taken["usage"]
+        headers = {name: value for name, value in reply.headers.items() if name.startswith("X-Bitmesh-")}
+        return taken["summary"], taken["usage"], headers

@@ -180,7 +180,8 @@ async def handle_compact(request: web.Request) -> web.StreamResponse:
     body = await read_request_body(request)
     _speak(request, body)
     incoming = await _incoming(request, caller, body)
-    return _json(await request.app[keys.RESPONSES].compactor.compact(body, incoming))
+    compacted, headers = await request.app[keys.RESPONSES].compactor.compact(body, incoming)
+    return _json(compacted, headers)
 
 
 def routes() -> list[Route]:
@@ -255,5 +256,6 @@ def _integer(query: Mapping[str, str], name: str, default: int, *, low: int, hig
     return value
 
 
-def _json(body: Any) -> web.Response:
-    return web.Response(body=orjson.dumps(body), content_type="application/json", headers=VERSION_HEADERS)
+def _json(body: Any, headers: Mapping[str, str] = VERSION_HEADERS) -> web.Response:
+    headers = {**headers, **VERSION_HEADERS}
+    return web.Response(body=orjson.dumps(body), content_type="application/json", headers=headers)

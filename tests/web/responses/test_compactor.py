@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from bitmesh_proxy.money import format_usd
 from tests.endpoints.responses.specification import violations
 from tests.journeys.gateway import CHAT_MODEL, IMAGE_MODEL, running_gateway
 
@@ -17,6 +18,9 @@ async def test_a_summary_is_a_call_like_any_other(tmp_path: Path) -> None:
         row = await gateway.last_row()
         assert row.endpoint == "responses_compact"
         assert answer.json["usage"]["total_cost"] == row.charge_nano_usd / 10**9 > 0
+        assert answer.headers["X-Bitmesh-Cost"] == format_usd(row.charge_nano_usd)
+        assert answer.headers["X-Bitmesh-Provider"] == row.provider
+        assert answer.headers["OpenResponses-Version"]
         (sent,) = gateway.upstream_calls("/chat/completions")
         assert "Rhyme." in sent.body["messages"][0]["content"]
         await gateway.check_books()
@@ -28,6 +32,7 @@ async def test_a_model_that_does_not_speak_is_not_asked(tmp_path: Path) -> None:
         answer = await gateway.post(PATH, {"model": IMAGE_MODEL, "input": given})
         assert violations("CompactResource", answer.json) == []
         assert answer.json["usage"]["total_tokens"] == 0
+        assert "X-Bitmesh-Cost" not in answer.headers
         assert gateway.upstream_calls() == []
         items = [*answer.json["output"], {"role": "user", "content": "Go on"}]
         await gateway.post("/v1/responses", {"model": CHAT_MODEL, "input": items})
