@@ -25,6 +25,7 @@ from bitmesh_proxy.errors import (
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
+    PermissionDenied,
 )
 from bitmesh_proxy.limits.headers import rate_limit_headers
 from bitmesh_proxy.logs import ACCESS
@@ -184,6 +185,8 @@ def _from_aiohttp(exc: web.HTTPException) -> GatewayError:
         return MethodNotAllowed("Method not allowed", headers={"Allow": ",".join(sorted(exc.allowed_methods))})
     if exc.status == 413:
         return BodyTooLarge("The request body is too large.")
+    if exc.status == 403:  # a browser's question before a request; the text says what is wrong with it
+        return PermissionDenied(exc.text or exc.reason)
     if 400 <= exc.status < 500:
         return InvalidRequest(exc.reason)
     return InternalError("Internal server error")
