@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Any
 
 import orjson
@@ -75,5 +74,5 @@ def from_base64(value: str) -> bytes:
             raise UpstreamBroken("The provider sent a data URI that is not base64.")
     try:
         return base64.b64decode(value, validate=True)
-    except binascii.Error as exc:
+    except ValueError as exc:  # letters beyond ASCII
         raise UpstreamBroken("The provider sent something that is not base64.") from exc

@@ -65,13 +65,13 @@ def bytes_of(media: Media, *, param: str) -> bytes:
         raise InvalidRequest("This model takes the bytes of a picture (base64), not a link to it.", param=param)
     try:
         return _decoded(payload)
-    except binascii.Error as exc:
+    except ValueError as exc:  # binascii.Error is one; letters beyond ASCII are a plain one
         raise InvalidRequest("The data URI is not valid base64.", param=param) from exc
 
 
 def _decoded(payload: str) -> bytes:
     """Base64 to bytes, a slice at a time: in a thread, a picture in one piece would keep the event loop from running
-    all the same, because decoding does not let go of the interpreter. Raises binascii.Error."""
+    all the same, because decoding does not let go of the interpreter. Raises ValueError."""
     pieces = []
     for start in range(0, len(payload), _SLICE_CHARACTERS):
         piece = base64.b64decode(payload[start : start + _SLICE_CHARACTERS], validate=True)

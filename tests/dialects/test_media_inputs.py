@@ -30,7 +30,10 @@ def test_links_and_bytes() -> None:
     assert base64_of(URI, param="image") == base64_of(DATA, param="image") == "aGk="
 
 
-@pytest.mark.parametrize("url", ["https://x.test/a.png", "data:image/png,hi", "data:image/png;base64,%%", "data:"])
+@pytest.mark.parametrize(
+    "url",
+    ["https://x.test/a.png", "data:image/png,hi", "data:image/png;base64,%%", "data:image/png;base64,aGäk", "data:"],
+)
 def test_what_has_no_bytes_names_the_field(url: str) -> None:
     for function in (bytes_of, base64_of):
         with pytest.raises(InvalidRequest) as caught:
