@@ -12,6 +12,11 @@ def test_columns_are_as_wide_as_their_content(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out == "NAME     USD\na          1\nlonger  12.5\n\n"
 
 
+def test_what_a_terminal_would_act_on_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["NAME", "ÄGE"], [("a\nb\x1b[2J", "é → \\"), ("\t", 1)])
+    assert capsys.readouterr().out == "NAME         ÄGE\na\\nb\\x1b[2J  é → \\\n\\t           1\n"
+
+
 def test_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
     print_json({"a": [1, "é"]})
     assert capsys.readouterr().out == '{\n  "a": [\n    1,\n    "é"\n  ]\n}\n'
