@@ -36,6 +36,8 @@ def create(
     ctx: click.Context, name: str, credit: NanoUsd | None, as_json: bool, config: Path | None, data_dir: Path | None
 ) -> None:
     """Make an account."""
+    if not name.strip():
+        fail("an account needs a name")
 
     async def work(database: Database) -> Account:
         store = AccountStore(database)
