@@ -14,11 +14,12 @@ from bitmesh_proxy.billing.pruning import show_day
 from bitmesh_proxy.cli.account import find_account
 from bitmesh_proxy.cli.books import with_database
 from bitmesh_proxy.cli.moments import AGO
-from bitmesh_proxy.cli.options import common_options, settings_of
+from bitmesh_proxy.cli.options import common_options, fail, settings_of
 from bitmesh_proxy.cli.tables import print_json, print_table
 from bitmesh_proxy.money import format_usd
 from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.keys import KeyStore
 from bitmesh_proxy.storage.months import LedgerMonths
 from bitmesh_proxy.storage.usage import Dimension, UsageFilter, UsageLine, UsageReports
 
@@ -70,6 +71,9 @@ def usage(
     wanted["model"] = wanted.pop("model_id")
 
     async def work(database: Database) -> tuple[list[UsageLine], float | None]:
+        key_id: str | None = wanted["key_id"]
+        if key_id is not None and await KeyStore(database).get(key_id) is None:
+            fail(f"no key has the id {key_id!r}")
         paying = await find_account(AccountStore(database), account_id) if account_id else None
         which = UsageFilter(account_id=paying.id if paying else None, **wanted)
         return await UsageReports(database).by(groups, which), await LedgerMonths(database).last_summed_up_s()

@@ -60,7 +60,8 @@ def test_filters_and_groups(run: Run, data_dir: Path) -> None:
     ]
     since = run("usage", "--by", "model", "--since", "2026-11-20", "--json")
     assert [line["model"] for line in json_of(since)] == ["b/two"]
-    assert json_of(run("usage", "--key", "key_other", "--json")) == []
+    assert json_of(run("usage", "--key", key_id, "--model", "b/two", "--json"))[0]["requests"] == 1
+    assert "no key has the id 'key_other'" in run("usage", "--key", "key_other", "--json", status=1).output
     assert json_of(run("usage", "--account", "acme", "--model", "b/two", "--json"))[0]["requests"] == 1
 
 
