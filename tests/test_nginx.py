@@ -137,6 +137,30 @@ async def test_an_upload_arrives_while_it_is_sent(aiohttp_server: AiohttpServer,
             assert await answer.text() == str(1000 + 3 * 1024 * 1024)
 
 
+async def test_a_web_socket_goes_through_and_other_connections_are_kept(
+    aiohttp_server: AiohttpServer, tmp_path: Path
+) -> None:
+    async def say(request: web.Request) -> web.StreamResponse:
+        if not web.WebSocketResponse().can_prepare(request):
+            return web.json_response({"connection": request.headers.get("Connection"), "keep": request.keep_alive})
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        await socket.send_str("heard " + await socket.receive_str())
+        await socket.close()
+        return socket
+
+    app = web.Application()
+    app.router.add_get("/v1/responses", say)
+    server = await aiohttp_server(app)
+    async with nginx_before(server.port or 0, tmp_path) as url, aiohttp.ClientSession() as client:
+        async with client.ws_connect(url / "v1/responses") as socket:
+            await socket.send_str("hello")
+            assert await socket.receive_str() == "heard hello"
+        for headers in ({}, {"Connection": "upgrade", "Upgrade": "h2c"}):
+            async with client.get(url / "v1/responses", headers=headers) as answer:
+                assert await answer.json() == {"connection": None, "keep": True}
+
+
 async def test_while_the_service_is_down_callers_get_json_of_their_own_api(tmp_path: Path) -> None:
     async with nginx_before(free_port(), tmp_path) as url, aiohttp.ClientSession() as client:
         async with client.post(url / "chat") as bitmesh, client.post(url / "v1/openai/chat/completions") as openai:
