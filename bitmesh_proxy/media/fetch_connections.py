@@ -10,19 +10,14 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Any, Final
 
-import aiohappyeyeballs
 from aiohttp import abc
 
 from bitmesh_proxy.media.addresses import parse_address
 from bitmesh_proxy.media.fetch_errors import FetchRefused, FetchTimedOut, FetchUnreachable
 from bitmesh_proxy.upstream.connection import ProviderConnection
-from bitmesh_proxy.upstream.opening import Origin
+from bitmesh_proxy.upstream.opening import Origin, first_to_answer
 from bitmesh_proxy.upstream.tls import make_tls_context
-
-#: RFC 8305: how long one address is waited for before the next one is tried beside it.
-NEXT_ADDRESS_S: Final = 0.25
 
 #: May a connection to this host and port go to this address?
 Judge = Callable[[str, int, str], bool]
@@ -60,16 +55,14 @@ class JudgedConnect:
     async def _connect(self, origin: Origin, make: Callable[[], ProviderConnection]) -> ProviderConnection:
         addresses = await self._judged_addresses(origin)
         tls = await self._tls_context() if origin.is_tls else None
-        connected = await aiohappyeyeballs.start_connection(
-            addresses, happy_eyeballs_delay=NEXT_ADDRESS_S, interleave=1
-        )
+        connected = await first_to_answer(addresses, origin.port)
         _, connection = await asyncio.get_running_loop().create_connection(
             make, sock=connected, ssl=tls, server_hostname=None if tls is None else origin.host.rstrip(".")
         )
         return connection
 
-    async def _judged_addresses(self, origin: Origin) -> list[tuple[Any, ...]]:
-        """As ``getaddrinfo`` gives them. Raises FetchRefused if a single one of them is not to be gone to."""
+    async def _judged_addresses(self, origin: Origin) -> list[str]:
+        """Raises FetchRefused if a single one of them is not to be gone to."""
         found = [origin.host]
         if parse_address(origin.host) is None:
             answer = await self._resolver.resolve(origin.host, origin.port, socket.AF_UNSPEC)
@@ -78,15 +71,9 @@ class JudgedConnect:
             raise OSError("a name without an address")
         if not all(self._judge(origin.host, origin.port, address) for address in found):
             raise FetchRefused("the link leads to an address that is not public")
-        return [_address_info(address, origin.port) for address in found]
+        return found
 
     async def _tls_context(self) -> ssl.SSLContext:
         if self._ssl is None:
             self._ssl = await asyncio.to_thread(make_tls_context)  # it reads a few hundred certificates from disk
         return self._ssl
-
-
-def _address_info(address: str, port: int) -> tuple[Any, ...]:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    place = (address, port, 0, 0) if family is socket.AF_INET6 else (address, port)
-    return (family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", place)

@@ -17,13 +17,14 @@ from msgspec import Struct
 #: Moves of a provider are seen after so long, or at once if nobody answers at the old addresses any more.
 REMEMBERED_S: Final = 10.0
 
-#: Gives the addresses of a host and port, in the order in which they are to be tried. Raises OSError or UnicodeError.
+#: Gives the addresses of a host and port, the likeliest first. Raises OSError or UnicodeError.
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 
-class _Known(Struct, frozen=True, eq=False):
+class _Known(Struct, eq=False):
     asking: asyncio.Task[list[str]]
     until_s: float
+    proven: str | None = None
 
 
 class Names:
@@ -36,7 +37,7 @@ class Names:
         self._known: dict[tuple[str, int], _Known] = {}
 
     async def addresses_of(self, host: str, port: int) -> list[str]:
-        """At least one, in the order in which they are to be tried. Raises OSError or UnicodeError."""
+        """At least one, the likeliest first. Raises OSError or UnicodeError."""
         if _is_address(host):
             return [host]
         known = self._known.get((host, port))
@@ -45,18 +46,22 @@ class Names:
             asking.add_done_callback(_hear)
             known = self._known[host, port] = _Known(asking, self._clock() + REMEMBERED_S)
         try:
-            return list(await asyncio.shield(known.asking))  # others may wait for the same
+            return await asyncio.shield(known.asking)  # others may wait for the same
         except (OSError, UnicodeError):
             if self._known.get((host, port)) is known:
                 del self._known[host, port]
             raise
 
-    def prefer(self, host: str, port: int, address: str) -> None:
-        """Somebody has answered there: it is to be tried first."""
+    def proven(self, host: str, port: int) -> str | None:
+        """The address where somebody has answered; None if nobody knows one."""
         known = self._known.get((host, port))
-        if known is not None and known.asking.done() and address in (addresses := known.asking.result()):
-            addresses.remove(address)
-            addresses.insert(0, address)
+        return None if known is None else known.proven
+
+    def note_answer(self, host: str, port: int, address: str) -> None:
+        """Somebody has answered there."""
+        known = self._known.get((host, port))
+        if known is not None:
+            known.proven = address
 
     def forget(self, host: str, port: int) -> None:
         """Nobody has answered there."""

@@ -84,15 +84,18 @@ async def test_a_failure_that_nobody_waits_for_is_no_news(caplog: pytest.LogCapt
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_where_somebody_answered_is_tried_first_next_time() -> None:
-    names = Names(Resolver(["2001:db8::1", "192.0.2.1", "192.0.2.2"]))
-    found = await names.addresses_of("a.test", 443)
-    names.prefer("a.test", 443, "192.0.2.1")
-    assert found[0] == "2001:db8::1"  # whoever has it keeps it as it was
-    assert await names.addresses_of("a.test", 443) == ["192.0.2.1", "2001:db8::1", "192.0.2.2"]
-    names.prefer("a.test", 443, "192.0.2.77")
-    names.prefer("b.test", 443, "192.0.2.1")
-    assert await names.addresses_of("a.test", 443) == ["192.0.2.1", "2001:db8::1", "192.0.2.2"]
+async def test_where_somebody_answered_is_known_as_long_as_the_name_is() -> None:
+    clock = HandClock()
+    names = Names(Resolver(["2001:db8::1", "192.0.2.1"], ["192.0.2.1"]), clock=clock)
+    names.note_answer("a.test", 443, "192.0.2.1")
+    assert names.proven("a.test", 443) is None
+    await names.addresses_of("a.test", 443)
+    assert names.proven("a.test", 443) is None
+    names.note_answer("a.test", 443, "192.0.2.1")
+    assert (names.proven("a.test", 443), names.proven("a.test", 80)) == ("192.0.2.1", None)
+    clock.now_s += REMEMBERED_S
+    await names.addresses_of("a.test", 443)
+    assert names.proven("a.test", 443) is None
 
 
 async def test_where_nobody_answered_is_asked_for_anew() -> None:

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 
 import pytest
 
@@ -42,6 +43,20 @@ async def opening(book: Book, *, timeout_s: float = 5.0) -> AsyncIterator[NamedC
         watch.close()
 
 
+@contextmanager
+def silence(address: str, port: int) -> Iterator[None]:
+    """A port that answers no more: its queue is full."""
+    with socket.socket() as listening, ExitStack() as stack:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((address, port))
+        listening.listen(0)
+        for _ in range(3):
+            caller = stack.enter_context(socket.socket())
+            caller.setblocking(False)
+            caller.connect_ex((address, port))
+        yield
+
+
 async def opened(connect: NamedConnect, port: int, *, is_tls: bool = False) -> str:
     """The address that it led to."""
     loop = asyncio.get_running_loop()
@@ -52,13 +67,31 @@ async def opened(connect: NamedConnect, port: int, *, is_tls: bool = False) -> s
     return address
 
 
-async def test_the_next_address_is_tried_and_then_the_first_to_be_tried() -> None:
+async def test_where_nobody_listens_the_next_address_is_tried() -> None:
     book = Book([NOBODY, SOMEBODY])
     async with provider(answering(SIZED)) as running, opening(book) as connect:
-        assert await opened(connect, running.port) == SOMEBODY
-        assert await connect._names.addresses_of("a.test", running.port) == [SOMEBODY, NOBODY]
-        assert await opened(connect, running.port) == SOMEBODY
+        assert [await opened(connect, running.port) for _ in range(3)] == [SOMEBODY] * 3
+        assert connect._names.proven("a.test", running.port) == SOMEBODY
     assert book.asked == 1
+
+
+async def test_an_address_that_keeps_silent_does_not_hold_up_the_next() -> None:
+    """As IPv6 does where it is set up, and leads nowhere."""
+    async with provider(answering(SIZED)) as running, opening(Book([NOBODY, SOMEBODY])) as connect:
+        with silence(NOBODY, running.port):
+            assert [await opened(connect, running.port) for _ in range(3)] == [SOMEBODY] * 3
+
+
+async def test_where_somebody_was_and_is_no_more_the_others_are_tried() -> None:
+    async with opening(Book([NOBODY, SOMEBODY])) as connect:
+        async with provider(answering(SIZED)) as running:
+            assert await opened(connect, running.port) == SOMEBODY
+        server = await asyncio.start_server(lambda _, writer: writer.close(), NOBODY, running.port)
+        assert await opened(connect, running.port) == NOBODY
+        server.close()
+        await server.wait_closed()
+        with pytest.raises(UpstreamUnreachable):
+            await opened(connect, running.port)
 
 
 async def test_a_provider_that_has_moved_is_found_at_the_second_try() -> None:
