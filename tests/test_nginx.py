@@ -163,8 +163,12 @@ async def test_a_web_socket_goes_through_and_other_connections_are_kept(
 
 async def test_while_the_service_is_down_callers_get_json_of_their_own_api(tmp_path: Path) -> None:
     async with nginx_before(free_port(), tmp_path) as url, aiohttp.ClientSession() as client:
-        async with client.post(url / "chat") as bitmesh, client.post(url / "v1/openai/chat/completions") as openai:
-            assert (bitmesh.status, openai.status) == (502, 502)
-            assert isinstance((await bitmesh.json())["error"], str)
-            assert set((await openai.json())["error"]) == {"message", "type", "param", "code"}
-            assert bitmesh.headers["Retry-After"]
+        for path in ("chat", "v1/chat", "v1/image/", "v1/video", "v1/video/job-1", "v1/test", "openai/x"):
+            async with client.get(url / path) as answer:
+                assert answer.status == 502, path
+                assert isinstance((await answer.json())["error"], str), path
+                assert answer.headers["Retry-After"], path
+        for path in ("v1/openai/chat/completions", "v1/chat/completions", "v1/responses", "v1/videos", "v1/models"):
+            async with client.get(url / path) as answer:
+                assert answer.status == 502, path
+                assert set((await answer.json())["error"]) == {"message", "type", "param", "code"}, path
