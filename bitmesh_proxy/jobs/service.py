@@ -2,7 +2,8 @@
 
 A job is a row. Whoever wants to know how it is doing, poller or owner, asks the provider through ``poll``, which lets
 only one question per job be under way. The books are closed once, in the same transaction as the row. A question that
-fails says nothing about the job: it is asked again later, and the hold stays.
+fails says nothing about the job: it is asked again later, and the hold stays. Nor is a job done without a clip that can
+be handed out: its link may come a little after the word, and if it does not, the job has failed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,15 @@ from bitmesh_proxy.catalogue.catalogue import Catalogue
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.endpoints.endpoint import JobView
-from bitmesh_proxy.errors import Conflict, GatewayError, NotFound, ProviderRefused, RateLimited, Unavailable
+from bitmesh_proxy.errors import (
+    Conflict,
+    GatewayError,
+    NotFound,
+    ProviderRefused,
+    RateLimited,
+    Unavailable,
+    UpstreamBroken,
+)
 from bitmesh_proxy.media.results import MediaResults
 from bitmesh_proxy.settings import Jobs as JobSettings
 from bitmesh_proxy.storage.jobs import Job, JobStore, NewJob
@@ -30,7 +39,7 @@ from bitmesh_proxy.upstream.attempts import Attempts
 
 log = logging.getLogger(__name__)
 
-#: A job that its provider does not know, so many polls in a row, is lost.
+#: A job that its provider does not know, or calls done without giving a clip, so many polls in a row, is lost.
 LOST_AFTER_REFUSALS = 5
 #: Whoever waits for a job looks at its row at least so often.
 LOOK_AGAIN_S = 1.0
@@ -99,7 +108,7 @@ class JobService:
                 provider_job_id=state.provider_job_id,
                 facts=facts_of(call),
                 state=_dump(state, []),
-                status=state.status,
+                status=JobStatus.IN_PROGRESS if state.status.is_final else state.status,  # its end is noted by _apply
                 created_at_s=now_s,
                 next_poll_at_s=now_s + self._settings.first_poll_s,
             )
@@ -196,18 +205,20 @@ class JobService:
         return await self._apply(job, state)
 
     async def _not_answered(self, job: Job, error: GatewayError) -> Job:
-        is_unknown = isinstance(error, ProviderRefused) and error.provider_status in (404, 410)
-        refusals = job.refusals + 1 if is_unknown else 0
         log.info("a job could not be polled: %s", error.code, extra={"job_id": job.id, "provider": job.provider})
-        if refusals >= LOST_AFTER_REFUSALS:
-            lost = JobState(
-                provider_job_id=job.provider_job_id,
-                status=JobStatus.FAILED,
-                error_code="job_lost",
-                error_message="The provider does not know this job any more.",
-            )
-            return await self._apply(job, lost)
-        return await self._store.postpone(job.id, next_poll_at_s=self._next_poll_at_s(job), refusals=refusals)
+        if isinstance(error, ProviderRefused) and error.provider_status in (404, 410):
+            return await self._refused(job, "job_lost", "The provider does not know this job any more.")
+        return await self._store.postpone(job.id, next_poll_at_s=self._next_poll_at_s(job), refusals=0)
+
+    async def _refused(self, job: Job, code: str, message: str) -> Job:
+        """Note a poll that gives no hope; the last of too many ends the job as failed."""
+        refusals = job.refusals + 1
+        if refusals < LOST_AFTER_REFUSALS:
+            return await self._store.postpone(job.id, next_poll_at_s=self._next_poll_at_s(job), refusals=refusals)
+        lost = JobState(
+            provider_job_id=job.provider_job_id, status=JobStatus.FAILED, error_code=code, error_message=message
+        )
+        return await self._apply(job, lost)
 
     async def _apply(self, job: Job, state: JobState) -> Job:
         """Note what the provider said; close the books when it was the last word."""
@@ -215,10 +226,9 @@ class JobService:
             return await self._store.update(
                 job.id, status=state.status, state=_dump(state, []), next_poll_at_s=self._next_poll_at_s(job)
             )
-        paths = [
-            await self._media.register(output, provider=job.provider, account_id=job.account_id, public_base_url="")
-            for output in state.outputs
-        ]
+        paths = await self._paths_of(job, state)
+        if state.status is JobStatus.COMPLETED and not paths:
+            return await self._refused(job, "no_result", "The provider says that it is done, but gives no clip.")
         finished = await self._store.finish(
             job.id,
             status=state.status,
@@ -229,6 +239,17 @@ class JobService:
         self._ended.set()
         self._ended = asyncio.Event()
         return finished
+
+    async def _paths_of(self, job: Job, state: JobState) -> list[str]:
+        """Links of ours to what was made; none where the provider's cannot be followed."""
+        try:
+            return [
+                await self._media.register(output, provider=job.provider, account_id=job.account_id, public_base_url="")
+                for output in state.outputs
+            ]
+        except UpstreamBroken as exc:
+            log.warning("what a job made cannot be handed out: %s", exc, extra={"job_id": job.id})
+            return []
 
     async def _outcome(self, job: Job, state: JobState) -> Outcome:
         offer = self._catalogue.offer(job.offer_id)

@@ -39,7 +39,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """A job's row. ``polls`` counts answers, ``refusals`` the polls in a row that the provider did not know it at."""
+    """A job's row. ``polls`` counts answers, ``refusals`` the polls in a row that gave no hope of a clip."""
 
     id: str
     account_id: str

@@ -1,4 +1,4 @@
-"""A job's way from its row to the last word, and what a question that fails says about it: nothing."""
+"""A job's way from its row to the last word, and what says nothing about it: a question that fails, a word alone."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from bitmesh_proxy.calls import Frame, JobStatus, Media, VideoCall
+from bitmesh_proxy import keys
+from bitmesh_proxy.calls import Frame, JobState, JobStatus, Media, MediaOutput, VideoCall
 from bitmesh_proxy.errors import NotFound, RateLimited
-from bitmesh_proxy.jobs.service import LOST_AFTER_REFUSALS, call_of, facts_of
-from tests.jobs.jobs import SETTINGS, Room
+from bitmesh_proxy.jobs.service import LOST_AFTER_REFUSALS, JobService, call_of, facts_of
+from bitmesh_proxy.storage.jobs import Job
+from tests.jobs.jobs import SETTINGS, Room, service_of
 
 PICTURE = Media(kind="image", url="https://example.org/x.png")
 
@@ -73,6 +75,66 @@ async def test_a_job_that_its_provider_does_not_know_so_often_is_lost(room: Room
     assert job.status is JobStatus.FAILED
     row = await room.gateway.last_row()
     assert (row.state, row.outcome, row.charge_nano_usd) == ("released", "job_failed", 0)
+    await room.gateway.check_books()
+
+
+def service_that_hears(room: Room, job: Job, *states: JobState) -> JobService:
+    """A service that is told one thing after the other when it asks how a job is doing."""
+    told = iter(states)
+    known = room.gateway.app[keys.ACCESS][job.provider]
+    video = known.provider.video
+    assert video is not None
+    provider = replace(known.provider, video=replace(video, read_poll=lambda _: next(told)))
+    return service_of(room.gateway, room.clock, access={job.provider: replace(known, provider=provider)})
+
+
+UNUSABLE = {
+    "no link": (),
+    "blanks": (MediaOutput(kind="video", url="https://cdn.example.org/my clip.mp4"),),
+    "a password": (MediaOutput(kind="video", url="https://user:word@cdn.example.org/clip.mp4"),),
+    "no clip": (MediaOutput(kind="video", data=b"<html>"),),
+}
+
+
+@pytest.mark.parametrize("outputs", UNUSABLE.values(), ids=UNUSABLE)
+async def test_a_job_that_is_done_without_a_clip_has_failed_in_the_end(
+    room: Room, outputs: tuple[MediaOutput, ...]
+) -> None:
+    job = await room.submit()
+    done = JobState(provider_job_id=job.provider_job_id, status=JobStatus.COMPLETED, outputs=outputs)
+    service = service_that_hears(room, job, *[done] * LOST_AFTER_REFUSALS)
+    for number in range(1, LOST_AFTER_REFUSALS):
+        job = await service.poll(job)
+        assert (job.refusals, job.status.is_final) == (number, False)
+        assert job.next_poll_at_s is not None
+        assert job.next_poll_at_s > room.clock.now_s
+    job = await service.poll(job)
+    view = await service.view(job, public_base_url="")
+    assert (job.status, view.state.error_code, view.urls) == (JobStatus.FAILED, "no_result", [])
+    row = await room.gateway.last_row()
+    assert (row.state, row.outcome, row.charge_nano_usd) == ("released", "job_failed", 0)
+    await room.gateway.check_books()
+
+
+async def test_a_link_may_come_after_the_word(room: Room) -> None:
+    job = await room.submit()
+    link = MediaOutput(kind="video", url="http://127.0.0.1:9/clip.mp4")
+    done = JobState(provider_job_id=job.provider_job_id, status=JobStatus.COMPLETED)
+    service = service_that_hears(room, job, done, replace(done, outputs=(link,)))
+    assert not (await service.poll(job)).status.is_final
+    job = await service.poll(job)
+    assert job.status is JobStatus.COMPLETED
+    assert len((await service.view(job, public_base_url="")).urls) == 1
+    assert (await room.gateway.last_row()).outcome == "completed"
+    await room.gateway.check_books()
+
+
+async def test_a_failed_job_has_failed_whatever_it_left(room: Room) -> None:
+    job = await room.submit()
+    failed = JobState(
+        provider_job_id=job.provider_job_id, status=JobStatus.FAILED, outputs=UNUSABLE["blanks"], error_message="No."
+    )
+    assert (await service_that_hears(room, job, failed).poll(job)).status is JobStatus.FAILED
     await room.gateway.check_books()
 
 
