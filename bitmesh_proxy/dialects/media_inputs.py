@@ -31,14 +31,19 @@ _DEFAULT_TYPES: Final = {"image": "image/png", "video": "video/mp4", "audio": "a
 
 def is_remote(media: Media) -> bool:
     """Is it only a link, which somebody has to fetch?"""
-    return media.data is None and media.url is not None and not media.url.startswith("data:")
+    return media.data is None and media.url is not None and not _is_data_uri(media.url)
+
+
+def _is_data_uri(url: str) -> bool:
+    """A scheme may be written in capitals too."""
+    return url[:5].lower() == "data:"
 
 
 def media_type_of(media: Media) -> str:
     """Its type: as sniffed, else as its data URI says, else the usual one of its kind."""
     if media.media_type:
         return media.media_type
-    if media.url is not None and media.url.startswith("data:"):
+    if media.url is not None and _is_data_uri(media.url):
         declared = media.url[5:].partition(",")[0].partition(";")[0]
         if "/" in declared:
             return declared
@@ -61,8 +66,10 @@ def bytes_of(media: Media, *, param: str) -> bytes:
     if media.data is not None:
         return media.data
     head, _, payload = (media.url or "").partition(",")
-    if not head.startswith("data:") or not head.endswith(";base64"):
+    if not _is_data_uri(head):
         raise InvalidRequest("This model takes the bytes of a picture (base64), not a link to it.", param=param)
+    if not head.lower().endswith(";base64"):
+        raise InvalidRequest("A data URI must hold base64: data:image/png;base64,…", param=param)
     try:
         return _decoded(payload)
     except ValueError as exc:  # binascii.Error is one; letters beyond ASCII are a plain one

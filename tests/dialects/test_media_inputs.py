@@ -41,6 +41,18 @@ def test_what_has_no_bytes_names_the_field(url: str) -> None:
         assert caught.value.param == "input_image"
 
 
+def test_a_data_uri_is_one_in_capitals_too() -> None:
+    shouted = Media(kind="image", url="DATA:image/webp;BASE64,aGk=")
+    assert not is_remote(shouted)
+    assert bytes_of(shouted, param="image") == b"hi"
+    assert media_type_of(shouted) == "image/webp"
+
+
+def test_a_data_uri_that_holds_no_base64_is_not_called_a_link() -> None:
+    with pytest.raises(InvalidRequest, match="data URI"):
+        bytes_of(Media(kind="image", url="data:image/png,hi"), param="image")
+
+
 def test_types_are_sniffed_or_declared_or_usual() -> None:
     assert media_type_of(DATA) == "image/jpeg"
     assert media_type_of(URI) == "image/webp"
