@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
 import click
 from aiohttp import web
 
 from bitmesh_proxy import keys
 from bitmesh_proxy.cli.new_key import NewKey, create_key
 from bitmesh_proxy.money import format_usd, parse_usd
+from bitmesh_proxy.settings import resolve_data_dir
 from bitmesh_proxy.storage.accounts import AccountStore
 
 FIRST_CREDIT = parse_usd("10")
+PROGRAM = "bitmesh-proxy"
 
 
 async def welcome(app: web.Application, address: str) -> None:
@@ -18,18 +25,28 @@ async def welcome(app: web.Application, address: str) -> None:
     mode = "sandbox: the providers are played on this machine, nothing is sent out" if app[keys.IS_SANDBOX] else "live"
     click.echo(f"bitmesh-proxy listens on {address} ({mode}).")
     accounts = AccountStore(app[keys.DATABASE])
+    command = command_line(sys.argv[0], resolve_data_dir(app[keys.SETTINGS], app[keys.ENVIRON]))
     if await accounts.list():
-        click.echo("Keys: `bitmesh-proxy key list`, a new one: `bitmesh-proxy key create`.")
+        click.echo(f"Keys: `{command} key list`, a new one: `{command} key create`.")
         return
     if not app[keys.IS_SANDBOX] or app[keys.ENVIRON].get("JOURNAL_STREAM"):  # a journal is no place for secrets
         click.echo(
-            "There is no account yet: `bitmesh-proxy account create NAME --credit 10`, then `bitmesh-proxy key create`."
+            f"There is no account yet: `{command} account create NAME --credit 10`, then `{command} key create`."
         )
         return
     account = await accounts.create("default")
     await accounts.credit(account.id, FIRST_CREDIT, "play money of the sandbox")
     key = await create_key(app[keys.DATABASE], app[keys.SETTINGS], account_id=account.id, name="first")
     click.echo(_introduce(key, address))
+
+
+def command_line(program: str, data_dir: Path) -> str:
+    """How commands for these data begin, in a terminal elsewhere. ``program`` is what was started: a clone's own is not
+    the one that a shell finds, if it finds one."""
+    path = Path(program)
+    found = shutil.which(PROGRAM)
+    is_found = path.name != PROGRAM or (found is not None and path.exists() and path.samefile(found))
+    return shlex.join([PROGRAM if is_found else str(path.absolute()), "--data-dir", str(data_dir.absolute())])
 
 
 def _introduce(key: NewKey, address: str) -> str:

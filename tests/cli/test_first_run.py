@@ -10,7 +10,7 @@ from aiohttp import web
 
 from bitmesh_proxy import keys
 from bitmesh_proxy.app import make_app, make_runner
-from bitmesh_proxy.cli.first_run import chat_example, image_example, video_example, welcome
+from bitmesh_proxy.cli.first_run import chat_example, command_line, image_example, video_example, welcome
 from bitmesh_proxy.settings_sources import load_settings
 from bitmesh_proxy.storage.accounts import AccountStore
 
@@ -40,7 +40,7 @@ async def test_the_first_start_makes_a_key_and_the_second_does_not(
     assert "bearer token     bm_" in first
     assert account.balance_nano_usd == 10_000_000_000
     assert "bm_" not in second
-    assert "key create" in second
+    assert f"--data-dir {shlex.quote(str(tmp_path))} key create" in second
 
 
 @pytest.mark.parametrize(("environ", "mode"), [({"JOURNAL_STREAM": "8:1"}, "on"), ({}, "off")])
@@ -55,6 +55,21 @@ async def test_no_secret_is_made_for_a_journal_or_without_the_sandbox(
     finally:
         await runner.cleanup()
     assert "bm_" not in capsys.readouterr().out
+
+
+def test_commands_are_those_of_the_program_that_runs_on_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a clone").mkdir()
+    program = tmp_path / "a clone" / "bitmesh-proxy"
+    program.touch(mode=0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    begun = shlex.split(command_line("a clone/bitmesh-proxy", Path(".data")))
+    assert begun == [str(program), "--data-dir", str(tmp_path / ".data")]
+    assert shlex.split(command_line("/lib/bitmesh_proxy/__main__.py", tmp_path))[0] == "bitmesh-proxy"
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert shlex.split(command_line(str(program), tmp_path)) == ["bitmesh-proxy", "--data-dir", str(tmp_path)]
 
 
 @pytest.mark.parametrize("example", [chat_example, image_example])
