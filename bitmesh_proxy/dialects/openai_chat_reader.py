@@ -270,9 +270,10 @@ def _annotations(raw: object) -> Iterator[Event]:
     for item in objects(raw):
         inner = item.get("url_citation")
         citation = inner if isinstance(inner, dict) else item
-        if isinstance(citation.get("start_index"), int) and isinstance(citation.get("end_index"), int):
-            names = ("start_index", "end_index", "url", "title")
-            yield Annotation(annotation={"type": "url_citation"} | {name: citation.get(name, "") for name in names})
+        start, end = citation.get("start_index"), citation.get("end_index")
+        if type(start) is type(end) is int:
+            words = {name: string(citation.get(name)) for name in ("url", "title")}
+            yield Annotation(annotation={"type": "url_citation", "start_index": start, "end_index": end, **words})
 
 
 def _picture(image: Mapping[str, Any]) -> Iterator[Event]:

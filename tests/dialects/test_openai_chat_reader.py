@@ -216,6 +216,15 @@ def test_pictures_refusals_and_parts() -> None:
     ]
 
 
+def test_citations_have_words_for_words_and_numbers_for_numbers() -> None:
+    cited = {"url": "https://example.org/", "title": None, "start_index": 0, "end_index": 2}
+    odd = [{**cited, "end_index": True}, {**cited, "start_index": None}]
+    events = deltas({"content": "Hi"}, {"annotations": [{"url_citation": each} for each in (cited, *odd)]})
+    assert [event.annotation for event in events if isinstance(event, Annotation)] == [
+        {"type": "url_citation", **cited, "title": ""}
+    ]
+
+
 def test_reasoning_details_carry_what_must_be_sent_back() -> None:
     details = [
         {"type": "reasoning.summary", "summary": "Thought about it."},

@@ -58,16 +58,19 @@ def data_uri(data: bytes, media_type: str) -> str:
 
 
 def logprob(raw: Mapping[str, Any]) -> JsonObject:
-    """A token's probability: chat completions may leave out what the standard requires."""
-    return _token(raw) | {"top_logprobs": [_token(each) for each in raw.get("top_logprobs") or ()]}
+    """A token's probability: providers may leave out what the standard requires, or say it in types of their own."""
+    others = raw.get("top_logprobs")
+    listed = others if isinstance(others, list) else ()
+    return _token(raw) | {"top_logprobs": [_token(each) for each in listed if isinstance(each, Mapping)]}
 
 
 def _token(raw: Mapping[str, Any]) -> dict[str, Any]:
     token = raw.get("token")
     token = token if isinstance(token, str) else ""
-    known = raw.get("bytes")
+    known, number = raw.get("bytes"), raw.get("logprob")
+    is_known = isinstance(known, list) and all(type(each) is int for each in known)
     return {
         "token": token,
-        "logprob": raw.get("logprob", 0.0),
-        "bytes": known if isinstance(known, list) else list(token.encode("utf-8", "replace")),
+        "logprob": number if type(number) in (int, float) else 0.0,
+        "bytes": known if is_known else list(token.encode("utf-8", "replace")),
     }

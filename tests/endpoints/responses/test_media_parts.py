@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from bitmesh_proxy.calls import MediaOutput
@@ -34,3 +36,11 @@ def test_a_probability_has_all_that_the_schema_wants() -> None:
     assert violations("LogProb", rendered) == []
     assert rendered["bytes"] == [0xC3, 0xA9]
     assert violations("LogProb", logprob({"logprob": 0})) == []
+
+
+@pytest.mark.parametrize("odd", [None, "", "-0.5", True, [], {}, ["x"], {"a": -0.5}])
+@pytest.mark.parametrize("name", ["token", "logprob", "bytes", "top_logprobs"])
+def test_a_probability_in_types_of_its_own_still_has_it(name: str, odd: Any) -> None:
+    raw = {"token": "e", "logprob": -1, "bytes": [101], "top_logprobs": []}
+    for each in ({**raw, name: odd}, {**raw, "top_logprobs": [odd, {**raw, name: odd}]}):
+        assert violations("LogProb", logprob(each)) == []
