@@ -24,7 +24,9 @@ PACKAGE = ROOT / "bitmesh_proxy"
 #: The rooms and single modules of the package, from the lowest floor to the highest. Who stands on a floor may import
 #: what stands on it or below; on one floor imports may not go in a circle.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "money", "defaults", "discreet", "deferred", "service", "shared_memory", "shielded"}),
+    frozenset(
+        {"errors", "money", "defaults", "discreet", "deferred", "nesting", "service"} | {"shared_memory", "shielded"}
+    ),
     frozenset({"calls", "context", "plain_chats", "settings", "settings_sources", "logs", "metrics", "shared_metrics"}),
     frozenset({"storage", "limits", "auth", "catalogue", "billing", "dialects", "providers", "endpoints"}),
     frozenset({"upstream", "media", "jobs", "idempotency"}),

@@ -8,12 +8,14 @@ import orjson
 
 from bitmesh_proxy.dialects.json_answers import string
 from bitmesh_proxy.errors import InvalidRequest
+from bitmesh_proxy.nesting import MAX_WRITTEN_DEPTH, is_deeper
 
 
 def tool_arguments(arguments: object, param: str) -> dict[str, Any]:
     """As an object; what is another kind of value becomes its member ``value``, and nothing an empty one.
 
-    ``param`` is the message's place. Raises InvalidRequest for what is not JSON.
+    ``param`` is the message's place. Raises InvalidRequest for what is not JSON, or too deep to be
+    written.
     """
     if isinstance(arguments, dict):
         return arguments
@@ -21,4 +23,7 @@ def tool_arguments(arguments: object, param: str) -> dict[str, Any]:
         parsed = orjson.loads(string(arguments) or "{}")
     except orjson.JSONDecodeError as exc:
         raise InvalidRequest("The arguments of a tool call are not JSON.", param=f"{param}.tool_calls") from exc
+    if is_deeper(parsed, MAX_WRITTEN_DEPTH):
+        message = f"The arguments of a tool call are nested more than {MAX_WRITTEN_DEPTH} levels deep."
+        raise InvalidRequest(message, param=f"{param}.tool_calls")
     return parsed if isinstance(parsed, dict) else {"value": parsed}

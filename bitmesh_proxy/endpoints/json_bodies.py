@@ -11,6 +11,7 @@ from typing import Any, Final
 import orjson
 
 from bitmesh_proxy.errors import InvalidRequest
+from bitmesh_proxy.nesting import is_deeper, may_be_deeper
 
 #: Commas and opening brackets, those inside strings included. Thirty megabytes of prose stay below it; a body made of
 #: empty lists, which takes a hundred times its size in memory and a second to parse, does not.
@@ -30,7 +31,7 @@ def parse_object(raw: bytes, *, max_depth: int) -> dict[str, Any]:
         value = _load_odd(raw)
     if not isinstance(value, dict):
         raise InvalidRequest("The request body must be a JSON object.")
-    if raw.count(b"{") + raw.count(b"[") > max_depth and _is_deeper(value, max_depth):
+    if may_be_deeper(raw, max_depth) and is_deeper(value, max_depth):
         raise InvalidRequest(f"The request body is nested more than {max_depth} levels deep.")
     return value
 
@@ -52,18 +53,3 @@ def _malformed(raw: bytes, exc: orjson.JSONDecodeError) -> InvalidRequest:
     except UnicodeDecodeError as bad:
         return InvalidRequest(f"The request body is not valid UTF-8: byte {bad.start}.")
     return InvalidRequest(f"The request body is not valid JSON: {exc.msg} (line {exc.lineno}, column {exc.colno}).")
-
-
-def _is_deeper(value: dict[str, Any], max_depth: int) -> bool:
-    """Level by level instead of by recursion: no depth can exhaust the stack."""
-    level: list[Any] = [value]
-    for _ in range(max_depth):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if type(outer) is dict else outer)
-            if type(inner) is dict or type(inner) is list
-        ]
-        if not level:
-            return False
-    return True

@@ -27,6 +27,7 @@ from bitmesh_proxy.endpoints.openai_fields import (
     text,
 )
 from bitmesh_proxy.errors import InvalidRequest, UnsupportedParameter, UnsupportedValue
+from bitmesh_proxy.nesting import MAX_WRITTEN_DEPTH, is_deeper
 
 MAX_TEXT_CHARACTERS: Final = 100_000
 
@@ -116,9 +117,10 @@ def render_transcript(call: TranscriptionCall, transcript: str) -> tuple[bytes, 
 
 def _read_object(said: str) -> Any:
     try:
-        return orjson.loads(said)
+        value = orjson.loads(said)
     except orjson.JSONDecodeError:
         return said
+    return said if is_deeper(value, MAX_WRITTEN_DEPTH) else value
 
 
 SPEECH: Final = Endpoint(name="speech", surface=Surface.OPENAI, parse=parse_speech)

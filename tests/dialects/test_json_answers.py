@@ -25,6 +25,14 @@ def test_only_an_object_is_an_answer(body: bytes) -> None:
         read_event(body)
 
 
+def test_what_could_not_be_written_again_is_no_answer() -> None:
+    deep = b'{"a":' * 300 + b"1" + b"}" * 300
+    with pytest.raises(UpstreamBroken, match="nested more than 200 levels deep"):
+        read_object(deep)
+    with pytest.raises(UpstreamBroken, match="nested more than 200 levels deep"):
+        read_event(deep)
+
+
 def test_an_answer_has_to_hold_what_is_needed() -> None:
     assert read_success(b'{"id":"1"}', "data", "id") == {"id": "1"}
     with pytest.raises(UpstreamBroken, match="data or id"):

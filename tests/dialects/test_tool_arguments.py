@@ -24,8 +24,8 @@ def test_arguments_become_an_object(arguments: object, expected: dict[str, objec
     assert tool_arguments(arguments, "messages.1") == expected
 
 
-@pytest.mark.parametrize("arguments", ["{", "Oslo", '{"city": }'])
-def test_what_is_not_json_is_refused_with_its_place(arguments: str) -> None:
+@pytest.mark.parametrize("arguments", ["{", "Oslo", '{"city": }', '{"a":' * 300 + "1" + "}" * 300])
+def test_what_is_not_json_or_too_deep_is_refused_with_its_place(arguments: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         tool_arguments(arguments, "messages.1")
     assert caught.value.param == "messages.1.tool_calls"

@@ -81,6 +81,7 @@ def test_what_a_transcription_lacks_or_cannot_be_is_named() -> None:
         ({"file": [SOUND, SOUND]}, InvalidRequest, "file"),
         ({"stream": True}, UnsupportedParameter, "stream"),
         ({"chunking_strategy": "often"}, InvalidRequest, "chunking_strategy"),
+        ({"chunking_strategy": '{"a":' * 300 + "1" + "}" * 300}, InvalidRequest, "chunking_strategy"),
         ({"temperature": 2}, InvalidRequest, "temperature"),
         ({"timestamp_granularities": "word"}, InvalidRequest, "timestamp_granularities"),
     ):

@@ -15,6 +15,7 @@ import orjson
 from bitmesh_proxy.calls import JsonObject
 from bitmesh_proxy.endpoints.responses.media_parts import data_uri
 from bitmesh_proxy.errors import InvalidRequest, UnsupportedMediaType
+from bitmesh_proxy.nesting import is_deeper
 
 # fmt: off
 _JSON: Final = frozenset((
@@ -39,13 +40,20 @@ class FormFile(msgspec.Struct, frozen=True, kw_only=True):
     media_type: str | None
 
 
-def body_of_form(fields: Sequence[tuple[str, str]], files: Sequence[FormFile] = ()) -> dict[str, Any]:
-    """The body. Raises InvalidRequest for a field that is not what it has to be, or a file under an unknown name."""
+def body_of_form(
+    fields: Sequence[tuple[str, str]], files: Sequence[FormFile] = (), *, max_depth: int
+) -> dict[str, Any]:
+    """The body. Raises InvalidRequest for a field that is not what it has to be, or a file under an unknown name.
+
+    ``max_depth`` is how deep the body may be.
+    """
     body: dict[str, Any] = {}
     for name, text in fields:
         if name in body:
             raise InvalidRequest(f"The field '{name}' stands in the form twice.", param=name)
-        body[name] = _value(name, text)
+        body[name] = value = _value(name, text)
+        if is_deeper(value, max_depth - 1):
+            raise InvalidRequest(f"The field '{name}' is nested too deep: {max_depth} levels are taken.", param=name)
     parts = [_part(file) for file in files]
     if parts:
         _add(body, parts)

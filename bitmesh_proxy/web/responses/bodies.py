@@ -36,30 +36,30 @@ async def read_request_body(request: web.Request) -> dict[str, Any]:
     received = state.received
     if received.form is not None:
         try:
-            return await _of_form(received.form, settings.uploads)
+            return await _of_form(received.form, settings.uploads, max_depth=settings.http.max_json_depth)
         finally:
             await received.close()
     if request.content_type == URL_ENCODED:
-        return await asyncio.to_thread(_of_pairs, received.raw)
+        return await asyncio.to_thread(_of_pairs, received.raw, max_depth=settings.http.max_json_depth)
     return await received.json_object(settings.http.max_json_depth)
 
 
-def _of_pairs(raw: bytes) -> dict[str, Any]:
+def _of_pairs(raw: bytes, *, max_depth: int) -> dict[str, Any]:
     try:
         pairs = parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=MAX_FORM_FIELDS, errors="strict")
     except ValueError as exc:
         raise InvalidRequest("The form cannot be read.") from exc
-    return body_of_form(pairs)
+    return body_of_form(pairs, max_depth=max_depth)
 
 
-async def _of_form(form: Form, limits: Uploads) -> dict[str, Any]:
+async def _of_form(form: Form, limits: Uploads, *, max_depth: int) -> dict[str, Any]:
     most = limits.max_images + 1  # and a mask
     if len(form.files) > most:
         raise InvalidRequest(f"Too many files: {len(form.files)}, and at most {most} are taken.", param="image")
     files = [await _read(each, limits) for each in form.files]
     if sum(len(file.data) for file in files) > THREAD_BYTES:
-        return await asyncio.to_thread(body_of_form, form.fields, files)
-    return body_of_form(form.fields, files)
+        return await asyncio.to_thread(body_of_form, form.fields, files, max_depth=max_depth)
+    return body_of_form(form.fields, files, max_depth=max_depth)
 
 
 async def _read(file: UploadedFile, limits: Uploads) -> FormFile:

@@ -131,4 +131,4 @@ def test_a_body_is_read_or_refused(body: dict[str, Any]) -> None:
 )
 def test_a_form_is_read_or_refused(fields: list[tuple[str, str]]) -> None:
     with suppress(InvalidRequest, UnsupportedMediaType):
-        parse_request(body_of_form(fields), counted_ids())
+        parse_request(body_of_form(fields, max_depth=64), counted_ids())

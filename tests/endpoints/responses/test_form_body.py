@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 
-from bitmesh_proxy.endpoints.responses.form_body import FormFile, body_of_form
+from bitmesh_proxy.endpoints.responses import form_body
+from bitmesh_proxy.endpoints.responses.form_body import FormFile
 from bitmesh_proxy.errors import InvalidRequest, UnsupportedMediaType
 
+MAX_DEPTH = 64
+body_of_form = partial(form_body.body_of_form, max_depth=MAX_DEPTH)
 MESSAGES = ("messages", '[{"role": "user", "content": "Remove background"}]')
 
 
@@ -116,3 +120,13 @@ def test_a_file_without_a_place_is_refused(fields: Any, file: FormFile) -> None:
 
 def test_a_number_that_is_none_is_left_to_the_fields_own_rule() -> None:
     assert body_of_form([("seconds", "soon")])["seconds"] == "soon"
+
+
+def test_a_field_may_be_no_deeper_than_json_would_be() -> None:
+    def nested(depth: int) -> tuple[str, str]:
+        return "metadata", '{"a":' * depth + "1" + "}" * depth
+
+    assert body_of_form([nested(MAX_DEPTH - 1)])
+    with pytest.raises(InvalidRequest, match="nested too deep") as raised:
+        body_of_form([nested(MAX_DEPTH)])
+    assert raised.value.param == "metadata"
