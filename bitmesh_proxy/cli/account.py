@@ -12,7 +12,7 @@ from bitmesh_proxy.cli.books import with_database
 from bitmesh_proxy.cli.moments import USD, show_moment
 from bitmesh_proxy.cli.options import common_options, fail, settings_of
 from bitmesh_proxy.cli.tables import print_json, print_table
-from bitmesh_proxy.money import NanoUsd, format_usd
+from bitmesh_proxy.money import ZERO, NanoUsd, format_usd
 from bitmesh_proxy.settings import Settings
 from bitmesh_proxy.storage.accounts import Account, AccountStore, Payment
 from bitmesh_proxy.storage.database import Database
@@ -40,11 +40,7 @@ def create(
         fail("an account needs a name")
 
     async def work(database: Database) -> Account:
-        store = AccountStore(database)
-        made = await store.create(name)
-        if credit:
-            await store.credit(made.id, credit, "opening credit")
-        return await store.get(made.id) or made
+        return await AccountStore(database).create(name, credit_nano_usd=credit or ZERO, note="opening credit")
 
     made = with_database(settings_of(ctx, config, data_dir), work)
     if as_json:

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from bitmesh_proxy.errors import Conflict, NotFound
-from bitmesh_proxy.money import MAX_NANO_USD, NanoUsd
+from bitmesh_proxy.money import MAX_NANO_USD, ZERO, NanoUsd
 from bitmesh_proxy.storage.database import Database, Row
 from bitmesh_proxy.storage.ids import RandomBytes, make_id
 
@@ -62,13 +62,18 @@ class AccountStore:
         self._clock = clock
         self._random_bytes = random_bytes
 
-    async def create(self, name: str) -> Account:
-        """A new account with nothing in it."""
-        account_id = make_id("acct_", self._random_bytes)
-        parameters = (account_id, name, int(self._clock() * 1000))
+    async def create(self, name: str, *, credit_nano_usd: NanoUsd = ZERO, note: str = "") -> Account:
+        """A new account, with nothing in it or a first payment: both or neither. Raises ValueError as ``credit``."""
+        if credit_nano_usd:
+            _check_credit(credit_nano_usd)
+        account_id, now_ms = make_id("acct_", self._random_bytes), int(self._clock() * 1000)
 
         def insert(connection: sqlite3.Connection) -> Row:
-            connection.execute("INSERT INTO accounts (id, name, created_at_ms) VALUES (?, ?, ?)", parameters)
+            connection.execute(
+                "INSERT INTO accounts (id, name, created_at_ms) VALUES (?, ?, ?)", (account_id, name, now_ms)
+            )
+            if credit_nano_usd:
+                _enter(connection, account_id, "credit", credit_nano_usd, note, now_ms)
             row: Row = connection.execute(_SELECT + "WHERE id = ?", (account_id,)).fetchall()[0]
             return row
 
@@ -89,8 +94,7 @@ class AccountStore:
 
         Raises NotFound for an unknown account, ValueError for an amount that is not above 0.
         """
-        if not 0 < amount_nano_usd <= MAX_NANO_USD // 1000:
-            raise ValueError("a credit must be more than nothing, and money that exists")
+        _check_credit(amount_nano_usd)
         return await self._enter(account_id, "credit", amount_nano_usd, note)
 
     async def paid_in(self, account_id: str) -> NanoUsd:
@@ -144,26 +148,38 @@ class AccountStore:
         now_ms = int(self._clock() * 1000)
 
         def insert(connection: sqlite3.Connection) -> int:
-            try:
-                added = connection.execute(
-                    "INSERT INTO entries (number, account, kind, amount_nano_usd, note, created_at_ms)"
-                    " SELECT (SELECT min(coalesce(min(number), 0), 0) - 1 FROM entries), number, ?, ?, ?, ?"
-                    " FROM accounts WHERE id = ?",
-                    (kind, amount_nano_usd, note, now_ms, account_id),
-                ).rowcount
-            except sqlite3.IntegrityError as exc:
-                if exc.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_CHECK and "balance_nano_usd" in str(exc):
-                    raise Conflict("The account does not have that much free.") from exc
-                raise
-            if not added:
-                raise NotFound(f"No such account: {account_id}")
-            balance: int = connection.execute(
-                "SELECT balance_nano_usd FROM balances WHERE account = (SELECT number FROM accounts WHERE id = ?)",
-                (account_id,),
-            ).fetchall()[0][0]
-            return balance
+            return _enter(connection, account_id, kind, amount_nano_usd, note, now_ms)
 
         return NanoUsd(await self._database.write(insert))
+
+
+def _check_credit(amount_nano_usd: int) -> None:
+    if not 0 < amount_nano_usd <= MAX_NANO_USD // 1000:
+        raise ValueError("a credit must be more than nothing, and money that exists")
+
+
+def _enter(
+    connection: sqlite3.Connection, account_id: str, kind: str, amount_nano_usd: int, note: str, now_ms: int
+) -> int:
+    """The balance with the new entry. Raises NotFound, Conflict."""
+    try:
+        added = connection.execute(
+            "INSERT INTO entries (number, account, kind, amount_nano_usd, note, created_at_ms)"
+            " SELECT (SELECT min(coalesce(min(number), 0), 0) - 1 FROM entries), number, ?, ?, ?, ?"
+            " FROM accounts WHERE id = ?",
+            (kind, amount_nano_usd, note, now_ms, account_id),
+        ).rowcount
+    except sqlite3.IntegrityError as exc:
+        if exc.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_CHECK and "balance_nano_usd" in str(exc):
+            raise Conflict("The account does not have that much free.") from exc
+        raise
+    if not added:
+        raise NotFound(f"No such account: {account_id}")
+    balance: int = connection.execute(
+        "SELECT balance_nano_usd FROM balances WHERE account = (SELECT number FROM accounts WHERE id = ?)",
+        (account_id,),
+    ).fetchall()[0][0]
+    return balance
 
 
 def _account(row: Row) -> Account:

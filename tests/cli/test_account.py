@@ -27,6 +27,12 @@ def test_what_is_no_amount_is_refused_and_nothing_is_entered(run: Run) -> None:
     assert json_of(run("account", "list", "--json"))[0]["balance_usd"] == "1"
 
 
+def test_an_account_whose_first_payment_is_refused_is_not_made(run: Run) -> None:
+    for amount in ("-5", "9000000000"):
+        assert "a credit must be more" in run("account", "create", "acme", "--credit", amount, status=1).output
+    assert json_of(run("account", "list", "--json")) == []
+
+
 def test_an_account_needs_a_name(run: Run) -> None:
     for name in ("", " "):
         assert "an account needs a name" in run("account", "create", name, status=1).output

@@ -23,6 +23,19 @@ async def test_new_account_has_nothing(accounts: AccountStore) -> None:
     assert await accounts.get("acct_unknown") is None
 
 
+async def test_an_account_begins_with_its_first_payment_or_not_at_all(accounts: AccountStore) -> None:
+    account = await accounts.create("Ada", credit_nano_usd=usd(5), note="opening credit")
+    assert account.balance_nano_usd == usd(5)
+    assert await accounts.statement(account.id) == (
+        account,
+        (Payment(kind="credit", amount_nano_usd=usd(5), note="opening credit", created_at_s=NOON_S),),
+    )
+    for amount in (-usd(5), usd(9_000_000_000)):
+        with pytest.raises(ValueError, match="a credit must be more than nothing"):
+            await accounts.create("Bob", credit_nano_usd=NanoUsd(amount))
+    assert await accounts.list() == (account,)
+
+
 async def test_list_is_oldest_first(accounts: AccountStore) -> None:
     made = [await accounts.create(name) for name in ("c", "a", "b")]
     assert await accounts.list() == tuple(made)
