@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from bitmesh_proxy.calls import ImageCall, MediaOutput
-from bitmesh_proxy.errors import GatewayError, UpstreamBroken
+from bitmesh_proxy.errors import GatewayError, Unavailable, UpstreamBroken
 from bitmesh_proxy.media.hand_out import hand_out
 from bitmesh_proxy.media.sources import make_source
 from tests.media.rooms import Room, media_room
@@ -77,6 +77,19 @@ async def test_what_is_asked_for_comes_whatever_the_provider_gives(
         assert (url is not None) is has_link
         if url is not None:
             assert url.startswith(f"{room.base_url}/imgrslt/")
+
+
+async def test_who_gets_the_bytes_goes_without_a_link_where_nothing_can_be_kept(tmp_path: Path, provider: str) -> None:
+    source = make_source("maker", {"default": provider})
+    async with media_room(tmp_path, [source], cache_bytes=0) as room:
+        output, url = await handed(room, BYTES, response_format="b64_json", with_links=True)
+        assert (output.data, url) == (PNG, None)
+        linked = MediaOutput(kind="image", url=f"{provider}/a.png")
+        output, url = await handed(room, linked, response_format="b64_json", with_links=True)
+        assert output.data == PNG
+        assert url is not None, "the provider keeps it"
+        with pytest.raises(Unavailable):
+            await handed(room, BYTES, response_format="url")
 
 
 async def test_bytes_that_nobody_wants_a_link_to_are_not_kept(room: Room) -> None:
