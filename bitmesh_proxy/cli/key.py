@@ -24,6 +24,9 @@ from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.keys import KeyChange, KeyRecord, KeyStore
 
+#: More would be no limit, and far more than this the books cannot hold.
+COUNT = click.IntRange(0, 1_000_000_000)
+
 
 @click.group()
 def key() -> None:
@@ -42,12 +45,12 @@ def key() -> None:
 )
 @click.option(
     "--rate-per-minute",
-    type=click.IntRange(0),
+    type=COUNT,
     help="Requests per minute; 0: no limit. Default: limits.key_per_minute.",
 )
 @click.option(
     "--max-concurrent",
-    type=click.IntRange(0),
+    type=COUNT,
     help="Calls under way at once; 0: no limit. Default: limits.key_max_concurrent.",
 )
 @click.option(
@@ -183,12 +186,12 @@ def enable(ctx: click.Context, key_id: str, config: Path | None, data_dir: Path 
 )
 @click.option(
     "--rate-per-minute",
-    type=OrWord(click.IntRange(0), "default"),
+    type=OrWord(COUNT, "default"),
     help="Requests per minute; 0: no limit; default: limits.key_per_minute.",
 )
 @click.option(
     "--max-concurrent",
-    type=OrWord(click.IntRange(0), "default"),
+    type=OrWord(COUNT, "default"),
     help="Calls under way at once; 0: no limit; default: limits.key_max_concurrent.",
 )
 @click.option(

@@ -44,16 +44,21 @@ class MomentType(click.ParamType):  # type: ignore[type-arg]  # generic since cl
         if isinstance(value, float):
             return value
         text = str(value)
+        try:
+            return self._seconds_of(text)
+        except ValueError:
+            self.fail(f"{text!r} is no date, moment or distance (2026-12-31, 2026-12-31T12:00, 30d, 12h)", param, ctx)
+        except OverflowError:
+            self.fail(f"{text!r} is beyond all calendars", param, ctx)
+
+    def _seconds_of(self, text: str) -> float:
         units = {"d": "days", "h": "hours", "m": "minutes"}
         if text[:-1].isdigit() and text[-1:] in units:
             distance = timedelta(**{units[text[-1]]: int(text[:-1])})
             now = datetime.now(UTC)
             return (now - distance if self._ago else now + distance).timestamp()
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            self.fail(f"{text!r} is no date, moment or distance (2026-12-31, 2026-12-31T12:00, 30d, 12h)", param, ctx)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).timestamp()
 
 
 USD = UsdType()

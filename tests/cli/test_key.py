@@ -120,7 +120,14 @@ def test_a_change_that_cannot_be_is_refused(run: Run) -> None:
     key_id = json_of(run("key", "create", "--json"))["id"]
     assert "there is nothing to change" in run("key", "change", key_id, status=1).output
     assert "No such key: key_x" in run("key", "change", "key_x", "--name", "x", status=1).output
-    for option, value in (("--budget-day", "-1"), ("--rate-per-minute", "none"), ("--expires", "soon")):
+    for option, value in (
+        ("--budget-day", "-1"),
+        ("--rate-per-minute", "none"),
+        ("--rate-per-minute", "9" * 20),
+        ("--max-concurrent", "9" * 20),
+        ("--expires", "soon"),
+        ("--expires", "9" * 20 + "d"),
+    ):
         assert f"Invalid value for '{option}'" in run("key", "change", key_id, option, value, status=2).output
     assert "Invalid value for '--budget-day'" in run("key", "create", "--budget-day", "-1", status=2).output
 

@@ -26,7 +26,21 @@ def test_distances_point_ahead_or_back() -> None:
     assert before - 12 * 3600 <= back <= after - 12 * 3600
 
 
-@pytest.mark.parametrize("text", ["", "d", "30w", "31.12.2026", "-3d"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "d",
+        "30w",
+        "31.12.2026",
+        "-3d",
+        "²d",
+        "99999999d",
+        "9" * 30 + "h",
+        "9" * 5000 + "d",
+        "9999-12-31T23:59-14:00",
+    ],
+)
 def test_nonsense_is_refused(text: str) -> None:
     with pytest.raises(click.UsageError):
         AHEAD.convert(text, None, None)
