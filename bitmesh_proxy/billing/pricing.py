@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from bitmesh_proxy.billing.usage import ChatBound, PromptSize, chat_bound, usage_bound
+from bitmesh_proxy.billing.usage import ChatBound, PromptSize, chat_bound, prompt_tokens_at_most, usage_bound
 from bitmesh_proxy.calls import Basis, Call, ChatCall, ImageCall, SpeechCall, TranscriptionCall, Usage, VideoCall
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.catalogue.prices import Price
@@ -41,7 +41,8 @@ def bound_of(
         hold += _chat_bound(bound, price)
     else:
         usage = usage_bound(call, offer, default_max_output_tokens=default_max_output_tokens)
-        hold += round_up(usage.input_tokens * price.dearest_text_nano_usd_per_million, PER_MILLION)
+        text_tokens = usage.input_tokens + prompt_tokens_at_most(call)
+        hold += round_up(text_tokens * price.dearest_text_nano_usd_per_million, PER_MILLION)
         hold += _units(usage, price, offer, call)
     if hold <= 0:
         raise InternalError(f"The offer {offer.id} has no price for a call of {call.operation}.")

@@ -102,6 +102,13 @@ def usage_bound(call: Call, offer: Offer, *, default_max_output_tokens: int) -> 
             return Usage(input_tokens=_input_tokens(call, bytes_per_token=BYTES_PER_TOKEN_AT_LEAST))
 
 
+def prompt_tokens_at_most(call: Call) -> int:
+    """Of the words that go with a picture or a sound. Providers that count tokens count them too, beside what
+    ``usage_bound`` says of such calls."""
+    prompt = call.prompt if isinstance(call, ImageCall | TranscriptionCall) else None
+    return -(-_utf8_length(prompt) // BYTES_PER_TOKEN_AT_LEAST) if prompt else 0
+
+
 def chat_bound(
     call: ChatCall, offer: Offer, *, default_max_output_tokens: int, size: PromptSize | None = None
 ) -> ChatBound:

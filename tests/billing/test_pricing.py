@@ -145,7 +145,22 @@ def test_pictures_billed_by_tokens_when_tokens_are_named() -> None:
     usage = Usage(input_tokens=110, image_input_tokens=100, output_tokens=1000, images=1)
     assert cost(usage, at, call) == 10 * 5000 + 100 * 8000 + 1000 * 30_000
     assert cost(Usage(images=1), at, call) == parse_usd("0.2")
-    assert hold(call, at) == parse_usd("0.2")
+    assert hold(call, at) == parse_usd("0.2") + 5000
+
+
+@pytest.mark.parametrize("words", ["a" * 32_000, "中" * 32_000])
+def test_long_words_to_a_picture_or_a_sound_are_held_too(words: str) -> None:
+    price = Price(
+        input_nano_usd_per_million=parse_usd("5"), image_nano_usd=parse_usd("0.01"), second_nano_usd=NanoUsd(100_000)
+    )
+    picture, bare = ImageCall(model=MODEL, prompt=words), ImageCall(model=MODEL, prompt="")
+    sound = TranscriptionCall(model=MODEL, audio=PICTURE, prompt=words, duration_s=1.0)
+    used = Usage(input_tokens=len(words.encode()) // 2)
+    for operation, call, rest in (
+        (Operation.IMAGE, picture, hold(bare, offer(Operation.IMAGE, price))),
+        (Operation.TRANSCRIPTION, sound, 100_000),
+    ):
+        assert hold(call, offer(operation, price)) == rest + cost(used, offer(operation, price), call)
 
 
 def test_picture_of_unknown_size_is_bounded_by_what_the_offer_can() -> None:
