@@ -9,7 +9,8 @@ import asyncio
 import sqlite3
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -46,6 +47,10 @@ JOIN (
     SELECT id, depth FROM line
 ) USING (id)
 WHERE account_id = ? AND created_at_ms >= ? ORDER BY depth DESC
+"""
+_OF_ITEM = """
+WHERE id = (SELECT response_id FROM response_items WHERE account_id = ? AND item_id = ? LIMIT 1)
+AND account_id = ? AND created_at_ms >= ?
 """
 
 
@@ -144,7 +149,7 @@ class ResponseStore:
             _SELECT + "WHERE id = ? AND account_id = ? AND created_at_ms >= ?",
             (response_id, account_id, self._oldest_ms()),
         )
-        return None if row is None else await _unpack(row, account_id)
+        return None if row is None else (await _unpack(row, account_id))[0]
 
     def status_of(self, account_id: str, response_id: str) -> str | None:
         """The status alone, at once; None where there is no such response."""
@@ -156,7 +161,7 @@ class ResponseStore:
     async def chain(self, account_id: str, response_id: str, *, max_bytes: int) -> list[StoredResponse] | None:
         """A response and all that it follows, the oldest first; None if one of them is not there (any more).
 
-        Raises ContextTooLarge when they hold more than ``max_bytes``.
+        Raises ContextTooLarge when they hold more than ``max_bytes``, unpacked.
         """
         rows = await self._database.read(
             _SELECT + _OF_LINE,
@@ -165,24 +170,37 @@ class ResponseStore:
         if not rows or rows[-1][0] != response_id:
             return None
         found: list[StoredResponse] = []
-        size_bytes = 0
+        left_bytes = max_bytes
         for row in rows:
-            size_bytes += sum(len(blob) for blob in row[7:11])
-            if size_bytes > max_bytes:
-                raise ContextTooLarge
-            found.append(await _unpack(row, account_id))
+            response, size_bytes = await _unpack(row, account_id, left_bytes)
+            left_bytes -= size_bytes
+            found.append(response)
         is_whole = found[0].previous_id is None
         return found if is_whole else None
 
-    async def find_item(self, account_id: str, item_id: str) -> JsonObject | None:
-        """An item of any of the account's responses, by its id."""
-        rows = await self._database.read(
-            "SELECT response_id FROM response_items WHERE account_id = ? AND item_id = ? LIMIT 1", (account_id, item_id)
-        )
-        response = await self.get(account_id, rows[0][0]) if rows else None
-        if response is None:
-            return None
-        return next((item for item in (*response.output, *response.input_items) if item.get("id") == item_id), None)
+    async def find_items(
+        self, account_id: str, item_ids: Collection[str], *, max_bytes: int
+    ) -> Mapping[str, JsonObject]:
+        """Items of any of the account's responses, by their ids; those that are not there are missing.
+
+        Raises ContextTooLarge when the responses that they stand in hold more than ``max_bytes``, unpacked.
+        """
+        found: dict[str, JsonObject] = {}
+        left_bytes = max_bytes
+        for item_id in item_ids:
+            if item_id in found:
+                continue
+            rows = await self._database.read(
+                _SELECT + _OF_ITEM,
+                (account_id, item_id, account_id, self._oldest_ms()),
+            )
+            if rows:
+                response, size_bytes = await _unpack(rows[0], account_id, left_bytes)
+                left_bytes -= size_bytes
+                for item in (*response.output, *response.input_items):
+                    if item.get("id") in item_ids:
+                        found.setdefault(item["id"], item)
+        return found
 
     async def count_under_way(self, account_id: str) -> int:
         """How many background responses the account has under way, in processes that live."""
@@ -225,18 +243,21 @@ class ResponseStore:
 
 
 async def _pack(response: StoredResponse) -> tuple[Any, ...]:
-    size_bytes = sum(map(_about_bytes, response.input_items)) + sum(map(_about_bytes, response.output))
+    size_bytes = sum(map(about_bytes, response.input_items)) + sum(map(about_bytes, response.output))
     if size_bytes > THREAD_BYTES:
         return await asyncio.to_thread(_packed, response)
     return _packed(response)
 
 
-def _about_bytes(item: JsonObject) -> int:
-    """About how large an item is: its long texts are what counts."""
-    parts = item.get("content") or item.get("output") or ()
-    if isinstance(parts, str):
-        return len(parts)
-    return sum(len(value) for part in parts for value in part.values() if isinstance(value, str))
+def about_bytes(item: JsonObject) -> int:
+    """About how large an item is: its long texts are what counts, at its top and in its parts."""
+    size_bytes = 0
+    for value in item.values():
+        if isinstance(value, str):
+            size_bytes += len(value)
+        elif isinstance(value, list):
+            size_bytes += sum(len(inner) for part in value for inner in part.values() if isinstance(inner, str))
+    return size_bytes
 
 
 def _packed(response: StoredResponse) -> tuple[Any, ...]:
@@ -277,16 +298,19 @@ def squeezed(data: bytes) -> bytes:
 _NOTHING_ASKED: Final = squeezed(b"{}")
 
 
-async def _unpack(row: Row, account_id: str) -> StoredResponse:
-    if sum(len(blob) for blob in row[7:11]) > THREAD_BYTES:
-        return await asyncio.to_thread(_read, row, account_id)
-    return _read(row, account_id)
+async def _unpack(row: Row, account_id: str, max_bytes: int | None = None) -> tuple[StoredResponse, int]:
+    """The response, and its size. Raises ContextTooLarge when it is larger than ``max_bytes``."""
+    if sum(len(blob) for blob in row[7:11]) <= THREAD_BYTES:
+        with suppress(ContextTooLarge):  # what is small when it is packed need not be
+            return _read(row, account_id, THREAD_BYTES if max_bytes is None else min(THREAD_BYTES, max_bytes))
+    return await asyncio.to_thread(_read, row, account_id, max_bytes)
 
 
-def _read(row: Row, account_id: str) -> StoredResponse:
+def _read(row: Row, account_id: str, max_bytes: int | None) -> tuple[StoredResponse, int]:
     response_id, previous_id, status, background, instance, job_id, request_id, *blobs, created_at_ms = row
-    body, own_input, output, asked = (orjson.loads(zlib.decompress(blob)) for blob in blobs)
-    return StoredResponse(
+    texts = _unsqueezed(blobs, max_bytes)
+    body, own_input, output, asked = map(orjson.loads, texts)
+    response = StoredResponse(
         id=response_id,
         account_id=account_id,
         previous_id=previous_id,
@@ -300,3 +324,20 @@ def _read(row: Row, account_id: str) -> StoredResponse:
         asked=asked,
         created_at_s=created_at_ms / 1000,
     )
+    return response, sum(map(len, texts))
+
+
+def _unsqueezed(blobs: Sequence[bytes], max_bytes: int | None) -> list[bytes]:
+    """What was squeezed. A kilobyte may become a megabyte: no more is unpacked than ``max_bytes`` in all."""
+    if max_bytes is None:
+        return [zlib.decompress(blob) for blob in blobs]
+    texts: list[bytes] = []
+    left_bytes = max_bytes
+    for blob in blobs:
+        unpacker = zlib.decompressobj()
+        text = unpacker.decompress(blob, left_bytes + 1)
+        left_bytes -= len(text)
+        if left_bytes < 0:
+            raise ContextTooLarge
+        texts.append(text)
+    return texts

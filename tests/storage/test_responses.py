@@ -67,7 +67,7 @@ async def test_another_accounts_response_is_not_there(store: ResponseStore) -> N
     await store.save(response())
     assert await store.get("acct_2", "resp_1") is None
     assert await store.chain("acct_2", "resp_1", max_bytes=10_000) is None
-    assert await store.find_item("acct_2", "out_1") is None
+    assert await store.find_items("acct_2", {"out_1"}, max_bytes=10_000) == {}
     assert not await store.delete("acct_2", "resp_1")
     assert await store.get("acct_1", "resp_1") is not None
 
@@ -92,11 +92,24 @@ async def test_a_chain_with_a_hole_is_none(store: ResponseStore) -> None:
 
 async def test_items_are_found_by_their_id(store: ResponseStore) -> None:
     await store.save(response())
-    assert await store.find_item("acct_1", "out_1") == item("out_1")
-    assert await store.find_item("acct_1", "in_1") == item("in_1")
-    assert await store.find_item("acct_1", "nowhere") is None
+    await store.save(response(2))
+    asked = {"out_1", "in_1", "nowhere", "in_2"}
+    found = await store.find_items("acct_1", asked, max_bytes=10_000)
+    assert found == {item_id: item(item_id) for item_id in ("out_1", "in_1", "in_2")}
     await store.delete("acct_1", "resp_1")
-    assert await store.find_item("acct_1", "in_1") is None
+    assert await store.find_items("acct_1", asked, max_bytes=10_000) == {"in_2": item("in_2")}
+
+
+async def test_what_packs_well_counts_as_large_as_it_is(store: ResponseStore) -> None:
+    for number in (1, 2):
+        previous = f"resp_{number - 1}" if number > 1 else None
+        await store.save(response(number, previous_id=previous, input_items=[item(f"in_{number}", "a" * 1_000_000)]))
+    assert await store.chain("acct_1", "resp_2", max_bytes=2_010_000) is not None
+    assert len(await store.find_items("acct_1", {"in_1", "out_1", "in_2"}, max_bytes=2_010_000)) == 3
+    with pytest.raises(ContextTooLarge):
+        await store.chain("acct_1", "resp_2", max_bytes=1_500_000)
+    with pytest.raises(ContextTooLarge):
+        await store.find_items("acct_1", {"in_1", "in_2"}, max_bytes=1_500_000)
 
 
 async def register(database: Database, number: int) -> None:

@@ -18,7 +18,7 @@ from bitmesh_proxy.endpoints.responses.compaction import expanded
 from bitmesh_proxy.endpoints.responses.items import check_call_ids
 from bitmesh_proxy.endpoints.responses.request import ResponseRequest
 from bitmesh_proxy.errors import ContextLengthExceeded, InvalidRequest, PreviousResponseNotFound
-from bitmesh_proxy.storage.responses import ContextTooLarge, ResponseStore
+from bitmesh_proxy.storage.responses import ContextTooLarge, ResponseStore, about_bytes
 
 
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,14 +51,13 @@ class Conversations:
         """
         context = await self._context(request.previous_response_id, account_id, remembered or {})
         if any(item["type"] == "item_reference" for item in request.items):
-            items = [await self._resolved(item, request, account_id) for item in request.items]
-            request = replace(request, items=tuple(items))
+            request = replace(request, items=await self._resolved(request, account_id))
         check_call_ids([*context, *request.items], param=request.input_name)
         return Conversation(
             request=request,
             context=tuple(context),
-            shown_context=await self._all_shown(tuple(context), account_id),
-            shown_items=await self._all_shown(request.items, account_id),
+            shown_context=await self._all_shown(tuple(context), request, account_id),
+            shown_items=await self._all_shown(request.items, request, account_id),
         )
 
     async def _context(
@@ -67,11 +66,13 @@ class Conversations:
         if response_id is None:
             return []
         if response_id in remembered:
-            return list(remembered[response_id])
+            items = remembered[response_id]
+            self._check_size(sum(map(about_bytes, items)), "previous_response_id")
+            return list(items)
         try:
             chain = await self._store.chain(account_id, response_id, max_bytes=self._max_context_bytes)
         except ContextTooLarge as exc:
-            raise ContextLengthExceeded("The conversation so far is too large.", param="previous_response_id") from exc
+            raise self._too_large("previous_response_id") from exc
         if chain is None:
             raise PreviousResponseNotFound(
                 f"The previous response '{response_id[:64]}' was not found.", param="previous_response_id"
@@ -80,21 +81,47 @@ class Conversations:
             raise InvalidRequest("The previous response is still under way.", param="previous_response_id")
         return [item for response in chain for item in (*response.input_items, *response.output)]
 
-    async def _resolved(self, item: JsonObject, request: ResponseRequest, account_id: str) -> JsonObject:
-        if item["type"] != "item_reference":
-            return item
-        found = await self._store.find_item(account_id, item["id"])
-        if found is None:
-            raise InvalidRequest(f"There is no item '{item['id'][:64]}'.", param=request.input_name)
-        return found
+    async def _resolved(self, request: ResponseRequest, account_id: str) -> tuple[JsonObject, ...]:
+        """The items of the request, with those in the place of references that they name."""
+        wanted = {item["id"] for item in request.items if item["type"] == "item_reference"}
+        try:
+            found = await self._store.find_items(account_id, wanted, max_bytes=self._max_context_bytes)
+        except ContextTooLarge as exc:
+            raise self._too_large(request.input_name) from exc
+        items: list[JsonObject] = []
+        size_bytes = 0
+        for item in request.items:
+            if item["type"] == "item_reference":
+                if item["id"] not in found:
+                    raise InvalidRequest(f"There is no item '{item['id'][:64]}'.", param=request.input_name)
+                item = found[item["id"]]
+                # Where an item is named ten thousand times, it is there ten thousand times.
+                size_bytes += about_bytes(item)
+                self._check_size(size_bytes, request.input_name)
+            items.append(item)
+        return tuple(items)
 
-    async def _all_shown(self, items: tuple[JsonObject, ...], account_id: str) -> tuple[JsonObject, ...]:
+    async def _all_shown(
+        self, items: tuple[JsonObject, ...], request: ResponseRequest, account_id: str
+    ) -> tuple[JsonObject, ...]:
         if not any(item["type"] == "compaction" for item in items):
             return items
-        return tuple([await self._shown(item, account_id) for item in items])
+        shown: list[JsonObject] = []
+        size_bytes = 0
+        for item in items:
+            if item["type"] == "compaction":
+                content = await asyncio.to_thread(self._sealer.open, item["encrypted_content"], account_id)
+                size_bytes += len(content)
+                self._check_size(size_bytes, request.input_name)
+                item = expanded(content.decode(), item["id"])
+            shown.append(item)
+        return tuple(shown)
 
-    async def _shown(self, item: JsonObject, account_id: str) -> JsonObject:
-        if item["type"] != "compaction":
-            return item
-        content = await asyncio.to_thread(self._sealer.open, item["encrypted_content"], account_id)
-        return expanded(content.decode(), item["id"])
+    def _check_size(self, size_bytes: int, param: str) -> None:
+        if size_bytes > self._max_context_bytes:
+            raise self._too_large(param)
+
+    def _too_large(self, param: str) -> ContextLengthExceeded:
+        return ContextLengthExceeded(
+            f"The conversation so far is too large: {self._max_context_bytes} bytes are taken.", param=param
+        )

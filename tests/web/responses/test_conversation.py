@@ -96,6 +96,22 @@ async def test_a_context_has_its_bound(store: ResponseStore) -> None:
         await Conversations(store, SEALER, max_context_bytes=10).of(a_request(previous_response_id="resp_1"), "acct_1")
 
 
+async def test_what_is_remembered_referred_to_or_sealed_has_the_same_bound(store: ResponseStore) -> None:
+    conversations = Conversations(store, SEALER, max_context_bytes=3_000)
+    await keep(store, 1, input_items=[said("in_1", "a" * 1_000)])
+    reference, sealed = {"id": "in_1"}, {"type": "compaction", "encrypted_content": SEALER.seal(b"a" * 1_000, "acct_1")}
+    for items in ([reference] * 2, [sealed] * 2):
+        assert len((await conversations.of(a_request(input=items), "acct_1")).shown_items) == 2
+        with pytest.raises(ContextLengthExceeded) as raised:
+            await conversations.of(a_request(input=items * 2), "acct_1")
+        assert raised.value.param == "input"
+    remembered = {"resp_2": [said("in_2", "a" * 1_000)] * 2, "resp_3": [said("in_3", "a" * 1_000)] * 4}
+    assert (await conversations.of(a_request(previous_response_id="resp_2"), "acct_1", remembered)).context
+    with pytest.raises(ContextLengthExceeded) as raised:
+        await conversations.of(a_request(previous_response_id="resp_3"), "acct_1", remembered)
+    assert raised.value.param == "previous_response_id"
+
+
 async def test_references_become_what_they_name(store: ResponseStore, conversations: Conversations) -> None:
     await keep(store, 1)
     conversation = await conversations.of(a_request(input=[{"id": "out_1"}]), "acct_1")
