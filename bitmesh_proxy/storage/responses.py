@@ -202,12 +202,12 @@ class ResponseStore:
                         found.setdefault(item["id"], item)
         return found
 
-    async def count_under_way(self, account_id: str) -> int:
-        """How many background responses the account has under way, in processes that live."""
+    def count_under_way(self, account_id: str, *, but_for: int) -> int:
+        """How many background responses the account has under way, in processes that live, but for one."""
         row = self._database.lookup(
             "SELECT count(*) FROM responses WHERE account_id = ? AND status IN ('queued', 'in_progress')"
-            " AND background = 1 AND instance IN (SELECT number FROM instances)",
-            (account_id,),
+            " AND background = 1 AND instance IN (SELECT number FROM instances) AND instance != ?",
+            (account_id, but_for),
         )
         return 0 if row is None else int(row[0])
 

@@ -131,8 +131,9 @@ async def test_only_what_runs_in_the_background_of_a_living_process_counts(
     await store.save(response(2, **under_way))
     await store.save(response(3, is_background=True, instance=2, **under_way))
     await store.save(response(4, is_background=True))
-    assert await store.count_under_way("acct_1") == 1
-    assert await store.count_under_way("acct_2") == 0
+    assert store.count_under_way("acct_1", but_for=2) == 1
+    assert store.count_under_way("acct_1", but_for=1) == 0
+    assert store.count_under_way("acct_2", but_for=2) == 0
 
 
 async def test_what_is_over_stays_as_it_ended(store: ResponseStore) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -30,27 +30,36 @@ Run = Callable[[ResponseSession, Incoming, Reply], Awaitable[None]]
 class Background:
     """The background responses of this process."""
 
-    def __init__(self, store: ResponseStore, run: Run, *, max_under_way: int) -> None:
+    def __init__(self, store: ResponseStore, run: Run, *, instance: int, max_under_way: int) -> None:
         self._store = store
         self._run = run
+        self._instance = instance
         self._max_under_way = max_under_way
+        #: How many each account has under way here, those included that are about to begin.
+        self._under_way: Counter[str] = Counter()
         self._running: dict[str, tuple[asyncio.Task[None], ResponseSession]] = {}
         self._logs: OrderedDict[str, EventLog] = OrderedDict()
         self._cancelled: set[str] = set()
         self._watcher: asyncio.Task[None] | None = None
 
     async def start(self, session: ResponseSession, incoming: Incoming) -> EventLog:
-        """Begin; gives the log of its events. Raises RateLimited when too many run."""
-        if await self._store.count_under_way(session.caller.account_id) >= self._max_under_way:
-            raise RateLimited(
-                f"Too many background responses under way: {self._max_under_way} are allowed.",
-                retry_after_s=MAX_RETRY_AFTER_S,
-            )
-        await session.keep()
+        """Begin; gives the log of its events.
+
+        Raises RateLimited when too many run, and Unavailable when it cannot be kept.
+        """
+        account_id = session.caller.account_id
+        self._enter(account_id)
+        try:
+            if not await session.keep():
+                raise Unavailable("The response cannot be stored now, so that nobody could ask for it later.")
+        except BaseException:
+            self._leave(account_id)
+            raise
         events = EventLog()
         if session.request.stream:
             self._remember_log(session.response_id, events)
         task = asyncio.create_task(self._run_to_its_end(session, incoming, events))
+        task.add_done_callback(lambda _: self._leave(account_id))
         self._running[session.response_id] = task, session
         if self._watcher is None or self._watcher.done():
             self._watcher = asyncio.create_task(self._watch_for_cancels())
@@ -87,6 +96,21 @@ class Background:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _enter(self, account_id: str) -> None:
+        # Our own are counted here and not by their rows: those come later than they do, and can be deleted.
+        under_way = self._under_way[account_id] + self._store.count_under_way(account_id, but_for=self._instance)
+        if under_way >= self._max_under_way:
+            raise RateLimited(
+                f"Too many background responses under way: {self._max_under_way} are allowed.",
+                retry_after_s=MAX_RETRY_AFTER_S,
+            )
+        self._under_way[account_id] += 1
+
+    def _leave(self, account_id: str) -> None:
+        self._under_way[account_id] -= 1
+        if not self._under_way[account_id]:
+            del self._under_way[account_id]
 
     async def _run_to_its_end(self, session: ResponseSession, incoming: Incoming, events: EventLog) -> None:
         response_id = session.response_id

@@ -80,7 +80,7 @@ class Responses:
         self._clock = clock
         self._conversations = Conversations(store, sealer, max_context_bytes=settings.max_context_bytes)
         self._work = LongWork(pipeline=pipeline, jobs=jobs, ledger=ledger, media=media)
-        self.background = Background(store, self.run, max_under_way=settings.max_background)
+        self.background = Background(store, self.run, instance=instance, max_under_way=settings.max_background)
         self.compactor = Compactor(
             pipeline=pipeline, catalogue=catalogue, conversations=self._conversations, sealer=sealer
         )

@@ -252,19 +252,21 @@ class ResponseSession:
             return "".join(f"{text}\n" for text in websocket_texts(events)).encode()
         return b""
 
-    async def keep(self) -> None:
-        """Keep the response as it is now (if it is to be kept). What cannot be kept is no reason to fail."""
+    async def keep(self) -> bool:
+        """Keep the response as it is now (if it is to be kept), and say whether it is. That it cannot be kept is no
+        reason for an answer to fail."""
         if not self.request.store:
-            return
+            return False
         stored = self.stored(self.response)
         try:
             if self._is_kept:
-                await self._store.finish(stored)
-            else:
-                self._is_kept = True
-                await self._store.save(stored)
+                return await self._store.finish(stored)
+            self._is_kept = True
+            await self._store.save(stored)
+            return True
         except GatewayError as error:
             log.warning("a response could not be stored: %s", error.code, extra={"response_id": self.response_id})
+            return False
 
     def stored(self, response: JsonObject) -> StoredResponse:
         """The row of the response."""

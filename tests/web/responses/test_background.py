@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,26 @@ async def test_background_work_has_its_bound(tmp_path: Path) -> None:
         assert (await background(gateway, "more"))["error"]["code"] == "rate_limit_exceeded"
         await gateway.post(f"{PATH}/{first['id']}/cancel", {})
         assert (await background(gateway, "more"))["status"] == "queued"
+
+
+async def test_the_bound_holds_for_many_at_once_and_for_deleted_ones(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, {"responses": {"max_background": 2}}) as gateway:
+        answers = await asyncio.gather(*(background(gateway, f"{SLOW} {number}") for number in range(8)))
+        begun = [answer["id"] for answer in answers if "id" in answer]
+        assert len(begun) == 2
+        for response_id in begun:
+            assert (await gateway.call("DELETE", f"{PATH}/{response_id}")).status == 200
+        assert (await background(gateway, "more"))["error"]["code"] == "rate_limit_exceeded"
+
+
+async def test_what_cannot_be_kept_is_not_begun(tmp_path: Path) -> None:
+    changes = {"data": {"dir": str(tmp_path), "busy_timeout_s": 0.2}, "responses": {"max_background": 1}}
+    async with running_gateway(tmp_path, changes) as gateway:
+        with closing(sqlite3.connect(tmp_path / "bitmesh-proxy.db", isolation_level=None)) as intruder:
+            intruder.execute("BEGIN IMMEDIATE")
+            assert (await background(gateway, "Hello"))["error"]["code"] == "unavailable"
+        assert gateway.upstream_calls() == []
+        assert (await background(gateway, "Hello"))["status"] == "queued"
 
 
 async def test_a_background_response_takes_no_idempotency_key(tmp_path: Path) -> None:
