@@ -184,7 +184,10 @@ async def books(app: web.Application) -> AsyncIterator[None]:
     settings, db = app[keys.SETTINGS], app[keys.DATABASE]
     settlements = app[keys.SETTLEMENTS] = Settlements()
     ledger = LedgerStore(db)
-    instance = await register_instance(db)
+    try:
+        instance = await register_instance(db)
+    except OSError as exc:
+        raise StartError(str(exc)) from exc
     app[keys.INSTANCE] = instance.number
     app[keys.IDEMPOTENCY] = IdempotencyStore(
         db,
@@ -192,7 +195,11 @@ async def books(app: web.Application) -> AsyncIterator[None]:
         keep_s=settings.idempotency.keep_s,
         max_total_bytes=settings.idempotency.max_total_bytes,
     )
-    await recover(db, ledger, app[keys.IDEMPOTENCY])
+    try:
+        await recover(db, ledger, app[keys.IDEMPOTENCY])
+    except OSError as exc:  # locks of others
+        await instance.close()
+        raise StartError(str(exc)) from exc
     opened = app[keys.BOOKS] = Books(
         ledger,
         settlements=settlements,
@@ -304,7 +311,7 @@ async def upstream(app: web.Application) -> AsyncIterator[None]:
 async def media(app: web.Application) -> AsyncIterator[None]:
     """Results: ids, copies, the guarded way out."""
     settings, worker = app[keys.SETTINGS], app.get(keys.WORKER)
-    async with open_media(
+    opening = open_media(
         settings.media,
         directory=resolve_media_dir(settings, app[keys.ENVIRON]),
         store=SqliteMedia(app[keys.DATABASE], keep_s=settings.media.keep_s),
@@ -312,11 +319,15 @@ async def media(app: web.Application) -> AsyncIterator[None]:
         allow_private=app[keys.IS_SANDBOX],
         shared_as=None if worker is None else str(worker.seat),
         is_first=worker is None or worker.is_first,
-    ) as results:
-        async with open_inputs(settings.uploads, results, example=example_of(app)) as inputs:
-            app[keys.MEDIA] = results
-            app[keys.INPUTS] = inputs
-            yield
+    )
+    async with AsyncExitStack() as stack:
+        try:
+            results = app[keys.MEDIA] = await stack.enter_async_context(opening)
+        except OSError as exc:
+            raise StartError(f"copies of media cannot be kept: {exc}") from exc
+        inputs = open_inputs(settings.uploads, results, example=example_of(app))
+        app[keys.INPUTS] = await stack.enter_async_context(inputs)
+        yield
 
 
 async def jobs(app: web.Application) -> AsyncIterator[None]:

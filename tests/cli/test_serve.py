@@ -38,6 +38,17 @@ def test_a_data_directory_that_cannot_be_is_a_fault_of_the_configuration(tmp_pat
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("name", ["media", "bitmesh-proxy.db.instances"])
+def test_a_directory_in_it_that_cannot_be_is_named(tmp_path: Path, name: str, workers: str) -> None:
+    (tmp_path / name).write_text("")
+    done = run(tmp_path, "serve", "--port", "0", "--workers", workers)
+    assert done.returncode == 78, done.stderr
+    assert f"{tmp_path / name}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "cannot listen" not in done.stderr
+
+
 async def test_without_sandbox_and_accounts_it_says_what_to_do_next(tmp_path: Path) -> None:
     async with serving(tmp_path / "data", arguments=["--no-sandbox"]) as served:
         assert "account create" in served.text()
