@@ -33,9 +33,8 @@ def sse_all(events: Sequence[JsonObject]) -> bytes:
 
 
 def websocket_texts(events: Sequence[JsonObject]) -> list[str]:
-    """One text message an event. A client takes the first ``error`` for the end of its turn: ``response.failed``, which
-    says the same, is sent alone."""
-    return [orjson.dumps(event).decode() for event in events if event["type"] != "error"]
+    """One text message an event."""
+    return [orjson.dumps(event).decode() for event in events]
 
 
 def websocket_error(*, status: int, error: JsonObject) -> str:

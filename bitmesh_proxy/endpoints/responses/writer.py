@@ -76,7 +76,8 @@ class EventWriter:
 
     ``clock`` is Unix time. ``input_characters`` is for an estimate where the provider names no usage.
     ``random_text`` gives so many random letters, for the padding that a caller may ask for. ``around`` gives what is to
-    stand before and behind an event of a type, for ``more_text``.
+    stand before and behind an event of a type, for ``more_text``. ``tells_errors``: an ``error`` event precedes
+    ``response.failed``; without it, that one, which says the same, comes alone.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class EventWriter:
         input_characters: int = 0,
         random_text: Callable[[int], str] = "x".__mul__,
         around: Callable[[str], tuple[bytes, bytes]] = lambda _: (b"", b""),
+        tells_errors: bool = True,
     ) -> None:
         self._request = request
         self._response_id = response_id
@@ -99,6 +101,7 @@ class EventWriter:
         self._input_characters = input_characters
         self._random_text = random_text
         self._around = around
+        self._tells_errors = tells_errors
         self._models_fault = "internal_error" if request.vocabulary is Vocabulary.UNIFIED else "model_error"
         self._sequence_number = 0
         self._output: list[JsonObject] = []
@@ -201,8 +204,9 @@ class EventWriter:
         self.response = self._render("failed", usage=usage, error=error)
         # OpenAI's clients read the flat fields beside the standard's nested ones.
         details = {"code": failure.code, "message": failure.message, "param": failure.param}
+        told = {"type": "error", "error": {"type": failure.type, **details}, **details}
         return [
-            self._numbered({"type": "error", "error": {"type": failure.type, **details}, **details}),
+            *([self._numbered(told)] if self._tells_errors else []),
             self._numbered({"type": "response.failed", "response": self.response}),
         ]
 

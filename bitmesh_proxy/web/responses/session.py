@@ -298,6 +298,8 @@ class ResponseSession:
             input_characters=self._input_characters,
             random_text=random_letters,
             around=around_sse if self.transport is Transport.SSE else around_line,
+            # A client of a WebSocket takes the first ``error`` for the end of its turn.
+            tells_errors=self.transport is not Transport.WEBSOCKET,
         )
 
     def _stopped(self, bill: Bill | None) -> list[JsonObject]:

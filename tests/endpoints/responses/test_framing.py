@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 
-from bitmesh_proxy.calls import FinishReason, StreamFailed
+from bitmesh_proxy.calls import FinishReason
 from bitmesh_proxy.endpoints.responses.framing import DONE, sse, sse_all, websocket_error, websocket_texts
 from tests.dialects.cuts import ways_to_cut
 from tests.endpoints.responses.grammar import check, events_of
@@ -22,11 +22,9 @@ def test_an_event_is_one_line_of_data_under_its_own_name() -> None:
     assert sse({"type": "a.b", "x": "1\n2"}) == b'event: a.b\ndata: {"type":"a.b","x":"1\\n2"}\n\n'
 
 
-def test_a_failure_over_websocket_is_one_message() -> None:
-    events = written(a_request(), said("a"), [StreamFailed(message="m", code="c")])
-    texts = websocket_texts(events)
-    assert [json.loads(text)["type"] for text in texts[-2:]] == ["response.output_text.delta", "response.failed"]
-    assert len(texts) == len(events) - 1
+def test_an_event_is_one_message_of_a_websocket() -> None:
+    events = written(a_request(), said("Grüße,\r\n\n"), stopped())
+    assert [json.loads(text) for text in websocket_texts(events)] == events
 
 
 def test_a_turn_that_never_began_ends_with_an_envelope() -> None:

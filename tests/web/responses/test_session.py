@@ -118,6 +118,14 @@ async def test_a_websocket_gets_one_line_a_message(store: ResponseStore) -> None
     assert b"[DONE]" not in data
 
 
+async def test_a_websockets_turn_that_breaks_ends_with_its_failure_alone(store: ResponseStore) -> None:
+    session = a_session(store, transport=Transport.WEBSOCKET)
+    data = session.render(said("Hi")) + await session.fail_stream(UpstreamBroken("The provider broke off."), BILL)
+    messages = [json.loads(line) for line in data.splitlines()]
+    assert [message["type"] for message in messages[-2:]] == ["response.output_text.delta", "response.failed"]
+    assert check(messages)["error"]["code"] == "upstream_broken"
+
+
 async def test_results_behind_links_are_an_answer(store: ResponseStore) -> None:
     session = a_session(store, transport=Transport.WHOLE)
     links = [("http://h.test/imgrslt/a", "video", "video/mp4")]
