@@ -268,10 +268,18 @@ async def catalogue(app: web.Application) -> AsyncIterator[None]:
     elif worker is not None:  # a worker that was started later, and finds a file of credentials gone
         raise StartError("no provider has a credential any more")
     else:
-        async with sandbox_for(settings) as sandbox:
-            app[keys.SANDBOX] = sandbox
+        async with AsyncExitStack() as stack:
+            try:
+                sandbox = app[keys.SANDBOX] = await stack.enter_async_context(sandbox_for(settings))
+            except OSError as exc:
+                raise sandbox_port_taken(settings, exc) from exc
             app[keys.ACCESS] = sandbox_access(settings, sandbox.url)
             yield
+
+
+def sandbox_port_taken(settings: Settings, exc: OSError) -> StartError:
+    """What to say when the sandbox cannot listen."""
+    return StartError(f"sandbox.port: cannot listen on 127.0.0.1:{settings.sandbox.port}: {exc.strerror or exc}")
 
 
 def sandbox_for(settings: Settings, sock: socket.socket | None = None) -> Sandbox:

@@ -13,7 +13,7 @@ import os
 from functools import partial
 
 from bitmesh_proxy import service
-from bitmesh_proxy.app import StartError, access_by, offered_by
+from bitmesh_proxy.app import StartError, access_by, offered_by, sandbox_port_taken
 from bitmesh_proxy.cli.children import Child
 from bitmesh_proxy.cli.process import reserve, url_of
 from bitmesh_proxy.cli.supervisor import Supervisor
@@ -30,7 +30,10 @@ def supervise(settings: Settings) -> int:
     is_sandbox = access_by(settings, os.environ) is None
     given = service.listen_sockets()
     callers = Callers(given, [] if given else reserve(settings.http.host, settings.http.port))
-    sandbox_sockets = reserve("127.0.0.1", settings.sandbox.port) if is_sandbox else []
+    try:
+        sandbox_sockets = reserve("127.0.0.1", settings.sandbox.port) if is_sandbox else []
+    except OSError as exc:
+        raise sandbox_port_taken(settings, exc) from exc
     memories, doors = Memories.create(seats), Doors.open(seats)
     interval_s = service.watchdog_interval_s()
     played = [Child(name="the sandbox", run=partial(run_sandbox, settings, sock, callers)) for sock in sandbox_sockets]

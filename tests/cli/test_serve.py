@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import signal
+import socket
 from pathlib import Path
 
 import aiohttp
@@ -47,6 +48,17 @@ def test_a_directory_in_it_that_cannot_be_is_named(tmp_path: Path, name: str, wo
     assert f"{tmp_path / name}" in done.stderr
     assert "Traceback" not in done.stderr
     assert "cannot listen" not in done.stderr
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_taken_port_of_the_sandbox_is_not_taken_for_our_own(tmp_path: Path, workers: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        env = {"BITMESH_SANDBOX__PORT": str(port)}
+        done = run(tmp_path, "serve", "--port", "0", "--workers", workers, env=env)
+    assert done.returncode == 78, done.stderr
+    assert f"sandbox.port: cannot listen on 127.0.0.1:{port}" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 async def test_without_sandbox_and_accounts_it_says_what_to_do_next(tmp_path: Path) -> None:
