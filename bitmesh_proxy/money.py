@@ -17,6 +17,8 @@ ZERO = NanoUsd(0)
 
 #: SQLite's largest INTEGER; an amount beyond it is a mistake, not money.
 MAX_NANO_USD = 2**63 - 1
+#: The same in dollars, to be compared with before anything is calculated: decimals can be larger than what can be.
+_MAX_USD = Decimal(MAX_NANO_USD) / NANO_PER_USD
 
 
 def parse_usd(text: str) -> NanoUsd:
@@ -30,11 +32,11 @@ def parse_usd(text: str) -> NanoUsd:
         raise ValueError(f"not a decimal amount of US dollars: {text!r}") from None
     if not amount.is_finite():
         raise ValueError(f"not a finite amount of US dollars: {text!r}")
-    nano = amount * NANO_PER_USD
-    if nano != nano.to_integral_value():
-        raise ValueError(f"finer than a nano-dollar: {text!r}")
-    if abs(nano) > MAX_NANO_USD:
+    if not -_MAX_USD <= amount <= _MAX_USD:
         raise ValueError(f"too large an amount of US dollars: {text!r}")
+    nano = amount * NANO_PER_USD
+    if nano != nano.to_integral_value() or (amount and not nano):
+        raise ValueError(f"finer than a nano-dollar: {text!r}")
     return NanoUsd(int(nano))
 
 
@@ -50,7 +52,7 @@ def parse_reported_usd(value: object) -> NanoUsd | None:
         amount = Decimal(str(value))
     except InvalidOperation:
         return None
-    if not amount.is_finite() or amount < 0 or amount * NANO_PER_USD > MAX_NANO_USD:
+    if not amount.is_finite() or not 0 <= amount <= _MAX_USD:
         return None
     return round_up(int(amount * NANO_PER_USD * PER_MILLION), PER_MILLION)
 

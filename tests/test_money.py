@@ -29,7 +29,8 @@ def test_parse_reads_decimals_exactly(text: str, nano: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "abc", "NaN", "Infinity", "-inf", "0.0000000001", "1e10", "1,5", "$1", "9223372037"]
+    "text",
+    ["", "abc", "NaN", "Infinity", "-inf", "0.0000000001", "1e10", "1,5", "$1", "9223372037", "1e999999999", "1e-999999"],
 )
 def test_parse_refuses_what_is_no_amount(text: str) -> None:
     with pytest.raises(ValueError, match=r"US dollars|nano-dollar"):
@@ -69,7 +70,7 @@ def test_reported_costs_round_up(value: object, nano: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [None, True, False, -1, "-0.1", "free", float("nan"), float("inf"), 1e12, [], {"usd": 1}]
+    "value", [None, True, False, -1, "-0.1", "free", float("nan"), float("inf"), 1e12, "1e999999999", [], {"usd": 1}]
 )
 def test_reported_nonsense_is_no_amount(value: object) -> None:
     assert parse_reported_usd(value) is None

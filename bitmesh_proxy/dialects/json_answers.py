@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
-from typing import Any
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final
 
 import orjson
 
 from bitmesh_proxy.dialects.provider_errors import refused_within_success
 from bitmesh_proxy.errors import UpstreamBroken
 from bitmesh_proxy.nesting import MAX_WRITTEN_DEPTH, is_deeper, may_be_deeper
+
+#: No sound or clip is longer (31 years). ``"1e999999"`` has eight letters, and a million digits as a whole number.
+_MOST_SECONDS: Final = 10**9
 
 
 def read_object(body: bytes) -> dict[str, Any]:
@@ -67,6 +71,17 @@ def string(value: object) -> str:
 def link(value: object) -> str | None:
     """An absolute web address; ``None`` for anything else."""
     return value if isinstance(value, str) and value.startswith(("https://", "http://")) else None
+
+
+def milliseconds(seconds: object) -> int | None:
+    """A length in seconds, as a number or as a string of one; ``None`` for anything that is no length."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float | str):
+        return None
+    try:
+        length = Decimal(str(seconds))
+    except (InvalidOperation, ValueError):
+        return None
+    return int(length * 1000) if length.is_finite() and 0 <= length <= _MOST_SECONDS else None
 
 
 def from_base64(value: str) -> bytes:

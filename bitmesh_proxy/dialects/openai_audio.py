@@ -7,7 +7,6 @@ books' terms although it is exact. A transcription names tokens or seconds, wher
 from __future__ import annotations
 
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 import orjson
@@ -15,7 +14,7 @@ import orjson
 from bitmesh_proxy.calls import SpeechCall, TranscriptionCall, Usage
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.dialects.base import FormPart, SpeechDialect, TranscriptionDialect, UpstreamRequest
-from bitmesh_proxy.dialects.json_answers import child, read_success, string
+from bitmesh_proxy.dialects.json_answers import child, milliseconds, read_success, string
 from bitmesh_proxy.dialects.media_inputs import file_part, text_part
 from bitmesh_proxy.dialects.openai_usage import parse_usage
 from bitmesh_proxy.errors import MissingParameter, UnsupportedValue
@@ -122,7 +121,7 @@ def _transcription_usage(call: TranscriptionCall, body: bytes) -> Usage:
         if usage.get("type") != "duration" and (tokens := parse_usage(usage)) is not None:
             return tokens
         for seconds in (usage.get("seconds"), answer.get("duration")):
-            if (duration_ms := _milliseconds(seconds)) is not None:
+            if (duration_ms := milliseconds(seconds)) is not None:
                 return Usage(duration_ms=duration_ms)
     return Usage(duration_ms=int((call.duration_s or 0) * 1000), is_estimated=True)
 
@@ -131,12 +130,3 @@ def _transcription_text(call: TranscriptionCall, body: bytes) -> str:
     if call.response_format in _TEXT_FORMATS:
         return body.decode("utf-8", "replace")
     return string(read_success(body, "text", "segments", "usage").get("text"))
-
-
-def _milliseconds(seconds: object) -> int | None:
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float | str):
-        return None
-    try:
-        return max(int(Decimal(str(seconds)) * 1000), 0)
-    except (InvalidOperation, ValueError, OverflowError):
-        return None

@@ -6,7 +6,6 @@ OpenAI itself has ended them (2026-09-24); other servers speak the same. Source:
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
 from typing import Any
 from urllib.parse import quote
 
@@ -16,7 +15,7 @@ from bitmesh_proxy.calls import JobState, JobStatus, Media, MediaOutput, Usage, 
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.dialects.base import UpstreamRequest, VideoDialect
 from bitmesh_proxy.dialects.job_states import read_status
-from bitmesh_proxy.dialects.json_answers import read_success, string
+from bitmesh_proxy.dialects.json_answers import milliseconds, read_success, string
 from bitmesh_proxy.dialects.media_inputs import file_part, is_remote, link_of, text_part
 from bitmesh_proxy.dialects.openai_usage import token_count
 from bitmesh_proxy.dialects.provider_errors import error_code, error_message, redact
@@ -81,7 +80,7 @@ def _read_job(body: bytes) -> JobState:
         status=status,
         progress_percent=min(token_count(answer.get("progress")), 100) if answer.get("progress") is not None else None,
         outputs=(_content(job_id),) if is_done else (),
-        usage=_usage(answer) if is_done else None,
+        usage=Usage(duration_ms=milliseconds(answer.get("seconds")) or 0) if is_done else None,
         error_code=error_code(problem) if isinstance(problem, dict) else None,
         error_message=error_message(problem),
         raw=answer,
@@ -91,10 +90,3 @@ def _read_job(body: bytes) -> JobState:
 def _content(job_id: str) -> MediaOutput:
     path = f"/videos/{quote(job_id, safe='')}/content"
     return MediaOutput(kind="video", path=path, media_type="video/mp4", needs_credential=True)
-
-
-def _usage(answer: dict[str, Any]) -> Usage:
-    try:
-        return Usage(duration_ms=max(int(Decimal(str(answer.get("seconds"))) * 1000), 0))
-    except (InvalidOperation, ValueError, OverflowError):
-        return Usage()

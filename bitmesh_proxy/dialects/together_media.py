@@ -6,7 +6,6 @@ Its picture endpoint looks like OpenAI's and is not: ``width`` and ``height`` in
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -16,7 +15,7 @@ from bitmesh_proxy.calls import Frame, ImageCall, JobState, JobStatus, MediaOutp
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.dialects.base import ImageDialect, UpstreamRequest, VideoDialect
 from bitmesh_proxy.dialects.job_states import read_status
-from bitmesh_proxy.dialects.json_answers import child, from_base64, link, objects, read_success, string
+from bitmesh_proxy.dialects.json_answers import child, from_base64, link, milliseconds, objects, read_success, string
 from bitmesh_proxy.dialects.media_inputs import link_of
 from bitmesh_proxy.dialects.provider_errors import error_code, error_message, redact
 from bitmesh_proxy.errors import UnsupportedParameter, UnsupportedValue, UpstreamBroken
@@ -175,12 +174,9 @@ def _read_job(body: bytes) -> JobState:
 
 
 def _usage(answer: dict[str, Any], outputs: dict[str, Any]) -> Usage:
-    try:
-        duration_ms = int(Decimal(str(answer.get("seconds"))) * 1000)
-    except (InvalidOperation, ValueError, OverflowError):
-        duration_ms = 0
     # A number of US dollars (0.28), although the schema calls it an integer.
-    return Usage(duration_ms=max(duration_ms, 0), reported_cost_nano_usd=parse_reported_usd(outputs.get("cost")))
+    cost = parse_reported_usd(outputs.get("cost"))
+    return Usage(duration_ms=milliseconds(answer.get("seconds")) or 0, reported_cost_nano_usd=cost)
 
 
 def _post(path: str, body: dict[str, Any], offer: Offer, *, root: str) -> UpstreamRequest:

@@ -8,6 +8,7 @@ from bitmesh_proxy.dialects.json_answers import (
     child,
     from_base64,
     link,
+    milliseconds,
     objects,
     read_event,
     read_object,
@@ -64,3 +65,19 @@ def test_base64_plain_and_in_a_data_uri() -> None:
     for bad in ("aGk", "%%%%", "data:text/plain,hi", "aGk=\n aGk="):
         with pytest.raises(UpstreamBroken):
             from_base64(bad)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(3, 3000), (2.25, 2250), ("8", 8000), ("0.0004", 0), (1e9, 10**12), ("1e-999999", 0)],
+)
+def test_a_length_is_a_number_of_seconds(seconds: object, expected: int) -> None:
+    assert milliseconds(seconds) == expected
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [None, True, -1, "-1", "", "long", "NaN", "sNaN", "Infinity", 1e300, 2**63, "1e999990", "1e999999999", [3], {}],
+)
+def test_what_is_no_length_is_none_and_takes_no_time(seconds: object) -> None:
+    assert milliseconds(seconds) is None

@@ -50,6 +50,11 @@ def transcription(**fields: Any) -> TranscriptionCall:
         ),
         (transcription(), b'{"text":"Hi","usage":{"type":"duration","seconds":3.5}}', Usage(duration_ms=3500)),
         (transcription(response_format="verbose_json"), b'{"text":"Hi","duration":2.25}', Usage(duration_ms=2250)),
+        (
+            transcription(duration_s=9.0),
+            b'{"text":"Hi","usage":{"seconds":"1e999999999"},"duration":"1e999990"}',
+            Usage(duration_ms=9000, is_estimated=True),
+        ),
         (transcription(duration_s=9.0), b'{"text":"Hi"}', Usage(duration_ms=9000, is_estimated=True)),
         (
             transcription(response_format="srt", duration_s=1.5),

@@ -61,6 +61,8 @@ def test_a_clip_is_polled_until_it_is_there() -> None:
         MediaOutput(kind="video", path="/videos/video_1/content", media_type="video/mp4", needs_credential=True),
     )
     assert done.usage == Usage(duration_ms=8000)
+    for absurd in ("1e999999999", "1e999990", -8, None, [8]):
+        assert read(status="completed", seconds=absurd).usage == Usage()
     failed = read(status="failed", error={"code": "moderation_blocked", "message": "No."})
     assert (failed.status, failed.error_code, failed.error_message) == (JobStatus.FAILED, "moderation_blocked", "No.")
     with pytest.raises(UpstreamBroken):

@@ -126,6 +126,13 @@ def test_a_finished_clip_names_its_cost_in_dollars() -> None:
     assert state.usage == Usage(duration_ms=5000, reported_cost_nano_usd=parse_usd("0.28"))
 
 
+def test_an_absurd_length_or_cost_is_none() -> None:
+    outputs = {"video_url": "https://api.together.ai/1", "cost": "1e999999999"}
+    for seconds in ("1e999999999", "1e999990"):
+        answer = {"id": "1", "status": "completed", "seconds": seconds, "outputs": outputs}
+        assert read_job(orjson.dumps(answer)).usage == Usage()
+
+
 def test_a_failed_clip_says_why_without_secrets() -> None:
     state = read_job(sample("together/video_failed.json"))
     assert (state.status, state.error_code) == (JobStatus.FAILED, "content_policy_violation")
