@@ -201,7 +201,10 @@ class LedgerStore:
 
     def checkpoint(self, accrued: Mapping[str, Accrued]) -> asyncio.Future[None]:
         """Note for open requests (by id) what they have delivered so far. Closed ones are left as they are."""
-        items = [(request_id, each.cost_nano_usd, each.charge_nano_usd) for request_id, each in accrued.items()]
+        items = [
+            (request_id, min(each.cost_nano_usd, MOST_ENTERED), each.charge_nano_usd)
+            for request_id, each in accrued.items()
+        ]
         return self._database.submit(partial(note_accrued, items=items))
 
     async def resolve_interrupted(self, *, alive: Sequence[int], newest: int | None = None) -> int:

@@ -312,6 +312,10 @@ async def test_figures_beyond_all_sense_are_entered_as_far_as_they_go(
     names = [f"req_{number}" for number in range(6)]
     await asyncio.gather(*(ledger.open_reservation(opening(name, account.id, hold_nano_usd=USD)) for name in names))
     absurd = {"cost_nano_usd": NanoUsd(2**70), "usage": Usage(input_tokens=2**53, duration_ms=10**40)}
+    await ledger.checkpoint(
+        {name: Accrued(cost_nano_usd=NanoUsd(2**70 if name == "req_2" else 7), charge_nano_usd=USD) for name in names}
+    )
+    assert [row.accrued_cost_nano_usd for row in await ledger.find_open()] == [7, 7, 2**53, 7, 7, 7]
     closings = [closing(name, 100, **(absurd if name in names[2:4] else {})) for name in names]
     assert await asyncio.gather(*map(ledger.close, closings)) == [True] * 6
     rows = [await ledger.request(name) for name in names]
