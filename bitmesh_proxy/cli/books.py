@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 from bitmesh_proxy.auth.secrets import MasterSecretError
@@ -34,17 +35,28 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
 
 
 def with_database(settings: Settings, work: Callable[[Database], Awaitable[T]]) -> T:
-    """Run ``work`` on the database; its errors end the program with their message."""
+    """Run ``work`` on the database; its errors end the program with their message. For the main thread."""
 
     async def run() -> T:
         async with open_database(settings) as database:
             return await work(database)
 
     try:
-        return asyncio.run(run())
+        with _never_stopped():
+            return asyncio.run(run())
     except (StorageError, MasterSecretError) as exc:
         fail(str(exc), EXIT_CONFIG)
     except (GatewayError, ValueError) as exc:
         fail(str(exc))
     except OSError as exc:
         fail(f"{resolve_data_dir(settings)}: {exc.strerror or exc}")
+
+
+@contextmanager
+def _never_stopped() -> Iterator[None]:
+    """Without Ctrl-Z: stopped while it writes, a command would keep a server's calls waiting until it goes on."""
+    before = signal.signal(signal.SIGTSTP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTSTP, before)

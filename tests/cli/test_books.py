@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,15 @@ def test_the_work_gets_a_database_that_is_made_and_closed(tmp_path: Path) -> Non
     assert (tmp_path / "new" / "bitmesh-proxy.db").stat().st_mode & 0o077 == 0
     with pytest.raises(Exception, match="closed"):
         seen[0].data_version()
+
+
+def test_a_command_that_may_be_writing_cannot_be_stopped_with_ctrl_z(tmp_path: Path) -> None:
+    async def work(database: Database) -> object:
+        return signal.getsignal(signal.SIGTSTP)
+
+    before = signal.getsignal(signal.SIGTSTP)
+    assert with_database(settings(tmp_path), work) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGTSTP) is before
 
 
 @pytest.mark.parametrize("fault", [NotFound("No such thing"), ValueError("No such thing")])
