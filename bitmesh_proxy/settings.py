@@ -15,9 +15,14 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-Seconds = Annotated[float, Meta(gt=0)]
-Count = Annotated[int, Meta(ge=1)]
-CountOrNone = Annotated[int, Meta(ge=0)]
+#: Three hundred years. The database's integers hold moments that far off, and not ``inf``.
+MOST_S = 1e10
+#: Of bytes and of anything else; sums of these stay within the database's integers.
+MOST = 10**15
+Seconds = Annotated[float, Meta(gt=0, le=MOST_S)]
+SecondsOrNone = Annotated[float, Meta(ge=0, le=MOST_S)]
+Count = Annotated[int, Meta(ge=1, le=MOST)]
+CountOrNone = Annotated[int, Meta(ge=0, le=MOST)]
 MIB = 1024 * 1024
 #: Budgets count the calls of this month and the one before.
 LEAST_LEDGER_KEEP_S = 63 * 86400.0
@@ -116,7 +121,7 @@ class Ledger(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is kept of calls that have ended."""
 
     #: Each call has a row of its own for so long; then it is part of its month's sums. 0 keeps all rows.
-    keep_s: Annotated[float, Meta(ge=0)] = 400 * 86400.0
+    keep_s: SecondsOrNone = 400 * 86400.0
 
 
 class Jobs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -124,7 +129,7 @@ class Jobs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     first_poll_s: Seconds = 2.0
     max_poll_s: Seconds = 20.0
-    backoff_factor: Annotated[float, Meta(ge=1)] = 1.5
+    backoff_factor: Annotated[float, Meta(ge=1, le=1000)] = 1.5
     max_concurrent_polls_per_provider: Count = 8
     #: A job still running after so long is looked at rarely (its hold stays); it is never called failed for that.
     slow_after_s: Seconds = 3600.0

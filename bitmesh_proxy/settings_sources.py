@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from bitmesh_proxy.money import parse_usd
-from bitmesh_proxy.settings import LEAST_LEDGER_KEEP_S, Settings, SettingsError
+from bitmesh_proxy.settings import LEAST_LEDGER_KEEP_S, MOST, Settings, SettingsError
 
 
 def load_settings(
@@ -118,8 +118,8 @@ def _check(settings: Settings) -> None:
     if settings.jobs.max_poll_s < settings.jobs.first_poll_s:
         raise SettingsError("jobs.max_poll_s: must not be below jobs.first_poll_s")
     for endpoint, rate in settings.limits.endpoint_per_minute.items():
-        if rate < 0:
-            raise SettingsError(f"limits.endpoint_per_minute.{endpoint}: must not be below 0")
+        if not 0 <= rate <= MOST:
+            raise SettingsError(f"limits.endpoint_per_minute.{endpoint}: want a number from 0 to {MOST}")
     for origin in settings.uploads.trusted_origins:
         if not re.fullmatch(r"https?://[^/?#@\s]+", origin):
             raise SettingsError(f"uploads.trusted_origins: want http(s)://host[:port], not {origin!r}")
