@@ -295,14 +295,21 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def resolve_data_dir(settings: Settings, environ: Mapping[str, str] | None = None) -> Path:
-    """The data directory by the rule of ``data.dir``. Makes nothing."""
+    """The data directory by the rule of ``data.dir``. Makes nothing.
+
+    Raises SettingsError where the rule finds none.
+    """
     env = os.environ if environ is None else environ
     if settings.data.dir:
         return Path(settings.data.dir).expanduser()
     if env.get("STATE_DIRECTORY"):
         return Path(env["STATE_DIRECTORY"].split(":")[0])
-    base = env.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
-    return Path(base) / "bitmesh-proxy"
+    if env.get("XDG_DATA_HOME"):
+        return Path(env["XDG_DATA_HOME"]) / "bitmesh-proxy"
+    try:
+        return Path.home() / ".local" / "share" / "bitmesh-proxy"
+    except RuntimeError as exc:  # a user without a name, as containers have them
+        raise SettingsError("data.dir: this user has no home directory; say where the data are (--data-dir)") from exc
 
 
 def resolve_media_dir(settings: Settings, environ: Mapping[str, str] | None = None) -> Path:
@@ -315,12 +322,12 @@ def resolve_media_dir(settings: Settings, environ: Mapping[str, str] | None = No
 def resolve_credential(reference: str, environ: Mapping[str, str] | None = None) -> str:
     """The secret behind ``env:NAME``, ``file:PATH`` or ``credential:NAME``; empty when there is none.
 
-    Raises SettingsError when a named file cannot be read.
+    Raises SettingsError when a named file cannot be read, or when that cannot be a secret.
     """
     env = os.environ if environ is None else environ
     kind, _, rest = reference.partition(":")
     if kind == "env":
-        return env.get(rest, "").strip()
+        return _secret(reference, env.get(rest, ""))
     if kind == "credential":
         directory = env.get("CREDENTIALS_DIRECTORY")
         if not directory or not (Path(directory) / rest).is_file():
@@ -331,6 +338,16 @@ def resolve_credential(reference: str, environ: Mapping[str, str] | None = None)
     else:
         raise SettingsError(f"not a credential reference: {kind}:…")
     try:
-        return path.read_text(encoding="utf-8").strip()
+        return _secret(reference, path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise SettingsError(f"credential {reference}: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise SettingsError(f"credential {reference}: not a text") from exc
+
+
+def _secret(reference: str, text: str) -> str:
+    """What goes into a header. Anything else would be found with the first call only."""
+    secret = text.strip()
+    if not (secret.isascii() and secret.isprintable()):
+        raise SettingsError(f"credential {reference}: want one line of plain characters, without accents")
+    return secret

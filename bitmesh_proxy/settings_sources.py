@@ -85,16 +85,42 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 def _from_text(name: str, text: str, hint: Any) -> Any:
     if hint is str:
         return text
+    if not text:
+        raise SettingsError(f"environment: {name} is empty: unset it, or say a value")
     try:
         if text[:1] in "[{":
             return msgspec.json.decode(text, type=hint)
         return msgspec.convert(text.lower() if text.lower() in ("true", "false") else text, hint, strict=False)
     except (msgspec.ValidationError, msgspec.DecodeError) as exc:
-        raise SettingsError(f"environment: {name}: {exc}") from exc
+        said = str(exc) + (' (a list is JSON: ["a", "b"])' if "`array`" in str(exc) else "")
+        raise SettingsError(f"environment: {name}: {said}") from exc
+
+
+def _check_paths(settings: Settings) -> None:
+    paths = {
+        "data.dir": settings.data.dir,
+        "auth.master_secret_file": settings.auth.master_secret_file,
+        "media.cache_dir": settings.media.cache_dir,
+        "catalogue.dir": settings.catalogue.dir,
+        **{f"catalogue.extra_dirs[{place}]": each for place, each in enumerate(settings.catalogue.extra_dirs)},
+        **{
+            f"providers.{each.name}.credential": each.credential.removeprefix("file:")
+            for each in settings.providers
+            if each.credential.startswith("file:")
+        },
+    }
+    for name, path in paths.items():
+        if "\0" in path or (not path and "[" in name):  # Path("") would be wherever we were started
+            raise SettingsError(f"{name}: {path!r} is no path")
+        try:
+            Path(path).expanduser()
+        except RuntimeError as exc:
+            raise SettingsError(f"{name}: nobody has the home directory of {path!r}") from exc
 
 
 def _check(settings: Settings) -> None:
     """What types cannot say."""
+    _check_paths(settings)
     for name, networks in (
         ("http.trusted_proxies", settings.http.trusted_proxies),
         ("metrics.allowed_networks", settings.metrics.allowed_networks),

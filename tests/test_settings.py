@@ -108,3 +108,15 @@ def test_a_credential_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         resolve_credential("sk-secret:123", {})
     assert "123" not in str(caught.value)
+
+
+def test_a_credential_that_no_header_can_carry_is_named_and_not_shown(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    for content in (b"first\nsecond", "schlüssel".encode(), b"\xff\xfe", b"a\x00b"):
+        path.write_bytes(content)
+        with pytest.raises(SettingsError) as caught:
+            resolve_credential(f"file:{path}", {})
+        assert str(path) in str(caught.value)
+        assert "second" not in str(caught.value)
+    with pytest.raises(SettingsError, match="env:KEY"):
+        resolve_credential("env:KEY", {"KEY": "a\nb"})

@@ -99,6 +99,10 @@ def test_variables_of_others_are_left_alone() -> None:
         ("[limits]\nkey_per_minute = -1", "limits.key_per_minute"),
         ("[limits.endpoint_per_minute]\nchat = -1", "limits.endpoint_per_minute.chat"),
         ("[sandbox]\nmode = 'sometimes'", "sandbox.mode"),
+        ("[data]\ndir = '~nobody-has-this-name/x'", "data.dir"),
+        ('[media]\ncache_dir = "a\\u0000b"', "media.cache_dir"),
+        ("[catalogue]\nextra_dirs = ['.', '']", "catalogue.extra_dirs[1]"),
+        ("[[providers]]\nname = 'a'\ncredential = 'file:~nobody-has-this-name/x'", "providers.a.credential"),
         ("[logging]\nlevel = 'loud'", "logging.level"),
         ("[[providers]]\nname = 'Together AI'", "name"),
         ("[[providers]]\ncredential = 'env:X'", "name"),
@@ -133,6 +137,7 @@ def test_a_secret_that_was_put_in_the_file_is_not_repeated(tmp_path: Path) -> No
     [
         ("BITMESH_HTTP__PORTY", "1"),
         ("BITMESH_HTPP__PORT", "1"),
+        ("BITMESH_HTTP__PORT", ""),
         ("BITMESH_HTTP__PORT", "many"),
         ("BITMESH_HTTP__PORT", "70000"),
         ("BITMESH_HTTP__TRUSTED_PROXIES", "[1"),
@@ -144,6 +149,11 @@ def test_a_variable_that_cannot_be_is_named(name: str, text: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings(environ={name: text})
     assert name in str(caught.value)
+
+
+def test_a_list_is_said_to_be_json() -> None:
+    with pytest.raises(SettingsError, match="a list is JSON"):
+        load_settings(environ={"BITMESH_HTTP__TRUSTED_PROXIES": "10.0.0.0/8"})
 
 
 def test_an_unknown_override_is_refused() -> None:

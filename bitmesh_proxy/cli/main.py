@@ -6,6 +6,7 @@ client that it never uses.
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import sys
@@ -39,6 +40,25 @@ class LazyCommands(click.Group):
         if not isinstance(command, click.Command):
             raise TypeError(f"cli/{cmd_name}.py holds no click command of that name")
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. What it meets outside of itself, and does not explain better, ends it with one line."""
+        try:
+            return super().invoke(ctx)
+        except Exception as exc:
+            _end_with(exc)
+            raise
+
+
+def _end_with(exc: Exception) -> None:
+    # Not at the top: the list of commands alone needs neither.
+    from bitmesh_proxy.cli.options import EXIT_CONFIG, fail
+    from bitmesh_proxy.settings import SettingsError
+
+    if isinstance(exc, SettingsError):
+        fail(f"settings: {exc}", EXIT_CONFIG)
+    if isinstance(exc, OSError) and exc.errno != errno.EPIPE:  # `| head`: click ends without a word
+        fail(str(exc))
 
 
 def _load(name: str) -> ModuleType:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -37,6 +38,34 @@ def test_an_unknown_command_is_refused_by_name() -> None:
     result = CliRunner().invoke(main, ["sevre"])
     assert result.exit_code == 2
     assert "sevre" in result.output
+
+
+def test_output_that_nobody_can_take_ends_with_a_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bitmesh_proxy", "--data-dir", str(tmp_path), "account", "list", "--json"]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "bitmesh-proxy: [Errno 28] No space left on device\n")
+
+
+def test_a_user_without_a_home_is_asked_for_the_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(path: type[Path]) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("STATE_DIRECTORY", "XDG_DATA_HOME", "BITMESH_CONFIG", "BITMESH_DATA__DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", classmethod(nowhere))
+    for command in (["key", "list"], ["doctor", "--offline"]):
+        result = CliRunner().invoke(main, command)
+        assert (result.exit_code, result.exception.__class__) == (78, SystemExit)
+        assert "--data-dir" in result.output
+
+
+def test_a_credential_that_cannot_be_read_ends_with_a_line(tmp_path: Path) -> None:
+    config = tmp_path / "x.toml"
+    config.write_text(f"[[providers]]\nname = 'openai'\ncredential = 'file:{tmp_path}/nowhere'\n")
+    result = CliRunner().invoke(main, ["--config", str(config), "model", "show", "dall-e-3"])
+    assert (result.exit_code, result.exception.__class__) == (78, SystemExit)
+    assert "nowhere" in result.output
 
 
 def test_a_look_at_keys_loads_no_server_and_no_sandbox() -> None:
