@@ -171,6 +171,10 @@ class Attempts:
         progress.begin(offer)
         async with self._upstream.open(access, request, on_sent=progress.note_sent) as answer:
             await self._check_head(access, answer)
+            if answer.media_type == "text/html":
+                raise UpstreamBroken("The provider answered with a page.")
+            if answer.media_type.endswith("json"):  # an error under a 200, at best
+                raise await self._refusal(access, answer)
             data = await self._first(answer, progress)
             progress.usage = dialect.read_usage(call, answer.headers)
             media_type = dialect.media_type(call, answer.headers)

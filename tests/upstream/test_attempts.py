@@ -43,6 +43,16 @@ async def test_sound_that_breaks_off_is_cut_and_no_words_are_put_into_it(gateway
     await gateway.check_books()
 
 
+async def test_a_page_is_no_sound(gateway: Gateway) -> None:
+    """Nor is it paid for as one."""
+    gateway.fault("html=200")
+    answer = await gateway.post("/v1/audio/speech", SPEECH)
+    assert (answer.status, answer.json["error"]["code"]) == (502, "upstream_broken")
+    row = await gateway.last_row()
+    assert (row.outcome, row.charge_nano_usd) == ("upstream_broken", 0)
+    await gateway.check_books()
+
+
 async def test_an_error_body_that_never_ends_does_not_hide_the_status(gateway: Gateway) -> None:
     """The status alone is enough: the provider's own, though its words break off."""
     gateway.fault("status=429 retry_after=3 break_after=1")
