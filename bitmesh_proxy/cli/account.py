@@ -11,7 +11,7 @@ import click
 from bitmesh_proxy.cli.books import with_database
 from bitmesh_proxy.cli.moments import USD, show_moment
 from bitmesh_proxy.cli.options import common_options, fail, settings_of
-from bitmesh_proxy.cli.tables import print_json, print_table
+from bitmesh_proxy.cli.tables import print_json, print_table, shown
 from bitmesh_proxy.money import ZERO, NanoUsd, format_usd
 from bitmesh_proxy.settings import Settings
 from bitmesh_proxy.storage.accounts import Account, AccountStore, Payment
@@ -46,7 +46,7 @@ def create(
     if as_json:
         print_json(_as_json(made))
     else:
-        click.echo(f"Made account {made.id} ({made.name}), balance {format_usd(made.balance_nano_usd)} USD.")
+        click.echo(f"Made account {made.id} ({shown(made.name)}), balance {format_usd(made.balance_nano_usd)} USD.")
 
 
 @account.command()
@@ -86,7 +86,7 @@ def correct(
 def disable(ctx: click.Context, account_id: str, config: Path | None, data_dir: Path | None) -> None:
     """Switch all keys of an account off. They fail with their next requests."""
     found = _switched(settings_of(ctx, config, data_dir), account_id, is_disabled=True)
-    click.echo(f"Account {found.id} ({found.name}) is off.")
+    click.echo(f"Account {found.id} ({shown(found.name)}) is off.")
 
 
 @account.command()
@@ -96,7 +96,7 @@ def disable(ctx: click.Context, account_id: str, config: Path | None, data_dir: 
 def enable(ctx: click.Context, account_id: str, config: Path | None, data_dir: Path | None) -> None:
     """Switch an account on again. Keys that were switched off themselves stay off."""
     found = _switched(settings_of(ctx, config, data_dir), account_id, is_disabled=False)
-    click.echo(f"Account {found.id} ({found.name}) is on.")
+    click.echo(f"Account {found.id} ({shown(found.name)}) is on.")
 
 
 @account.command()
@@ -180,7 +180,7 @@ async def find_account(store: AccountStore, wanted: str | None) -> Account:
         return matching[0]
     if not found:
         fail("there is no account yet: bitmesh-proxy account create NAME --credit 10")
-    fail(question + "; there are: " + ", ".join(f"{each.id} ({each.name})" for each in found))
+    fail(question + "; there are: " + ", ".join(f"{each.id} ({shown(each.name)})" for each in found))
 
 
 def _entered(

@@ -46,6 +46,8 @@ def with_database(settings: Settings, work: Callable[[Database], Awaitable[T]]) 
             return asyncio.run(run())
     except (StorageError, MasterSecretError) as exc:
         fail(str(exc), EXIT_CONFIG)
+    except UnicodeEncodeError as exc:
+        fail(f"not UTF-8: {exc.object!r}")
     except (GatewayError, ValueError) as exc:
         fail(str(exc))
     except OSError as exc:

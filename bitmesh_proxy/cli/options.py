@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 from click.core import ParameterSource
 
+from bitmesh_proxy.cli.tables import shown
 from bitmesh_proxy.settings import Settings, SettingsError
 from bitmesh_proxy.settings_sources import load_settings
 
@@ -54,8 +55,8 @@ def settings_of(
 
 
 def fail(message: str, status: int = 1) -> NoReturn:
-    """Say what is wrong on standard error, and end."""
-    click.echo(f"bitmesh-proxy: {message}", err=True)
+    """Say what is wrong on standard error, and end. Names in it are anybody's texts, and shown as in tables."""
+    click.echo("bitmesh-proxy: " + "\n".join(shown(line) for line in message.split("\n")), err=True)
     sys.exit(status)
 
 

@@ -14,7 +14,7 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, ri
 
     What a terminal would act on instead of showing it (names are anybody's texts) is written as its escape.
     """
-    texts = [["" if value is None else _shown(str(value)) for value in row] for row in rows]
+    texts = [["" if value is None else shown(str(value)) for value in row] for row in rows]
     widths = [max([len(heading), *(len(row[place]) for row in texts)]) for place, heading in enumerate(headings)]
     sides = [">" if heading in right else "<" for heading in headings]
     for row in [list(headings), *texts]:
@@ -22,7 +22,8 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, ri
         click.echo("  ".join(cells).rstrip())
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
+    """The text with what a terminal would act on written as its escape."""
     return text if text.isprintable() else "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 

@@ -47,6 +47,21 @@ def test_an_unknown_or_ambiguous_account_is_named(run: Run) -> None:
     assert "no account has the id or name 'other'" in run("account", "credit", "other", "1", status=1).output
 
 
+def test_a_name_does_nothing_to_the_terminal(run: Run) -> None:
+    name = "a\nb\x1b[31m"
+    said = [
+        run("account", "create", name).output,
+        run("account", "disable", name).output,
+        run("account", "enable", name).output,
+        run("account", "credit", "other", "1", status=1).output,
+    ]
+    assert [(line.count("\n"), "\x1b" in line, "(a\\nb\\x1b[31m)" in line) for line in said] == [(1, False, True)] * 4
+
+
+def test_what_is_no_text_is_refused_in_a_line(run: Run) -> None:
+    assert run("account", "create", "\udcff", status=1).output == "bitmesh-proxy: not UTF-8: '\\udcff'\n"
+
+
 def test_a_mistake_is_made_good_by_a_counter_entry(run: Run) -> None:
     account_id = json_of(run("account", "create", "acme", "--credit", "50", "--json"))["id"]
     said = run("account", "correct", "acme", "--by", "-45", "--note", "5 was meant").output

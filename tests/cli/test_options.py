@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from bitmesh_proxy.cli.main import main
-from bitmesh_proxy.cli.options import OrWord, given
+from bitmesh_proxy.cli.options import OrWord, fail, given
 from tests.cli.conftest import Run, json_of
 
 
@@ -57,3 +57,9 @@ def test_what_was_not_said_is_not_given() -> None:
     for arguments, said in (([], {}), (["--one", "none"], {"one": None}), (["--other", "x"], {"other": "x"})):
         assert CliRunner().invoke(command, arguments).output == f"{said!r}\n"
     assert "[INTEGER|none]" in CliRunner().invoke(command, ["--help"]).output
+
+
+def test_a_message_is_one_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        fail("one\ntwo\x1b[2J")
+    assert capsys.readouterr().err == "bitmesh-proxy: one\ntwo\\x1b[2J\n"
