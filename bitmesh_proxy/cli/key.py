@@ -83,6 +83,11 @@ def create(
     **limits: Any,
 ) -> None:
     """Make a key: a bearer token and an OAuth consumer key. Their secrets are shown this once."""
+    expires_at_s: float | None = limits["expires_at_s"]
+    if expires_at_s is not None and expires_at_s <= time.time():
+        raise click.BadParameter(
+            f"{show_moment(expires_at_s)} is over: the key would never work", param_hint="--expires"
+        )
     settings = settings_of(ctx, config, data_dir)
 
     async def work(database: Database) -> NewKey:
@@ -283,6 +288,8 @@ def _show(record: KeyRecord, *, as_json: bool) -> None:
 def _for_people(name: str, value: Any) -> tuple[str, Any]:
     if name.endswith("_at_s"):
         return name.removesuffix("_s"), show_moment(value)
+    if isinstance(value, bool):
+        return name, "yes" if value else "no"
     return name, ", ".join(value) or "none" if isinstance(value, list) else value
 
 

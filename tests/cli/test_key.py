@@ -41,8 +41,9 @@ def test_the_list_says_which_keys_still_open_the_door(run: Run) -> None:
     run("account", "create", "acme")
     made = {
         name: json_of(run("key", "create", "--json", "--name", name, *more))["id"]
-        for name, more in {"lasting": (), "past": ("--expires", "2020-01-01"), "stopped": ("--expires", "1d")}.items()
+        for name, more in {"lasting": (), "past": (), "stopped": ("--expires", "1d")}.items()
     }
+    run("key", "change", made["past"], "--expires", "2020-01-01")
     run("key", "disable", made["stopped"])
     states = {line.split()[1]: line.split()[-3] for line in run("key", "list").output.splitlines()[1:]}
     assert states == {"lasting": "on", "past": "expired", "stopped": "off"}
@@ -130,6 +131,23 @@ def test_a_change_that_cannot_be_is_refused(run: Run) -> None:
     ):
         assert f"Invalid value for '{option}'" in run("key", "change", key_id, option, value, status=2).output
     assert "Invalid value for '--budget-day'" in run("key", "create", "--budget-day", "-1", status=2).output
+
+
+def test_a_key_that_would_never_work_is_not_made(run: Run) -> None:
+    run("account", "create", "acme")
+    for moment in ("0d", "2020-01-01"):
+        said = run("key", "create", "--expires", moment, status=2).output
+        assert "Invalid value for --expires" in said
+        assert "is over" in said
+    assert json_of(run("key", "list", "--json")) == []
+
+
+def test_people_read_yes_or_no(run: Run) -> None:
+    run("account", "create", "acme")
+    key_id = json_of(run("key", "create", "--json"))["id"]
+    assert "is_disabled   no\n" in run("key", "show", key_id).output
+    run("key", "disable", key_id)
+    assert "is_disabled   yes\n" in run("key", "show", key_id).output
 
 
 def test_what_does_not_exist_is_said(run: Run) -> None:
