@@ -28,6 +28,19 @@ from bitmesh_proxy.storage.keys import KeyChange, KeyRecord, KeyStore
 COUNT = click.IntRange(0, 1_000_000_000)
 
 
+class ModelName(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5 only
+    """A model's id or alias; whether there is such a one, the catalogue says later."""
+
+    name = "MODEL"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Anything but nothing."""
+        return value if value.strip() else self.fail("a model has a name (see: bitmesh-proxy model list)", param, ctx)
+
+
+MODEL = ModelName()
+
+
 @click.group()
 def key() -> None:
     """API keys."""
@@ -38,10 +51,15 @@ def key() -> None:
 @click.option("--name", default="", help="What you call the key.")
 @click.option(
     "--bound-model",
+    type=MODEL,
     help="The only model that it speaks to; requests need not name it (in Bitmesh's dialect they must not).",
 )
 @click.option(
-    "--allow-model", "allowed_models", multiple=True, help="A model that it may use; may be given again. Default: any."
+    "--allow-model",
+    "allowed_models",
+    type=MODEL,
+    multiple=True,
+    help="A model that it may use; may be given again. Default: any.",
 )
 @click.option(
     "--rate-per-minute",
@@ -185,9 +203,13 @@ def enable(ctx: click.Context, key_id: str, config: Path | None, data_dir: Path 
 @key.command()
 @click.argument("key_id")
 @click.option("--name", help="What you call the key.")
-@click.option("--bound-model", type=OrWord(click.STRING), help="The only model that it speaks to; none: any.")
+@click.option("--bound-model", type=OrWord(MODEL), help="The only model that it speaks to; none: any.")
 @click.option(
-    "--allow-model", "allowed_models", multiple=True, help="A model that it may use; may be given again; none: any."
+    "--allow-model",
+    "allowed_models",
+    type=MODEL,
+    multiple=True,
+    help="A model that it may use; may be given again; none: any.",
 )
 @click.option(
     "--rate-per-minute",

@@ -67,7 +67,11 @@ def usage(
     Calls older than ledger.keep_s are known by month only: by day, they stand under their month (2026-08), and with
     --since and --until a month's sum counts whole, where the month begins.
     """
-    groups = cast(tuple[Dimension, ...], dimensions or ("model",))
+    groups = cast(tuple[Dimension, ...], tuple(dict.fromkeys(dimensions)) or ("model",))
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv: one or the other")
+    if None not in (wanted["since_s"], wanted["until_s"]) and wanted["since_s"] >= wanted["until_s"]:
+        raise click.UsageError("--since is not before --until: no call lies between them")
     wanted["model"] = wanted.pop("model_id")
 
     async def work(database: Database) -> tuple[list[UsageLine], float | None]:

@@ -126,11 +126,14 @@ def test_a_change_that_cannot_be_is_refused(run: Run) -> None:
         ("--rate-per-minute", "none"),
         ("--rate-per-minute", "9" * 20),
         ("--max-concurrent", "9" * 20),
+        ("--bound-model", ""),
+        ("--allow-model", " "),
         ("--expires", "soon"),
         ("--expires", "9" * 20 + "d"),
     ):
         assert f"Invalid value for '{option}'" in run("key", "change", key_id, option, value, status=2).output
-    assert "Invalid value for '--budget-day'" in run("key", "create", "--budget-day", "-1", status=2).output
+    for option, value in (("--budget-day", "-1"), ("--bound-model", ""), ("--allow-model", " ")):
+        assert f"Invalid value for '{option}'" in run("key", "create", option, value, status=2).output
 
 
 def test_a_key_that_would_never_work_is_not_made(run: Run) -> None:

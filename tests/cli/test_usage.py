@@ -85,3 +85,14 @@ def test_what_is_known_by_month_only_is_said(run: Run, data_dir: Path) -> None:
         (("--until", "2026-12-15"), False),
     ):
         assert run("usage", *arguments).stderr == (note if is_said else ""), arguments
+
+
+def test_what_is_said_twice_is_one_column(run: Run, data_dir: Path) -> None:
+    fill(run, data_dir)
+    assert run("usage", "--by", "key", "--by", "key", "--csv").output == run("usage", "--by", "key", "--csv").output
+
+
+def test_what_cannot_be_meant_is_refused(run: Run) -> None:
+    assert "--json and --csv" in run("usage", "--json", "--csv", status=2).output
+    assert "--since is not before" in run("usage", "--since", "1d", "--until", "3d", status=2).output
+    run("usage", "--since", "3d", "--until", "1d")
