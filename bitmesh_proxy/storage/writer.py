@@ -309,10 +309,17 @@ class Writer:
             if result is _UNDO:
                 return None
             results.append(result)
+        run_items = _run_one_by_one if with_savepoints else _run_together
         for bulk, (items, _) in batch.new_items.items():
-            results += [_no_space() for _ in items] if self._space_is_short else bulk(connection, items)
+            found = [_no_space() for _ in items] if self._space_is_short else run_items(connection, bulk, items)
+            if found is None:
+                return None
+            results += found
         for bulk, (items, _) in batch.items.items():
-            results += bulk(connection, items)
+            found = run_items(connection, bulk, items)
+            if found is None:
+                return None
+            results += found
         if len(results) != batch.size:
             raise StorageError(f"{batch.size} writes gave {len(results)} results")
         return results
@@ -375,6 +382,26 @@ def _run_plainly(connection: sqlite3.Connection, operation: Operation[Any]) -> A
             raise
         # A failed statement has undone itself and is not counted; earlier ones of the operation are.
         return Failed(_foreign_to_ours(exc)) if connection.total_changes == changes_before else _UNDO
+
+
+def _run_together(connection: sqlite3.Connection, bulk: Bulk, items: list[Any]) -> Sequence[Any] | None:
+    """None when one of them is more than the books can take, so that all have to be undone."""
+    try:
+        return bulk(connection, items)
+    except Exception as exc:
+        if is_trouble(exc) or isinstance(exc, OSError):
+            raise
+        return None
+
+
+def _run_one_by_one(connection: sqlite3.Connection, bulk: Bulk, items: list[Any]) -> Sequence[Any]:
+    """One that cannot be entered must not take down those that happen to be written with it."""
+    return [_run_with_savepoint(connection, partial(_run_single, bulk, item)) for item in items]
+
+
+def _run_single(bulk: Bulk, item: Any, connection: sqlite3.Connection) -> Any:
+    (result,) = bulk(connection, [item])
+    return result
 
 
 def _run_with_savepoint(connection: sqlite3.Connection, operation: Operation[Any]) -> Any:

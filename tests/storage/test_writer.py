@@ -189,6 +189,23 @@ async def test_bulk_gets_its_items_together_and_answers_each(make_writer: MakeWr
     assert names_in(path) == {"a", "b", "between"}
 
 
+@pytest.mark.parametrize("is_new_work", [False, True])
+async def test_an_item_that_no_database_holds_takes_down_nobody(
+    make_writer: MakeWriter, path: Path, is_new_work: bool
+) -> None:
+    writer = make_writer()
+    bulk = AddMany()
+    operation = writer.submit(add("an operation"))
+    items = [submit_item(writer, bulk, each, is_new_work=is_new_work) for each in ("a", 2**63, "refused", "b")]
+    a, poison, refused, b = await asyncio.gather(*items, return_exceptions=True)
+    assert (a, b, await operation) == ("a", "b", "an operation")
+    assert isinstance(poison, OverflowError)
+    assert isinstance(refused, InsufficientBalance)
+    assert names_in(path) == {"a", "b", "an operation"}
+    assert await submit_item(writer, bulk, "later") == "later"
+    assert bulk.sizes == [4, 1, 1, 1, 1, 1]
+
+
 async def test_unforeseen_driver_error_is_ours(make_writer: MakeWriter) -> None:
     writer = make_writer()
     with pytest.raises(StorageError, match="CHECK constraint failed") as caught:
