@@ -288,12 +288,12 @@ def test_budget_that_comes_later_counts_what_was_before(books: sqlite3.Connectio
 
 def test_budget_that_comes_later_counts_what_is_in_runs(books: sqlite3.Connection) -> None:
     """From the beginning of the month before that of the newest request, which is earlier than this one."""
-    day_ms = 86_400_000
+    day_ms, august_ms = 86_400_000, 1_597_924_800_000  # 2020-08-20 12:00 UTC: over on any clock
     for name, days in (("may", -81), ("june", -80), ("july 1", -50), ("july 2", -49), ("august", 0), ("other", 0)):
-        open_request(books, name, 10, started_at_ms=START_MS + days * day_ms, key=2 if name == "other" else 1)
+        open_request(books, name, 10, started_at_ms=august_ms + days * day_ms, key=2 if name == "other" else 1)
         if name != "july 2":
             settle(books, name, 7)
-    counted = {"2026-07-01": (7, 0), "2026-07-02": (0, 10), "2026-07": (7, 10), "2026-08-20": (7, 0), "2026-08": (7, 0)}
+    counted = {"2020-07-01": (7, 0), "2020-07-02": (0, 10), "2020-07": (7, 10), "2020-08-20": (7, 0), "2020-08": (7, 0)}
     for rows in (None, 1, 2, 3):
         if rows is not None:
             assert extend_runs(books, run_rows=rows)
