@@ -93,11 +93,7 @@ def usage_bound(call: Call, offer: Offer, *, default_max_output_tokens: int) -> 
         case SpeechCall():
             return Usage(characters=_characters(call))
         case TranscriptionCall():
-            return Usage(
-                duration_ms=_sound_ms(
-                    call, bytes_per_second=SOUND_BYTES_PER_SECOND_AT_LEAST, unknown_s=SOUND_SECONDS_AT_MOST
-                )
-            )
+            return Usage(duration_ms=_sound_ms_at_most(call))
         case EmbeddingCall() | ModerationCall():
             return Usage(input_tokens=_input_tokens(call, bytes_per_token=BYTES_PER_TOKEN_AT_LEAST))
 
@@ -148,7 +144,7 @@ def usage_delivered(call: Call, offer: Offer, *, output_characters: int) -> Usag
         case SpeechCall():
             return Usage(characters=_characters(call), is_estimated=True)
         case TranscriptionCall():
-            duration_ms = _sound_ms(
+            duration_ms = _known_sound_ms(call) or _sound_ms(
                 call, bytes_per_second=SOUND_BYTES_PER_SECOND_USUALLY, unknown_s=CLIP_SECONDS_USUALLY
             )
             return Usage(duration_ms=duration_ms, is_estimated=True)
@@ -289,9 +285,21 @@ def _characters(call: SpeechCall) -> int:
     return len(call.text) + len(call.instructions or "")
 
 
+def _sound_ms_at_most(call: TranscriptionCall) -> int:
+    """Rather too long than as it was measured: some providers count tokens or whole seconds."""
+    by_size_ms = _sound_ms(
+        call,
+        bytes_per_second=SOUND_BYTES_PER_SECOND_AT_LEAST,
+        unknown_s=0 if call.duration_s else SOUND_SECONDS_AT_MOST,
+    )
+    return max(_known_sound_ms(call), by_size_ms)
+
+
+def _known_sound_ms(call: TranscriptionCall) -> int:
+    return -int(-(call.duration_s or 0) * 1000 // 1)
+
+
 def _sound_ms(call: TranscriptionCall, *, bytes_per_second: int, unknown_s: int) -> int:
-    if call.duration_s is not None:
-        return -int(-call.duration_s * 1000 // 1)
     if call.audio.data is not None:
         return max(1000, len(call.audio.data) * 1000 // bytes_per_second)
     return unknown_s * 1000

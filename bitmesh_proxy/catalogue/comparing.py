@@ -43,7 +43,7 @@ def _variable_cost(offer: Offer, call: Call) -> int:
     if isinstance(call, SpeechCall):
         return len(call.text) * price.characters_nano_usd_per_million // PER_MILLION
     if isinstance(call, TranscriptionCall):
-        seconds = int(call.duration_s or TYPICAL_SECONDS)
+        seconds = max(1, int(call.duration_s or TYPICAL_SECONDS))
         per_minute = price.minute_nano_usd if price.minute_nano_usd is not None else 60 * (price.second_nano_usd or 0)
         return seconds * per_minute // 60
     input_tokens = _input_characters(call) // CHARACTERS_PER_TOKEN

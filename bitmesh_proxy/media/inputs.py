@@ -24,6 +24,7 @@ from bitmesh_proxy.media.fetch_errors import FetchError, as_gateway_error
 from bitmesh_proxy.media.guarded_fetch import GuardedFetcher
 from bitmesh_proxy.media.results import MediaResults
 from bitmesh_proxy.media.sniff import SNIFF_BYTES, sniff
+from bitmesh_proxy.media.sound_length import sound_length_s
 from bitmesh_proxy.settings import Uploads
 
 #: A data URI above this size is decoded off the loop.
@@ -64,7 +65,9 @@ class InputMedia:
             references = tuple([await change(each, param="image") for each in call.references])
             return replace(call, frames=frames, references=references)
         if isinstance(call, TranscriptionCall):
-            return replace(call, audio=await change(call.audio, param="file"))
+            audio = await change(call.audio, param="file")
+            length_s = call.duration_s if audio.data is None else sound_length_s(audio.data)
+            return replace(call, audio=audio, duration_s=length_s)
         if isinstance(call, ChatCall):
             return await _changed_chat(call, change)
         return call

@@ -181,6 +181,7 @@ def test_length_of_a_sound() -> None:
         return bound(call).duration_ms, usage_delivered(call, VIDEO, output_characters=0).duration_ms
 
     assert ms(duration_s=1.5, media={"data": b"x"}) == (1500, 1500)
+    assert ms(duration_s=1.5, media={"data": b"x" * 80_000}) == (80_000, 1500), "what is held stays on the safe side"
     assert ms(media={"data": b"x" * 80_000}) == (80_000, 10_000)
     assert ms(media={"url": "https://example.test/a.mp3"}) == (4 * 3600 * 1000, 5000)
 

@@ -101,6 +101,18 @@ async def test_speech_comes_as_bytes(gateway: Gateway) -> None:
     await gateway.check_books()
 
 
+async def test_a_transcript_without_figures_costs_what_the_sound_is_long(gateway: Gateway) -> None:
+    """Not what its size would make of it, had it been compressed."""
+    charges = []
+    for response_format in ("json", "text"):
+        data = form(("file", wav(3.0)), ("model", "whisper-1"), ("response_format", response_format))
+        assert (await gateway.call("POST", "/v1/audio/transcriptions", data=data)).status == 200
+        row = await gateway.last_row()
+        charges.append(row.charge_nano_usd)
+    assert charges[1] == pytest.approx(charges[0], rel=0.01)
+    await gateway.check_books()
+
+
 @pytest.mark.parametrize(
     ("response_format", "content_type", "start"),
     [
