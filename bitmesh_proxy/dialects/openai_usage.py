@@ -133,7 +133,8 @@ def find_all_usages(text: bytes) -> Iterator[object]:
 def read_whole_usage(body: bytes) -> tuple[Usage | None, str | None]:
     """Usage and id of a whole answer, looking at its two ends only if it is large.
 
-    An answer that is nothing but an error (some providers send those with status 200) has used nothing.
+    An answer that is nothing but an error (some providers send those with status 200) has used nothing. One whose
+    figures are all 0 (servers that do not count say so) names no usage: its text has to be counted.
     ``(None, None)`` for a body that is no JSON object.
     """
     if len(body) <= SMALL_BYTES:
@@ -144,11 +145,15 @@ def read_whole_usage(body: bytes) -> tuple[Usage | None, str | None]:
         if not isinstance(answer, dict):
             return None, None
         request_id = answer.get("id")
-        usage = parse_usage(answer.get("usage"))
+        usage = _not_nothing(parse_usage(answer.get("usage")))
         if usage is None and answer.get("error") and not answer.get("choices"):
             usage = Usage()
         return usage, request_id if isinstance(request_id, str) else None
-    return find_usage(body), find_id(body[:1024])
+    return _not_nothing(find_usage(body)), find_id(body[:1024])
+
+
+def _not_nothing(usage: Usage | None) -> Usage | None:
+    return usage if usage is not None and (usage.input_tokens or usage.output_tokens) else None
 
 
 def find_id(text: bytes) -> str | None:

@@ -105,6 +105,8 @@ def test_short_and_long_answers_are_read_alike(length: int) -> None:
     assert read_whole_usage(body) == (Usage(input_tokens=3, output_tokens=2), "chatcmpl-1")
     without = orjson.dumps({"id": "chatcmpl-1", "choices": [{"message": {"content": "x" * length}}]})
     assert read_whole_usage(without) == (None, "chatcmpl-1")
+    zero = without[:-1] + b',"usage":{"prompt_tokens":0,"completion_tokens":0}}'
+    assert read_whole_usage(zero) == (None, "chatcmpl-1")
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[1]", b"7", b'{"id":7}'])

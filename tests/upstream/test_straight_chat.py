@@ -438,9 +438,13 @@ def test_a_charge_is_never_above_what_was_reserved(chats: StraightChats) -> None
     )
 
 
-def test_an_answer_without_figures_is_estimated_by_its_text(chats: StraightChats) -> None:
+@pytest.mark.parametrize("padding", ["", " " * 10_000])
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}])
+def test_an_answer_without_figures_is_estimated_by_its_text(chats: StraightChats, usage: Any, padding: str) -> None:
     plan = made(chats, BODY)
-    silent = {name: value for name, value in ANSWER.items() if name != "usage"}
+    silent = {"padding": padding, **ANSWER, "usage": usage}
+    if usage is None:
+        del silent["usage"]
     progress = begun(plan)
     bill = chats.outcome_of_whole(plan, plan.first, orjson.dumps(silent), progress).bill
     assert progress.output_characters == len("Waves.")
