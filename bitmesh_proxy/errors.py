@@ -18,6 +18,7 @@
     │   └── ModelNotFound         404
     ├── MethodNotAllowed          405
     ├── Conflict                  409
+    │   └── StillRunning          409
     ├── BodyTooLarge              413
     ├── UnsupportedMediaType      415
     ├── RateLimited               429  knows when to come back
@@ -170,6 +171,12 @@ class Conflict(GatewayError):
 
     status = 409
     code = "idempotency_conflict"
+
+
+class StillRunning(Conflict):
+    """What is to be deleted is still being made."""
+
+    code = "still_running"
 
 
 class BodyTooLarge(GatewayError):

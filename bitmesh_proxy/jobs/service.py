@@ -23,11 +23,11 @@ from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.endpoints.endpoint import JobView
 from bitmesh_proxy.errors import (
-    Conflict,
     GatewayError,
     NotFound,
     ProviderRefused,
     RateLimited,
+    StillRunning,
     Unavailable,
     UpstreamBroken,
 )
@@ -157,9 +157,9 @@ class JobService:
         return await self._store.page(account_id, after=after, limit=limit, newest_first=newest_first)
 
     async def delete(self, job: Job) -> None:
-        """Forget a job that has ended, and the links to what it made. Raises Conflict for one that has not."""
+        """Forget a job that has ended, and the links to what it made. Raises StillRunning for one that has not."""
         if not job.status.is_final:
-            raise Conflict("The video is still being made; it can be deleted when that has ended.", param="id")
+            raise StillRunning("The video is still being made; it can be deleted when that has ended.", param="id")
         _, paths = _load(job)
         for path in paths:
             await self._media.forget(path.rpartition("/")[2])

@@ -28,15 +28,16 @@ async def test_what_cannot_be_had_of_a_clip(tmp_path: Path) -> None:
     async with running_gateway(tmp_path / "data", changes) as gateway:
         made = await gateway.post("/v1/videos", {"model": VIDEO_MODEL, "prompt": "x"})
         path = f"/v1/videos/{made.json['id']}"
-        for method, suffix, status, param in (
-            ("GET", "/content", 404, None),
-            ("GET", "/content?variant=smell", 400, "variant"),
-            ("GET", "/content?variant=thumbnail", 400, "variant"),
-            ("POST", "/remix", 400, "id"),
-            ("DELETE", "", 409, "id"),
+        for method, suffix, status, param, code in (
+            ("GET", "/content", 404, None, "not_found"),
+            ("GET", "/content?variant=smell", 400, "variant", "invalid_value"),
+            ("GET", "/content?variant=thumbnail", 400, "variant", "unsupported_parameter"),
+            ("POST", "/remix", 400, "id", "unsupported_parameter"),
+            ("DELETE", "", 409, "id", "still_running"),
         ):
             answer = await gateway.call(method, path + suffix)
-            assert (answer.status, answer.json["error"]["param"]) == (status, param), suffix
+            error = answer.json["error"]
+            assert (answer.status, error["param"], error["code"]) == (status, param, code), suffix
 
 
 async def test_a_held_answer_is_not_held_for_ever(tmp_path: Path) -> None:
