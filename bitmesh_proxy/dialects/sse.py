@@ -4,8 +4,9 @@ Two readers on one splitter. ``EventCutter`` gives back the raw bytes of the eve
 looks for something in them (a meter). ``SseParser`` takes events apart, for whoever needs their content.
 
 Liberal in what is read: LF, CRLF or CR, ``data:`` with or without the space, comments, several ``data:`` lines, a byte
-order mark, a last event without its blank line. No regular expression, no decoding and no copy on the common way
-(a chunk that holds whole events ended by LF LF). Source: HTML Living Standard, section 9.2.6, read 2026-11.
+order mark, a last event without its blank line. Without data there is no event: so some servers keep a line alive. No
+regular expression, no decoding and no copy on the common way (a chunk that holds whole events ended by LF LF). Source:
+HTML Living Standard, section 9.2.6, read 2026-11.
 """
 
 from __future__ import annotations
@@ -126,8 +127,9 @@ class SseParser:
             return ()
         # Mostly it is one event of one line, or of its name and one line.
         start = whole.find(b"\n") + 1 if whole.startswith(b"event: ") else 0
-        if whole.startswith(b"data: ", start) and whole.find(b"\n", start) == len(whole) - 2 <= self._max:
-            return (whole[start + 6 : -2],)
+        end = len(whole) - 2
+        if whole.startswith(b"data: ", start) and start + 6 < whole.find(b"\n", start) == end <= self._max:
+            return (whole[start + 6 : end],)
         return self._parse(whole)
 
     def close(self) -> list[bytes]:
@@ -141,17 +143,16 @@ class SseParser:
                 continue
             if len(block) > self._max:
                 raise UpstreamBroken(f"The provider sent an event of more than {self._max} bytes.")
-            if block.startswith(b"data: ") and b"\n" not in block:
-                events.append(block[6:])
-            elif (data := _data_of(block)) is not None:
+            data = block[6:] if block.startswith(b"data: ") and b"\n" not in block else _data_of(block)
+            if data:  # what has none is no event
                 events.append(data)
         return events
 
 
-def _data_of(block: bytes) -> bytes | None:
+def _data_of(block: bytes) -> bytes:
     lines: list[bytes] = []
     for line in block.split(b"\n"):
         field, _, value = line.partition(b":")
         if field == b"data":
             lines.append(value.removeprefix(b" "))
-    return b"\n".join(lines) if lines else None
+    return b"\n".join(lines)
