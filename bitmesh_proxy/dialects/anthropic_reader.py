@@ -27,7 +27,7 @@ from bitmesh_proxy.calls import (
 )
 from bitmesh_proxy.dialects.json_answers import child, objects, read_event, read_object, string
 from bitmesh_proxy.dialects.openai_usage import token_count
-from bitmesh_proxy.dialects.provider_errors import error_code, error_message, redact, refused_within_success
+from bitmesh_proxy.dialects.provider_errors import error_code, error_message, redacted, refused_within_success
 from bitmesh_proxy.dialects.sse import SseParser
 from bitmesh_proxy.errors import UpstreamBroken
 
@@ -136,7 +136,7 @@ class AnthropicReader:
             self._is_over = True
         elif kind == "error":
             self._is_over = True
-            clean = orjson.loads(redact(data))
+            clean = redacted(event)
             yield StreamFailed(
                 message=error_message(clean) or "The provider reported an error.", code=error_code(clean)
             )

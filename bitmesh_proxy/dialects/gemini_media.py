@@ -23,7 +23,7 @@ from bitmesh_proxy.dialects.gemini_chat import model_path
 from bitmesh_proxy.dialects.gemini_reader import blocked, parse_usage, picture_of
 from bitmesh_proxy.dialects.json_answers import child, from_base64, link, objects, read_object, string
 from bitmesh_proxy.dialects.media_inputs import base64_of, media_type_of
-from bitmesh_proxy.dialects.provider_errors import error_code, error_message, redact, refused_within_success
+from bitmesh_proxy.dialects.provider_errors import error_code, error_message, redacted, refused_within_success
 from bitmesh_proxy.errors import UnsupportedParameter, UnsupportedValue, UpstreamBroken
 
 _RATIOS: Final = {
@@ -234,7 +234,7 @@ def _read_operation(body: bytes) -> JobState:
     if operation.get("done") is not True:
         return JobState(provider_job_id=name, status=JobStatus.IN_PROGRESS)
     if operation.get("error"):
-        problem = orjson.loads(redact(orjson.dumps(operation["error"])))
+        problem = redacted(operation["error"])
         return _failed(name, error_code({"error": problem}), error_message(problem))
     answer = child(operation, "response", "generateVideoResponse")
     outputs = tuple(

@@ -27,7 +27,7 @@ from bitmesh_proxy.calls import (
 )
 from bitmesh_proxy.dialects.json_answers import child, from_base64, objects, read_event, read_object, string
 from bitmesh_proxy.dialects.openai_usage import token_count
-from bitmesh_proxy.dialects.provider_errors import error_code, error_message, redact, refused_within_success
+from bitmesh_proxy.dialects.provider_errors import error_code, error_message, redacted, refused_within_success
 from bitmesh_proxy.dialects.sse import SseParser
 from bitmesh_proxy.errors import ProviderRefused, UpstreamBroken
 
@@ -115,7 +115,7 @@ class GeminiReader:
         response = read_event(data)
         if response.get("error"):
             self._is_over = self._has_failed = True
-            clean = orjson.loads(redact(data))
+            clean = redacted(response)
             yield StreamFailed(
                 message=error_message(clean) or "The provider reported an error.", code=error_code(clean)
             )

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 from typing import Final
 
-import orjson
-
 from bitmesh_proxy.calls import Usage
 from bitmesh_proxy.dialects.openai_usage import find_id, find_usage, value_start
-from bitmesh_proxy.dialects.provider_errors import error_message, redact
+from bitmesh_proxy.dialects.provider_errors import error_message, read_redacted
 from bitmesh_proxy.dialects.sse import EventCutter, Overflow
 
 #: What is kept of an incomplete event. Usage stands last in its event, so that the end is what matters.
@@ -316,10 +314,7 @@ def _error_at(end: bytes, at: int) -> str | None:
         if end[start : start + 1] in (b"{", b'"'):
             line_end = end.find(b"\n", at)
             line = end[end.rfind(b"\n", 0, at) + 1 : line_end if line_end >= 0 else len(end)]
-            try:
-                event = orjson.loads(redact(line.partition(b":")[2]))
-            except orjson.JSONDecodeError:
-                event = None
+            event = read_redacted(line.partition(b":")[2])
             if isinstance(event, dict) and event.get("error"):
                 return error_message(event) or "The provider reported an error."
         at = end.find(b'"error"', at + 7)

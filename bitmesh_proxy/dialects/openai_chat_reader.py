@@ -31,7 +31,7 @@ from bitmesh_proxy.calls import (
 from bitmesh_proxy.dialects.json_answers import from_base64, objects, read_event, read_object, string
 from bitmesh_proxy.dialects.openai_chat_text import only_text
 from bitmesh_proxy.dialects.openai_usage import parse_usage
-from bitmesh_proxy.dialects.provider_errors import error_code, error_message, redact, refused_within_success
+from bitmesh_proxy.dialects.provider_errors import error_code, error_message, redacted, refused_within_success
 from bitmesh_proxy.dialects.sse import SseParser
 from bitmesh_proxy.errors import UpstreamBroken
 
@@ -217,7 +217,7 @@ class OpenAIChatReader:
 
     def _failed(self, holder: Mapping[str, Any]) -> StreamFailed:
         self._is_over = True
-        clean = orjson.loads(redact(orjson.dumps(holder)))
+        clean = redacted(holder)
         return StreamFailed(message=error_message(clean) or "The provider reported an error.", code=error_code(clean))
 
 

@@ -20,7 +20,7 @@ from bitmesh_proxy.dialects.base import FormPart, ImageDialect, UpstreamRequest
 from bitmesh_proxy.dialects.json_answers import child, from_base64, link, objects, read_success, string
 from bitmesh_proxy.dialects.media_inputs import file_part, is_remote, link_of, text_part
 from bitmesh_proxy.dialects.openai_usage import details, find_all_usages, first_count, token_count
-from bitmesh_proxy.dialects.provider_errors import error_message, redact
+from bitmesh_proxy.dialects.provider_errors import error_message, read_redacted
 from bitmesh_proxy.dialects.sse import EventCutter, Overflow
 from bitmesh_proxy.errors import UnsupportedParameter, UpstreamBroken
 
@@ -139,10 +139,7 @@ class OpenAIImagesMeter:
             line = event[event.rfind(b"data:") + 5 :].strip()
             if b'"error"' not in line:
                 continue
-            try:
-                answer = orjson.loads(redact(line))
-            except orjson.JSONDecodeError:
-                continue
+            answer = read_redacted(line)
             if isinstance(answer, dict) and (answer.get("error") or answer.get("type") == "error"):
                 return error_message(answer) or "The provider reported an error."
         return None

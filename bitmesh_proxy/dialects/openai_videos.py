@@ -18,7 +18,7 @@ from bitmesh_proxy.dialects.job_states import read_status
 from bitmesh_proxy.dialects.json_answers import milliseconds, read_success, string
 from bitmesh_proxy.dialects.media_inputs import file_part, is_remote, link_of, text_part
 from bitmesh_proxy.dialects.openai_usage import token_count
-from bitmesh_proxy.dialects.provider_errors import error_code, error_message, redact
+from bitmesh_proxy.dialects.provider_errors import error_code, error_message, redacted
 from bitmesh_proxy.errors import UnsupportedParameter, UnsupportedValue, UpstreamBroken
 
 
@@ -73,7 +73,7 @@ def _read_job(body: bytes) -> JobState:
     if not job_id:
         raise UpstreamBroken("The provider's job has no id.")
     status = read_status(answer.get("status"))
-    problem = orjson.loads(redact(orjson.dumps(answer.get("error"))))
+    problem = redacted(answer.get("error"))
     is_done = status is JobStatus.COMPLETED
     return JobState(
         provider_job_id=job_id,

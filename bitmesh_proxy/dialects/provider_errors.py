@@ -18,6 +18,7 @@ import orjson
 
 from bitmesh_proxy.dialects.base import ErrorReader
 from bitmesh_proxy.errors import ProviderRefused
+from bitmesh_proxy.nesting import MAX_WRITTEN_DEPTH, is_deeper, may_be_deeper
 
 _MAX_MESSAGE_CHARACTERS: Final = 1000
 _MAX_TEXT_CHARACTERS: Final = 300
@@ -76,7 +77,7 @@ def read_error(
     refusal_codes: frozenset[str] = frozenset(),
 ) -> ProviderRefused:
     """Read one refusal. Never raises, whatever the body is."""
-    answer = _parse(body)
+    answer = read_redacted(body)
     error = _error_object(answer)
     words = {error_code(answer), _text(error.get("code")), _text(error.get("type")), *_google_reasons(error)}
     code = error_code(answer)
@@ -155,12 +156,25 @@ def redact(text: bytes) -> bytes:
     return _SECRET.sub(b"[redacted]", text)
 
 
-def _parse(body: bytes) -> object:
+def redacted(value: Any) -> Any:
+    """A value of JSON with every text in it redacted. (Not the JSON: there ``\\r`` and ``\\n`` are letters that a word
+    may seem to begin with, and what stands for them is no JSON any more.)"""
+    if isinstance(value, str):
+        return redact(value.encode()).decode()
+    if isinstance(value, list):
+        return [redacted(item) for item in value]
+    if isinstance(value, dict):
+        return {redacted(name): redacted(item) for name, item in value.items()}
+    return value
+
+
+def read_redacted(text: bytes) -> object:
+    """What JSON says, without anything that looks like a credential; ``None`` for what is none, or too deep."""
     try:
-        answer: object = orjson.loads(redact(body))
+        value = orjson.loads(text)
     except orjson.JSONDecodeError:
         return None
-    return answer
+    return None if may_be_deeper(text, MAX_WRITTEN_DEPTH) and is_deeper(value, MAX_WRITTEN_DEPTH) else redacted(value)
 
 
 def _error_object(answer: object) -> Mapping[str, Any]:

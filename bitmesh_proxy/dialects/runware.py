@@ -18,7 +18,7 @@ from bitmesh_proxy.dialects.job_states import read_status
 from bitmesh_proxy.dialects.json_answers import child, from_base64, link, objects, read_object, string
 from bitmesh_proxy.dialects.media_inputs import link_of
 from bitmesh_proxy.dialects.openai_usage import token_count
-from bitmesh_proxy.dialects.provider_errors import error_code, error_message, redact, refused_within_success
+from bitmesh_proxy.dialects.provider_errors import error_code, error_message, redacted, refused_within_success
 from bitmesh_proxy.errors import UnsupportedParameter, UnsupportedValue, UpstreamBroken
 from bitmesh_proxy.money import NanoUsd, parse_reported_usd
 
@@ -262,5 +262,5 @@ def _cost(items: list[dict[str, Any]]) -> NanoUsd | None:
 
 
 def _clean(problem: dict[str, Any]) -> dict[str, Any]:
-    clean: dict[str, Any] = orjson.loads(redact(orjson.dumps(problem)))
+    clean: dict[str, Any] = redacted(problem)
     return clean

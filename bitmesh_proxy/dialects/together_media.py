@@ -17,7 +17,7 @@ from bitmesh_proxy.dialects.base import ImageDialect, UpstreamRequest, VideoDial
 from bitmesh_proxy.dialects.job_states import read_status
 from bitmesh_proxy.dialects.json_answers import child, from_base64, link, milliseconds, objects, read_success, string
 from bitmesh_proxy.dialects.media_inputs import link_of
-from bitmesh_proxy.dialects.provider_errors import error_code, error_message, redact
+from bitmesh_proxy.dialects.provider_errors import error_code, error_message, redacted
 from bitmesh_proxy.errors import UnsupportedParameter, UnsupportedValue, UpstreamBroken
 from bitmesh_proxy.money import parse_reported_usd
 
@@ -161,7 +161,7 @@ def _read_job(body: bytes) -> JobState:
     status = read_status(answer.get("status"))
     outputs = child(answer, "outputs")
     url = link(outputs.get("video_url"))
-    problem = orjson.loads(redact(orjson.dumps(answer.get("error") or child(answer, "info").get("errors"))))
+    problem = redacted(answer.get("error") or child(answer, "info").get("errors"))
     return JobState(
         provider_job_id=job_id,
         status=status,

@@ -295,3 +295,8 @@ def test_an_error_in_a_whole_answer_is_a_refusal() -> None:
     with pytest.raises(ProviderRefused) as caught:
         read_whole(b'{"error":{"code":429,"message":"Slow down"}}')
     assert (caught.value.status, caught.value.message) == (429, "Slow down")
+
+
+def test_an_error_with_a_word_behind_an_escape_is_read() -> None:
+    events = OpenAIChatReader().feed(b'data: {"error":{"message":"Step 7\\rk-0123456789 failed."}}\n\n')
+    assert events == [StreamFailed(message="Step 7\rk-0123456789 failed.", code=None)]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bitmesh_proxy.dialects.provider_errors import (
     error_reader,
     read_error,
+    read_redacted,
     redact,
     refused_within_success,
     retry_after_s,
@@ -189,3 +190,21 @@ def test_no_body_makes_the_reader_fail(status: int, body: Any) -> None:
 @given(st.binary(max_size=200))
 def test_no_bytes_make_the_reader_fail(body: bytes) -> None:
     assert read_error(500, {}, body).message
+
+
+STATUS_400 = "The provider answered with status 400."
+
+
+def test_json_is_redacted_by_its_texts_and_stays_json() -> None:
+    # Behind an escape a word may begin: with a secret, or with nothing of the kind.
+    body = rb'{"error":{"message":"Bad key:\nsk-0123456789abcdef","code":"c"},"hint":"\rk-0123456789","n":[1.5,null]}'
+    assert read_redacted(body) == {
+        "error": {"message": "Bad key:\n[redacted]", "code": "c"},
+        "hint": "\rk-0123456789",
+        "n": [1.5, None],
+    }
+    assert read_error(400, {}, body).message == "Bad key:\n[redacted]"
+    assert read_redacted(b"{") is None
+    for depth in (201, 1000, 2000):
+        deep = b'{"error":' * depth + b'"x"' + b"}" * depth
+        assert (read_error(400, {}, deep).message, read_error(400, {}, deep).body) == (STATUS_400, None)
