@@ -85,7 +85,7 @@ def key_of(dirs: Sequence[Path], providers: Collection[str], *, code: Path = Pat
         add(source.name, found.st_size, found.st_mtime_ns)
     for directory in dirs:
         add("directory")  # not which: a copy of an installation has the same models
-        for path in sorted(directory.glob("*.toml")):
+        for path in sorted(path for path in directory.iterdir() if path.match("*.toml")):
             add(path.name, path.read_bytes())
     return digest.digest()
 

@@ -67,9 +67,15 @@ def read_row_files(dirs: Sequence[Path]) -> RowFiles:
     """Read every ``*.toml`` of the directories in order, files by name. Raises nothing: faults are in ``problems``."""
     files = RowFiles()
     for directory in dirs:
-        if not directory.is_dir():
+        try:
+            found = sorted(path for path in directory.iterdir() if path.match("*.toml"))
+        except (FileNotFoundError, NotADirectoryError):
             files.problems.append(Problem(path=directory, line=None, reason="not a directory"))
-        for path in sorted(directory.glob("*.toml")):
+            continue
+        except OSError as exc:  # a glob would find nothing here, and say nothing
+            files.problems.append(Problem(path=directory, line=None, reason=f"cannot be read: {exc.strerror}"))
+            continue
+        for path in found:
             _read_file(path, files)
     return files
 

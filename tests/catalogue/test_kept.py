@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -197,6 +197,15 @@ def test_it_is_written_whole_and_for_us_only(models: Path) -> None:
     path = models.parent / KEPT_NAME
     assert path.stat().st_mode & 0o777 == 0o600
     assert sorted(entry.name for entry in models.parent.iterdir()) == [KEPT_NAME, "models"]
+
+
+def test_a_directory_that_can_no_longer_be_read_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> Iterator[Path]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(CatalogueError, match="cannot be read"):
+        load_kept_catalogue([tmp_path], providers=["alpha"], directory=tmp_path)
 
 
 def test_directories_that_are_not_there_are_faults(tmp_path: Path) -> None:

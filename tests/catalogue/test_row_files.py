@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,18 @@ def test_a_file_that_is_no_catalogue_is_named(tmp_path: Path, content: bytes, li
     (problem,) = read_row_files([tmp_path]).problems
     assert (problem.path, problem.line) == (tmp_path / "a.toml", line)
     assert problem.reason.startswith(reason)
+
+
+def test_a_directory_that_cannot_be_read_is_named_and_not_taken_for_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> Iterator[Path]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert [str(problem) for problem in read_row_files([tmp_path]).problems] == [
+        f"{tmp_path}: cannot be read: Permission denied"
+    ]
 
 
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
