@@ -175,7 +175,12 @@ def _check_catalogue(settings: Settings) -> list[Finding]:
     except CatalogueError as exc:
         return [Finding(check="catalogue", verdict="fault", detail=str(exc))]
     offers = sum(len(model.offers) for model in catalogue.models)
-    retired = [m.id for m in catalogue.models if m.retires_on and m.retires_on < time.strftime("%Y-%m-%d")]
+    over = [m for m in catalogue.models if m.retires_on and m.retires_on < time.strftime("%Y-%m-%d", time.gmtime())]
+    try:
+        usable = frozenset(configured_access(settings))
+    except SettingsError:  # said of the providers
+        usable = frozenset()
+    retired = [m.id for m in over if any(offer.provider in usable for offer in m.offers)]
     detail = f"{len(catalogue.models)} models, {offers} offers"
     if retired:
         detail += f"; past their provider's end: {', '.join(retired)}"

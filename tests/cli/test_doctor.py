@@ -105,6 +105,16 @@ def test_a_provider_of_ones_own_is_called_by_its_title(
     assert details["providers"] == "not called: The machine in the workshop"
 
 
+def test_a_model_that_is_over_matters_to_those_who_can_call_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("account", "create", "acme")
+    run("key", "create")
+    assert verdicts(run)["catalogue"][0] == "ok"
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    verdict, detail = verdicts(run)["catalogue"]
+    assert verdict == "warning"
+    assert detail.endswith("past their provider's end: openai/dall-e-3")
+
+
 def test_a_refused_credential_is_a_fault(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     found = answered(run, monkeypatch, doctor_status=1, status=401, payload={"error": "no such key"})
     assert found["provider together"] == ("fault", "Together AI refuses the credential (401)")
