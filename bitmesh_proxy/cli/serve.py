@@ -75,6 +75,8 @@ def serve(
         fail(str(exc), EXIT_CONFIG)
     except OSError as exc:
         fail(f"cannot listen on {settings.http.host}:{settings.http.port}: {exc.strerror or exc}")
+    except UnicodeError:
+        fail(f"cannot listen on {settings.http.host}:{settings.http.port}: that is no name of a host")
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -22,6 +22,8 @@ pytestmark = [pytest.mark.journey, PATIENTLY]
         (["--port", "70000"], 2, "--port"),
         (["--config", "nowhere.toml"], 2, "nowhere.toml"),
         (["--host", "192.0.2.1", "--port", "0"], 1, "192.0.2.1"),
+        (["--host", "a..b", "--port", "0"], 1, "cannot listen on a..b:0"),
+        (["--host", "a..b", "--port", "0", "--workers", "2"], 1, "cannot listen on a..b:0"),
         (["--help"], 0, "SIGTERM"),
     ],
 )
