@@ -109,13 +109,24 @@ class ResponseStore:
         self._sweeps = NowAndThen(SWEEP_INTERVAL_S)
 
     async def save(self, response: StoredResponse) -> None:
-        """Keep it, or what has become of it. One that was cancelled or deleted meanwhile stays so."""
+        """Keep it, or what has become of it. One that was cancelled meanwhile stays so."""
+        await self._keep(response, is_new=True)
+
+    async def finish(self, response: StoredResponse) -> bool:
+        """Keep the end of one that is there and under way. False when it is not: deleted, or ended otherwise."""
+        if self.status_of(response.account_id, response.id) not in UNDER_WAY:
+            return False  # without the work of packing it
+        return await self._keep(response, is_new=False)
+
+    async def _keep(self, response: StoredResponse, *, is_new: bool) -> bool:
         row = await _pack(response)
         item_ids = {item["id"] for item in (*response.input_items, *response.output) if isinstance(item.get("id"), str)}
         rows = [(response.account_id, item_id, response.id) for item_id in item_ids]
         oldest_ms = self._oldest_ms() if self._sweeps.is_due(self._clock()) else None
 
-        def upsert(connection: sqlite3.Connection) -> None:
+        def upsert(connection: sqlite3.Connection) -> bool:
+            if not is_new and not connection.execute("SELECT 1 FROM responses WHERE id = ?", row[:1]).fetchone():
+                return False
             changed = connection.execute(
                 "INSERT INTO responses (id, account_id, previous_id, status, background, instance, job_id, request_id,"
                 " body, input, output, asked, size_bytes, created_at_ms)"
@@ -133,15 +144,9 @@ class ResponseStore:
                 )
             if oldest_ms is not None:
                 self._sweep(connection, oldest_ms)
+            return bool(changed)
 
-        await self._database.write(upsert)
-
-    async def finish(self, response: StoredResponse) -> bool:
-        """Keep the end of one that is there and under way. False when it is not: deleted, or ended otherwise."""
-        if self.status_of(response.account_id, response.id) not in UNDER_WAY:
-            return False
-        await self.save(response)
-        return True
+        return await self._database.write(upsert)
 
     async def get(self, account_id: str, response_id: str) -> StoredResponse | None:
         """The account's response; None for another's, and for one that is too old."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import zlib
 from typing import Any
@@ -152,6 +153,19 @@ async def test_what_was_deleted_does_not_come_back_at_its_end(store: ResponseSto
     assert await store.delete("acct_1", "resp_1")
     assert not await store.finish(response())
     assert await store.get("acct_1", "resp_1") is None
+
+
+async def test_of_two_ends_at_one_moment_one_counts_and_what_is_deleted_then_is_gone(store: ResponseStore) -> None:
+    queued = response(status="queued", body={"status": "queued", "output": []})
+    await store.save(queued)
+    cancelled = replace(queued, status="cancelled", body={"status": "cancelled", "output": []})
+    first, second = await asyncio.gather(store.finish(cancelled), store.finish(response()))
+    assert (first, second) == (True, False)
+    assert await store.get("acct_1", "resp_1") == cancelled
+    await store.save(replace(queued, id="resp_2"))
+    first, second = await asyncio.gather(store.delete("acct_1", "resp_2"), store.finish(response(2)))
+    assert (first, second) == (True, False)
+    assert await store.get("acct_1", "resp_2") is None
 
 
 async def test_old_ones_are_gone_and_swept(store: ResponseStore, database: Database, clock: HandClock) -> None:

@@ -185,8 +185,10 @@ class Responses:
 
     async def _ended(self, stored: StoredResponse, changes: Mapping[str, Any]) -> StoredResponse:
         ended = replace(stored, status=changes["status"], body={**stored.body, **changes})
-        await self.store.finish(ended)
-        return ended
+        if await self.store.finish(ended):
+            return ended
+        now = await self.store.get(stored.account_id, stored.id)  # it has come to another end meanwhile
+        return stored if now is None else self._shown(now)
 
     def _shown(self, stored: StoredResponse) -> StoredResponse:
         """With all that callers see of it: its items, and its status as it is at this moment."""

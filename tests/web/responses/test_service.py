@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from bitmesh_proxy import keys
 from bitmesh_proxy.calls import ChatCall, ImageCall
 from bitmesh_proxy.errors import InvalidRequest, ModelNotFound, NotFound
 from bitmesh_proxy.storage.responses import StoredResponse
-from tests.journeys.gateway import CHAT_MODEL, IMAGE_MODEL, running_gateway
+from tests.journeys.gateway import CHAT_MODEL, IMAGE_MODEL, Gateway, running_gateway
 from tests.web.responses.examples import CALLER, CONTEXT, NOON_S
 
 
@@ -52,6 +53,17 @@ def stored(**more: Any) -> StoredResponse:
     return StoredResponse(**{**fields, **more})
 
 
+async def register(gateway: Gateway) -> None:
+    """Let the process that ``stored`` names live."""
+    await gateway.app[keys.DATABASE].write(
+        lambda connection: (
+            connection.execute(
+                "INSERT INTO instances (number, pid, lock_name, started_at_ms) VALUES (77, 1, 'x', 0)"
+            ).rowcount
+        )
+    )
+
+
 async def test_what_a_dead_process_worked_on_was_interrupted(tmp_path: Path) -> None:
     async with running_gateway(tmp_path) as gateway:
         responses = gateway.app[keys.RESPONSES]
@@ -64,13 +76,7 @@ async def test_what_a_dead_process_worked_on_was_interrupted(tmp_path: Path) -> 
 async def test_what_another_process_works_on_is_under_way(tmp_path: Path) -> None:
     async with running_gateway(tmp_path) as gateway:
         responses = gateway.app[keys.RESPONSES]
-        await gateway.app[keys.DATABASE].write(
-            lambda connection: (
-                connection.execute(
-                    "INSERT INTO instances (number, pid, lock_name, started_at_ms) VALUES (77, 1, 'x', 0)"
-                ).rowcount
-            )
-        )
+        await register(gateway)
         await responses.store.save(stored(created_at_s=now_s(), is_background=True))
         assert (await responses.get(CALLER, "resp_1", CONTEXT)).body["status"] == "in_progress"
         assert (await responses.cancel(CALLER, "resp_1", CONTEXT)).status == "cancelled"
@@ -85,6 +91,20 @@ async def test_only_what_is_there_and_in_the_background_is_cancelled(tmp_path: P
         await responses.store.save(stored(created_at_s=now_s(), status="completed", body=body))
         with pytest.raises(InvalidRequest):
             await responses.cancel(CALLER, "resp_1", CONTEXT)
+
+
+async def test_what_ends_while_it_is_cancelled_has_ended(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path) as gateway:
+        responses = gateway.app[keys.RESPONSES]
+        await register(gateway)
+        queued = stored(created_at_s=now_s(), is_background=True)
+        completed = replace(queued, status="completed", body={"id": "resp_1", "status": "completed", "output": []})
+        await responses.store.save(queued)
+        # The end is in the writer's queue before the other one, which has seen the response under way.
+        ended, shown = await asyncio.gather(
+            responses.store.finish(completed), responses.cancel(CALLER, "resp_1", CONTEXT)
+        )
+        assert (ended, shown.status, shown.body["status"]) == (True, "completed", "completed")
 
 
 def now_s() -> float:
