@@ -532,6 +532,23 @@ async def test_a_background_response_can_be_cancelled(gateway: Gateway) -> None:
     await gateway.check_books()
 
 
+async def test_the_stream_of_a_cancelled_response_has_an_end(gateway: Gateway) -> None:
+    body = {"model": CHAT_MODEL, "input": "[[sandbox: stall_after=3:30]] Hello", "background": True, "stream": True}
+    async with gateway.http.post(gateway.url + PATH, json=body, headers=gateway.bearer) as answer:
+        data = b""
+        while b"output_text.delta" not in data:
+            data += await answer.content.readany()
+        response_id = json.loads(data.partition(b"data: ")[2].partition(b"\n")[0])["response"]["id"]
+        assert (await gateway.post(f"{PATH}/{response_id}/cancel", {})).json["status"] == "cancelled"
+        data += await answer.read()
+    events = events_of([data])
+    for event in events:
+        check_event(event)
+    assert check(events)["error"]["code"] == "cancelled"
+    assert (await gateway.get(f"{PATH}/{response_id}")).json["status"] == "cancelled"
+    await gateway.check_books()
+
+
 async def test_a_clip_left_in_the_middle_can_be_gone_on_with(gateway: Gateway) -> None:
     body = {"model": VIDEO_MODEL, "input": "A cat [[sandbox: job_s=0.3]]", "stream": True}
     reader = SseReader()

@@ -120,10 +120,13 @@ class Background:
         except GatewayError as error:
             await events.send(200, {}, await session.fail(error))
         except asyncio.CancelledError:
-            # A job goes on, and is found by whoever asks for the response later.
-            if response_id not in self._cancelled and session.job_id is None:
+            if response_id in self._cancelled:
+                await events.send(200, {}, session.cancel())
+            elif session.job_id is None:
                 stopped = Unavailable("The service was stopped while it worked on this response.")
-                await asyncio.shield(session.fail(stopped))
+                await events.send(200, {}, await asyncio.shield(session.fail(stopped)))
+            else:
+                events.break_off()  # a job goes on, and is found by whoever asks for the response later
         except Exception:
             log.exception("a background response failed", extra={"response_id": response_id})
             await events.send(200, {}, await session.fail(InternalError("Internal server error")))

@@ -86,7 +86,7 @@ class Elsewhere:
         assert task is not None
         self._visits.add(task)
         try:
-            with suppress(asyncio.IncompleteReadError, OSError, ValueError):
+            with suppress(asyncio.IncompleteReadError, OSError, ValueError, Unavailable):
                 await self._answer(reader, writer)
         finally:
             self._visits.discard(task)

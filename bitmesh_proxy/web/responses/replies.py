@@ -15,7 +15,7 @@ from types import TracebackType
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
-from bitmesh_proxy.errors import CallerLeft
+from bitmesh_proxy.errors import CallerLeft, Unavailable
 from bitmesh_proxy.upstream.reply import STREAM_HEADERS
 
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -265,6 +265,7 @@ class EventLog:
         self.frames: list[bytes] = []
         self.is_started = False
         self.is_over = False
+        self._is_broken = False
         self._changed = asyncio.Event()
 
     async def send(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
@@ -294,8 +295,13 @@ class EventLog:
     def abort(self) -> None:
         """Nobody to hang up on."""
 
+    def break_off(self) -> None:
+        """Nothing follows, although there is more to come."""
+        self.is_over = self._is_broken = True
+        self._wake()
+
     async def follow(self, *, after: int = -1) -> AsyncIterator[bytes]:
-        """The events behind a sequence number, as they come, up to the end."""
+        """The events behind a sequence number, as they come, up to the end. Raises Unavailable when they break off."""
         place = after + 1
         while True:
             changed = self._changed
@@ -303,6 +309,8 @@ class EventLog:
                 new = b"".join(self.frames[place:])
                 place = len(self.frames)
                 yield new
+            elif self._is_broken:
+                raise Unavailable("The service was stopped while it worked on this response.")
             elif self.is_over:
                 return
             else:

@@ -230,6 +230,11 @@ class ResponseSession:
         events = [*self.begin(), *self._writer.fail(failure_of(error, self.context), self._cost(charge_nano_usd))]
         return await self._closing(events)
 
+    def cancel(self) -> bytes:
+        """End it because its caller wants no more of it. Its row says so already."""
+        failure = Failure(message="The response was cancelled.", code="cancelled", type="invalid_request_error")
+        return self.framed([*self.begin(), *self._writer.fail(failure, self._cost(None))])
+
     async def finish_media(
         self,
         urls: Sequence[tuple[str, Any, str | None]],

@@ -83,6 +83,18 @@ async def test_a_worker_that_dies_in_the_middle_is_no_end(doors: Doors) -> None:
             await anext(frames)
 
 
+async def test_what_breaks_off_there_breaks_off_here(doors: Doors) -> None:
+    log = EventLog()
+    async with worker(doors, 0, {}) as here, worker(doors, 1, {"resp_1": log}):
+        await log.write(event(0))
+        log.break_off()
+        frames = await here.follow("resp_1", after=-1)
+        assert frames is not None
+        assert await anext(frames) == event(0)
+        with pytest.raises(Unavailable):
+            await anext(frames)
+
+
 @pytest.mark.parametrize("said", [b"wrong resp_1 -1\n", b"\n", b"a b c d e\n", b"\xff\n", b"x" * 100_000])
 async def test_who_does_not_know_the_secret_is_not_let_in(doors: Doors, said: bytes) -> None:
     log = EventLog()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from bitmesh_proxy.errors import CallerLeft
+from bitmesh_proxy.errors import CallerLeft, Unavailable
 from bitmesh_proxy.web.responses.replies import CapturedReply, EventLog, HeldReply
 from tests.web.responses.examples import served
 
@@ -176,6 +176,17 @@ async def test_captured_bytes_are_all_there() -> None:
 
 def frame(number: int) -> bytes:
     return b'event: e\ndata: {"sequence_number":%d}\n\n' % number
+
+
+async def test_a_log_that_breaks_off_has_no_end() -> None:
+    log = EventLog()
+    await log.write(frame(0))
+    log.break_off()
+    await log.finish()
+    follower = log.follow()
+    assert await anext(follower) == frame(0)
+    with pytest.raises(Unavailable):
+        await anext(follower)
 
 
 async def test_a_log_can_be_followed_by_many_from_anywhere() -> None:
