@@ -118,12 +118,13 @@ class OpenAIImagesMeter:
         """The figures of all pictures that were finished."""
         if not self._usages:
             return None
+        # Sums are counts too: no larger than the books can take.
         return Usage(
-            input_tokens=sum(usage.input_tokens for usage in self._usages),
-            cached_input_tokens=sum(usage.cached_input_tokens for usage in self._usages),
-            image_input_tokens=sum(usage.image_input_tokens for usage in self._usages),
-            output_tokens=sum(usage.output_tokens for usage in self._usages),
-            image_output_tokens=sum(usage.image_output_tokens for usage in self._usages),
+            input_tokens=token_count(sum(usage.input_tokens for usage in self._usages)),
+            cached_input_tokens=token_count(sum(usage.cached_input_tokens for usage in self._usages)),
+            image_input_tokens=token_count(sum(usage.image_input_tokens for usage in self._usages)),
+            output_tokens=token_count(sum(usage.output_tokens for usage in self._usages)),
+            image_output_tokens=token_count(sum(usage.image_output_tokens for usage in self._usages)),
             images=self._images,
         )
 

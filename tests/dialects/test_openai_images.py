@@ -138,6 +138,10 @@ def test_a_stream_of_pictures_is_metered_cut_anywhere() -> None:
             input_tokens=100, image_input_tokens=0, output_tokens=2400, image_output_tokens=2400, images=2
         )
     meter = DIALECT.stream_meter()
+    most = b'data: {"usage":{"input_tokens":9007199254740992,"output_tokens":9007199254740992}}\n\n'
+    meter.feed(most * 1100)  # 2^63 is more than the books can take
+    assert meter.usage == Usage(input_tokens=2**53, output_tokens=2**53, image_output_tokens=2**53, images=1100)
+    meter = DIALECT.stream_meter()
     meter.feed(stream[: stream.index(b"image_generation.completed")])
     assert not meter.is_complete
     meter.feed(b'\n\nevent: error\ndata: {"type":"error","error":{"message":"Blocked"}}\n\n')
