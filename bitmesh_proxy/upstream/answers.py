@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+import orjson
+
+from bitmesh_proxy.dialects.provider_errors import refused_within_success
 from bitmesh_proxy.errors import GatewayError, UpstreamBroken
 from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.heads import AnswerHead
 
 #: Error bodies are read up to here; more is noise.
 MAX_ERROR_BYTES: Final = 64 * 1024
+
+#: One of these is in an answer, beside whatever else.
+_MADE: Final = ("choices", "data", "results", "usage")
 
 _MARK: Final = "X-Bitmesh-Sandbox"
 
@@ -28,6 +34,22 @@ def refusal_of(access: ProviderAccess, head: AnswerHead, body: bytes) -> Gateway
     if head.media_type.endswith("json") and b'"error"' in body:
         return access.provider.read_error(502, head.headers, body)
     return UpstreamBroken("The provider did not answer with a stream.")
+
+
+def check_is_no_refusal(body: bytes) -> None:
+    """What is passed on whole must be more than an error under a status of success, which some providers send.
+
+    Raises ProviderRefused.
+    """
+    # (In a text of JSON the quotes would be escaped.)
+    if len(body) > MAX_ERROR_BYTES or b'"error"' not in body:
+        return
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return
+    if isinstance(answer, dict) and answer.get("error") and not any(answer.get(name) for name in _MADE):
+        raise refused_within_success(answer)
 
 
 def too_large() -> UpstreamBroken:

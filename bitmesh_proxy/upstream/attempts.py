@@ -36,7 +36,7 @@ from bitmesh_proxy.endpoints.endpoint import ChunkRenderer
 from bitmesh_proxy.errors import GatewayError, ProviderRefused, UpstreamBroken, UpstreamError
 from bitmesh_proxy.providers.base import StreamMeter, StreamReader, UpstreamRequest
 from bitmesh_proxy.upstream.access import ProviderAccess
-from bitmesh_proxy.upstream.answers import MAX_ERROR_BYTES, is_good, marks_of, refusal_of
+from bitmesh_proxy.upstream.answers import MAX_ERROR_BYTES, check_is_no_refusal, is_good, marks_of, refusal_of
 from bitmesh_proxy.upstream.client import Upstream, UpstreamAnswer
 from bitmesh_proxy.upstream.off_loop import THREAD_PARSE_BYTES, in_thread_if_large
 from bitmesh_proxy.upstream.progress import Progress
@@ -100,6 +100,7 @@ class Attempts:
                 return await self._translate(answer, dialect.reader(), translation.renderer(), progress, reply)
             body = await self._read_json(answer, progress)
             if straight:
+                check_is_no_refusal(body)
                 progress.usage, progress.provider_request_id = await in_thread_if_large(dialect.read_usage, body)
                 if progress.usage is None:
                     progress.output_characters = count_characters(dialect, body)
@@ -205,6 +206,7 @@ class Attempts:
         dialect = access.provider.embedding
         assert dialect is not None, "routing gives only offers whose provider can"
         body, _ = await self._whole(dialect.request(call, offer), offer, access=access, progress=progress)
+        check_is_no_refusal(body)
         progress.usage = await in_thread_if_large(dialect.read_usage, body)
         return Whole(body=body)
 
@@ -215,6 +217,7 @@ class Attempts:
         dialect = access.provider.moderation
         assert dialect is not None, "routing gives only offers whose provider can"
         body, _ = await self._whole(dialect.request(call, offer), offer, access=access, progress=progress)
+        check_is_no_refusal(body)
         return Whole(body=body)
 
     async def _whole(

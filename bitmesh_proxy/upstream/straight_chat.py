@@ -34,6 +34,7 @@ from bitmesh_proxy.plain_chats import NOT_PLAIN, PLAIN_DEPTH, PlainWriter, read_
 from bitmesh_proxy.providers.base import ChatDialect
 from bitmesh_proxy.storage.names import NameOrNumber
 from bitmesh_proxy.upstream.access import ProviderAccess
+from bitmesh_proxy.upstream.answers import check_is_no_refusal
 from bitmesh_proxy.upstream.outcomes import Outcomes
 from bitmesh_proxy.upstream.progress import Progress
 from bitmesh_proxy.upstream.requests import (
@@ -352,7 +353,7 @@ class StraightChats:
         self, plan: StraightPlan, attempt: StraightAttempt, body: bytes, progress: Progress
     ) -> Outcome:
         """What a whole answer with a good status came to, its figures (and the offer, if need be) noted in
-        ``progress``. Raises UpstreamBroken for what is no JSON.
+        ``progress``. Raises UpstreamBroken for what is no JSON, ProviderRefused for an error.
         """
         if plan.tariff is not None and 0 < len(body) <= SMALL_BYTES and body[0] == _OPEN and body[-1] == _CLOSE:
             try:
@@ -366,6 +367,7 @@ class StraightChats:
                     provider, upstream_model = attempt.provider, plan.upstream_model
                     return Outcome(200, "completed", bill, provider, upstream_model, answer.id, progress.first_byte_s)
         check_looks_like_json(body)
+        check_is_no_refusal(body)
         usage, request_id = attempt.dialect.read_usage(body)
         progress.offer = attempt.offer
         progress.usage, progress.provider_request_id = usage, request_id

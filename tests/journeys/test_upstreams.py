@@ -222,7 +222,7 @@ async def test_a_stream_without_usage_is_charged_by_its_text(gateway: Gateway) -
 
 @pytest.mark.both_ways
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("status", [429, 500, 503, 401, None])
+@pytest.mark.parametrize("status", [200, 429, 500, 503, 401, None])
 async def test_the_next_offer_is_tried_before_the_first_byte(tmp_path: Path, stream: bool, status: int | None) -> None:
     async def bad(request: web.Request) -> web.StreamResponse:
         if status is None:

@@ -8,7 +8,14 @@ from multidict import CIMultiDict
 from bitmesh_proxy.errors import GatewayError, ProviderRefused, UpstreamBroken
 from bitmesh_proxy.providers import together
 from bitmesh_proxy.upstream.access import ProviderAccess
-from bitmesh_proxy.upstream.answers import MAX_ERROR_BYTES, is_good, marks_of, refusal_of, too_large
+from bitmesh_proxy.upstream.answers import (
+    MAX_ERROR_BYTES,
+    check_is_no_refusal,
+    is_good,
+    marks_of,
+    refusal_of,
+    too_large,
+)
 from bitmesh_proxy.upstream.heads import AnswerHead
 
 ACCESS = ProviderAccess(provider=together.PROVIDER, roots={"default": "http://provider.test"}, auth_headers={})
@@ -51,6 +58,31 @@ def test_anything_else_is_no_stream(body: bytes, content_type: str) -> None:
 
 def test_only_the_beginning_of_a_long_error_is_read() -> None:
     assert isinstance(refusal(200, b" " * MAX_ERROR_BYTES + b'{"error":{}}'), UpstreamBroken)
+
+
+def test_what_is_nothing_but_an_error_is_not_passed_on() -> None:
+    with pytest.raises(ProviderRefused, match="no model") as caught:
+        check_is_no_refusal(b'{"error":{"message":"no model"},"choices":[]}')
+    assert caught.value.status == 502
+    with pytest.raises(ProviderRefused) as caught:
+        check_is_no_refusal(b'{"error":{"message":"wait","code":429}}')
+    assert caught.value.status == 429
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"error":null,"choices":[]}',
+        b'{"error":"late","choices":[{}]}',
+        b'{"error":"late","data":[{}]}',
+        b'{"error":"late","usage":{"prompt_tokens":9}}',
+        b'{"choices":[{"message":{"content":"{\\"error\\":1}"}}]}',
+        b'["error"]',
+        b'{"error":',
+    ],
+)
+def test_any_other_answer_is(body: bytes) -> None:
+    check_is_no_refusal(body)
 
 
 def test_the_sandboxs_mark_goes_to_the_caller_and_nothing_else_does() -> None:

@@ -28,6 +28,7 @@ from bitmesh_proxy.errors import (
     GatewayError,
     InvalidRequest,
     ModelNotFound,
+    ProviderRefused,
     Unavailable,
     UpstreamBroken,
     ValidationFailed,
@@ -417,7 +418,7 @@ def test_an_answer_read_at_a_glance_comes_to_what_it_would_in_steps(catalogue: C
         progress = begun(plan)
         try:
             outcome = chats.outcome_of_whole(plan, plan.first, answer, progress)
-        except UpstreamBroken as exc:
+        except (UpstreamBroken, ProviderRefused) as exc:
             return str(exc)
         return outcome, progress.usage, progress.provider_request_id, progress.output_characters
 
@@ -457,6 +458,14 @@ def test_what_is_no_json_is_no_answer(chats: StraightChats, body: bytes) -> None
     plan = made(chats, BODY)
     with pytest.raises(UpstreamBroken, match="not JSON"):
         chats.outcome_of_whole(plan, plan.first, body, begun(plan))
+
+
+def test_an_error_under_a_good_status_is_a_refusal_and_costs_nothing(chats: StraightChats) -> None:
+    plan = made(chats, BODY)
+    progress = begun(plan)
+    with pytest.raises(ProviderRefused, match="Overloaded"):
+        chats.outcome_of_whole(plan, plan.first, b'{"error":{"message":"Overloaded"}}', progress)
+    assert progress.usage is None
 
 
 def test_an_answer_that_only_looks_like_json_counts_by_its_bytes(chats: StraightChats) -> None:
