@@ -23,7 +23,7 @@ from bitmesh_proxy.cli.catalogue import read_catalogue
 from bitmesh_proxy.cli.options import common_options, settings_of
 from bitmesh_proxy.cli.tables import print_json, print_table
 from bitmesh_proxy.errors import GatewayError
-from bitmesh_proxy.settings import Settings, SettingsError, resolve_data_dir
+from bitmesh_proxy.settings import Settings, SettingsError, resolve_credential, resolve_data_dir
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.instances import census
@@ -190,16 +190,33 @@ def _check_catalogue(settings: Settings) -> list[Finding]:
 async def _check_providers(settings: Settings, *, offline: bool) -> list[Finding]:
     try:
         access = configured_access(settings)
+        empty = _find_empty_references(settings)
     except SettingsError as exc:
         return [Finding(check="providers", verdict="fault", detail=str(exc))]
     if not access:
-        return [Finding(check="providers", verdict="warning", detail="no credential is configured: sandbox only")]
+        return [
+            *empty,
+            Finding(check="providers", verdict="warning", detail="no credential is configured: sandbox only"),
+        ]
     if offline:
         titles = [each.provider.title for each in access.values()]
-        return [Finding(check="providers", verdict="ok", detail=f"not called: {', '.join(titles)}")]
+        return [*empty, Finding(check="providers", verdict="ok", detail=f"not called: {', '.join(titles)}")]
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)) as session:
         found = await asyncio.gather(*(_probe(session, each) for each in access.values()))
-    return [finding for pair in found for finding in pair]
+    return [*empty, *(finding for pair in found for finding in pair)]
+
+
+def _find_empty_references(settings: Settings) -> list[Finding]:
+    """Credentials that the settings speak of, and that are not there. The service starts without them."""
+    return [
+        Finding(
+            check=f"provider {entry.name}",
+            verdict="warning",
+            detail=f"there is nothing at {entry.credential}, where the settings say that its credential is",
+        )
+        for entry in settings.providers
+        if entry.enabled and entry.credential and not resolve_credential(entry.credential)
+    ]
 
 
 async def _probe(session: aiohttp.ClientSession, access: ProviderAccess) -> list[Finding]:

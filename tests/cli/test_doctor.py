@@ -115,6 +115,15 @@ def test_a_model_that_is_over_matters_to_those_who_can_call_it(run: Run, monkeyp
     assert detail.endswith("past their provider's end: openai/dall-e-3")
 
 
+def test_a_credential_that_is_not_where_the_settings_say_is_a_warning(run: Run, tmp_path: Path) -> None:
+    config = tmp_path / "x.toml"
+    config.write_text("[[providers]]\nname = 'openai'\ncredential = 'credential:opneai'\n")
+    found = json_of(run("--config", str(config), "doctor", "--offline", "--json"))
+    assert [(each["verdict"], each["detail"]) for each in found if each["check"] == "provider openai"] == [
+        ("warning", "there is nothing at credential:opneai, where the settings say that its credential is")
+    ]
+
+
 def test_a_refused_credential_is_a_fault(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     found = answered(run, monkeypatch, doctor_status=1, status=401, payload={"error": "no such key"})
     assert found["provider together"] == ("fault", "Together AI refuses the credential (401)")
