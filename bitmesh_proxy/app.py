@@ -136,7 +136,8 @@ def make_runner(app: web.Application) -> LaneRunner:
         handler_cancellation=True,  # a caller who leaves ends the call, also before the first byte
         access_log=None,
         auto_decompress=False,  # packed bodies are refused by us, in the caller's dialect, not unpacked
-        shutdown_timeout=http.shutdown_timeout_s,
+        # aiohttp waits for so long twice before it cuts what still runs; with the lane, its protocol sees to that.
+        shutdown_timeout=http.shutdown_timeout_s if http.lane else http.shutdown_timeout_s / 2,
         keepalive_timeout=http.keepalive_timeout_s,
         max_line_size=16_380,
         max_field_size=16_380,

@@ -168,7 +168,9 @@ class LaneProtocol(Handler):
             self.call_ended(is_reusable=True)
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's own signature
-        """As aiohttp's: running answers get ``timeout`` seconds."""
+        """As aiohttp's: running answers get ``timeout`` seconds, which it waits twice for a handler of its own."""
+        if timeout is not None and self._call is None:
+            timeout /= 2
         await super().shutdown(timeout)
         if self._call is not None:
             self._call.caller_left()

@@ -864,6 +864,23 @@ async def test_a_call_under_way_may_end_before_the_gateway_does(tmp_path: Path, 
         await books.check()
 
 
+@pytest.mark.parametrize(
+    ("way", "headers"),
+    [(True, {}), (True, {"Origin": "https://page.example"}), (False, {})],
+    ids=["lane", "not", "none"],
+)
+async def test_a_call_gets_the_time_that_the_setting_says(tmp_path: Path, way: bool, headers: dict[str, str]) -> None:
+    """Neither less nor more, or whoever waits for the end (systemd does for 45 s) kills it before all is settled."""
+    changes = {"http": {"lane": way, "shutdown_timeout_s": 2.0}}
+    async with room(tmp_path, begin_and_stall, changes) as there, there.caller() as caller:
+        caller.send(caller.request(say(stream=True), headers=headers))
+        await caller.reader.readuntil(b"\n\n")
+        begun_s = asyncio.get_running_loop().time()
+        await asyncio.wait_for(there.gateway.runner.cleanup(), 3.5)
+        assert asyncio.get_running_loop().time() - begun_s > 1.9
+        assert (there.plain == []) is (way and not headers)
+
+
 @pytest.mark.parametrize("way", [True, False])
 async def test_a_call_that_goes_on_too_long_is_cut_and_settled(tmp_path: Path, way: bool) -> None:
     changes = {"http": {"lane": way, "shutdown_timeout_s": 0.1}}
