@@ -64,6 +64,14 @@ class Authenticator:
             return self.by_token_digest(token_digest(credential.token)), None
         return await self._oauth(request, context, credential)
 
+    def again(self, request: web.Request) -> Caller:
+        """Who a request was made by, as their key is now: for connections that live on behind it. Raises
+        AuthenticationFailed. A signature, which is good only once, has been verified before."""
+        credential = credentials_of(request.headers)
+        if isinstance(credential, BearerCredential):
+            return self.by_token_digest(token_digest(credential.token))
+        return self._usable(self.directory.by_consumer_key(credential.consumer_key))
+
     def by_token_digest(self, digest: bytes) -> Caller:
         """The caller with the token of this digest, at once. Raises AuthenticationFailed."""
         found = self.directory.by_token_digest(digest)

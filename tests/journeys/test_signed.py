@@ -18,9 +18,20 @@ import aiohttp
 import orjson
 import pytest
 
+from bitmesh_proxy import keys
 from bitmesh_proxy.storage.keys import KeyStore
 from tests.auth.bitmesh_clients import authorization, payload_signature
-from tests.journeys.gateway import Answer, Gateway, chat, open_books, raw_call, running_gateway, until, video
+from tests.journeys.gateway import (
+    CHAT_MODEL,
+    Answer,
+    Gateway,
+    chat,
+    open_books,
+    raw_call,
+    running_gateway,
+    until,
+    video,
+)
 from tests.test_nginx import free_port, nginx_before
 
 pytestmark = pytest.mark.journey
@@ -86,6 +97,19 @@ async def test_a_signed_conversation_from_test_to_clip(gateway: Gateway) -> None
     assert (shown.status, shown.json["id"]) == (200, made.json["id"])
     await gateway.last_row()
     await gateway.check_books()
+
+
+async def test_a_signed_connection_ends_with_its_key(gateway: Gateway) -> None:
+    turn = {"type": "response.create", "model": CHAT_MODEL, "input": "[[sandbox: tokens=2]] Hello"}
+    url = gateway.url + "/v1/responses"
+    async with gateway.http.ws_connect(url, headers=signed(gateway, "GET", url)) as socket:
+        for _ in range(2):
+            await socket.send_json(turn)
+            while (message := await socket.receive_json(timeout=8))["type"] != "response.completed":
+                assert message["type"].startswith("response."), message
+        await KeyStore(gateway.app[keys.DATABASE]).disable(gateway.key.id)
+        await socket.send_json(turn)
+        assert (await socket.receive_json(timeout=8))["status"] == 401
 
 
 async def test_an_escaped_id_is_signed_as_it_is_sent(gateway: Gateway) -> None:

@@ -24,7 +24,6 @@ from aiohttp.http import WSCloseCode, WSMsgType
 from msgspec.structs import replace
 
 from bitmesh_proxy import keys
-from bitmesh_proxy.auth.bearer import BearerCredential, credentials_of
 from bitmesh_proxy.calls import JsonObject
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.endpoints.responses.framing import websocket_error
@@ -42,7 +41,6 @@ from bitmesh_proxy.web.bodies import parse_json_object
 from bitmesh_proxy.web.error_formats import render_error
 from bitmesh_proxy.web.responses.replies import VERSION_HEADERS, SocketReply
 from bitmesh_proxy.web.responses.session import Transport
-from bitmesh_proxy.web.serve_call import caller_of
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +134,7 @@ class _Connection:
         previous: str | None = None
         try:
             body = await self._body_of(arrived)
-            caller, context = await self._admitted()
+            caller, context = self._admitted()
             given = body.get("previous_response_id")
             previous = given if isinstance(given, str) else None
             failed = await self._serve(body, caller, context)
@@ -181,7 +179,7 @@ class _Connection:
                 raise UnsupportedParameter(f"'{name}' has no place on a WebSocket.", param=name)
         return body
 
-    async def _admitted(self) -> tuple[Caller, RequestContext]:
+    def _admitted(self) -> tuple[Caller, RequestContext]:
         """The caller, once more, and a context of the turn's own. Raises AuthenticationFailed, RateLimited."""
         app, state = self._request.app, self._request[keys.STATE]
         context = replace(
@@ -190,9 +188,7 @@ class _Connection:
             received_at_s=time.time(),
             started_s=time.monotonic(),
         )
-        caller = caller_of(self._request)
-        if isinstance(credentials_of(self._request.headers), BearerCredential):  # a signature is good only once
-            caller, _ = await app[keys.AUTHENTICATOR].authenticate(self._request, context)
+        caller = app[keys.AUTHENTICATOR].again(self._request)
         app[keys.KEY_LIMIT].admit(caller.key_id, rate_per_minute=caller.rate_per_minute)
         app[keys.ENDPOINT_LIMIT].admit(caller.key_id, "responses")
         return caller, context
