@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import pwd
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import TypeVar
 
+import click
+
+from bitmesh_proxy.auth.master import FILE_NAME
 from bitmesh_proxy.auth.secrets import MasterSecretError
 from bitmesh_proxy.cli.options import EXIT_CONFIG, fail
 from bitmesh_proxy.errors import GatewayError
@@ -23,6 +29,7 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
     """The service's own database; it is made if it is not there. A running server is not disturbed."""
     directory = resolve_data_dir(settings)
     await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
+    before = await asyncio.to_thread(_files_of, directory)
     database = await Database.open(
         directory / DATABASE_NAME,
         busy_timeout_s=settings.data.busy_timeout_s,
@@ -32,6 +39,28 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
         yield database
     finally:
         await database.close()
+        await asyncio.to_thread(_warn_of_roots_files, directory, before)
+
+
+def _files_of(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir() if path.name.startswith((DATABASE_NAME, FILE_NAME))}
+
+
+def _warn_of_roots_files(directory: Path, before: set[str]) -> None:
+    """What root has made in a directory of another user, that user's service could not open."""
+    owner = directory.stat().st_uid
+    made = " ".join(sorted(_files_of(directory) - before))
+    if not made or not owner or os.geteuid():
+        return
+    try:
+        user = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        user = str(owner)
+    click.echo(
+        f"bitmesh-proxy: warning: {directory} belongs to {user}, and root has made files in it. If the service runs as"
+        f" {user}, it cannot open them: chown {user} {made} there, and give commands as that user",
+        err=True,
+    )
 
 
 def with_database(settings: Settings, work: Callable[[Database], Awaitable[T]]) -> T:

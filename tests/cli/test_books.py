@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -33,6 +34,19 @@ def test_the_work_gets_a_database_that_is_made_and_closed(tmp_path: Path) -> Non
     assert (tmp_path / "new" / "bitmesh-proxy.db").stat().st_mode & 0o077 == 0
     with pytest.raises(Exception, match="closed"):
         seen[0].data_version()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files in another user's directory")
+def test_root_is_told_what_the_service_could_not_open(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with_database(settings(tmp_path / "own"), count_accounts)
+    assert capsys.readouterr().err == ""
+    os.chown(tmp_path, 54321, -1)
+    with_database(settings(tmp_path), count_accounts)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "chown 54321 bitmesh-proxy.db bitmesh-proxy.db.key-changes there" in said
+    with_database(settings(tmp_path), count_accounts)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_command_that_may_be_writing_cannot_be_stopped_with_ctrl_z(tmp_path: Path) -> None:
