@@ -64,13 +64,21 @@ class Authenticator:
             return self.by_token_digest(token_digest(credential.token)), None
         return await self._oauth(request, context, credential)
 
-    def again(self, request: web.Request) -> Caller:
+    def again(self, request: web.Request, context: RequestContext) -> Caller:
         """Who a request was made by, as their key is now: for connections that live on behind it. Raises
-        AuthenticationFailed. A signature, which is good only once, has been verified before."""
+        AuthenticationFailed. A signature, which is good only once and for a while, was so at the beginning; since then
+        the key may have got another secret."""
         credential = credentials_of(request.headers)
         if isinstance(credential, BearerCredential):
             return self.by_token_digest(token_digest(credential.token))
-        return self._usable(self.directory.by_consumer_key(credential.consumer_key))
+        caller, _ = self._verify(
+            credential,
+            method=request.method,
+            raw_target=request.raw_path,
+            public_base_url=context.public_base_url,
+            now_s=credential.header.timestamp_s,
+        )
+        return caller
 
     def by_token_digest(self, digest: bytes) -> Caller:
         """The caller with the token of this digest, at once. Raises AuthenticationFailed."""
@@ -126,9 +134,15 @@ class Authenticator:
         return caller, received
 
     def _verify(
-        self, credential: OAuthCredential, *, method: str, raw_target: str, public_base_url: str
+        self,
+        credential: OAuthCredential,
+        *,
+        method: str,
+        raw_target: str,
+        public_base_url: str,
+        now_s: float | None = None,
     ) -> tuple[Caller, VerifiedOAuth]:
-        """The signature, but for the body and the nonce."""
+        """The signature, but for the body and the nonce. ``now_s``: by which clock its time is judged, if not ours."""
         record = self.directory.by_consumer_key(credential.consumer_key)
         key_id, generation = (record.caller.key_id, record.generation) if record else (_NO_SUCH_KEY_ID, 0)
         verified = verify(
@@ -136,7 +150,7 @@ class Authenticator:
                 method=method, raw_target=raw_target, public_base_urls=(public_base_url,), header=credential.header
             ),
             consumer_secret=self._secret_of(key_id, generation),
-            now_s=self._clock(),
+            now_s=self._clock() if now_s is None else now_s,
             window_s=self._window_s,
         )
         return self._usable(record), verified

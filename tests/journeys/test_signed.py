@@ -99,7 +99,8 @@ async def test_a_signed_conversation_from_test_to_clip(gateway: Gateway) -> None
     await gateway.check_books()
 
 
-async def test_a_signed_connection_ends_with_its_key(gateway: Gateway) -> None:
+@pytest.mark.parametrize("is_rotated", [False, True])
+async def test_a_signed_connection_ends_with_its_key(gateway: Gateway, is_rotated: bool) -> None:
     turn = {"type": "response.create", "model": CHAT_MODEL, "input": "[[sandbox: tokens=2]] Hello"}
     url = gateway.url + "/v1/responses"
     async with gateway.http.ws_connect(url, headers=signed(gateway, "GET", url)) as socket:
@@ -107,7 +108,8 @@ async def test_a_signed_connection_ends_with_its_key(gateway: Gateway) -> None:
             await socket.send_json(turn)
             while (message := await socket.receive_json(timeout=8))["type"] != "response.completed":
                 assert message["type"].startswith("response."), message
-        await KeyStore(gateway.app[keys.DATABASE]).disable(gateway.key.id)
+        store = KeyStore(gateway.app[keys.DATABASE])
+        await (store.rotate(gateway.key.id, token_digest=b"x" * 32) if is_rotated else store.disable(gateway.key.id))
         await socket.send_json(turn)
         assert (await socket.receive_json(timeout=8))["status"] == 401
 

@@ -188,7 +188,7 @@ class _Connection:
             received_at_s=time.time(),
             started_s=time.monotonic(),
         )
-        caller = app[keys.AUTHENTICATOR].again(self._request)
+        caller = app[keys.AUTHENTICATOR].again(self._request, context)
         app[keys.KEY_LIMIT].admit(caller.key_id, rate_per_minute=caller.rate_per_minute)
         app[keys.ENDPOINT_LIMIT].admit(caller.key_id, "responses")
         return caller, context
