@@ -338,10 +338,14 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StreamFailed(msgspec.Struct, frozen=True, kw_only=True):
-    """The provider reported an error inside the stream. Nothing follows."""
+    """The provider reported an error inside the stream. Nothing follows.
+
+    ``status``: what it would be as an answer of its own. Below 500 it is the request's fault, and not the offer's.
+    """
 
     message: str
     code: str | None = None
+    status: int = 502
 
 
 Event = (

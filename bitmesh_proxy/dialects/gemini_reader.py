@@ -130,7 +130,8 @@ class GeminiReader:
             yield Started(provider_request_id=self._response_id or None)
         if reason := string(child(response, "promptFeedback").get("blockReason")):
             self._is_over = self._has_failed = True
-            yield StreamFailed(message=blocked(reason).message, code=reason.lower())
+            refusal = blocked(reason)
+            yield StreamFailed(message=refusal.message, code=refusal.provider_code, status=refusal.status)
             return
         finish = ""
         for candidate in objects(response.get("candidates"))[:1]:

@@ -325,7 +325,8 @@ class Attempts:
         failure = next((event for event in events if isinstance(event, StreamFailed)), None)
         if failure is not None and all(isinstance(event, Started | StreamFailed | UsageReport) for event in events):
             # Nothing has begun, so say it with a status.
-            raise ProviderRefused(failure.message, status=502, provider_status=502, provider_code=failure.code)
+            status = failure.status
+            raise ProviderRefused(failure.message, status=status, provider_status=status, provider_code=failure.code)
         is_broken = _note_events(events, progress)
         await reply.start(200, {**STREAM_HEADERS, **marks_of(answer.headers)})
         progress.delivered = True

@@ -104,7 +104,7 @@ def test_a_blocked_prompt() -> None:
     assert not caught.value.may_fail_over
     failed = events_of([b"data: " + body.replace(b"\n", b"") + b"\n\n"])[-1]
     assert isinstance(failed, StreamFailed)
-    assert failed.code == "prohibited_content"
+    assert (failed.status, failed.code) == (400, "prohibited_content")
 
 
 def test_pictures_in_a_conversation_but_not_in_its_thoughts() -> None:

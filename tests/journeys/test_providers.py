@@ -104,6 +104,14 @@ async def test_what_google_blocks_costs_nothing_and_is_a_refusal(gateway: Gatewa
     await gateway.check_books()
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_prompt_that_google_blocks_is_the_callers_fault(gateway: Gateway, stream: bool) -> None:
+    body = {"model": "google/gemini-2.5-flash", "input": "Hello [[sandbox: moderated]]", "stream": stream}
+    answer = await gateway.post("/v1/responses", body)
+    assert (answer.status, answer.json["error"]["code"]) == (400, "prohibited_content")
+    await gateway.check_books()
+
+
 async def test_runware_edits_a_picture_for_the_cost_that_it_names(gateway: Gateway) -> None:
     body = {
         "model": "qwen/qwen-image-edit",
