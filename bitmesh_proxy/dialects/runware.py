@@ -46,7 +46,7 @@ def video_dialect() -> VideoDialect:
     """
     return VideoDialect(
         submit=_video_request,
-        read_submit=_read_job,
+        read_submit=_read_submitted,
         poll=_poll_request,
         read_poll=_read_job,
     )
@@ -208,6 +208,13 @@ def _frame(frame: Frame, name: str, *, is_alone: bool) -> dict[str, Any]:
 
 def _poll_request(provider_job_id: str, _offer: Offer) -> UpstreamRequest:
     return UpstreamRequest(path="", body=orjson.dumps([{"taskType": "getResponse", "taskUUID": provider_job_id}]))
+
+
+def _read_submitted(body: bytes) -> JobState:
+    state = _read_job(body)
+    if not state.provider_job_id:
+        raise UpstreamBroken("The provider's job has no id.")
+    return state
 
 
 def _read_job(body: bytes) -> JobState:

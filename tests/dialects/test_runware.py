@@ -262,3 +262,9 @@ def test_how_a_job_fails() -> None:
         VIDEOS.read_poll(b'{"errors":[{"code":"invalidModel","message":"No such model"}]}')
     with pytest.raises(UpstreamBroken):
         VIDEOS.read_poll(b"{}")
+
+
+@pytest.mark.parametrize("body", [b'{"data":[]}', b'{"data":[{}]}', b'{"data":[{"taskUUID":7}]}'])
+def test_a_job_that_nobody_could_ask_for_has_not_begun(body: bytes) -> None:
+    with pytest.raises(UpstreamBroken, match="no id"):
+        VIDEOS.read_submit(body)
