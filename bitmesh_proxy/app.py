@@ -69,6 +69,7 @@ from bitmesh_proxy.web.lane.protocol import LaneRunner
 from bitmesh_proxy.web.middlewares import MIDDLEWARES, add_common_headers
 from bitmesh_proxy.web.models import ListedModels
 from bitmesh_proxy.web.responses.service import Responses
+from bitmesh_proxy.web.route import ROUTES_KEY, Access
 from bitmesh_proxy.web.routes import add_routes
 from bitmesh_proxy.work import OfferWork
 
@@ -105,6 +106,10 @@ def make_app(
     app.cleanup_ctx.extend([database, books, catalogue, upstream, media, jobs, pipeline, responses])
     app.on_response_prepare.append(add_common_headers)
     add_routes(app, cors_origins=settings.http.cors_origins)
+    limited = {route.name for route in app[ROUTES_KEY].values() if route.access is Access.KEY}
+    for name in settings.limits.endpoint_per_minute:
+        if name not in limited:
+            raise StartError(f"limits.endpoint_per_minute: no endpoint is called {name} ({', '.join(sorted(limited))})")
     return app
 
 

@@ -56,6 +56,13 @@ async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
         await start(tmp_path, {})
 
 
+def test_a_limit_of_an_endpoint_nobody_knows_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(
+        StartError, match=r"limits\.endpoint_per_minute: no endpoint is called chats \(auth_test, chat,"
+    ):
+        make_app(settings_for(tmp_path, {"limits": {"endpoint_per_minute": {"chat": 1, "chats": 1}}}), environ={})
+
+
 async def test_a_provider_nobody_knows_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="nobody"):
         await start(tmp_path, {"providers": [{"name": "nobody"}]})
