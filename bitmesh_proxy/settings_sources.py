@@ -131,7 +131,7 @@ def _check(settings: Settings) -> None:
             except ValueError as exc:
                 raise SettingsError(f"{name}: {exc}") from exc
     url = settings.http.public_url
-    if url and not (url.startswith(("http://", "https://")) and not url.endswith("/")):
+    if url and not re.fullmatch(r"https?://[^/?#@\s]+(/[^/?#\s]+)*", url):
         raise SettingsError("http.public_url: want http(s)://host[:port] without a slash at the end")
     try:
         markup = parse_usd(settings.billing.markup)
