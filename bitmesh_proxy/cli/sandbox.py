@@ -50,5 +50,7 @@ async def _run(host: str, port: int, *, token_interval_ms: int, job_duration_s: 
             for play in PLAYS:
                 click.echo(f"  {play.name:<12} {running.url}/{play.name}")
             await stop.wait()
+    except UnicodeError as exc:
+        raise click.ClickException(f"cannot listen on {host}:{port}: that is no name of a host") from exc
     except OSError as exc:
         raise click.ClickException(f"cannot listen on {host}:{port}: {exc.strerror or exc}") from exc

@@ -33,3 +33,13 @@ async def test_it_says_what_it_plays_and_ends_when_told() -> None:
     rest, _ = await process.communicate()
     assert process.returncode == 0
     assert re.search(r"^  openai +http", rest.decode(), re.MULTILINE)
+
+
+async def test_a_host_that_can_be_no_name_is_said_in_a_line() -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bitmesh_proxy", "sandbox", "--host", "a..b", "--port", "0"),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await process.communicate()
+    assert process.returncode == 1
+    assert said.decode() == "Error: cannot listen on a..b:0: that is no name of a host\n"
