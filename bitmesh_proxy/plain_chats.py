@@ -72,7 +72,10 @@ NOT_PLAIN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 read_plain_chat: Final = msgspec.json.Decoder(PlainChat).decode
 
 
-_Tokens = Annotated[int, Meta(ge=0, le=2**53)]
+#: More tokens than any call has. A server's -1 as an unsigned number is more, and sums of millions of calls must stay
+#: numbers of the database.
+MAX_TOKENS: Final = 2**40
+_Tokens = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
 
 
 class _InputDetails(Struct, forbid_unknown_fields=True, gc=False):

@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 
 from bitmesh_proxy.calls import Usage
-from bitmesh_proxy.plain_chats import NOT_PLAIN, read_plain_usage
+from bitmesh_proxy.plain_chats import MAX_TOKENS, NOT_PLAIN, read_plain_usage
 
 _KEY: Final = b'"usage"'
 _KEY_BYTES: Final = len(_KEY)
@@ -24,18 +24,16 @@ _DECODER: Final = json.JSONDecoder()
 #: A usage object with every known detail is under 1 KiB; OpenRouter's with its cost details under 2.
 _MAX_USAGE_BYTES: Final = 16 * 1024
 
-_MAX_COUNT: Final = 2**53
-
 #: Up to here a whole answer is simply parsed: that is exact, and takes less than 10 µs.
 SMALL_BYTES: Final = 8 * 1024
 
 
 def token_count(raw: object) -> int:
     """A count as a whole number ≥ 0; 0 for anything else."""
-    if type(raw) is int and 0 <= raw <= _MAX_COUNT:
+    if type(raw) is int and 0 <= raw <= MAX_TOKENS:
         return raw
     if isinstance(raw, int) and not isinstance(raw, bool):
-        return min(max(raw, 0), _MAX_COUNT)
+        return min(max(raw, 0), MAX_TOKENS)
     if isinstance(raw, float) and raw.is_integer():
         return token_count(int(raw))
     return 0
@@ -64,7 +62,7 @@ def parse_usage(raw: object) -> Usage | None:
         return None
     if len(raw) == 3 and "total_tokens" in raw:  # nothing but the three: most servers
         prompt, completion = raw.get("prompt_tokens"), raw.get("completion_tokens")
-        if type(prompt) is type(completion) is int and 0 < prompt <= _MAX_COUNT and 0 < completion <= _MAX_COUNT:
+        if type(prompt) is type(completion) is int and 0 < prompt <= MAX_TOKENS and 0 < completion <= MAX_TOKENS:
             return Usage(input_tokens=prompt, output_tokens=completion)
     input_tokens = first_count(raw, "prompt_tokens", "input_tokens", "promptTokens", "inputTokens")
     output_tokens = first_count(raw, "completion_tokens", "output_tokens", "completionTokens", "outputTokens")

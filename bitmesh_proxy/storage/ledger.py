@@ -32,9 +32,9 @@ State = Literal["open", "settled", "released"]
 #: More than any account has, which the books can still add to what it holds. Callers name figures that come to more
 #: (answers to a call, tokens of an answer), and a number that SQLite cannot take would fail all who write with it.
 MOST_HELD = NanoUsd(2**62)
-#: What a single call is entered with at most, as its cost or milliseconds, so that sums of many stay numbers. Providers
-#: may name any figure.
-MOST_ENTERED = 2**53
+#: What a single call is entered with at most, as its cost or milliseconds, so that sums of millions stay numbers.
+#: Providers may name any figure.
+MOST_ENTERED = 2**43
 
 
 # Structs and not dataclasses: one of each is made for every request, and a frozen dataclass takes ten times as long.

@@ -58,7 +58,7 @@ def test_a_tariff_holds_what_is_held_without_it(offer: Any, call: ChatCall, mark
         assert not offer.price.input_nano_usd_per_million + offer.price.output_nano_usd_per_million
 
 
-COUNT = st.just(0) | st.integers(0, 10_000) | st.sampled_from([2**53, 500_000])
+COUNT = st.just(0) | st.integers(0, 10_000) | st.sampled_from([2**40, 500_000])
 DETAIL = st.sampled_from([0, 0, 0, 5])
 USAGES = st.fixed_dictionaries(
     {"prompt_tokens": COUNT, "completion_tokens": COUNT},

@@ -43,7 +43,7 @@ def test_kinds_of_usage(raw: Any, usage: Usage | None) -> None:
     assert parse_usage(raw) == usage
 
 
-_ODD: list[Any] = [None, 0, 1, -1, True, 2.0, 2.5, "3", 2**53, 2**53 + 1, {}]
+_ODD: list[Any] = [None, 0, 1, -1, True, 2.0, 2.5, "3", 2**40, 2**40 + 1, 2**64 - 1, {}]
 _COUNTS: st.SearchStrategy[Any] = st.sampled_from(_ODD) | st.integers(0, 9)
 
 
@@ -131,3 +131,10 @@ def test_an_id_is_found_as_it_was_meant(request_id: str, is_spaced: bool) -> Non
 @pytest.mark.parametrize("text", [b'{"id":"a\nb"}', b'{"id":"a', b'{"id":1}', b'{"id":"a\\"', b'{"id":"'])
 def test_what_is_no_string_is_no_id(text: bytes) -> None:
     assert find_id(text) is None
+
+
+def test_a_million_of_the_largest_counts_can_be_summed_by_the_books() -> None:
+    usage = parse_usage({"prompt_tokens": 2**64 - 1, "completion_tokens": 1e300})
+    assert usage is not None
+    assert usage.input_tokens == usage.output_tokens
+    assert 10**12 < usage.input_tokens < 2**63 // 10**6

@@ -12,7 +12,7 @@ from bitmesh_proxy.money import NanoUsd
 from bitmesh_proxy.storage.accounts import Account, AccountStore
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.keys import KeyRecord, KeyStore
-from bitmesh_proxy.storage.ledger import Accrued, LedgerRow, LedgerStore
+from bitmesh_proxy.storage.ledger import MOST_ENTERED, Accrued, LedgerRow, LedgerStore
 from bitmesh_proxy.storage.verification import verify_books
 from tests.storage.examples import NOON_S, USD, closing, key_spec, opening, released, usd
 
@@ -315,13 +315,14 @@ async def test_figures_beyond_all_sense_are_entered_as_far_as_they_go(
     await ledger.checkpoint(
         {name: Accrued(cost_nano_usd=NanoUsd(2**70 if name == "req_2" else 7), charge_nano_usd=USD) for name in names}
     )
-    assert [row.accrued_cost_nano_usd for row in await ledger.find_open()] == [7, 7, 2**53, 7, 7, 7]
+    assert [row.accrued_cost_nano_usd for row in await ledger.find_open()] == [7, 7, MOST_ENTERED, 7, 7, 7]
     closings = [closing(name, 100, **(absurd if name in names[2:4] else {})) for name in names]
     assert await asyncio.gather(*map(ledger.close, closings)) == [True] * 6
     rows = [await ledger.request(name) for name in names]
     assert [(row.cost_nano_usd, row.duration_ms, row.charge_nano_usd) for row in rows if row][2:5] == [
-        (2**53, 2**53, 100),
-        (2**53, 2**53, 100),
+        (MOST_ENTERED, MOST_ENTERED, 100),
+        (MOST_ENTERED, MOST_ENTERED, 100),
         (100, 0, 100),
     ]
+    assert MOST_ENTERED * 10**6 < 2**63, "sums of a million are numbers"
     assert await verify_books(database) == []
