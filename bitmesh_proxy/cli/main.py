@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import gc
 import importlib
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -58,7 +59,16 @@ def _end_with(exc: Exception) -> None:
     if isinstance(exc, SettingsError):
         fail(f"settings: {exc}", EXIT_CONFIG)
     if isinstance(exc, OSError) and exc.errno != errno.EPIPE:  # `| head`: click ends without a word
+        _drop_output()
         fail(str(exc))
+
+
+def _drop_output() -> None:
+    """What nobody can take now, nobody can at the end: there Python tries again, and ends with a status of its own."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _load(name: str) -> ModuleType:
