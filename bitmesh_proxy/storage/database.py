@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ import aiosqlite
 
 from bitmesh_proxy.metrics import WriteWaits
 from bitmesh_proxy.storage.checkpoints import Checkpoints
-from bitmesh_proxy.storage.failures import StorageError, as_unavailable, is_trouble
+from bitmesh_proxy.storage.failures import StorageError, as_unavailable, is_busy, is_trouble
 from bitmesh_proxy.storage.key_changes import KeyChanges
 from bitmesh_proxy.storage.migrations import migrate
 from bitmesh_proxy.storage.turns import Turns
@@ -273,7 +274,7 @@ def _connect(path: Path, *, timeout_s: float, cache_kib: int = 2048) -> sqlite3.
         check_same_thread=False,  # each is made in one thread and used in one other, never in two at once
     )
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
+        keep_log(connection, timeout_s=timeout_s)
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute(f"PRAGMA cache_size = -{cache_kib}")
@@ -281,3 +282,20 @@ def _connect(path: Path, *, timeout_s: float, cache_kib: int = 2048) -> sqlite3.
         connection.close()
         raise
     return connection
+
+
+def keep_log(connection: sqlite3.Connection, *, timeout_s: float) -> None:
+    """Write-ahead logging from now on. Where several make a file at once, SQLite lets all but one fail without waiting.
+
+    Raises sqlite3.OperationalError when it is still locked after so long.
+    """
+    end_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as exc:
+            if not is_busy(exc) or time.monotonic() >= end_s:
+                raise
+            time.sleep(0.005)
+        else:
+            return

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bitmesh_proxy.storage.database import keep_log
 from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.migrations import APPLICATION_ID, Migration, load_migrations, migrate, split_statements
 from tests.storage.examples import open_database
@@ -120,7 +121,7 @@ async def test_processes_that_start_together_migrate_once(path: Path, before: in
 
     def start(migrations: list[Migration]) -> None:
         connection = sqlite3.connect(path, isolation_level=None, timeout=5.0)
-        connection.execute("PRAGMA journal_mode = WAL")
+        keep_log(connection, timeout_s=5.0)
         try:
             migrate(connection, path, migrations)
         finally:
