@@ -310,16 +310,13 @@ class Writer:
                 return None
             results.append(result)
         run_items = _run_one_by_one if with_savepoints else _run_together
-        for bulk, (items, _) in batch.new_items.items():
-            found = [_no_space() for _ in items] if self._space_is_short else run_items(connection, bulk, items)
-            if found is None:
-                return None
-            results += found
-        for bulk, (items, _) in batch.items.items():
-            found = run_items(connection, bulk, items)
-            if found is None:
-                return None
-            results += found
+        for group in (batch.new_items, batch.items):
+            is_refused = group is batch.new_items and self._space_is_short
+            for bulk, (items, _) in group.items():
+                found = [_no_space() for _ in items] if is_refused else run_items(connection, bulk, items)
+                if found is None:
+                    return None
+                results += found
         if len(results) != batch.size:
             raise StorageError(f"{batch.size} writes gave {len(results)} results")
         return results
