@@ -25,6 +25,7 @@ from bitmesh_proxy import __version__
 from bitmesh_proxy.catalogue.catalogue import Catalogue
 from bitmesh_proxy.catalogue.loader import load_catalogue
 from bitmesh_proxy.catalogue.model import Model
+from bitmesh_proxy.catalogue.row_files import files_in
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def key_of(dirs: Sequence[Path], providers: Collection[str], *, code: Path = Pat
         add(source.name, found.st_size, found.st_mtime_ns)
     for directory in dirs:
         add("directory")  # not which: a copy of an installation has the same models
-        for path in sorted(path for path in directory.iterdir() if path.match("*.toml")):
+        for path in files_in(directory):
             add(path.name, path.read_bytes())
     return digest.digest()
 

@@ -63,16 +63,21 @@ class RowFiles(msgspec.Struct, frozen=True, kw_only=True):
     problems: list[Problem] = msgspec.field(default_factory=list)
 
 
+def files_in(directory: Path) -> list[Path]:
+    """Its ``*.toml``, by name. Raises OSError where the directory cannot be read: a glob would find nothing there."""
+    return sorted(path for path in directory.iterdir() if path.match("*.toml"))
+
+
 def read_row_files(dirs: Sequence[Path]) -> RowFiles:
     """Read every ``*.toml`` of the directories in order, files by name. Raises nothing: faults are in ``problems``."""
     files = RowFiles()
     for directory in dirs:
         try:
-            found = sorted(path for path in directory.iterdir() if path.match("*.toml"))
+            found = files_in(directory)
         except (FileNotFoundError, NotADirectoryError):
             files.problems.append(Problem(path=directory, line=None, reason="not a directory"))
             continue
-        except OSError as exc:  # a glob would find nothing here, and say nothing
+        except OSError as exc:
             files.problems.append(Problem(path=directory, line=None, reason=f"cannot be read: {exc.strerror}"))
             continue
         for path in found:
