@@ -27,3 +27,8 @@ def is_deeper(value: object, max_depth: int) -> bool:
 def may_be_deeper(raw: bytes, max_depth: int) -> bool:
     """Could JSON text be deeper than that? A quick look, which nearly always spares the long one."""
     return raw.count(b"{") + raw.count(b"[") > max_depth
+
+
+def parsed_is_deeper(value: object, raw: bytes, max_depth: int) -> bool:
+    """``is_deeper`` of what this JSON text says."""
+    return may_be_deeper(raw, max_depth) and is_deeper(value, max_depth)

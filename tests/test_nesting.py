@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from bitmesh_proxy.nesting import MAX_WRITTEN_DEPTH, is_deeper, may_be_deeper
+from bitmesh_proxy.nesting import MAX_WRITTEN_DEPTH, is_deeper, may_be_deeper, parsed_is_deeper
 
 
 def nested(depth: int) -> Any:
@@ -25,6 +25,8 @@ def test_a_value_is_as_deep_as_it_is(depth: int) -> None:
     assert is_deeper(value, depth - 1) or depth == 0
     assert not may_be_deeper(orjson.dumps(value), depth)
     assert may_be_deeper(orjson.dumps(nested(depth + 1)), depth)
+    assert not parsed_is_deeper(value, orjson.dumps(value), depth)
+    assert parsed_is_deeper(nested(depth + 1), orjson.dumps(nested(depth + 1)), depth)
 
 
 def test_what_is_no_deeper_than_may_be_written_is_written_inside_of_other_things() -> None:

@@ -10,7 +10,7 @@ import orjson
 
 from bitmesh_proxy.dialects.provider_errors import refused_within_success
 from bitmesh_proxy.errors import UpstreamBroken
-from bitmesh_proxy.nesting import MAX_WRITTEN_DEPTH, is_deeper, may_be_deeper
+from bitmesh_proxy.nesting import MAX_WRITTEN_DEPTH, parsed_is_deeper
 
 #: No sound or clip is longer (31 years). ``"1e999999"`` has eight letters, and a million digits as a whole number.
 _MOST_SECONDS: Final = 10**9
@@ -33,7 +33,7 @@ def _object(data: bytes, what: str) -> dict[str, Any]:
         raise UpstreamBroken(f"{what} not JSON.") from exc
     if not isinstance(value, dict):
         raise UpstreamBroken(f"{what} not an object.")
-    if may_be_deeper(data, MAX_WRITTEN_DEPTH) and is_deeper(value, MAX_WRITTEN_DEPTH):
+    if parsed_is_deeper(value, data, MAX_WRITTEN_DEPTH):
         raise UpstreamBroken(f"{what} nested more than {MAX_WRITTEN_DEPTH} levels deep.")
     return value
 

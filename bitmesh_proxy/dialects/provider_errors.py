@@ -18,7 +18,7 @@ import orjson
 
 from bitmesh_proxy.dialects.base import ErrorReader
 from bitmesh_proxy.errors import ProviderRefused
-from bitmesh_proxy.nesting import MAX_WRITTEN_DEPTH, is_deeper, may_be_deeper
+from bitmesh_proxy.nesting import MAX_WRITTEN_DEPTH, parsed_is_deeper
 
 _MAX_MESSAGE_CHARACTERS: Final = 1000
 _MAX_TEXT_CHARACTERS: Final = 300
@@ -174,7 +174,7 @@ def read_redacted(text: bytes) -> object:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
         return None
-    return None if may_be_deeper(text, MAX_WRITTEN_DEPTH) and is_deeper(value, MAX_WRITTEN_DEPTH) else redacted(value)
+    return None if parsed_is_deeper(value, text, MAX_WRITTEN_DEPTH) else redacted(value)
 
 
 def _error_object(answer: object) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import orjson
 
 from bitmesh_proxy.errors import InvalidRequest
-from bitmesh_proxy.nesting import is_deeper, may_be_deeper
+from bitmesh_proxy.nesting import parsed_is_deeper
 
 #: Commas and opening brackets, those inside strings included. Thirty megabytes of prose stay below it; a body made of
 #: empty lists, which takes a hundred times its size in memory and a second to parse, does not.
@@ -31,7 +31,7 @@ def parse_object(raw: bytes, *, max_depth: int) -> dict[str, Any]:
         value = _load_odd(raw)
     if not isinstance(value, dict):
         raise InvalidRequest("The request body must be a JSON object.")
-    if may_be_deeper(raw, max_depth) and is_deeper(value, max_depth):
+    if parsed_is_deeper(value, raw, max_depth):
         raise InvalidRequest(f"The request body is nested more than {max_depth} levels deep.")
     return value
 
