@@ -124,7 +124,7 @@ class Database:
             turns=turns,
             watch=key_changes,
         )
-        checkpoints = Checkpoints(lambda: _connect(path, timeout_s=busy_timeout_s), writer)
+        checkpoints = Checkpoints(lambda: _connect_checkpoints(path, timeout_s=busy_timeout_s), path, writer)
         checkpoints.start()
         return cls(
             path,
@@ -262,6 +262,13 @@ def _connect_writer(path: Path, *, timeout_s: float) -> sqlite3.Connection:
     # While a statement or savepoint is under way, pages are kept as they were before it. More than 64 KiB of that went
     # to a file, with every commit of fifteen calls on a thousand accounts.
     connection.execute("PRAGMA temp_store = MEMORY")
+    return connection
+
+
+def _connect_checkpoints(path: Path, *, timeout_s: float) -> sqlite3.Connection:
+    """It waits for others only while it is opened."""
+    connection = _connect(path, timeout_s=timeout_s)
+    connection.execute("PRAGMA busy_timeout = 0")
     return connection
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bitmesh_proxy.storage.checkpoints import CHECKPOINT, Checkpoints
-from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.checkpoints import CHECKPOINT, CUT, LONG_LOG_BYTES, Checkpoints
+from bitmesh_proxy.storage.database import Database, _connect_checkpoints
 from bitmesh_proxy.storage.writer import Writer
 from tests.storage.examples import open_database
 
@@ -40,6 +40,12 @@ def size_reaches(path: Path, wanted: int) -> None:
         threading.Event().wait(0.01)
 
 
+def is_cut(log: Path) -> None:
+    """Returns when it is; the test's own time limit is the bound."""
+    while size_of(log):
+        threading.Event().wait(0.01)
+
+
 @pytest.fixture
 def connection(path: Path) -> Iterator[sqlite3.Connection]:
     connection = connect(path)
@@ -62,7 +68,7 @@ async def add_pages(writer: Writer, count: int) -> None:
 
 async def write_for_long(path: Path, writer: Writer, connection: sqlite3.Connection, max_log_pages: int) -> None:
     """800 pages, and of each 40 some that the looks do not reach, as when writing never pauses."""
-    checkpoints = Checkpoints(lambda: connect(path), writer, max_log_pages=max_log_pages)
+    checkpoints = Checkpoints(lambda: connect(path), path, writer, max_log_pages=max_log_pages)
     reader = connect(path)
     for _ in range(20):
         await add_pages(writer, 35)
@@ -78,7 +84,7 @@ async def write_for_long(path: Path, writer: Writer, connection: sqlite3.Connect
 async def test_look_copies_what_is_in_the_log(path: Path, writer: Writer, connection: sqlite3.Connection) -> None:
     await add_pages(writer, 5)
     assert size_of(path) < 5 * PAGE_BYTES
-    Checkpoints(lambda: connect(path), writer).look(connection)
+    Checkpoints(lambda: connect(path), path, writer).look(connection)
     assert size_of(path) > 5 * PAGE_BYTES
     hindered, log_pages, copied = connection.execute(CHECKPOINT).fetchone()
     assert (hindered, copied) == (0, log_pages)
@@ -122,7 +128,7 @@ async def test_trouble_is_said_once_and_passes(path: Path, writer: Writer, caplo
         is_copied.set()
         return connect(path)
 
-    checkpoints = Checkpoints(connect_at_the_third_attempt, writer, interval_s=0.001)
+    checkpoints = Checkpoints(connect_at_the_third_attempt, path, writer, interval_s=0.001)
     with caplog.at_level(logging.WARNING):
         await add_pages(writer, 5)
         checkpoints.start()
@@ -132,6 +138,75 @@ async def test_trouble_is_said_once_and_passes(path: Path, writer: Writer, caplo
         "the write-ahead log cannot be copied: disk I/O error"
     ]
     assert size_of(path) > 5 * PAGE_BYTES
+
+
+@pytest.fixture
+async def idle(path: Path, writer: Writer) -> AsyncIterator[Checkpoints]:
+    """Looks all the time, and takes a log for idle once it is 50 ms old."""
+    checkpoints = Checkpoints(lambda: connect(path), path, writer, interval_s=0.005, idle_s=0.05)
+    checkpoints.start()
+    yield checkpoints
+    await asyncio.to_thread(checkpoints.close)
+
+
+async def test_long_log_is_cut_once_it_is_idle(path: Path, writer: Writer, idle: Checkpoints) -> None:
+    await add_pages(writer, LONG_LOG_BYTES // PAGE_BYTES + 1)
+    assert size_of(log_of(path)) > LONG_LOG_BYTES
+    await asyncio.to_thread(is_cut, log_of(path))
+    assert size_of(path) > LONG_LOG_BYTES
+    await add_pages(writer, 5)
+    assert size_of(log_of(path)) > 5 * PAGE_BYTES
+
+
+async def test_short_log_stays(path: Path, writer: Writer, idle: Checkpoints) -> None:
+    await add_pages(writer, 50)
+    size = size_of(log_of(path))
+    await asyncio.sleep(0.3)
+    assert size_of(log_of(path)) == size
+
+
+async def test_log_that_another_process_writes_to_is_not_idle(path: Path, writer: Writer) -> None:
+    checkpoints = Checkpoints(lambda: connect(path), path, writer, interval_s=0.005, idle_s=1000)
+    checkpoints.start()
+    await add_pages(writer, LONG_LOG_BYTES // PAGE_BYTES + 1)  # a thousand seconds ago, as far as we know
+    await asyncio.sleep(0.3)
+    await asyncio.to_thread(checkpoints.close)
+    assert size_of(log_of(path)) > LONG_LOG_BYTES
+
+
+async def test_log_that_is_read_is_cut_after_that(
+    path: Path, writer: Writer, idle: Checkpoints, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader = connect(path)
+    await add_pages(writer, 1)
+    reader.execute("BEGIN")
+    assert reader.execute("SELECT count(*) FROM things").fetchone() == (1,)
+    await add_pages(writer, LONG_LOG_BYTES // PAGE_BYTES + 1)
+    await asyncio.sleep(0.3)
+    assert size_of(log_of(path)) > LONG_LOG_BYTES
+    assert reader.execute("SELECT count(*) FROM things").fetchone() == (1,)
+    reader.execute("ROLLBACK")
+    await asyncio.to_thread(is_cut, log_of(path))
+    assert reader.execute("SELECT count(*) FROM things").fetchone() == (2,)
+    reader.close()
+    assert not caplog.records
+
+
+async def test_nobody_waits_for_a_log_that_cannot_be_cut(path: Path) -> None:
+    database = await open_database(path)
+    await database.write(lambda connection: connection.execute("CREATE TABLE things (content BLOB)").rowcount)
+    connection = await asyncio.to_thread(_connect_checkpoints, path, timeout_s=30.0)
+    reader = connect(path)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM things").fetchall()
+    content = b"x" * (2 * PAGE_BYTES)
+    await database.write(lambda connection: connection.execute("INSERT INTO things VALUES (?)", (content,)).rowcount)
+    hindered, *_ = await asyncio.wait_for(asyncio.to_thread(lambda: connection.execute(CUT).fetchone()), 5.0)
+    assert hindered
+    await database.write(lambda connection: connection.execute("INSERT INTO things VALUES (?)", (content,)).rowcount)
+    reader.close()
+    connection.close()
+    await database.close()
 
 
 async def test_database_that_is_closed_twice_ends_its_threads_once(database: Database) -> None:
