@@ -25,7 +25,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -103,6 +103,17 @@ class Watch(Protocol):
 
     def end(self, connection: sqlite3.Connection) -> Callable[[], None] | None:
         """After the last. What it gives is called when they are committed, before anybody hears of it."""
+
+
+def _yield_to_the_loop() -> None:
+    """Let this thread wait until the core is free, instead of taking it from the event loop the moment it is woken.
+
+    The loop holds Python's lock then: where both share a core, the thread could only go back to sleep, to be woken once
+    more (sched(7), SCHED_BATCH). Called in the thread. A service manager may forbid it: then so be it.
+    """
+    if hasattr(os, "SCHED_BATCH"):
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 class Writer:
@@ -244,6 +255,7 @@ class Writer:
     # ------------------------------------------------------------ in the thread
 
     def _run(self) -> None:
+        _yield_to_the_loop()
         connection: sqlite3.Connection | None = None
         while (batch := self._batches.get()) is not None:
             results: Sequence[Any]

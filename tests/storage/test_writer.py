@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -213,6 +215,23 @@ async def test_unforeseen_driver_error_is_ours(make_writer: MakeWriter) -> None:
     assert isinstance(caught.value.__cause__, sqlite3.IntegrityError)
     with pytest.raises(StorageError, match="no such table"):
         await writer.submit(lambda connection: connection.execute("SELECT * FROM nowhere"))
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="of Linux")
+async def test_writing_thread_alone_does_not_push_others_aside(make_writer: MakeWriter) -> None:
+    before = os.sched_getscheduler(0)
+    assert await make_writer().submit(lambda connection: os.sched_getscheduler(0)) == os.SCHED_BATCH
+    assert os.sched_getscheduler(0) == before
+
+
+async def test_writing_goes_on_where_a_service_manager_forbids_that(
+    make_writer: MakeWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbid(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setscheduler", forbid, raising=False)
+    assert await make_writer().submit(add("a")) == "a"
 
 
 async def test_cancelled_waiter_loses_the_news_and_not_the_write(make_writer: MakeWriter, path: Path) -> None:
