@@ -16,6 +16,8 @@ import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 from urllib.parse import quote
 
 import pytest
@@ -30,7 +32,7 @@ from bitmesh_proxy.storage.keys import KeySpec, KeyStore
 from bitmesh_proxy.storage.verification import verify_books
 from bitmesh_proxy.upstream.access import provider_names
 from scripts.benchmarks.__main__ import NAMES, arguments, verdict
-from scripts.benchmarks.bench import Work, chat_body
+from scripts.benchmarks.bench import QUICK_TURNS, TURNS, Bench, Work, chat_body, in_turn
 from scripts.benchmarks.big_books import Size, fill, token
 from scripts.benchmarks.gateway import Credentials, Installations
 from scripts.benchmarks.ledger_work import CALL, WRITE, added_buckets, is_steady, quantile, read_buckets
@@ -49,7 +51,7 @@ from scripts.benchmarks.processes import (
     mock_provider,
     stolen_share,
 )
-from scripts.benchmarks.scale_work import calls, cpu_us_per_answer
+from scripts.benchmarks.scale_work import calls
 from scripts.benchmarks.schedule import measure_all
 from scripts.benchmarks.signing import signed_requests
 from scripts.benchmarks.table import Bar, Row, figure, half_spread_percent, render
@@ -411,12 +413,13 @@ async def test_large_books_are_right(tmp_path: Path) -> None:
         await database.close()
 
 
-def test_short_runs_of_one_server_count_together() -> None:
-    """A run that met a slow moment has fewer answers, and weighs less."""
-    assert cpu_us_per_answer([run_of(answers=100, cpu=0.01), run_of(answers=300, cpu=0.03)]) == 100
-    assert cpu_us_per_answer([run_of(answers=100, cpu=0.03), run_of(answers=300, cpu=0.03)]) == 150
-    assert cpu_us_per_answer([run_of(answers=100, cpu=0.01), run_of(answers=300)]) is None
-    assert cpu_us_per_answer([run_of(cpu=0.01)]) is None
+@pytest.mark.parametrize(("is_quick", "count"), [(False, TURNS), (True, QUICK_TURNS)])
+def test_turns_of_a_round_go_to_and_fro(is_quick: bool, count: int) -> None:
+    targets = [Target(name=name, url="", path="") for name in ("us", "one")]
+    bench = cast(Bench, SimpleNamespace(is_quick=is_quick))
+    for number in (0, 1):
+        firsts = [in_turn(targets, turn)[0].name for turn in Bench.turns(bench, number)]
+        assert firsts == [("us", "one")[turn % 2] for turn in range(number, number + count)]
 
 
 @pytest.mark.parametrize(("keys", "callers"), [(None, 50), (5, 5)])

@@ -23,6 +23,10 @@ from scripts.benchmarks.table import Row
 
 OUR_CHAT = "/chat"
 THEIR_CHAT = "/v1/chat/completions"
+#: Where two figures are close, a round is so many short runs of each, to and fro, and each pair has its ratio: the pace
+#: of a machine with neighbours changes within seconds, by half.
+TURNS = 6
+QUICK_TURNS = 2
 #: So much of a core may be taken by anything else before a run is made again.
 CALM = 0.15
 
@@ -86,6 +90,10 @@ class Bench:
     ) -> dict[str, Run]:
         """All targets once, in an order that turns round."""
         return {target.name: self.run(target, options, calmly=calmly) for target in in_turn(targets, number)}
+
+    def turns(self, number: int) -> range:
+        """The turns of a round by its number; each goes the other way round than the one before."""
+        return range(number, number + (QUICK_TURNS if self.is_quick else TURNS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,7 +83,7 @@ def lost_rows(bench: Bench) -> Work:
 def workers(bench: Bench) -> Work:
     """Two processes beside one, both on both cores (which the load shares), so that they really meet.
 
-    Raises Missing when the program has no such setting.
+    A round is several turns. Raises Missing when the program has no such setting.
     """
     if not can_have_workers():
         raise Missing("this bitmesh-proxy runs as one process only: it has no setting http.workers")
@@ -93,9 +93,10 @@ def workers(bench: Bench) -> Work:
     for count, name in ((2, "us"), (1, "one")):
         server = bench.stack.enter_context(bench.installations.make(f"workers-{count}", workers=count).running())
         targets.append(bench.us(OUR_CHAT, body, name=name, server=server))
-    options = ["-c", "64", "-d", "0.8" if bench.is_quick else "2", "-w", "0.3"]
+    options = ["-c", "64", "-d", "0.6"]
 
     def measure(number: int) -> None:
-        row.add(figures(bench.round(targets, options, number), lambda run: run.cpu_us_per_answer))
+        for turn in bench.turns(number):
+            row.add(figures(bench.round(targets, options, turn), lambda run: run.cpu_us_per_answer))
 
     return Work(name="workers", rows=[row], measure=measure)

@@ -23,15 +23,15 @@ import random
 import shutil
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 from bitmesh_proxy.storage.database import DATABASE_NAME
 from scripts.benchmarks import big_books
-from scripts.benchmarks.bench import OUR_CHAT, Bench, Work, chat_body
+from scripts.benchmarks.bench import OUR_CHAT, Bench, Work, chat_body, figures
 from scripts.benchmarks.big_books import Size, fill, token
-from scripts.benchmarks.loads import Run, Target
+from scripts.benchmarks.loads import Target
 from scripts.benchmarks.process_works import wait_for_answer
 from scripts.benchmarks.processes import Missing, Server, cpu_s
 from scripts.benchmarks.progress import say
@@ -43,8 +43,6 @@ LARGE_QUICKLY = Size(keys=100_000, models=5_000, rows=100_000)
 SMALL = Size(keys=10, models=10, rows=10)
 #: What a row takes with its charge and its places in the indexes, and something over.
 ROW_BYTES = 450
-#: A round is so many runs of each, to and fro: the pace of a machine with neighbours changes within seconds, by half.
-TURNS = 4
 #: Keys that call on a common day.
 ACTIVE_KEYS = 1_000
 #: The run that does not count.
@@ -80,27 +78,18 @@ def large_installation(bench: Bench) -> Work:
         return Target(name=target_name, url=server.url, path=OUR_CHAT, pid=server.pid, requests_file=file)
 
     def measure(number: int) -> None:
-        turns = []
-        for turn in range(number, number + (2 if bench.is_quick else TURNS)):
+        for turn in bench.turns(number):
             targets = [target("us", size), target("small", SMALL), target("us", size, keys=ACTIVE_KEYS)]
-            turns.append(bench.round(targets, options, turn))
-        figures = {name: cpu_us_per_answer([runs[name] for runs in turns]) for name in turns[0]}
-        active = figures.pop("active")
-        cost.add(figures)
-        common.add({**figures, "us": active})
+            found = figures(bench.round(targets, options, turn), lambda run: run.cpu_us_per_answer)
+            active = found.pop("active")
+            cost.add(found)
+            common.add({**found, "us": active})
 
     for name, each, keys in (("us", size, None), ("us", size, ACTIVE_KEYS), ("small", SMALL, None)):
         bench.run(target(name, each, WARM_S, keys=keys), ["-c", "64", "-d", str(WARM_S)])
     for server in servers.values():
         wait_until_idle(server)
     return Work(name="scale", rows=[cost, common, began], measure=measure)
-
-
-def cpu_us_per_answer(runs: Sequence[Run]) -> float | None:
-    """CPU time of the target for each answer of several runs; None if it could not be told of one of them."""
-    used_s = [run.cpu_s for run in runs if run.cpu_s is not None]
-    answers = sum(run.answers for run in runs)
-    return sum(used_s) * 1e6 / answers if answers and len(used_s) == len(runs) else None
 
 
 def wait_until_idle(server: Server, *, most_s: float = 20.0) -> None:
