@@ -1,9 +1,9 @@
 """Counts of all worker processes together: whichever is asked, ``/metrics`` says the sum, exact to the last one.
 
-A table in shared memory, append-only: for each count its name, and for each *seat* (a worker's number, which its
-replacement takes over) how often it was counted, and the sum of what was counted. A worker adds to its own numbers
-only, which needs no lock. What a worker that died had counted stays, so that no counter ever goes back; only its
-``under_way`` is taken back.
+A table of names in shared memory, append-only, and for each *seat* (a worker's number, which its replacement takes over)
+a table of how often each was counted, and the sum of what was counted. A worker adds to its own numbers only, which
+needs no lock; they lie apart from others', as two cores that store into one cache line wait for each other. What a
+worker that died had counted stays, so that no counter ever goes back; only its ``under_way`` is taken back.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 MAX_COUNTS: Final = 8192
 NAME_WORDS: Final = 16
 _NAME_BYTES: Final = NAME_WORDS * WORD_BYTES
-#: How often, and the sum.
-_SEAT_WORDS: Final = 2
+#: Of each count: how often, and the sum.
+_COUNT_WORDS: Final = 2
+_SEAT_WORDS: Final = MAX_COUNTS * _COUNT_WORDS
 #: The first count of the table, which has no name: requests under way. The first word says how many names there are.
 _UNDER_WAY: Final = 0
 _SEPARATOR: Final = "\t"
@@ -42,7 +43,7 @@ class SharedMetrics(Metrics):
     def __init__(self, memory: SharedMemory, *, seat: int, seats: int) -> None:
         self._memory = memory
         self._words = memory.words
-        self._count_words = seats * _SEAT_WORDS
+        self._seats = seats
         self._names_at = 1
         self._counts_at = self._names_at + MAX_COUNTS * NAME_WORDS
         self._own_at = self._counts_at + seat * _SEAT_WORDS
@@ -60,7 +61,7 @@ class SharedMetrics(Metrics):
     @staticmethod
     def words_for(seats: int) -> int:
         """How much memory a table takes."""
-        return 1 + MAX_COUNTS * (NAME_WORDS + seats * _SEAT_WORDS)
+        return 1 + MAX_COUNTS * NAME_WORDS + seats * _SEAT_WORDS
 
     # What ``Metrics`` keeps in an attribute. Nobody else stores into this worker's word, so that it need not be read.
     @property
@@ -122,13 +123,13 @@ class SharedMetrics(Metrics):
         return summed
 
     def _sums(self, number: int) -> tuple[int, int]:
-        first = self._counts_at + number * self._count_words
-        words = self._words[first : first + self._count_words].tolist()
-        return sum(words[::_SEAT_WORDS]), sum(words[1::_SEAT_WORDS])
+        first = self._counts_at + number * _COUNT_WORDS
+        places = range(first, first + self._seats * _SEAT_WORDS, _SEAT_WORDS)
+        return sum(self._words[at] for at in places), sum(self._words[at + 1] for at in places)
 
     def _word(self, *name: str | int) -> int:
         """Where this worker counts that; its sum is behind it."""
-        return self._own_at + self._number(_SEPARATOR.join(map(str, name))) * self._count_words
+        return self._own_at + self._number(_SEPARATOR.join(map(str, name))) * _COUNT_WORDS
 
     def _number(self, name: str) -> int:
         """The number of a name, which is made if need be."""
