@@ -1,9 +1,9 @@
 """Counts of all worker processes together: whichever is asked, ``/metrics`` says the sum, exact to the last one.
 
-A table of names in shared memory, append-only, and for each *seat* (a worker's number, which its replacement takes over)
-a table of how often each was counted, and the sum of what was counted. A worker adds to its own numbers only, which
-needs no lock; they lie apart from others', as two cores that store into one cache line wait for each other. What a
-worker that died had counted stays, so that no counter ever goes back; only its ``under_way`` is taken back.
+A table of names in shared memory, append-only, and for each *seat* (a worker's number, which its replacement takes
+over) a table of how often each was counted, and the sum of what was counted. A worker adds to its own numbers only,
+which needs no lock; they lie apart from others', as two cores that store into one cache line wait for each other. What
+a worker that died had counted stays, so that no counter ever goes back; only its ``under_way`` is taken back.
 """
 
 from __future__ import annotations
