@@ -237,20 +237,31 @@ def _read_operation(body: bytes) -> JobState:
         problem = redacted(operation["error"])
         return _failed(name, error_code({"error": problem}), error_message(problem))
     answer = child(operation, "response", "generateVideoResponse")
-    outputs = tuple(
-        output
-        for sample in objects(answer.get("generatedSamples"))
-        if (output := _clip(child(sample, "video"))) is not None
-    )
-    if not outputs:
+    outputs, has_unreadable = _clips(objects(answer.get("generatedSamples")))
+    if not outputs and not has_unreadable:
         reasons = answer.get("raiMediaFilteredReasons")
         return _failed(name, "content_moderated", error_message(reasons) or "The provider kept the clip back.")
-    # No figures: what it cost is the length that was asked for.
+    # No figures: what it cost is the length that was asked for. (Done, and nothing of it can be read: whoever polls
+    # ends a job that gives no clip. An error here would say nothing about it, and it would be polled for ever.)
     return JobState(provider_job_id=name, status=JobStatus.COMPLETED, progress_percent=100, outputs=outputs)
 
 
 def _failed(name: str, code: str | None, message: str | None) -> JobState:
     return JobState(provider_job_id=name, status=JobStatus.FAILED, error_code=code, error_message=message)
+
+
+def _clips(samples: list[dict[str, Any]]) -> tuple[tuple[MediaOutput, ...], bool]:
+    """The clips that can be read, and whether there are others."""
+    outputs, has_unreadable = [], False
+    for sample in samples:
+        try:
+            output = _clip(child(sample, "video"))
+        except UpstreamBroken:
+            has_unreadable = True
+            continue
+        if output is not None:
+            outputs.append(output)
+    return tuple(outputs), has_unreadable
 
 
 def _clip(video: dict[str, Any]) -> MediaOutput | None:

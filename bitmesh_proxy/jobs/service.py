@@ -228,7 +228,9 @@ class JobService:
             )
         paths = await self._paths_of(job, state)
         if state.status is JobStatus.COMPLETED and not paths:
-            return await self._refused(job, "no_result", "The provider says that it is done, but gives no clip.")
+            return await self._refused(
+                job, "no_result", "The provider says that it is done, but gives no clip that can be read."
+            )
         finished = await self._store.finish(
             job.id,
             status=state.status,

@@ -251,13 +251,23 @@ def test_a_finished_clip_is_a_path_that_needs_the_key() -> None:
 
 @pytest.mark.parametrize("uri", ["https://evil.test/files/x", "https://evil.test/v1beta/../../x"])
 def test_an_address_that_is_not_the_apis_is_not_followed_with_the_key(uri: str) -> None:
-    with pytest.raises(UpstreamBroken):
-        read(done=True, response={"generateVideoResponse": {"generatedSamples": [{"video": {"uri": uri}}]}})
+    state = read(done=True, response={"generateVideoResponse": {"generatedSamples": [{"video": {"uri": uri}}]}})
+    assert (state.status, state.outputs) == (JobStatus.COMPLETED, ())
 
 
 def test_a_clip_may_come_as_bytes() -> None:
     video_part = {"bytesBase64Encoded": "aGk=", "mimeType": "video/mp4"}
     state = read(done=True, response={"generateVideoResponse": {"generatedSamples": [{"video": video_part}]}})
+    assert state.outputs == (MediaOutput(kind="video", data=b"hi", media_type="video/mp4"),)
+
+
+@pytest.mark.parametrize("encoded", ["a", "aGk", "not base64!", "data:video/mp4,hi", "ü"])
+def test_bytes_that_cannot_be_read_are_no_clip(encoded: str) -> None:
+    broken = {"video": {"bytesBase64Encoded": encoded}}
+    state = read(done=True, response={"generateVideoResponse": {"generatedSamples": [broken]}})
+    assert (state.status, state.outputs) == (JobStatus.COMPLETED, ())
+    samples = [broken, {"video": {"encodedVideo": "aGk="}}]
+    state = read(done=True, response={"generateVideoResponse": {"generatedSamples": samples}})
     assert state.outputs == (MediaOutput(kind="video", data=b"hi", media_type="video/mp4"),)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import orjson
 import pytest
 from msgspec.structs import replace
 
 from bitmesh_proxy import keys
 from bitmesh_proxy.calls import Frame, JobState, JobStatus, Media, MediaOutput, VideoCall
+from bitmesh_proxy.dialects.gemini_media import video_dialect
 from bitmesh_proxy.errors import NotFound, RateLimited
 from bitmesh_proxy.jobs.service import LOST_AFTER_REFUSALS, JobService, call_of, facts_of
 from bitmesh_proxy.storage.jobs import Job
@@ -111,6 +113,27 @@ async def test_a_job_that_is_done_without_a_clip_has_failed_in_the_end(
     job = await service.poll(job)
     view = await service.view(job, public_base_url="")
     assert (job.status, view.state.error_code, view.urls) == (JobStatus.FAILED, "no_result", [])
+    row = await room.gateway.last_row()
+    assert (row.state, row.outcome, row.charge_nano_usd) == ("released", "job_failed", 0)
+    await room.gateway.check_books()
+
+
+async def test_a_clip_of_googles_that_cannot_be_read_ends_its_job_as_failed(room: Room) -> None:
+    job = await room.submit(model="google/veo-2")
+    assert job.provider == "gemini"
+    read_poll = video_dialect().read_poll
+    samples = [{"video": {"bytesBase64Encoded": "AAAAIGZ0eXA"}}]  # the end is missing
+    done = {"done": True, "response": {"generateVideoResponse": {"generatedSamples": samples}}}
+    body = orjson.dumps({"name": job.provider_job_id, **done})
+    known = room.gateway.app[keys.ACCESS]["gemini"]
+    assert known.provider.video is not None
+    provider = replace(known.provider, video=replace(known.provider.video, read_poll=lambda _: read_poll(body)))
+    service = service_of(room.gateway, room.clock, access={"gemini": replace(known, provider=provider)})
+    for _ in range(LOST_AFTER_REFUSALS):
+        job = await service.poll(job)
+    view = await service.view(job, public_base_url="")
+    assert (job.status, view.state.error_code) == (JobStatus.FAILED, "no_result")
+    assert view.state.error_message == "The provider says that it is done, but gives no clip that can be read."
     row = await room.gateway.last_row()
     assert (row.state, row.outcome, row.charge_nano_usd) == ("released", "job_failed", 0)
     await room.gateway.check_books()
