@@ -347,7 +347,7 @@ def resolve_credential(reference: str, environ: Mapping[str, str] | None = None)
 
 def _secret(reference: str, text: str) -> str:
     """What goes into a header. Anything else would be found with the first call only."""
-    secret = text.strip()
+    secret = text.removeprefix("\ufeff").strip()
     if not (secret.isascii() and secret.isprintable()):
         raise SettingsError(f"credential {reference}: want one line of plain characters, without accents")
     return secret

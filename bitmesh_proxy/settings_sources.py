@@ -34,7 +34,8 @@ def load_settings(
     tree: dict[str, Any] = {}
     if path is not None:
         try:
-            tree = tomllib.loads(path.read_text(encoding="utf-8"))
+            # Some editors put a byte order mark in front, and nobody sees it.
+            tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except (OSError, UnicodeDecodeError) as exc:
             raise SettingsError(f"{path}: {exc}") from exc
         except tomllib.TOMLDecodeError as exc:

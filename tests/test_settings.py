@@ -102,6 +102,13 @@ def test_a_credential_is_read_from_where_it_is_said_to_be(tmp_path: Path) -> Non
     assert resolve_credential("credential:together", {}) == ""
 
 
+def test_a_byte_order_mark_is_no_part_of_a_credential(tmp_path: Path) -> None:
+    (tmp_path / "together").write_text("\ufeffsecret\r\n", encoding="utf-8")
+    environ = {"KEY": "\ufeffsecret", "CREDENTIALS_DIRECTORY": str(tmp_path)}
+    for reference in ("env:KEY", f"file:{tmp_path}/together", "credential:together"):
+        assert resolve_credential(reference, environ) == "secret", reference
+
+
 def test_a_credential_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="nowhere"):
         resolve_credential(f"file:{tmp_path}/nowhere", {})

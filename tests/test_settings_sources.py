@@ -60,6 +60,13 @@ def test_variables_of_others_are_left_alone() -> None:
     assert load_settings(environ=environ) == Settings()
 
 
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
+    """As editors on Windows write it."""
+    assert load(tmp_path, "\ufeff[http]\nport = 3001\n").http.port == 3001
+    with pytest.raises(SettingsError, match=r"at line 1, column 8"):
+        load(tmp_path, "\ufeffport = \n")
+
+
 # ---------------------------------------------------------------- what is refused
 
 

@@ -10,6 +10,7 @@ The master secret comes from systemd (``$CREDENTIALS_DIRECTORY/master_secret``) 
 from __future__ import annotations
 
 import base64
+import codecs
 import hmac
 import os
 import secrets
@@ -77,8 +78,8 @@ def load_or_create_master_secret(
 ) -> bytes:
     """The master secret: from ``credentials_dir`` if systemd put one there, else from ``path``, made if it is missing.
 
-    White space around the content does not count, so that ``openssl rand -hex 32`` will do. ``credentials_dir`` is
-    ``$CREDENTIALS_DIRECTORY``. Raises MasterSecretError.
+    White space around the content does not count, so that ``openssl rand -hex 32`` will do, nor a byte order mark.
+    ``credentials_dir`` is ``$CREDENTIALS_DIRECTORY``. Raises MasterSecretError.
     """
     if credentials_dir is not None and (credentials_dir / CREDENTIAL_NAME).exists():
         # No look at its mode: systemd grants access by an ACL, whose mask shows as group bits.
@@ -95,9 +96,10 @@ def _read(path: Path, *, is_private: bool) -> bytes:
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
-            content = file.read(MAX_MASTER_SECRET_BYTES + 1).strip()
+            content = file.read(len(codecs.BOM_UTF8) + MAX_MASTER_SECRET_BYTES + 1)
     except OSError as exc:
         raise MasterSecretError(f"{path}: the master secret cannot be read: {exc.strerror}") from exc
+    content = content.removeprefix(codecs.BOM_UTF8).strip()
     if not is_private and mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise MasterSecretError(
             f"{path}: others than its owner may use the master secret (mode {stat.S_IMODE(mode):04o}). "

@@ -87,7 +87,7 @@ def read_row_files(dirs: Sequence[Path]) -> RowFiles:
 
 def _read_file(path: Path, files: RowFiles) -> None:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # a byte order mark may be there
         values = tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
         line = re.search(r"at line (\d+)", str(exc))

@@ -113,6 +113,13 @@ class TestMasterSecret:
         found = load_or_create_master_secret(tmp_path / "s", credentials_dir=tmp_path)
         assert found == load_or_create_master_secret(tmp_path / "s")
 
+    @pytest.mark.parametrize("secret", [b"s" * 32, b"s" * 4096])
+    def test_neither_white_space_nor_a_byte_order_mark_is_part_of_it(self, tmp_path: Path, secret: bytes) -> None:
+        path = tmp_path / "s"
+        path.write_bytes(b"\xef\xbb\xbf" + secret + b"\r\n")
+        path.chmod(0o600)
+        assert load_or_create_master_secret(path) == secret
+
     @pytest.mark.parametrize("content", [b"", b"short\n", b" " * 40, b"x" * 5000])
     def test_impossible_content_is_refused_and_left_alone(self, tmp_path: Path, content: bytes) -> None:
         path = tmp_path / "s"

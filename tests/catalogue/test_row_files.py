@@ -42,6 +42,12 @@ def test_among_many_rows_each_has_its_line(tmp_path: Path) -> None:
     assert [placed.line for placed in files.offers] == [number * 8 + 4 for number in range(300)]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
+    write(tmp_path, a="\ufeff" + MODEL.format(name="1"))
+    files = read_row_files([tmp_path])
+    assert (files.problems, [placed.line for placed in files.models]) == ([], [1])
+
+
 def test_tables_under_a_row_belong_to_it(tmp_path: Path) -> None:
     text = OFFER.format(name="1") + '[offer.sell]\nusd_per_request = "1"\n' + OFFER.format(name="2")
     write(tmp_path, a=text)
