@@ -22,9 +22,9 @@ class Surface(StrEnum):
 class Caller(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     """An authenticated API key and its account, as they are in the books at this moment.
 
-    ``bound_model``: the key speaks to this model only, and ``model`` in a request is prohibited. Rates are requests
-    per minute; ``None`` means the default of the settings. Budgets are nano-dollars per day and month in UTC.
-    ``expires_at_s`` is Unix time.
+    ``bound_model`` (an id or alias): the key speaks to this model only, and Bitmesh's dialect prohibits ``model`` in a
+    request then. Rates are requests per minute; ``None`` means the default of the settings. Budgets are nano-dollars
+    per day and month in UTC. ``expires_at_s`` is Unix time.
     """
 
     # In memory, many keys stand as JSON lists of these fields (``storage/packed_keys.py``), which are short as long as

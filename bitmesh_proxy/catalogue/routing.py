@@ -32,17 +32,19 @@ def route(
     *,
     available: Collection[str],
     health: Health,
+    bound_model: str | None = None,
     allowed_models: Collection[str] | None = None,
     today: Callable[[], datetime.date] = lambda: datetime.datetime.now(datetime.UTC).date(),
 ) -> tuple[Offer, ...]:
     """The offers to try, best first; never empty.
 
-    ``available`` are the providers that are configured, ``allowed_models`` those of the key (ids or aliases).
-    Raises ModelNotFound (unknown, or not for this key), InvalidRequest (the model is for another kind of work),
-    Unavailable (no configured provider has it), UnsupportedParameter or UnsupportedValue (naming the field that no
-    offer takes).
+    ``available`` are the providers that are configured, ``bound_model`` and ``allowed_models`` those of the key (ids or
+    aliases).
+    Raises ModelNotFound (unknown, or not for this key), InvalidRequest (the key is bound to another model, or the model
+    is for another kind of work), Unavailable (no configured provider has it), UnsupportedParameter or UnsupportedValue
+    (naming the field that no offer takes).
     """
-    model = catalogue.get(call.model)
+    model = model_for(catalogue, call.model, bound_model=bound_model)
     if allowed_models is not None and not _is_allowed(model, allowed_models):
         raise model_not_found(call.model)
     if model.operation is not call.operation:
@@ -68,6 +70,19 @@ def route(
         return not health.is_healthy(offer.id), is_over, offer.priority, comparison_cost(offer, call), offer.id
 
     return tuple(sorted(able, key=order))
+
+
+def model_for(catalogue: Catalogue, name: str, *, bound_model: str | None) -> Model:
+    """The model that is asked for, for a key that is bound to one (by any of its names) or to none.
+
+    Raises InvalidRequest for another one than the key's, and ModelNotFound.
+    """
+    if bound_model is not None and name != bound_model:
+        model = catalogue.find(name)
+        if model is None or model is not catalogue.find(bound_model):
+            raise InvalidRequest(f"This API key is bound to the model '{bound_model}'.", param="model")
+        return model
+    return catalogue.get(name)
 
 
 def _is_allowed(model: Model, allowed_models: Collection[str]) -> bool:

@@ -127,13 +127,12 @@ def required(body: JsonObject, name: str) -> Any:
 
 
 def model_of(body: JsonObject, caller: Caller, *, default: str | None = None) -> str:
-    """The model's name. A key that is bound to a model takes that model's name or none. Raises InvalidRequest."""
+    """The model's name. A key that is bound to a model may leave it out; whether another name is that model's too,
+    routing knows. Raises InvalidRequest."""
     model = body.get("model")
     if model is not None and not isinstance(model, str):
         raise InvalidRequest("Invalid 'model': expected a string.", param="model")
-    if caller.bound_model is not None:
-        if model and model != caller.bound_model:
-            raise InvalidRequest(f"This API key is bound to the model '{caller.bound_model}'.", param="model")
+    if not model and caller.bound_model is not None:
         return caller.bound_model
     if not model and default is not None:
         return default

@@ -318,6 +318,7 @@ class StraightChats:
             call,
             available=self._access.keys(),
             health=self._health,
+            bound_model=caller.bound_model,
             allowed_models=caller.allowed_models,
         )
         return offers[: self._max_attempts]

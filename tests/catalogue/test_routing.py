@@ -16,7 +16,7 @@ from bitmesh_proxy.catalogue.health import OfferHealth
 from bitmesh_proxy.catalogue.model import Model
 from bitmesh_proxy.catalogue.offer import Abilities, Offer
 from bitmesh_proxy.catalogue.prices import Price
-from bitmesh_proxy.catalogue.routing import route
+from bitmesh_proxy.catalogue.routing import model_for, route
 from bitmesh_proxy.errors import (
     InvalidRequest,
     ModelNotFound,
@@ -43,6 +43,7 @@ def order(
     call: Call | None = None,
     available: Collection[str] = ALL,
     health: OfferHealth | None = None,
+    bound_model: str | None = None,
     allowed_models: Collection[str] | None = None,
 ) -> list[str]:
     routed = route(
@@ -50,6 +51,7 @@ def order(
         call or ImageCall(model="m", prompt="p"),
         available=available,
         health=health or OfferHealth(lambda: 0.0, 30.0),
+        bound_model=bound_model,
         allowed_models=allowed_models,
         today=lambda: TODAY,
     )
@@ -173,6 +175,32 @@ def test_an_unknown_model_and_a_forbidden_one_look_the_same() -> None:
 def test_a_key_may_use_its_models_by_any_of_their_names(allowed: set[str], asked: str) -> None:
     call = ImageCall(model=asked, prompt="p")
     assert order(picture("alpha:m", 10), call=call, allowed_models=allowed) == ["alpha:m"]
+
+
+@pytest.mark.parametrize("bound", ["m", "other-name"])
+@pytest.mark.parametrize("asked", ["m", "other-name", "OTHER-NAME"])
+def test_a_bound_key_may_call_its_model_by_any_of_its_names(bound: str, asked: str) -> None:
+    call = ImageCall(model=asked, prompt="p")
+    assert order(picture("alpha:m", 10), call=call, bound_model=bound) == ["alpha:m"]
+
+
+@pytest.mark.parametrize("bound", ["else", "gone"])
+@pytest.mark.parametrize("asked", ["m", "other-name", "nobody/knows"])
+def test_a_bound_key_may_call_no_other_model(bound: str, asked: str) -> None:
+    catalogue = Catalogue.build(
+        [
+            Model(id=name, operation=Operation.IMAGE, offers=(picture(f"alpha:{name}", 10),), aliases=aliases)
+            for name, aliases in (("m", ("other-name",)), ("else", ()))
+        ]
+    )
+    with pytest.raises(InvalidRequest, match=f"bound to the model '{bound}'") as caught:
+        model_for(catalogue, asked, bound_model=bound)
+    assert caught.value.param == "model"
+
+
+def test_a_model_that_a_key_is_bound_to_may_be_gone() -> None:
+    with pytest.raises(ModelNotFound):
+        order(picture("alpha:m", 10), call=ImageCall(model="gone", prompt="p"), bound_model="gone")
 
 
 def test_a_model_for_another_kind_of_work_is_refused_by_name() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,35 @@ async def test_a_bound_key_speaks_to_its_model_only(gateway: Gateway) -> None:
     elsewhere = await gateway.post("/image", {"prompt": "A lantern"}, headers=bound)
     assert elsewhere.status in (400, 404)
     assert elsewhere.json["error"]
+    await gateway.check_books()
+
+
+@pytest.mark.both_ways
+@pytest.mark.parametrize(
+    ("path", "model", "alias", "body"),
+    [
+        ("/v1/chat/completions", "openai/gpt-4o-mini", "gpt-4o-mini", {"messages": MESSAGES}),
+        ("/v1/chat/completions", "anthropic/claude-haiku-5-5", "claude-haiku-5-5", {"messages": MESSAGES}),
+        ("/v1/images/generations", "openai/gpt-image-1-mini", "gpt-image-1-mini", {"prompt": "A lantern"}),
+        ("/v1/embeddings", "openai/text-embedding-3-small", "text-embedding-3-small", {"input": "Hello"}),
+        ("/v1/audio/speech", "openai/tts-1", "tts-1", {"input": "Hello", "voice": "alloy"}),
+        ("/v1/responses", "openai/gpt-4o-mini", "gpt-4o-mini", {"input": "Hello"}),
+        ("/v1/responses", "openai/gpt-4o-mini", "gpt-4o-mini", {"messages": MESSAGES}),
+        ("/v1/responses/compact", "openai/gpt-4o-mini", "gpt-4o-mini", {"input": "Hello"}),
+    ],
+)
+async def test_a_bound_key_may_call_its_model_by_any_of_its_names(
+    gateway: Gateway, path: str, model: str, alias: str, body: dict[str, Any]
+) -> None:
+    for bound_to in (model, alias):
+        bound = bearer(await gateway.new_key(bound_model=bound_to))
+        for name in ({}, {"model": model}, {"model": alias}, {"model": alias.upper()}):
+            answer = await gateway.post(path, {**body, **name}, headers=bound)
+            assert answer.status == 200, (bound_to, name, answer.body)
+        refused = await gateway.post(path, {**body, "model": CHAT_MODEL}, headers=bound)
+        assert (refused.status, refused.json["error"]["param"]) == (400, "model")
+        assert bound_to in refused.json["error"]["message"]
+    assert {row.model for row in await gateway.books.rows()} == {model}
     await gateway.check_books()
 
 

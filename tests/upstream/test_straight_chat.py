@@ -308,6 +308,16 @@ def test_errors_are_those_of_the_other_way(
     assert (type(caught.value), str(caught.value)) == (type(other.value), str(other.value))
 
 
+def test_a_bound_keys_model_has_all_its_names(chats: StraightChats) -> None:
+    bound = Caller(account_id="a", key_id="k", bound_model="openai/gpt-4o-mini")
+    for name in ("openai/gpt-4o-mini", "gpt-4o-mini", "GPT-4o-mini"):
+        plan = plan_of(chats, {**BODY, "model": name}, caller=bound, endpoint=COMPLETIONS)
+        assert plan is not None
+        assert plan.model == "openai/gpt-4o-mini"
+    with pytest.raises(InvalidRequest, match="bound"):
+        plan_of(chats, {**BODY, "model": "local/one"}, caller=bound, endpoint=COMPLETIONS)
+
+
 def test_an_answer_becomes_an_outcome(chats: StraightChats) -> None:
     plan = made(chats, BODY)
     progress = begun(plan)

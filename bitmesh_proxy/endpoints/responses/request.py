@@ -112,7 +112,7 @@ def vocabulary_of(body: JsonObject) -> Vocabulary:
 def parse_request(body: JsonObject, new_id: NewId, *, bound_model: str | None = None) -> ResponseRequest:
     """Read the body. Raises InvalidRequest with ``param`` for the first field that is wrong.
 
-    ``bound_model``: the key's own model; ``model`` may then be left out, but not be another.
+    ``bound_model``: the key's own model; ``model`` may then be left out. Whether it is that one, routing sees.
     """
     fields = Fields(body)
     reasoning = _read_reasoning(fields)
@@ -172,10 +172,8 @@ def _wants_progress(stream_options: Fields, vocabulary: Vocabulary) -> bool:
 
 def _read_model(fields: Fields, bound_model: str | None) -> str:
     model = fields.string("model", min_characters=1, max_characters=256)
-    if bound_model is not None:
-        if model not in (None, bound_model):
-            fields.fail("model", "This API key is bound to another model.")
-        return bound_model
+    if model is None:
+        model = bound_model
     if model is None:
         raise fields.missing("model")
     return model

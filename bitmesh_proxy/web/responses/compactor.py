@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from bitmesh_proxy.auth.sealing import Sealer
 from bitmesh_proxy.calls import Operation, Usage
 from bitmesh_proxy.catalogue.catalogue import Catalogue
+from bitmesh_proxy.catalogue.routing import model_for
 from bitmesh_proxy.endpoints.responses.compaction import kept_items, summary_call, transcript_of
 from bitmesh_proxy.endpoints.responses.request import ResponseRequest, parse_request
 from bitmesh_proxy.endpoints.responses.resource import Cost, render_usage
@@ -57,7 +58,8 @@ class Compactor:
     ) -> tuple[str, dict[str, Any], dict[str, str]]:
         """The summary, its usage and headers; of a model that does not speak, the transcript, which costs nothing."""
         shown, context = conversation.shown_items, conversation.shown_context
-        if self._catalogue.get(request.model).operation is not Operation.CHAT:
+        model = model_for(self._catalogue, request.model, bound_model=incoming.caller.bound_model)
+        if model.operation is not Operation.CHAT:
             return transcript_of([*context, *shown]), render_usage(Usage(), Cost()), {}
         taker = SummaryTaker(summary_call(replace(request, items=shown), context), incoming.context)
         reply = CapturedReply()

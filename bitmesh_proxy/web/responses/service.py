@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from bitmesh_proxy.auth.sealing import Sealer
 from bitmesh_proxy.calls import Call, JsonObject, SpeechCall, VideoCall
 from bitmesh_proxy.catalogue.catalogue import Catalogue
+from bitmesh_proxy.catalogue.routing import model_for
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.endpoints.responses.media_calls import call_for
 from bitmesh_proxy.endpoints.responses.request import ResponseRequest, parse_request
@@ -96,7 +97,7 @@ class Responses:
     ) -> Prepared:
         """Read a body. Raises InvalidRequest, PreviousResponseNotFound, ModelNotFound."""
         request = parse_request(body, new_id, bound_model=caller.bound_model)
-        model = self._catalogue.get(request.model)
+        model = model_for(self._catalogue, request.model, bound_model=caller.bound_model)
         if request.previous_response_id is not None and request.previous_response_id not in (remembered or {}):
             with suppress(NotFound):  # a job that nobody waited for may be over by now
                 await self.get(caller, request.previous_response_id, context)
