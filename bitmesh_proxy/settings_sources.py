@@ -66,19 +66,61 @@ def _convert(tree: Mapping[str, Any], source: str) -> Settings:
         raise SettingsError(f"{source}: {str(exc).replace('`$.', '`')}") from exc
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    hints: dict[str, dict[str, Any]] = {
+def find_ignored_variables(settings: Settings, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Variables that look like ours and set nothing (``BITMESH_HTTP_PORT``), each with the one that was probably meant.
+
+    Not those that hold a provider's credential.
+    """
+    credentials = {each.credential.removeprefix("env:") for each in settings.providers}
+    meant = {
+        name: _probably_meant(name)
+        for name in sorted(os.environ if environ is None else environ)
+        if _LIKE_OURS.fullmatch(name) and not _is_ours(name) and name not in credentials
+    }
+    return {name: right for name, right in meant.items() if right}
+
+
+_LIKE_OURS = re.compile(r"BITMESH_\w+", re.ASCII | re.IGNORECASE)
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith("BITMESH_") and "__" in name
+
+
+def _probably_meant(name: str) -> str:
+    """The variable that a wrong name is most like, if it is like any; an empty text else."""
+    import difflib  # hardly ever needed
+
+    said = re.sub("_+", "_", name).lower().removeprefix("bitmesh_").removeprefix("proxy_")
+    names = {f"{table}_{key}": f"BITMESH_{table}__{key}".upper() for table, keys in _hints().items() for key in keys}
+    alike = [each for each in names if each.partition("_")[0] == said.partition("_")[0]]
+    found = difflib.get_close_matches(said, alike, n=1, cutoff=_ALIKE)
+    return names[found[0]] if found else ""
+
+
+#: How much of a name must be right. A letter or two that are wrong or missing, not another word.
+_ALIKE = 0.85
+
+
+def _hints() -> dict[str, dict[str, Any]]:
+    """Table → key → type, of all that a variable can set."""
+    return {
         table.encode_name: {entry.encode_name: entry.type for entry in msgspec.structs.fields(table.type)}
         for table in msgspec.structs.fields(Settings)
         if isinstance(table.type, type) and issubclass(table.type, msgspec.Struct)
     }
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    hints = _hints()
     for name, text in environ.items():
-        if not name.startswith("BITMESH_") or "__" not in name:
+        if not _is_ours(name):
             continue
         table, _, key = name.removeprefix("BITMESH_").lower().partition("__")
         if key not in hints.get(table, {}):
-            raise SettingsError(f"environment: {name} names no setting")
+            meant = _probably_meant(name)
+            raise SettingsError(f"environment: {name} names no setting" + (f": is {meant} meant?" if meant else ""))
         tree.setdefault(table, {})[key] = _from_text(name, text, hints[table][key])
     return tree
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bitmesh_proxy.settings import Settings, SettingsError
-from bitmesh_proxy.settings_sources import load_settings
+from bitmesh_proxy.settings import ProviderSettings, Settings, SettingsError
+from bitmesh_proxy.settings_sources import find_ignored_variables, load_settings
 
 
 def load(tmp_path: Path, text: str, **environ: str) -> Settings:
@@ -65,6 +65,38 @@ def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
     assert load(tmp_path, "\ufeff[http]\nport = 3001\n").http.port == 3001
     with pytest.raises(SettingsError, match=r"at line 1, column 8"):
         load(tmp_path, "\ufeffport = \n")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("BITMESH_HTTP_PORT", "BITMESH_HTTP__PORT"),
+        ("BITMESH_DATA_DIR", "BITMESH_DATA__DIR"),
+        ("BITMESH_HTTP_PROT", "BITMESH_HTTP__PORT"),
+        ("BITMESH_HTTP_TRUSTED_PROXY", "BITMESH_HTTP__TRUSTED_PROXIES"),
+        ("BITMESH_PROXY_HTTP_PORT", "BITMESH_HTTP__PORT"),
+        ("bitmesh_http__port", "BITMESH_HTTP__PORT"),
+    ],
+)
+def test_a_variable_that_only_looks_like_ours_is_found(name: str, meant: str) -> None:
+    environ = {name: "3001"}
+    assert load_settings(environ=environ) == Settings()
+    assert find_ignored_variables(Settings(), environ) == {name: meant}
+
+
+def test_variables_that_do_something_or_are_of_others_are_not_found() -> None:
+    provider = ProviderSettings(name="together", credential="env:BITMESH_HTTP_PORT")
+    names = [
+        "BITMESH_HTTP__PORT",
+        "BITMESH_HTTP_PORT",  # the provider's
+        "BITMESH_CONFIG",
+        "BITMESH_TOKEN",
+        "BITMESH_HTTP_PROXY",
+        "BITMESH_PROXY_SERVICE_PORT",  # of an orchestrator that names services
+        "BITMESH_PORT_3000_TCP",
+        "HTTP_PORT",
+    ]
+    assert find_ignored_variables(Settings(providers=(provider,)), dict.fromkeys(names, "x")) == {}
 
 
 # ---------------------------------------------------------------- what is refused
@@ -159,6 +191,12 @@ def test_a_variable_that_cannot_be_is_named(name: str, text: str) -> None:
     with pytest.raises(SettingsError) as caught:
         load_settings(environ={name: text})
     assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["BITMESH_HTTP__PROT", "BITMESH__HTTP__PORT", "BITMESH_PROXY_HTTP__PORT"])
+def test_the_variable_that_was_probably_meant_is_named(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} names no setting: is BITMESH_HTTP__PORT meant"):
+        load_settings(environ={name: "3001"})
 
 
 def test_a_list_is_said_to_be_json() -> None:

@@ -20,7 +20,7 @@ from bitmesh_proxy.billing.pruning import show_day
 from bitmesh_proxy.catalogue.row_files import CatalogueError
 from bitmesh_proxy.cli.books import open_database
 from bitmesh_proxy.cli.catalogue import read_catalogue
-from bitmesh_proxy.cli.options import common_options, settings_of
+from bitmesh_proxy.cli.options import common_options, on_ignored_variables, settings_of
 from bitmesh_proxy.cli.tables import print_json, print_table
 from bitmesh_proxy.errors import GatewayError
 from bitmesh_proxy.settings import Settings, SettingsError, resolve_credential, resolve_data_dir
@@ -67,6 +67,7 @@ def doctor(ctx: click.Context, /, offline: bool, as_json: bool, config: Path | N
 
 async def _examine(settings: Settings, *, offline: bool) -> list[Finding]:
     findings = [
+        *_check_environment(settings),
         await asyncio.to_thread(_check_disk, settings),
         await asyncio.to_thread(_check_master_secret, settings),
         *[each async for each in _check_database(settings)],
@@ -74,6 +75,11 @@ async def _examine(settings: Settings, *, offline: bool) -> list[Finding]:
     ]
     findings += await _check_providers(settings, offline=offline)
     return findings
+
+
+def _check_environment(settings: Settings) -> list[Finding]:
+    sentences = on_ignored_variables(settings)
+    return [Finding(check="environment", verdict="warning", detail="; ".join(sentences))] if sentences else []
 
 
 def _check_disk(settings: Settings) -> Finding:

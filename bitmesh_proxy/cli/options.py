@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from bitmesh_proxy.cli.tables import shown
 from bitmesh_proxy.settings import Settings, SettingsError
-from bitmesh_proxy.settings_sources import load_settings
+from bitmesh_proxy.settings_sources import find_ignored_variables, load_settings
 
 SYSTEM_CONFIG = Path("/etc/bitmesh-proxy/bitmesh-proxy.toml")
 #: sysexits.h: a configuration error. The unit does not restart on it.
@@ -52,6 +52,14 @@ def settings_of(
         return load_settings(path, overrides=tree)
     except SettingsError as exc:
         fail(f"settings: {exc}", EXIT_CONFIG)
+
+
+def on_ignored_variables(settings: Settings) -> list[str]:
+    """What is to be said of variables that look like settings and are none, one sentence for each."""
+    return [
+        f"{name} in the environment is not a setting, and changes nothing: is {meant} meant?"
+        for name, meant in find_ignored_variables(settings).items()
+    ]
 
 
 def fail(message: str, status: int = 1) -> NoReturn:

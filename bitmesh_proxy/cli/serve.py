@@ -16,7 +16,7 @@ from aiohttp import web
 from bitmesh_proxy import keys, service
 from bitmesh_proxy.app import StartError, make_app, make_runner
 from bitmesh_proxy.cli.first_run import welcome
-from bitmesh_proxy.cli.options import EXIT_CONFIG, common_options, fail, settings_of
+from bitmesh_proxy.cli.options import EXIT_CONFIG, common_options, fail, on_ignored_variables, settings_of
 from bitmesh_proxy.cli.process import (
     BACKLOG,
     HANGUP_ANSWER,
@@ -64,6 +64,8 @@ def serve(
         overrides["sandbox"] = {"mode": "on" if sandbox else "off"}
     settings = settings_of(ctx, config, data_dir, overrides)
     set_up_logs(settings.logging)
+    for sentence in on_ignored_variables(settings):
+        log.warning(sentence)
     try:
         if settings.http.workers > 1:
             from bitmesh_proxy.cli.workers import supervise  # one process need not load what several need

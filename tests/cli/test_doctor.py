@@ -31,6 +31,15 @@ def test_a_fresh_installation_is_healthy(run: Run, data_dir: Path) -> None:
     assert "CHECK" in run("doctor", "--offline").output
 
 
+def test_a_variable_that_sets_nothing_is_a_warning(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "environment" not in verdicts(run)
+    monkeypatch.setenv("BITMESH_HTTP_PORT", "3001")
+    verdict, detail = verdicts(run)["environment"]
+    assert verdict == "warning"
+    assert "BITMESH_HTTP_PORT " in detail
+    assert "BITMESH_HTTP__PORT" in detail
+
+
 def test_a_balance_that_is_not_the_sum_of_its_entries_is_a_fault(run: Run, data_dir: Path) -> None:
     run("account", "create", "acme", "--credit", "1")
     with sqlite3.connect(data_dir / "bitmesh-proxy.db") as connection:

@@ -71,6 +71,16 @@ async def test_without_sandbox_and_accounts_it_says_what_to_do_next(tmp_path: Pa
         assert await served.ended() == 0
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_variable_that_sets_nothing_is_named_once(tmp_path: Path, workers: str) -> None:
+    env = {"BITMESH_HTTP_WORKERS": "3"}
+    async with serving(tmp_path / "data", arguments=["--workers", workers], env=env) as served:
+        served.process.send_signal(signal.SIGTERM)
+        assert await served.ended() == 0
+        assert served.text().count("BITMESH_HTTP_WORKERS in the environment is not a setting") == 1
+        assert served.text().count("BITMESH_HTTP__WORKERS") == 1
+
+
 async def test_the_second_start_makes_no_second_account(tmp_path: Path) -> None:
     async with serving(tmp_path / "data") as served:
         assert "bearer token" in served.text()
