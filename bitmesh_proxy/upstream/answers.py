@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping
 from typing import Final
 
@@ -17,6 +18,11 @@ MAX_ERROR_BYTES: Final = 64 * 1024
 
 #: One of these is in an answer, beside whatever else.
 _MADE: Final = ("choices", "data", "results", "usage")
+
+#: One of these is in a transcript that comes as JSON; they may be empty.
+_HEARD: Final = ("text", "segments", "words")
+#: How a page begins, whatever type it says it has.
+_PAGE_STARTS: Final = (b"<!doctype html", b"<html")
 
 _MARK: Final = "X-Bitmesh-Sandbox"
 
@@ -50,6 +56,27 @@ def check_is_no_refusal(body: bytes) -> None:
         return
     if isinstance(answer, dict) and answer.get("error") and not any(answer.get(name) for name in _MADE):
         raise refused_within_success(answer)
+
+
+def check_is_transcript(body: bytes, media_type: str) -> None:
+    """A transcript may be text as well as JSON, and not every server names its type rightly: what it holds decides.
+
+    Raises ProviderRefused for an object with an error and nothing that was heard; UpstreamBroken for a page, and for an
+    object without either that is called JSON. (Called text, it may be what was heard.)
+    """
+    text = body.removeprefix(codecs.BOM_UTF8).lstrip()
+    if text[:64].lower().startswith(_PAGE_STARTS):
+        raise UpstreamBroken("The provider answered with a page.")
+    if len(text) > MAX_ERROR_BYTES or not text.startswith(b"{"):
+        return
+    try:
+        answer = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return
+    if (answer.get("error") or answer.get("errors")) and not any(answer.get(name) for name in _HEARD):
+        raise refused_within_success(answer)
+    if media_type.endswith("json") and not any(name in answer for name in _HEARD):
+        raise UpstreamBroken("The provider's answer holds no transcript.")
 
 
 def too_large() -> UpstreamBroken:

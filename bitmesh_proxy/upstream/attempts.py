@@ -36,7 +36,14 @@ from bitmesh_proxy.endpoints.endpoint import ChunkRenderer
 from bitmesh_proxy.errors import GatewayError, ProviderRefused, UpstreamBroken, UpstreamError
 from bitmesh_proxy.providers.base import StreamMeter, StreamReader, UpstreamRequest
 from bitmesh_proxy.upstream.access import ProviderAccess
-from bitmesh_proxy.upstream.answers import MAX_ERROR_BYTES, check_is_no_refusal, is_good, marks_of, refusal_of
+from bitmesh_proxy.upstream.answers import (
+    MAX_ERROR_BYTES,
+    check_is_no_refusal,
+    check_is_transcript,
+    is_good,
+    marks_of,
+    refusal_of,
+)
 from bitmesh_proxy.upstream.client import Upstream, UpstreamAnswer
 from bitmesh_proxy.upstream.off_loop import THREAD_PARSE_BYTES, in_thread_if_large
 from bitmesh_proxy.upstream.progress import Progress
@@ -196,6 +203,7 @@ class Attempts:
         body, content_type = await self._whole(
             dialect.request(call, offer), offer, access=access, progress=progress, is_json=False
         )
+        check_is_transcript(body, content_type.partition(";")[0].strip().lower())
         progress.usage = dialect.read_usage(call, body)
         return body, content_type
 

@@ -11,6 +11,7 @@ from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.answers import (
     MAX_ERROR_BYTES,
     check_is_no_refusal,
+    check_is_transcript,
     is_good,
     marks_of,
     refusal_of,
@@ -83,6 +84,48 @@ def test_what_is_nothing_but_an_error_is_not_passed_on() -> None:
 )
 def test_any_other_answer_is(body: bytes) -> None:
     check_is_no_refusal(body)
+
+
+@pytest.mark.parametrize("media_type", ["text/plain", "application/json", "text/vtt", ""])
+@pytest.mark.parametrize(
+    "body",
+    [b'{"error":{"message":"no model"}}', b'\xef\xbb\xbf\n {"text":"","error":"no model"}', b'{"errors":["no model"]}'],
+)
+def test_an_error_is_no_transcript_whatever_it_is_called(media_type: str, body: bytes) -> None:
+    with pytest.raises(ProviderRefused, match="no model") as caught:
+        check_is_transcript(body, media_type)
+    assert caught.value.status == 502
+
+
+@pytest.mark.parametrize(
+    ("body", "media_type"),
+    [
+        (b"<!DOCTYPE html><title>Sorry</title>", "text/plain"),
+        (b"\n<html lang=en>", ""),
+        (b'{"detail":"no model"}', "application/json"),
+        (b"{}", "application/problem+json"),
+    ],
+)
+def test_neither_is_a_page_or_what_holds_no_text(body: bytes, media_type: str) -> None:
+    with pytest.raises(UpstreamBroken):
+        check_is_transcript(body, media_type)
+
+
+@pytest.mark.parametrize(
+    ("body", "media_type"),
+    [
+        (b"", "text/plain"),
+        (b'He said "error".', "text/plain"),
+        (b'{"error" is the name of the field', "text/plain"),
+        (b'{"speaker":"A","said":"Hello"}', "text/plain"),
+        (b"<v Anna>Hello</v>", "text/plain"),
+        (b'{"text":"","error":null}', "application/json"),
+        (b'{"text":"Hello","error":"cut off"}', "application/json"),
+        (b"WEBVTT\n\n", "text/vtt"),
+    ],
+)
+def test_what_was_heard_passes_as_it_is(body: bytes, media_type: str) -> None:
+    check_is_transcript(body, media_type)
 
 
 def test_the_sandboxs_mark_goes_to_the_caller_and_nothing_else_does() -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import wave
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from tests.journeys.gateway import Gateway, running_gateway
+from tests.journeys.gateway import Answer, Gateway, running_gateway
+from tests.upstream.scripted_provider import answering, provider
 
 SPEECH = {"model": "gpt-4o-mini-tts", "input": "Hello there. " * 40, "voice": "alloy", "response_format": "wav"}
 
@@ -51,6 +55,87 @@ async def test_a_page_is_no_sound(gateway: Gateway) -> None:
     row = await gateway.last_row()
     assert (row.outcome, row.charge_nano_usd) == ("upstream_broken", 0)
     await gateway.check_books()
+
+
+TRANSCRIPTS = """
+[[model]]
+id = "heard"
+operation = "transcription"
+{offers}
+"""
+OFFER = """
+[[offer]]
+model = "heard"
+provider = "{provider}"
+upstream_model = "m"
+usd_per_minute = "{price}"
+"""
+
+
+@asynccontextmanager
+async def hearing(directory: Path, *answers: tuple[str, bytes]) -> AsyncIterator[Gateway]:
+    """A gateway with an offer at one provider for each answer, which it gives with status 200, whatever it hears."""
+    providers, offers = [], []
+    async with AsyncExitStack() as stack:
+        for number, (content_type, body) in enumerate(answers):
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+            running = await stack.enter_async_context(provider(answering(head.encode() + body)))
+            address = f"http://127.0.0.1:{running.port}/v1"
+            entry = {"name": f"p{number}", "kind": "openai_compatible", "base_urls": {"default": address}}
+            providers.append(entry)
+            offers.append(OFFER.format(provider=entry["name"], price=f"0.0{number + 1}"))
+        rows = directory / "rows"
+        rows.mkdir()
+        (rows / "heard.toml").write_text(TRANSCRIPTS.format(offers="".join(offers)))
+        changes = {"sandbox": {"mode": "off"}, "catalogue": {"dir": str(rows)}, "providers": providers}
+        yield await stack.enter_async_context(running_gateway(directory / "data", changes))
+
+
+async def transcript(gateway: Gateway, response_format: str) -> Answer:
+    sound = io.BytesIO()
+    with wave.open(sound, "wb") as file:
+        file.setparams((1, 2, 8000, 8000, "NONE", ""))
+        file.writeframes(bytes(16000))
+    data = aiohttp.FormData({"model": "heard", "response_format": response_format})
+    data.add_field("file", sound.getvalue(), filename="a.wav", content_type="audio/wav")
+    return await gateway.call("POST", "/v1/audio/transcriptions", data=data)
+
+
+@pytest.mark.parametrize("response_format", ["text", "srt", "vtt", "json"])
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain; charset=utf-8"])
+async def test_an_error_under_a_good_status_is_no_transcript(
+    tmp_path: Path, response_format: str, content_type: str
+) -> None:
+    """Nor is it paid for as one."""
+    async with hearing(tmp_path, (content_type, b'{"error":{"message":"No such model"}}')) as gateway:
+        answer = await transcript(gateway, response_format)
+        assert (answer.status, answer.json["error"]["message"]) == (502, "No such model")
+        assert answer.json["error"]["code"]
+        row = await gateway.last_row()
+        assert (row.state, row.charge_nano_usd) == ("released", 0)
+        await gateway.check_books()
+
+
+@pytest.mark.parametrize("content_type", ["text/html", "text/plain"])
+async def test_a_page_is_no_transcript(tmp_path: Path, content_type: str) -> None:
+    """Nor is it paid for as one, whatever it is called."""
+    async with hearing(tmp_path, (content_type, b"<!doctype html><title>Down</title>")) as gateway:
+        answer = await transcript(gateway, "srt")
+        assert (answer.status, answer.json["error"]["code"]) == (502, "upstream_broken")
+        row = await gateway.last_row()
+        assert (row.outcome, row.charge_nano_usd) == ("upstream_broken", 0)
+        await gateway.check_books()
+
+
+async def test_an_error_that_says_nothing_was_begun_lets_another_hear(tmp_path: Path) -> None:
+    busy = ("application/json", b'{"error":{"message":"Busy","code":429}}')
+    async with hearing(tmp_path, busy, ("text/plain", b"Hello\n")) as gateway:
+        answer = await transcript(gateway, "text")
+        assert (answer.status, answer.body) == (200, b"Hello\n")
+        row = await gateway.last_row()
+        assert (row.provider, row.outcome) == ("p1", "completed")
+        assert row.charge_nano_usd > 0
+        await gateway.check_books()
 
 
 async def test_an_error_body_that_never_ends_does_not_hide_the_status(gateway: Gateway) -> None:
