@@ -56,7 +56,7 @@ async def handle_delete(request: web.Request) -> web.StreamResponse:
 
 
 async def handle_content(request: web.Request) -> web.StreamResponse:
-    """The clip's bytes, also in part."""
+    """The clip's bytes, also in part; to HEAD only what they would come with."""
     variant = request.query.get("variant", "video")
     if variant not in ("video", "thumbnail", "spritesheet"):
         raise InvalidRequest("Invalid 'variant': expected 'video'.", param="variant")
@@ -140,6 +140,7 @@ def routes() -> list[Route]:
         ("GET", "/videos", handle_list, "video_list"),
         ("POST", "/videos/{id:.+}/remix", handle_remix, "video_remix"),
         ("GET", "/videos/{id:.+}/content", handle_content, "video_content"),
+        ("HEAD", "/videos/{id:.+}/content", handle_content, "video_content"),
         ("GET", "/videos/{id:.+}", handle_retrieve, "video_status"),
         ("DELETE", "/videos/{id:.+}", handle_delete, "video_delete"),
     ]

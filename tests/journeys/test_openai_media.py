@@ -249,6 +249,26 @@ async def test_a_clip_from_its_order_to_its_bytes(gateway: Gateway, is_form: boo
     await gateway.check_books()
 
 
+@pytest.mark.parametrize("prefix", ["/v1", "/v1/openai"])
+async def test_who_asks_for_the_head_of_a_clip_gets_that(gateway: Gateway, prefix: str) -> None:
+    made = await gateway.post(f"{prefix}/videos", {"model": VIDEO_MODEL, "prompt": "A cat"})
+    path = f"{prefix}/videos/{made.json['id']}"
+    early = await gateway.call("HEAD", f"{path}/content?variant=thumbnail")
+    assert (early.status, early.body) == (400, b"")
+    while (await gateway.get(path)).json["status"] != "completed":
+        pass
+    first = await gateway.call("HEAD", f"{path}/content")
+    whole = await gateway.get(f"{path}/content")
+    assert first.headers["Content-Length"] == str(len(whole.body))
+    for headers in ({}, {"Range": "bytes=4-7"}):  # a range is a matter of GET (RFC 9110, section 14.2)
+        head = await gateway.call("HEAD", f"{path}/content", headers=headers)
+        assert (head.status, head.body) == (200, b"")
+        for name in ("Content-Type", "Content-Length", "Accept-Ranges", "ETag", "X-Content-Type-Options"):
+            assert head.headers[name] == whole.headers[name]
+    assert (await gateway.call("HEAD", f"{path}x/content")).status == 404
+    await gateway.check_books()
+
+
 async def test_clips_are_listed_in_pages_and_only_to_their_owner(gateway: Gateway) -> None:
     ids = [(await gateway.post("/v1/videos", {"model": VIDEO_MODEL, "prompt": "x"})).json["id"] for _ in range(3)]
     first = (await gateway.get("/v1/videos?limit=2")).json
