@@ -131,6 +131,52 @@ def test_the_environment_is_made_ready_once_and_made_anew_for_another_lock(tree:
     assert (tree / ".venv" / "pyvenv.cfg").stat().st_mtime_ns == made, "it goes on with what there is"
 
 
+@pytest.mark.parametrize("script", ["serve", "test", "bench"])
+def test_the_clone_is_found_however_a_script_is_called(tmp_path: Path, script: str) -> None:
+    """The programs that it would start say with what words, where, and with which data."""
+    clone = tmp_path / "a clone"
+    shutil.copytree(SCRIPTS, clone / "scripts", ignore=shutil.ignore_patterns("benchmarks", "__pycache__"))
+    (clone / "scripts" / "environment.py").write_text("")
+    (clone / ".venv" / "bin").mkdir(parents=True)
+    for name in ("bitmesh-proxy", "python"):
+        program = clone / ".venv" / "bin" / name
+        program.write_text('#!/bin/sh\nprintf "%s\\n" "$(pwd -P)" "${BITMESH_DATA__DIR:-}" "$*"\n')
+        program.chmod(0o755)
+
+    elsewhere = tmp_path / "else where"
+    (elsewhere / "scripts").mkdir(parents=True)  # what a CDPATH may lead to
+    (elsewhere / "absolute").symlink_to(clone / "scripts" / script)
+    (elsewhere / "relative").symlink_to(f"../a clone/scripts/{script}")
+    (elsewhere / "of a link").symlink_to("relative")
+    (elsewhere / "directory").symlink_to(clone / "scripts")
+    (elsewhere / "-n").symlink_to(clone / "scripts" / script)
+    calls = [
+        ([str(clone / "scripts" / script)], elsewhere),
+        ([f"scripts/{script}"], clone),
+        ([f"./{script}"], clone / "scripts"),
+        (["sh", script], clone / "scripts"),
+        ([str(elsewhere / "absolute")], tmp_path),
+        (["else where/relative"], tmp_path),
+        (["./of a link"], elsewhere),
+        ([f"directory/{script}"], elsewhere),
+        (["sh", "relative"], elsewhere),
+        (["sh", "--", "-n"], elsewhere),
+        (["relative"], tmp_path),  # found on the PATH
+    ]
+    more = {"CDPATH": str(elsewhere), "PATH": f"{elsewhere}:{os.environ['PATH']}"}
+    for command, cwd in calls:
+        done = subprocess.run(
+            [*command, "a word"], env=environment(clone, **more), cwd=cwd, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr) == (0, ""), command
+        found_in, data_dir, words = done.stdout.splitlines()
+        if script == "serve":
+            assert (found_in, data_dir) == (str(cwd), str(clone / ".data")), command
+        else:
+            assert found_in == str(clone), command
+        assert words.endswith(" a word"), command
+
+
 #: A line of a .pth file, which Python runs as it starts.
 WITHOUT_ENSUREPIP = (
     "import importlib.util as util; "
