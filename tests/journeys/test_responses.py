@@ -27,6 +27,7 @@ from tests.journeys.gateway import (
     bearer,
     eventually,
     running_gateway,
+    until,
 )
 
 pytestmark = pytest.mark.journey
@@ -529,6 +530,28 @@ async def test_a_background_response_can_be_cancelled(gateway: Gateway) -> None:
     assert again.json["status"] == "cancelled"
     foreground = await respond(gateway)
     assert (await gateway.post(f"{PATH}/{foreground['id']}/cancel", {})).status == 400
+    await gateway.check_books()
+
+
+async def test_a_clip_is_made_and_charged_though_its_response_is_cancelled(gateway: Gateway) -> None:
+    """No provider can be told to stop; so the books may not say that nothing was made."""
+    gateway.fault("status=500", method="GET", times=1000)  # it is not done before it is cancelled
+    body = {"model": VIDEO_MODEL, "input": "A cat", "background": True}
+    queued = (await gateway.post(PATH, body)).json
+
+    async def is_handed_in() -> bool:
+        return bool((await gateway.get("/v1/videos")).json["data"])
+
+    await until(is_handed_in, "the clip is handed in")
+    cancelled = await gateway.post(f"{PATH}/{queued['id']}/cancel", {})
+    assert cancelled.json["status"] == "cancelled"
+    gateway.sandbox.faults.clear()
+    row = await gateway.last_row()
+    assert (row.state, row.outcome) == ("settled", "completed")
+    assert row.charge_nano_usd > 0
+    assert (await gateway.get(f"{PATH}/{queued['id']}")).json["status"] == "cancelled"
+    (clip,) = (await gateway.get("/v1/videos")).json["data"]
+    assert (clip["status"], bool(clip["url"])) == ("completed", True)
     await gateway.check_books()
 
 
