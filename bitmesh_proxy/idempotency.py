@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import orjson
@@ -26,11 +26,15 @@ MAX_KEY_CHARACTERS = 255
 POLL_INTERVAL_S = 0.25
 
 
-def check_key(text: str | None) -> str | None:
-    """The header's value, or None without one. Raises InvalidRequest for what cannot be a key."""
-    if text is None:
+def check_key(texts: Sequence[str]) -> str | None:
+    """The header's value, or None without one. Raises InvalidRequest for what cannot be a key, and for two different
+    ones: whichever we took, the caller might repeat the call with the other in mind."""
+    keys = {text.strip() for text in texts}
+    if not keys:
         return None
-    key = text.strip()
+    if len(keys) > 1:
+        raise InvalidRequest("The request carries more than one Idempotency-Key.", param="Idempotency-Key")
+    key = keys.pop()
     if not key or len(key) > MAX_KEY_CHARACTERS or not key.isprintable():
         raise InvalidRequest(
             f"Idempotency-Key must be 1 to {MAX_KEY_CHARACTERS} printable characters.", param="Idempotency-Key"

@@ -151,8 +151,15 @@ def test_a_fingerprint_is_of_method_path_and_body() -> None:
 
 
 def test_keys_are_short_and_printable() -> None:
-    assert check_key(None) is None
-    assert check_key(" order-66 ") == "order-66"
+    assert check_key([]) is None
+    assert check_key([" order-66 "]) == "order-66"
     for bad in ("", " ", "x" * 256, "a\x00b"):
         with pytest.raises(InvalidRequest):
-            check_key(bad)
+            check_key([bad])
+
+
+def test_a_request_has_one_key() -> None:
+    assert check_key(["order-66", "order-66"]) == "order-66"
+    for two in (["order-66", "order-67"], ["order-66", ""]):
+        with pytest.raises(InvalidRequest, match="more than one"):
+            check_key(two)

@@ -54,7 +54,7 @@ async def serve_call(
     Raises as ``Pipeline.serve``.
     """
     caller = caller_of(request)
-    idempotency_key = check_key(request.headers.get("Idempotency-Key"))
+    idempotency_key = check_key(request.headers.getall("Idempotency-Key", ()))
     if body is None:
         body = await read_call_body(request, fields=fields, files=files)
     fingerprint = b""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -113,6 +114,34 @@ async def test_what_cannot_be_a_key_is_refused(gateway: Gateway, value: str) -> 
     assert answer.status == 400
     assert "Idempotency-Key" in answer.json["error"]
     assert gateway.upstream_calls() == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/chat", chat()),
+        ("/image", image()),
+        ("/v1/chat/completions", chat()),
+        ("/v1/responses", {"model": chat()["model"], "input": "hello"}),
+    ],
+)
+async def test_two_keys_in_one_request_are_refused(gateway: Gateway, path: str, body: dict[str, object]) -> None:
+    async def post(*values: str) -> tuple[int, Any]:
+        headers = [*gateway.bearer.items(), *[("Idempotency-Key", value) for value in values]]
+        async with gateway.http.post(gateway.url + path, headers=headers, json=body) as answer:
+            return answer.status, await answer.json()
+
+    status, said = await post("order-66", "order-67")
+    assert status == 400, said
+    error = said["error"]
+    message = error if isinstance(error, str) else error["message"]
+    assert message == "The request carries more than one Idempotency-Key."
+    assert isinstance(error, str) or (error["type"], error["param"]) == ("invalid_request_error", "Idempotency-Key")
+    assert isinstance(error, str) == (not path.startswith("/v1/"))
+    assert gateway.upstream_calls() == []
+    assert (await post("order-66", "order-66"))[0] == 200
+    assert len([each for each in gateway.upstream_calls() if each.method == "POST"]) == 1
+    await gateway.check_books()
 
 
 async def test_an_answer_is_replayed_after_a_restart(tmp_path: Path) -> None:

@@ -225,7 +225,7 @@ def _speak(request: web.Request, body: JsonObject) -> None:
 
 
 async def _incoming(request: web.Request, caller: Caller, body: JsonObject) -> Incoming:
-    idempotency_key = check_key(request.headers.get("Idempotency-Key"))
+    idempotency_key = check_key(request.headers.getall("Idempotency-Key", ()))
     fingerprint = b""
     if idempotency_key is not None:
         fingerprint = fingerprint_of(request.method, request.path, await digest_of(request))
