@@ -18,7 +18,7 @@ import orjson
 
 from bitmesh_proxy.dialects.base import ErrorReader
 from bitmesh_proxy.errors import ProviderRefused
-from bitmesh_proxy.nesting import MAX_WRITTEN_DEPTH, parsed_is_deeper
+from bitmesh_proxy.nesting import MAX_WRITTEN_DEPTH, is_deeper, parsed_is_deeper
 
 _MAX_MESSAGE_CHARACTERS: Final = 1000
 _MAX_TEXT_CHARACTERS: Final = 300
@@ -104,10 +104,13 @@ def read_error(
 
 
 def refused_within_success(answer: Mapping[str, Any], *, status: int = 502) -> ProviderRefused:
-    """The refusal that a provider sent with a status of success. A number in its ``code`` is the status it meant."""
+    """The refusal that a provider sent with a status of success. A number in its ``code`` is the status it meant.
+
+    Never raises, as ``read_error``: of an answer that is too deep to be written again the status is all that is kept.
+    """
     code = _error_object(answer).get("code")
     meant = code if isinstance(code, int) and 400 <= code <= 599 else status
-    return read_error(meant, {}, orjson.dumps(answer))
+    return read_error(meant, {}, b"" if is_deeper(answer, MAX_WRITTEN_DEPTH) else orjson.dumps(answer))
 
 
 def error_message(answer: object) -> str | None:

@@ -172,6 +172,12 @@ def test_an_error_in_a_success_has_the_status_that_it_names() -> None:
     assert refused_within_success({"error": {"code": "blocked", "message": "x"}}, status=400).status == 400
 
 
+@pytest.mark.parametrize("depth", [199, 200, 300, 1000])
+def test_an_error_under_a_good_status_may_be_as_deep_as_it_likes(depth: int) -> None:
+    refusal = refused_within_success(orjson.loads(b'{"error":' + b"[" * depth + b"]" * depth + b"}"))
+    assert (refusal.status, refusal.message) == (502, "The provider answered with status 502.")
+
+
 NAMES = st.sampled_from(["error", "message", "detail", "errors", "code", "type", "details", "loc"])
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),

@@ -116,6 +116,14 @@ async def test_an_error_under_a_good_status_is_no_transcript(
         await gateway.check_books()
 
 
+async def test_an_error_that_is_too_deep_to_be_shown_is_the_providers_all_the_same(tmp_path: Path) -> None:
+    deep = b'{"error":' + b"[" * 300 + b"]" * 300 + b"}"
+    async with hearing(tmp_path, ("application/json", deep)) as gateway:
+        answer = await transcript(gateway, "text")
+        assert (answer.status, answer.json["error"]["code"]) == (502, "provider_error")
+        await gateway.check_books()
+
+
 @pytest.mark.parametrize("content_type", ["text/html", "text/plain"])
 async def test_a_page_is_no_transcript(tmp_path: Path, content_type: str) -> None:
     """Nor is it paid for as one, whatever it is called."""
