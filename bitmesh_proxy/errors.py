@@ -269,9 +269,16 @@ class UpstreamUnreachable(UpstreamError):
 
 
 class UpstreamBroken(UpstreamError):
-    """The provider broke off, or answered what its protocol does not allow (an HTML page, half a JSON)."""
+    """The provider broke off, or answered what its protocol does not allow (an HTML page, half a JSON).
+
+    ``is_too_large``: it answered more than this service takes, and whoever asks again gets no less.
+    """
 
     code = "upstream_broken"
+
+    def __init__(self, message: str, *, is_too_large: bool = False) -> None:
+        super().__init__(message)
+        self.is_too_large = is_too_large
 
 
 class UpstreamTimeout(UpstreamError):

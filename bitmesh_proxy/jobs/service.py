@@ -2,8 +2,9 @@
 
 A job is a row. Whoever wants to know how it is doing, poller or owner, asks the provider through ``poll``, which lets
 only one question per job be under way. The books are closed once, in the same transaction as the row. A question that
-fails says nothing about the job: it is asked again later, and the hold stays. Nor is a job done without a clip that can
-be handed out: its link may come a little after the word, and if it does not, the job has failed.
+fails says nothing about the job: it is asked again later, and the hold stays (unless, time after time, the answer is
+larger than is taken). Nor is a job done without a clip that can be handed out: its link may come a little after the
+word, and if it does not, the job has failed.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ from bitmesh_proxy.upstream.attempts import Attempts
 
 log = logging.getLogger(__name__)
 
-#: A job that its provider does not know, or calls done without giving a clip, so many polls in a row, is lost.
+#: A job that its provider does not know, or calls done without giving a clip, or answers with more than is taken, so
+#: many polls in a row, is lost.
 LOST_AFTER_REFUSALS = 5
 #: Whoever waits for a job looks at its row at least so often.
 LOOK_AGAIN_S = 1.0
@@ -208,6 +210,8 @@ class JobService:
         log.info("a job could not be polled: %s", error.code, extra={"job_id": job.id, "provider": job.provider})
         if isinstance(error, ProviderRefused) and error.provider_status in (404, 410):
             return await self._refused(job, "job_lost", "The provider does not know this job any more.")
+        if isinstance(error, UpstreamBroken) and error.is_too_large:
+            return await self._refused(job, "answer_too_large", error.message)
         return await self._store.postpone(job.id, next_poll_at_s=self._next_poll_at_s(job), refusals=0)
 
     async def _refused(self, job: Job, code: str, message: str) -> Job:

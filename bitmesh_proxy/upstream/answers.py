@@ -81,7 +81,7 @@ def check_is_transcript(body: bytes, media_type: str) -> None:
 
 def too_large() -> UpstreamBroken:
     """The error for a whole answer beyond its bound."""
-    return UpstreamBroken("The provider's answer is larger than this service takes.")
+    return UpstreamBroken("The provider's answer is larger than this service takes.", is_too_large=True)
 
 
 def marks_of(headers: Mapping[str, str]) -> dict[str, str]:

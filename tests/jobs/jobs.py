@@ -12,6 +12,7 @@ from bitmesh_proxy.jobs.service import JobService
 from bitmesh_proxy.settings import Jobs
 from bitmesh_proxy.storage.jobs import Job, JobStore
 from bitmesh_proxy.upstream.access import ProviderAccess
+from bitmesh_proxy.upstream.attempts import Attempts
 from tests.hand_clock import HandClock
 from tests.journeys.gateway import Gateway, running_gateway, video
 
@@ -42,7 +43,13 @@ class Room:
         return await self.store.postpone(job.id, next_poll_at_s=self.clock.now_s + 2.0, refusals=0)
 
 
-def service_of(gateway: Gateway, clock: HandClock, *, access: Mapping[str, ProviderAccess] | None = None) -> JobService:
+def service_of(
+    gateway: Gateway,
+    clock: HandClock,
+    *,
+    access: Mapping[str, ProviderAccess] | None = None,
+    attempts: Attempts | None = None,
+) -> JobService:
     """A service over the gateway's rooms; ``access`` in place of its own says which providers are configured."""
     app = gateway.app
     return JobService(
@@ -50,7 +57,7 @@ def service_of(gateway: Gateway, clock: HandClock, *, access: Mapping[str, Provi
         books=app[keys.BOOKS],
         catalogue=app[keys.CATALOGUE],
         access=app[keys.ACCESS] if access is None else access,
-        attempts=app[keys.ATTEMPTS],
+        attempts=attempts or app[keys.ATTEMPTS],
         media=app[keys.MEDIA],
         settings=SETTINGS,
         clock=clock,

@@ -14,6 +14,7 @@ from bitmesh_proxy.dialects.gemini_media import video_dialect
 from bitmesh_proxy.errors import NotFound, RateLimited
 from bitmesh_proxy.jobs.service import LOST_AFTER_REFUSALS, JobService, call_of, facts_of
 from bitmesh_proxy.storage.jobs import Job
+from bitmesh_proxy.upstream.attempts import Attempts
 from tests.jobs.jobs import SETTINGS, Room, service_of
 
 PICTURE = Media(kind="image", url="https://example.org/x.png")
@@ -134,6 +135,22 @@ async def test_a_clip_of_googles_that_cannot_be_read_ends_its_job_as_failed(room
     view = await service.view(job, public_base_url="")
     assert (job.status, view.state.error_code) == (JobStatus.FAILED, "no_result")
     assert view.state.error_message == "The provider says that it is done, but gives no clip that can be read."
+    row = await room.gateway.last_row()
+    assert (row.state, row.outcome, row.charge_nano_usd) == ("released", "job_failed", 0)
+    await room.gateway.check_books()
+
+
+async def test_a_job_whose_answer_is_larger_than_is_taken_has_failed_in_the_end(room: Room) -> None:
+    """It would be fetched again and again, and never get smaller."""
+    job = await room.submit()
+    attempts = Attempts(room.gateway.app[keys.UPSTREAM], max_answer_bytes=20)
+    service = service_of(room.gateway, room.clock, attempts=attempts)
+    for number in range(1, LOST_AFTER_REFUSALS):
+        job = await service.poll(job)
+        assert (job.refusals, job.status.is_final) == (number, False)
+    job = await service.poll(job)
+    view = await service.view(job, public_base_url="")
+    assert (job.status, view.state.error_code) == (JobStatus.FAILED, "answer_too_large")
     row = await room.gateway.last_row()
     assert (row.state, row.outcome, row.charge_nano_usd) == ("released", "job_failed", 0)
     await room.gateway.check_books()
