@@ -98,7 +98,7 @@ def make_app(
     app[keys.SETTINGS] = settings
     app[keys.ENVIRON] = dict(os.environ if environ is None else environ)
     app[keys.FORWARDED] = ForwardedTrust(settings.http.trusted_proxies)
-    app[keys.DRAINING] = asyncio.Event()
+    app[keys.DRAINING], app[keys.CUTTING] = asyncio.Event(), asyncio.Event()
     if worker is not None:
         app[keys.WORKER] = worker
     app[keys.METRICS] = Metrics() if worker is None else worker.metrics
@@ -385,7 +385,7 @@ async def pipeline(app: web.Application) -> AsyncIterator[None]:
             markup_nano=app[keys.BOOKS].markup_nano,
         )
     )
-    outcomes = Outcomes(settings.billing, markup_nano=app[keys.BOOKS].markup_nano)
+    outcomes = Outcomes(settings.billing, markup_nano=app[keys.BOOKS].markup_nano, is_cutting=app[keys.CUTTING].is_set)
     work = OfferWork(
         access=app[keys.ACCESS],
         attempts=app[keys.ATTEMPTS],
@@ -427,6 +427,7 @@ async def pipeline(app: web.Application) -> AsyncIterator[None]:
         max_answer_bytes=settings.upstream.max_answer_bytes,
     )
     yield
+    app[keys.CUTTING].set()  # no caller is there any more who could leave
     # Calls that go on without their caller need all that is closed after this.
     await app[keys.SETTLEMENTS].close(settings.http.shutdown_timeout_s)
 
@@ -453,4 +454,5 @@ async def responses(app: web.Application) -> AsyncIterator[None]:
             await elsewhere.start()
             stack.push_async_callback(elsewhere.close)
         yield
+        app[keys.CUTTING].set()  # no caller is there any more who could leave
         await service.background.close(settings.http.shutdown_timeout_s)

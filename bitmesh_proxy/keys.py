@@ -93,4 +93,6 @@ RESPONSES: web.AppKey[Responses] = web.AppKey("responses")
 ELSEWHERE: web.AppKey[Elsewhere] = web.AppKey("elsewhere")
 IS_SANDBOX = web.AppKey("is_sandbox", bool)
 DRAINING = web.AppKey("draining", asyncio.Event)
+#: Set when running answers have had their time at the end: what breaks off from then on we have broken off.
+CUTTING = web.AppKey("cutting", asyncio.Event)
 JOBS = web.AppKey("jobs", JobService)

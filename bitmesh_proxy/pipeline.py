@@ -185,7 +185,7 @@ class Pipeline:
         try:
             delivery = await self._first_that_delivers(opened, offers)
         except (asyncio.CancelledError, CallerLeft):
-            await reservation.settle(self._outcomes.of(call, reservation, progress, status=499, outcome="caller_left"))
+            await reservation.settle(self._outcomes.of_broken_off(call, reservation, progress))
             raise
         except GatewayError as error:
             outcome = self._outcomes.of(

@@ -466,7 +466,8 @@ class StraightCall(Struct, eq=False):
 
     def _settle_left(self) -> None:
         """Nobody waits for it."""
-        self.reservation.settle_now(self._outcome(status=499, word="caller_left"), _note_fault)
+        outcome = self.line.outcomes.of_broken_off(self.plan.call, self.reservation, self._full_progress())
+        self.reservation.settle_now(outcome, _note_fault)
 
     def _settled(self, failed: Failed | None) -> None:
         if self._state == _ENDED:  # the caller has left meanwhile

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
 
 from bitmesh_proxy.billing.bill import Bill, Ending, bill_of, hold_of
 from bitmesh_proxy.billing.chat_tariff import ChatTariff, chat_tariff
@@ -11,11 +11,15 @@ from bitmesh_proxy.billing.reservation import Outcome
 from bitmesh_proxy.billing.usage import prompt_size
 from bitmesh_proxy.calls import Call, ChatCall
 from bitmesh_proxy.catalogue.offer import Offer
-from bitmesh_proxy.errors import GatewayError, ProviderRefused
+from bitmesh_proxy.errors import GatewayError, ProviderRefused, Unavailable
 from bitmesh_proxy.money import ZERO, NanoUsd
 from bitmesh_proxy.settings import Billing
 from bitmesh_proxy.storage.ledger import Accrued
 from bitmesh_proxy.upstream.progress import Progress
+
+CALLER_LEFT: Final = "caller_left"
+#: By our own end: of the process that made the call, in order or not (``storage/ledger.py`` says it of the latter).
+INTERRUPTED: Final = "interrupted"
 
 
 class Held(Protocol):
@@ -26,11 +30,15 @@ class Held(Protocol):
 
 
 class Outcomes:
-    """Turns progress into outcomes. ``markup_nano`` is the general ratio (10⁹ is one)."""
+    """Turns progress into outcomes. ``markup_nano`` is the general ratio (10⁹ is one).
 
-    def __init__(self, settings: Billing, *, markup_nano: int) -> None:
+    ``is_cutting``: are we at our end, and calls that break off are broken off by us?
+    """
+
+    def __init__(self, settings: Billing, *, markup_nano: int, is_cutting: Callable[[], bool] = lambda: False) -> None:
         self._settings = settings
         self._markup_nano = markup_nano
+        self._is_cutting = is_cutting
 
     def hold_of(self, call: Call, offers: Sequence[Offer]) -> NanoUsd:
         """The upper bound over every offer that may be tried, as the account would be charged."""
@@ -73,11 +81,16 @@ class Outcomes:
             first_byte_s=progress.first_byte_s,
         )
 
+    def of_broken_off(self, call: Call, reservation: Held, progress: Progress) -> Outcome:
+        """``of`` a call that did not come to its end: nobody waits for it any more, or our own time is over."""
+        status, word = (Unavailable.status, INTERRUPTED) if self._is_cutting() else (499, CALLER_LEFT)
+        return self.of(call, reservation, progress, status=status, outcome=word)
+
     def accrued(self, call: Call, reservation: Held, progress: Progress) -> Accrued | None:
         """What would be charged if everything stopped now: noted now and then, for the case of a crash."""
         if not progress.delivered:
             return None
-        bill = self._bill(call, reservation, progress, outcome="caller_left", error=None)
+        bill = self._bill(call, reservation, progress, outcome=CALLER_LEFT, error=None)
         return Accrued(cost_nano_usd=bill.cost_nano_usd, charge_nano_usd=bill.charge_nano_usd)
 
     def _bill(
@@ -98,7 +111,7 @@ def ending_of(call: Call, progress: Progress, *, outcome: str, error: GatewayErr
     """How a call ended, as far as the bill depends on it.
 
     Of a chat whose caller left before its first byte nothing was delivered, so nothing is charged; pictures and clips
-    are made to their end by their provider, whoever leaves.
+    are made to their end by their provider, whoever leaves, we included.
     """
     if outcome == "completed":
         return Ending.COMPLETE
@@ -106,6 +119,6 @@ def ending_of(call: Call, progress: Progress, *, outcome: str, error: GatewayErr
         return Ending.NOTHING
     if progress.delivered:
         return Ending.CUT
-    if outcome == "caller_left" and not isinstance(call, ChatCall) and settings.charge_abandoned_media:
+    if outcome in (CALLER_LEFT, INTERRUPTED) and not isinstance(call, ChatCall) and settings.charge_abandoned_media:
         return Ending.CUT
     return Ending.UNDELIVERED

@@ -149,13 +149,33 @@ async def test_a_signal_drains_running_streams_and_lets_nobody_else_in(tmp_path:
             await books.check()
 
 
-async def test_a_stream_that_outlives_the_patience_is_cut_and_charged(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "lane", "path", "more"),
+    [
+        ([], "true", "/chat", {}),
+        ([], "true", "/chat", {"model": "anthropic/claude-haiku-5-5"}),
+        ([], "true", "/v1/responses", {}),
+        ([], "false", "/chat", {}),
+        (["--workers", "2"], "true", "/chat", {}),
+    ],
+    ids=["lane", "translated", "responses", "plain", "workers"],
+)
+async def test_a_stream_that_outlives_the_patience_is_cut_and_charged(
+    tmp_path: Path, arguments: list[str], lane: str, path: str, more: dict[str, str]
+) -> None:
     data = tmp_path / "data"
     key = await make_key(data)
-    env = {"BITMESH_SANDBOX__TOKEN_INTERVAL_MS": "20", "BITMESH_HTTP__SHUTDOWN_TIMEOUT_S": "0.3"}
-    async with aiohttp.ClientSession(headers=bearer(key)) as http, serving(data, env=env) as served:
-        body = chat("Hello [[sandbox: tokens=3000]]", stream=True, max_tokens=3000)
-        async with http.post(served.url + "/chat", json=body) as answer:
+    env = {
+        "BITMESH_SANDBOX__TOKEN_INTERVAL_MS": "20",
+        "BITMESH_HTTP__SHUTDOWN_TIMEOUT_S": "0.3",
+        "BITMESH_HTTP__LANE": lane,
+    }
+    async with (
+        aiohttp.ClientSession(headers=bearer(key)) as http,
+        serving(data, arguments=arguments, env=env) as served,
+    ):
+        body = chat("Hello [[sandbox: tokens=3000]]", stream=True, max_tokens=3000, **more)
+        async with http.post(served.url + path, json=body) as answer:
             await answer.content.readany()
             served.process.send_signal(signal.SIGINT)
             with pytest.raises(aiohttp.ClientPayloadError):
@@ -164,7 +184,7 @@ async def test_a_stream_that_outlives_the_patience_is_cut_and_charged(tmp_path: 
         assert "Traceback" not in served.text()
         async with open_books(data) as books:
             (row,) = await books.rows()
-            assert (row.state, row.outcome) == ("settled", "caller_left")
+            assert (row.state, row.outcome, row.http_status) == ("settled", "interrupted", 503)
             assert 0 < row.charge_nano_usd < row.hold_nano_usd
             await books.check()
 

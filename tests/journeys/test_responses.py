@@ -633,6 +633,8 @@ async def test_what_a_process_left_undone_has_failed(tmp_path: Path) -> None:
         response = (await again.get(f"{PATH}/{queued['id']}")).json
         check_response(response)
         assert response["status"] == "failed"
+        (row,) = await again.books.rows()
+        assert (row.outcome, row.http_status) == ("interrupted", 503)
         await again.check_books()
 
 

@@ -226,4 +226,6 @@ async def test_a_stop_that_waits_no_longer_ends_the_turn(tmp_path: Path) -> None
         async with asyncio.timeout(8):
             await gateway.runner.cleanup()
     async with running_gateway(tmp_path / "data") as again:
+        (row,) = await again.books.rows()
+        assert (row.outcome, row.http_status) == ("interrupted", 503)
         await again.check_books()

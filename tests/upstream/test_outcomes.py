@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from bitmesh_proxy.billing.bill import Ending
@@ -14,9 +15,17 @@ from bitmesh_proxy.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
 )
+from bitmesh_proxy.money import NanoUsd
 from bitmesh_proxy.settings import Billing
-from bitmesh_proxy.upstream.outcomes import ending_of
+from bitmesh_proxy.upstream.outcomes import Outcomes, ending_of
 from bitmesh_proxy.upstream.progress import Progress
+
+
+class Plan(msgspec.Struct):
+    """What a call holds."""
+
+    hold_nano_usd: NanoUsd
+
 
 CHAT = ChatCall(model="m", messages=[])
 IMAGE = ImageCall(model="m", prompt="x")
@@ -26,7 +35,7 @@ def refused(status: int) -> ProviderRefused:
     return ProviderRefused("no", status=status)
 
 
-LEFT, COMPLETED = "caller_left", "completed"
+LEFT, INTERRUPTED, COMPLETED = "caller_left", "interrupted", "completed"
 
 
 @pytest.mark.parametrize(
@@ -39,6 +48,9 @@ LEFT, COMPLETED = "caller_left", "completed"
         (CHAT, True, True, LEFT, None, Ending.CUT),
         (IMAGE, False, False, LEFT, None, Ending.NOTHING),
         (IMAGE, True, False, LEFT, None, Ending.CUT),
+        (CHAT, True, False, INTERRUPTED, None, Ending.UNDELIVERED),
+        (CHAT, True, True, INTERRUPTED, None, Ending.CUT),
+        (IMAGE, True, False, INTERRUPTED, None, Ending.CUT),
         (CHAT, True, False, "provider_error", refused(500), Ending.NOTHING),
         (CHAT, False, False, "upstream_unreachable", UpstreamUnreachable("x"), Ending.NOTHING),
         (CHAT, True, False, "upstream_timeout", UpstreamTimeout("x"), Ending.UNDELIVERED),
@@ -58,3 +70,11 @@ def test_abandoned_media_are_the_operators_to_pay_by_setting() -> None:
     settings = Billing(charge_abandoned_media=False)
     progress = Progress(sent=True)
     assert ending_of(IMAGE, progress, outcome=LEFT, error=None, settings=settings) is Ending.UNDELIVERED
+
+
+@pytest.mark.parametrize(("is_cutting", "said"), [(False, (499, LEFT)), (True, (503, INTERRUPTED))])
+def test_what_we_break_off_at_our_own_end_nobody_has_left(is_cutting: bool, said: tuple[int, str]) -> None:
+    outcomes = Outcomes(Billing(), markup_nano=10**9, is_cutting=lambda: is_cutting)
+    plan = Plan(hold_nano_usd=NanoUsd(5))
+    outcome = outcomes.of_broken_off(CHAT, plan, Progress(sent=True))
+    assert (outcome.status, outcome.outcome) == said

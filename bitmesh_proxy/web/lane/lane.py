@@ -65,6 +65,7 @@ class Lane:
         #: Of requests that were taken.
         self.heads = KnownHeads(self._max_body_bytes)
         self.metrics = app[keys.METRICS]
+        self.cutting = app[keys.CUTTING]
         self.pipeline = app[keys.PIPELINE]
         self.line = app[keys.STRAIGHT]
 

@@ -172,6 +172,8 @@ class LaneProtocol(Handler):
         if timeout is not None and self._call is None:
             timeout /= 2
         await super().shutdown(timeout)
+        if self._request_in_progress:  # a handler has been told to end, and has not yet
+            self._lane.cutting.set()
         if self._call is not None:
             self._call.caller_left()
 
@@ -320,6 +322,23 @@ class LaneServer(web.Server):
         self._take_options({**self._kwargs, "tcp_keepalive": False})
 
 
+class PlainServer(web.Server):
+    """The server that it stands in for, and says when it ends answers that have had their time (``keys.CUTTING``)."""
+
+    def __init__(self, server: web.Server, cutting: asyncio.Event) -> None:
+        self.__dict__.update(server.__dict__)
+        self._cutting = cutting
+
+    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - aiohttp's own signature
+        """As aiohttp's."""
+        await asyncio.gather(*[self._shut_down(each, timeout) for each in self.connections])
+
+    async def _shut_down(self, connection: RequestHandler, timeout: float | None) -> None:  # noqa: ASYNC109 - see above
+        await connection.shutdown(timeout)
+        if connection._request_in_progress:  # its handler has been told to end, and has not yet
+            self._cutting.set()
+
+
 class LaneRunner(web.AppRunner):
     """Runs an application, with a lane if its settings want one."""
 
@@ -327,7 +346,9 @@ class LaneRunner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
-        return LaneServer(server, Lane(self.app)) if self.app[keys.SETTINGS].http.lane else server
+        if self.app[keys.SETTINGS].http.lane:
+            return LaneServer(server, Lane(self.app))
+        return PlainServer(server, self.app[keys.CUTTING])
 
     def hand_down_keepalive(self) -> None:
         """Have the listening sockets, all of which there are by now, give SO_KEEPALIVE to the connections that they

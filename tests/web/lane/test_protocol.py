@@ -26,7 +26,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from bitmesh_proxy import keys
 from bitmesh_proxy.web.lane import protocol
-from bitmesh_proxy.web.lane.protocol import BODY_PATIENCE_S, LaneProtocol, LaneServer
+from bitmesh_proxy.web.lane.protocol import BODY_PATIENCE_S, LaneProtocol, LaneServer, PlainServer
 from tests.journeys.gateway import eventually, open_books, until
 from tests.journeys.scripted import at
 from tests.upstream.scripted_provider import Exchange, answering
@@ -87,8 +87,13 @@ def test_all_private_names_of_aiohttp_that_are_used_are_listed() -> None:
     }
     own = {
         *LaneProtocol.__slots__,
-        *(name for made in (LaneProtocol, LaneServer) for name, each in vars(made).items() if inspect.isfunction(each)),
-        *("_like", "_auto_decompress"),
+        *(
+            name
+            for made in (LaneProtocol, LaneServer, PlainServer)
+            for name, each in vars(made).items()
+            if inspect.isfunction(each)
+        ),
+        *("_like", "_auto_decompress", "_cutting"),
     }
     assert used - own == OF_THE_CONNECTION
 
@@ -117,7 +122,12 @@ async def test_the_server_is_the_one_it_stands_in_for(tmp_path: Path) -> None:
         assert [type(each) for each in server.connections] == [LaneProtocol]
         assert server.requests_count == 1
     async with room(tmp_path / "off", answering(json_answer()), {"http": {"lane": False}}) as there:
-        assert type(there.gateway.runner.server) is web.Server
+        server = there.gateway.runner.server
+        assert type(server) is PlainServer
+        async with there.caller() as caller:
+            assert (await caller.ask()).status == 200
+            assert [type(each) for each in server.connections] == [RequestHandler]
+            assert server.requests_count == 1
 
 
 async def test_a_connection_is_set_up_as_aiohttps(tmp_path: Path) -> None:
@@ -893,6 +903,22 @@ async def test_a_call_that_goes_on_too_long_is_cut_and_settled(tmp_path: Path, w
         await stopping
     async with open_books(tmp_path / "data") as books:
         (row,) = await books.rows()
-        assert (row.state, row.outcome) == ("settled", "caller_left")
+        assert (row.state, row.outcome, row.http_status) == ("settled", "interrupted", 503)
         assert row.charge_nano_usd > 0
+        await books.check()
+
+
+@pytest.mark.parametrize("way", [True, False])
+async def test_who_leaves_while_we_wait_for_the_end_has_left(tmp_path: Path, way: bool) -> None:
+    changes = {"http": {"lane": way, "shutdown_timeout_s": 60}}
+    async with room(tmp_path, begin_and_stall, changes) as there, there.caller() as caller:
+        caller.send(caller.request(say(stream=True)))
+        await caller.reader.readuntil(b"\n\n")
+        stopping = asyncio.create_task(there.gateway.runner.cleanup())
+        await asyncio.sleep(0)
+        caller.writer.close()
+        await stopping
+    async with open_books(tmp_path / "data") as books:
+        (row,) = await books.rows()
+        assert (row.state, row.outcome, row.http_status) == ("settled", "caller_left", 499)
         await books.check()
