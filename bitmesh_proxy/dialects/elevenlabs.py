@@ -67,7 +67,7 @@ def transcription_dialect() -> TranscriptionDialect:
         wire_format="elevenlabs_transcription",
         request=_transcription_request,
         read_usage=_transcription_usage,
-        read_text=lambda _call, body: string(read_success(body, "text", "words").get("text")),
+        read_text=lambda _call, body: string(_read_transcript(body).get("text")),
     )
 
 
@@ -147,9 +147,13 @@ def _granularity(call: TranscriptionCall) -> str | None:
     return None if asked is None else "word" if "word" in asked else "none"
 
 
+def _read_transcript(body: bytes) -> dict[str, Any]:
+    return read_success(body, "text", "words", may_be_empty=True)
+
+
 def _transcription_usage(call: TranscriptionCall, body: bytes) -> Usage:
     """The sound's length as the provider says; else where its last word ends; else as it was measured."""
-    answer = read_success(body, "text", "words")
+    answer = _read_transcript(body)
     ends = [end for word in objects(answer.get("words")) if (end := _seconds(word.get("end")))]
     if seconds := _seconds(answer.get("audio_duration_secs")) or max(ends, default=0.0):
         return Usage(duration_ms=int(seconds * 1000))

@@ -38,17 +38,20 @@ def _object(data: bytes, what: str) -> dict[str, Any]:
     return value
 
 
-def read_success(body: bytes, *needed: str) -> dict[str, Any]:
+def read_success(body: bytes, *needed: str, may_be_empty: bool = False) -> dict[str, Any]:
     """As ``read_object``, for an answer with a status of success that has to hold one of the ``needed`` members.
 
+    ``may_be_empty``: it is enough that one is there (of silence the transcript is an empty text).
     Raises ProviderRefused when it holds an error instead, UpstreamBroken when it holds neither.
     """
     answer = read_object(body)
-    if not any(answer.get(name) for name in needed):
-        if answer.get("error") or answer.get("errors"):
-            raise refused_within_success(answer)
-        raise UpstreamBroken(f"The provider's answer holds no {' or '.join(needed)}.")
-    return answer
+    if any(answer.get(name) for name in needed):
+        return answer
+    if answer.get("error") or answer.get("errors"):
+        raise refused_within_success(answer)
+    if may_be_empty and any(answer.get(name) is not None for name in needed):
+        return answer
+    raise UpstreamBroken(f"The provider's answer holds no {' or '.join(needed)}.")
 
 
 def objects(value: object) -> list[dict[str, Any]]:

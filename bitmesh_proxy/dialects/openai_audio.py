@@ -116,7 +116,7 @@ def _field(name: str, value: Any) -> FormPart:
 def _transcription_usage(call: TranscriptionCall, body: bytes) -> Usage:
     """Tokens or seconds as the provider says, else the length that was measured from the sound."""
     if call.response_format not in _TEXT_FORMATS:
-        answer = read_success(body, "text", "segments", "usage")
+        answer = _read_transcript(body)
         usage = child(answer, "usage")
         if usage.get("type") != "duration" and (tokens := parse_usage(usage)) is not None:
             return tokens
@@ -126,7 +126,11 @@ def _transcription_usage(call: TranscriptionCall, body: bytes) -> Usage:
     return Usage(duration_ms=int((call.duration_s or 0) * 1000), is_estimated=True)
 
 
+def _read_transcript(body: bytes) -> dict[str, Any]:
+    return read_success(body, "text", "segments", "usage", may_be_empty=True)
+
+
 def _transcription_text(call: TranscriptionCall, body: bytes) -> str:
     if call.response_format in _TEXT_FORMATS:
         return body.decode("utf-8", "replace")
-    return string(read_success(body, "text", "segments", "usage").get("text"))
+    return string(_read_transcript(body).get("text"))

@@ -131,5 +131,8 @@ def test_a_transcript_is_read_with_its_length() -> None:
     assert TRANSCRIPTION.read_usage(transcription(), orjson.dumps(answer)) == Usage(duration_ms=1250)
     silent = b'{"text":"","words":[{"type":"spacing","end":null}]}'
     assert TRANSCRIPTION.read_usage(transcription(duration_s=2.0), silent) == Usage(duration_ms=2000, is_estimated=True)
+    nothing_said = b'{"text":"","words":[],"audio_duration_secs":2.0}'
+    assert TRANSCRIPTION.read_text(transcription(), nothing_said) == ""
+    assert TRANSCRIPTION.read_usage(transcription(), nothing_said) == Usage(duration_ms=2000)
     with pytest.raises(UpstreamBroken):
         TRANSCRIPTION.read_usage(transcription(), b"<html>")

@@ -14,7 +14,7 @@ from bitmesh_proxy.calls import (
     Usage,
 )
 from bitmesh_proxy.dialects.openai_audio import speech_dialect, transcription_dialect
-from bitmesh_proxy.errors import MissingParameter, UnsupportedValue
+from bitmesh_proxy.errors import MissingParameter, ProviderRefused, UnsupportedValue, UpstreamBroken, UpstreamError
 from tests.dialects.offers import make_offer
 from tests.providers.contracts import sent_json
 
@@ -66,6 +66,26 @@ def transcription(**fields: Any) -> TranscriptionCall:
 def test_a_transcription_is_metered(call: TranscriptionCall, body: bytes, usage: Usage) -> None:
     assert TRANSCRIPTION.read_usage(call, body) == usage
     assert "Hi" in TRANSCRIPTION.read_text(call, body)
+
+
+@pytest.mark.parametrize("body", [b'{"text":""}', b'{"text":"","segments":[],"error":null}'])
+def test_of_silence_the_transcript_is_empty(body: bytes) -> None:
+    call = transcription(duration_s=9.0)
+    assert TRANSCRIPTION.read_text(call, body) == ""
+    assert TRANSCRIPTION.read_usage(call, body) == Usage(duration_ms=9000, is_estimated=True)
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (b'{"text":"","error":"No such model"}', ProviderRefused),
+        (b'{"text":null}', UpstreamBroken),
+        (b'{"detail":"No such model"}', UpstreamBroken),
+    ],
+)
+def test_what_holds_no_text_is_no_transcript(body: bytes, error: type[UpstreamError]) -> None:
+    with pytest.raises(error):
+        TRANSCRIPTION.read_usage(transcription(), body)
 
 
 def test_events_are_refused_by_who_sends_bytes() -> None:
