@@ -247,7 +247,11 @@ class Attempts:
             else:
                 body = await answer.read(self._max_answer_bytes)
                 progress.first_byte_s = self._clock()
-            return body, answer.headers.get("Content-Type", "application/json")
+            content_type = answer.headers.get("Content-Type")
+            if not content_type:
+                looks_like_json = is_json or body.lstrip().startswith(b"{")
+                content_type = "application/json" if looks_like_json else "text/plain; charset=utf-8"
+            return body, content_type
 
     async def _check_head(self, access: ProviderAccess, answer: UpstreamAnswer) -> None:
         """Raises ProviderRefused for an error status, with what the provider said."""

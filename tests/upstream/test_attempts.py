@@ -78,7 +78,8 @@ async def hearing(directory: Path, *answers: tuple[str, bytes]) -> AsyncIterator
     providers, offers = [], []
     async with AsyncExitStack() as stack:
         for number, (content_type, body) in enumerate(answers):
-            head = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+            kind = f"Content-Type: {content_type}\r\n" if content_type else ""
+            head = f"HTTP/1.1 200 OK\r\n{kind}Content-Length: {len(body)}\r\n\r\n"
             running = await stack.enter_async_context(provider(answering(head.encode() + body)))
             address = f"http://127.0.0.1:{running.port}/v1"
             entry = {"name": f"p{number}", "kind": "openai_compatible", "base_urls": {"default": address}}
@@ -132,6 +133,20 @@ async def test_a_page_is_no_transcript(tmp_path: Path, content_type: str) -> Non
         assert (answer.status, answer.json["error"]["code"]) == (502, "upstream_broken")
         row = await gateway.last_row()
         assert (row.outcome, row.charge_nano_usd) == ("upstream_broken", 0)
+        await gateway.check_books()
+
+
+@pytest.mark.parametrize(
+    ("response_format", "body", "content_type"),
+    [("srt", b"1\n00:00:00,000 --> 00:00:01,000\nHi\n", "text/plain"), ("json", b'{"text":"Hi"}', "application/json")],
+)
+async def test_a_transcript_that_is_called_nothing_is_not_called_json_if_it_is_none(
+    tmp_path: Path, response_format: str, body: bytes, content_type: str
+) -> None:
+    async with hearing(tmp_path, ("", body)) as gateway:
+        answer = await transcript(gateway, response_format)
+        assert (answer.status, answer.headers["Content-Type"].partition(";")[0]) == (200, content_type)
+        assert answer.body == body
         await gateway.check_books()
 
 
