@@ -7,12 +7,15 @@ import contextlib
 import re
 import shutil
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import aiohttp
+import orjson
 import pytest
 from aiohttp import web
+from multidict import CIMultiDict
 from pytest_aiohttp import AiohttpServer
 from yarl import URL
 
@@ -28,14 +31,18 @@ def free_port() -> int:
     return port
 
 
-def configuration(directory: Path, *, port: int, upstream_port: int) -> Path:
-    """The shipped file at other addresses, and around it the little that nginx needs to run by itself."""
+def configuration(directory: Path, *, port: int, upstream_port: int, changes: Mapping[str, str]) -> Path:
+    """The shipped file at other addresses and with ``changes``, and around it the little that nginx needs to run by
+    itself."""
     site = SITE.read_text(encoding="utf-8")
     site, upstreams = re.subn(r"server 127\.0\.0\.1:3000;", f"server 127.0.0.1:{upstream_port};", site)
     site, listens = re.subn(
         r"^    listen 80;\n    listen \[::\]:80;$", f"    listen 127.0.0.1:{port};", site, flags=re.MULTILINE
     )
     assert (upstreams, listens) == (1, 1)
+    for old, new in changes.items():
+        assert site.count(old) == 1, old
+        site = site.replace(old, new)
     (directory / "site.conf").write_text(site)
     temporary = "".join(
         f"    {kind}_temp_path {directory}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "scgi", "uwsgi")
@@ -49,9 +56,11 @@ def configuration(directory: Path, *, port: int, upstream_port: int) -> Path:
 
 
 @contextlib.asynccontextmanager
-async def nginx_before(upstream_port: int, directory: Path) -> AsyncIterator[URL]:
+async def nginx_before(
+    upstream_port: int, directory: Path, *, changes: Mapping[str, str] | None = None
+) -> AsyncIterator[URL]:
     port = free_port()
-    main = configuration(directory, port=port, upstream_port=upstream_port)
+    main = configuration(directory, port=port, upstream_port=upstream_port, changes=changes or {})
     process = await asyncio.create_subprocess_exec(
         "nginx", "-c", main, "-p", directory, "-e", "stderr", stdin=asyncio.subprocess.DEVNULL
     )
@@ -172,3 +181,115 @@ async def test_while_the_service_is_down_callers_get_json_of_their_own_api(tmp_p
             async with client.get(url / path) as answer:
                 assert answer.status == 502, path
                 assert set((await answer.json())["error"]) == {"message", "type", "param", "code"}, path
+
+
+#: As the service takes them (``make_runner``).
+MOST = {"max_line_size": 16_380, "max_field_size": 16_380}
+
+
+async def exchange(url: URL, request: bytes) -> tuple[int, Mapping[str, str], dict[str, Any]]:
+    """Send these bytes; gives the status, the headers and the JSON of the answer."""
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    try:
+        writer.write(request)
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("ascii").split("\r\n")
+        headers = CIMultiDict[str]()
+        for line in filter(None, head[1:]):
+            name, _, value = line.partition(": ")
+            headers.add(name, value)
+        body = orjson.loads(await reader.readexactly(int(headers["Content-Length"])))
+        assert isinstance(body, dict)
+        return int(head[0].split(" ")[1]), headers, body
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+def request_of(target: str, *headers: str, method: str = "GET", version: str = "1.1") -> bytes:
+    return "\r\n".join((f"{method} {target} HTTP/{version}", "Host: ai.example.org", *headers, "", "")).encode("ascii")
+
+
+async def test_headers_as_long_as_the_service_takes_them_arrive(aiohttp_server: AiohttpServer, tmp_path: Path) -> None:
+    async def measure(request: web.Request) -> web.Response:
+        lengths = [len(value) for name, value in request.headers.items() if name.startswith("X-Long-")]
+        return web.json_response({"path": len(request.raw_path), "headers": lengths})
+
+    app = web.Application()
+    app.router.add_get("/{any:.*}", measure)
+    server = await aiohttp_server(app, **MOST)
+    async with nginx_before(server.port or 0, tmp_path) as url:
+        target = "/".ljust(16_380, "x")
+        longs = [f"X-Long-{number}: {'x' * 16_380}" for number in range(20)]
+        status, _, seen = await exchange(url, request_of(target, *longs))
+    assert (status, seen) == (200, {"path": 16_380, "headers": [16_380] * 20})
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status", "words"),
+    [
+        (request_of("/chat", f"X-Long: {'x' * 20_000}"), 431, "headers are too large"),
+        (request_of("/chat", *[f"X-Long: {'x' * 16_000}"] * 40), 431, "headers are too large"),
+        (request_of("/".ljust(20_000, "x")), 414, "address is too long"),
+        (request_of("/chat", "no header"), 400, "not valid HTTP"),
+        (b"no request\r\n\r\n", 400, "not valid HTTP"),
+        (request_of("/chat", method="TRACE"), 405, "Method not allowed"),
+        (request_of("/chat", "Transfer-Encoding: gzip", method="POST"), 501, "not supported"),
+        (request_of("/chat", version="3.0"), 505, "not supported"),
+        (request_of("/bitmesh-proxy-error"), 404, "Not found"),
+    ],
+)
+async def test_what_nginx_refuses_it_refuses_in_json(
+    tmp_path: Path, request_bytes: bytes, status: int, words: str
+) -> None:
+    async with nginx_before(free_port(), tmp_path) as url:
+        found, headers, said = await exchange(url, request_bytes)
+    assert (found, headers["Content-Type"]) == (status, "application/json")
+    assert set(said) == {"error"}
+    assert words in said["error"]
+    assert "Retry-After" not in headers
+
+
+async def test_what_nginx_refuses_is_said_in_the_words_of_the_callers_api(tmp_path: Path) -> None:
+    changes = {"client_max_body_size 0;": "client_max_body_size 1k;"}
+    too_large = "Content-Length: 5000"
+    async with nginx_before(free_port(), tmp_path, changes=changes) as url:
+        for path in ("/image", "/v1/image?x=1", "/v1/video/a/b?x=/v1/models"):
+            status, _, said = await exchange(url, request_of(path, too_large, method="POST"))
+            assert (status, said) == (413, {"error": "The request body is too large."}), path
+        for path in ("/v1/responses", "/v1/images/generations?x=1", "/v1/chat/completions?x=/chat"):
+            status, _, said = await exchange(url, request_of(path, too_large, method="POST"))
+            assert status == 413, path
+            assert said["error"] == {
+                "message": "The request body is too large.",
+                "type": "invalid_request_error",
+                "param": None,
+                "code": "request_too_large",
+            }, path
+
+
+async def test_a_service_that_keeps_silent_is_told_in_json(aiohttp_server: AiohttpServer, tmp_path: Path) -> None:
+    async def wait(request: web.Request) -> web.Response:
+        await asyncio.Event().wait()
+        raise AssertionError("nobody wakes it")
+
+    app = web.Application()
+    app.router.add_get("/v1/models", wait)
+    server = await aiohttp_server(app)
+    changes = {"proxy_read_timeout 3600s;": "proxy_read_timeout 50ms;"}
+    async with nginx_before(server.port or 0, tmp_path, changes=changes) as url:
+        status, headers, said = await exchange(url, request_of("/v1/models"))
+    assert (status, headers["Retry-After"]) == (504, "5")
+    assert (said["error"]["type"], said["error"]["code"]) == ("internal_error", "gateway_unavailable")
+
+
+async def test_what_the_service_itself_refuses_goes_through(aiohttp_server: AiohttpServer, tmp_path: Path) -> None:
+    async def refuse(request: web.Request) -> web.Response:
+        return web.json_response({"own": True}, status=int(request.match_info["status"]), headers={"Retry-After": "77"})
+
+    app = web.Application()
+    app.router.add_get("/{status}", refuse)
+    server = await aiohttp_server(app)
+    async with nginx_before(server.port or 0, tmp_path) as url:
+        for status in (400, 404, 405, 413, 414, 429, 431, 500, 501, 502, 503, 504, 505):
+            found, headers, said = await exchange(url, request_of(f"/{status}"))
+            assert (found, headers["Retry-After"], said) == (status, "77", {"own": True})
