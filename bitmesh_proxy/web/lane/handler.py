@@ -14,8 +14,10 @@ from aiohttp import web
 from aiohttp.http import HttpRequestParser
 from aiohttp.web_protocol import RequestHandler
 
+from bitmesh_proxy.web.unreadable import JsonRefusals
 
-class Handler(RequestHandler):
+
+class Handler(JsonRefusals):
     """See the module's docstring."""
 
     __slots__ = ("_auto_decompress",)

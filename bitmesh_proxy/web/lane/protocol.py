@@ -38,6 +38,7 @@ from bitmesh_proxy.web.lane.handler import Handler
 from bitmesh_proxy.web.lane.heads import left_of
 from bitmesh_proxy.web.lane.lane import Lane
 from bitmesh_proxy.web.lane.reply import LaneReply
+from bitmesh_proxy.web.unreadable import JsonRefusals
 
 #: A body is mostly right behind its head. One that takes longer is waited for by aiohttp's handler.
 BODY_PATIENCE_S: Final = 0.5
@@ -328,6 +329,10 @@ class PlainServer(web.Server):
     def __init__(self, server: web.Server, cutting: asyncio.Event) -> None:
         self.__dict__.update(server.__dict__)
         self._cutting = cutting
+
+    def __call__(self) -> RequestHandler:
+        """A new connection."""
+        return JsonRefusals(self, loop=self._loop, **self._kwargs)
 
     async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - aiohttp's own signature
         """As aiohttp's."""

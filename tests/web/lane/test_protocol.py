@@ -27,6 +27,7 @@ from aiohttp.web_protocol import RequestHandler
 from bitmesh_proxy import keys
 from bitmesh_proxy.web.lane import protocol
 from bitmesh_proxy.web.lane.protocol import BODY_PATIENCE_S, LaneProtocol, LaneServer, PlainServer
+from bitmesh_proxy.web.unreadable import JsonRefusals
 from tests.journeys.gateway import eventually, open_books, until
 from tests.journeys.scripted import at
 from tests.upstream.scripted_provider import Exchange, answering
@@ -126,7 +127,7 @@ async def test_the_server_is_the_one_it_stands_in_for(tmp_path: Path) -> None:
         assert type(server) is PlainServer
         async with there.caller() as caller:
             assert (await caller.ask()).status == 200
-            assert [type(each) for each in server.connections] == [RequestHandler]
+            assert [type(each) for each in server.connections] == [JsonRefusals]
             assert server.requests_count == 1
 
 

@@ -1,0 +1,42 @@
+"""The answer to what is no HTTP, or more of it than is read. No request comes of it, so no middleware sees it.
+
+Where it was meant to go is not known either, so the answer has Bitmesh's format. aiohttp's own is a plain text that
+quotes what it could not read, which may be a part of a key.
+"""
+
+from __future__ import annotations
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
+from aiohttp.web_protocol import RequestHandler
+
+from bitmesh_proxy.context import Surface
+from bitmesh_proxy.errors import InvalidRequest
+from bitmesh_proxy.web.error_formats import render_error
+from bitmesh_proxy.web.request_ids import make_request_id
+
+
+class JsonRefusals(RequestHandler):
+    """A connection of aiohttp's, with that answer."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """See aiohttp, which logs it, and closes the connection."""
+        answer = super().handle_error(request, status, exc, message)
+        if not isinstance(exc, HttpProcessingError):
+            return answer
+        if isinstance(exc, LineTooLong):
+            error = InvalidRequest("The request's address or one of its headers is too long.")
+        else:
+            error = InvalidRequest("The request is not valid HTTP.")
+        rendered = render_error(error, Surface.BITMESH, make_request_id())
+        refusal = web.Response(status=rendered.status, headers=rendered.headers, body=rendered.body)
+        refusal.force_close()
+        return refusal

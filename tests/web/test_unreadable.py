@@ -1,0 +1,54 @@
+"""What is no HTTP is refused in JSON, with the lane and without, and is not quoted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.journeys.gateway import Gateway, running_gateway
+from tests.web.lane.callers import Caller
+
+SECRET = "bm_" + "s" * 43
+
+
+@pytest.fixture(params=[True, False], ids=["lane", "plain"])
+async def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Gateway]:
+    async with running_gateway(tmp_path, {"http": {"lane": request.param}}) as gateway:
+        yield gateway
+
+
+@asynccontextmanager
+async def calling(gateway: Gateway) -> AsyncIterator[Caller]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    try:
+        yield Caller(gateway, reader, writer)
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("request_text", "words"),
+    [
+        (f"GET /test HTTP/1.1\r\nHost: x\r\nX-Api-Key: {SECRET}{'x' * 17_000}\r\n\r\n", "is too long"),
+        (f"GET /test?key={SECRET}{'x' * 17_000} HTTP/1.1\r\nHost: x\r\n\r\n", "is too long"),
+        ("GET /test HTTP/1.1\r\nHost: x\r\n" + "X: y\r\n" * 200 + "\r\n", "not valid HTTP"),
+        (f"GET /test HTTP/1.1\r\nHost: x\r\nX-Api-Key {SECRET}\r\n\r\n", "not valid HTTP"),
+        (f"{SECRET}\r\n\r\n", "not valid HTTP"),
+    ],
+    ids=["header", "address", "headers", "line", "nothing"],
+)
+async def test_what_cannot_be_read_is_refused_in_json(gateway: Gateway, request_text: str, words: str) -> None:
+    async with calling(gateway) as caller:
+        caller.send(request_text.encode())
+        answer = await caller.answer()
+        assert (answer.status, answer.get("Content-Type")) == (400, "application/json")
+        assert words in answer.json["error"]
+        assert SECRET not in answer.body.decode()
+        assert (answer.get("X-Request-Id") or "").startswith("req_")
+        assert await caller.is_closed_by_gateway()
