@@ -15,7 +15,7 @@ from bitmesh_proxy.catalogue.catalogue import Catalogue
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.jobs.service import JobService
 from bitmesh_proxy.limits.base import Snapshot
-from bitmesh_proxy.limits.concurrency import ConcurrencyLimit
+from bitmesh_proxy.limits.concurrency import ConcurrencyLimit, Slot
 from bitmesh_proxy.limits.per_address import AddressLimit
 from bitmesh_proxy.limits.per_endpoint import EndpointLimit
 from bitmesh_proxy.limits.per_key import KeyLimit
@@ -51,6 +51,8 @@ class RequestState(msgspec.Struct):
     #: One for each limit passed; None for a limit that is switched off.
     snapshots: list[Snapshot | None] = msgspec.field(default_factory=list)
     received: Received | None = None
+    #: Among the calls that the key has under way.
+    slot: Slot | None = None
     error_code: str | None = None
     #: The answer, once its head has gone out.
     response: web.StreamResponse | None = None

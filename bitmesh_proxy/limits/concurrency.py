@@ -1,12 +1,14 @@
 """How many calls a key may have under way at once.
 
 A slot is taken when the ``with`` block is entered and given back when it is left, however it is left: by its end, by an
-error, by cancellation. Nothing is kept of a key that has no call under way.
+error, by cancellation; or by whoever it was handed over to, for a call that outlives its request. Nothing is kept of a
+key that has no call under way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Protocol
 
@@ -92,19 +94,29 @@ class ConcurrencyLimit:
 
 
 class Slot:
-    """One call under way, for as long as its ``with`` block lasts. Good for one block."""
+    """One call under way, for as long as its ``with`` block lasts, or longer (``hand_over``). Good for one block."""
 
-    __slots__ = ("_key_id", "_limit", "_limiter")
+    __slots__ = ("_is_handed_over", "_key_id", "_limit", "_limiter")
 
     def __init__(self, limiter: ConcurrencyLimit, key_id: str, limit: int) -> None:
         self._limiter = limiter
         self._key_id = key_id
         self._limit = limit
+        self._is_handed_over = False
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Slot:
         self._limiter.take(self._key_id, self._limit)
+        return self
+
+    def hand_over(self) -> Callable[[], None]:
+        """Within the block, once: its end gives nothing back any more, and the call that goes on calls what this gives
+        when it is over."""
+        assert not self._is_handed_over, "it has one owner"
+        self._is_handed_over = True
+        return partial(self._limiter.give_back, self._key_id)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._limiter.give_back(self._key_id)
+        if not self._is_handed_over:
+            self._limiter.give_back(self._key_id)

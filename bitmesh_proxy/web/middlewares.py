@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -35,6 +36,9 @@ from bitmesh_proxy.web.request_ids import make_request_id
 from bitmesh_proxy.web.route import Access, route_of
 
 log = logging.getLogger(__name__)
+
+#: How many requests of a key may look after its running calls at once (``Route.is_call``).
+MAX_LOOKS: Final = 64
 
 
 @web.middleware
@@ -151,7 +155,11 @@ async def limit_key(request: web.Request, handler: Handler) -> web.StreamRespons
         app[keys.KEY_LIMIT].admit(caller.key_id, rate_per_minute=caller.rate_per_minute),
         app[keys.ENDPOINT_LIMIT].admit(caller.key_id, route.name),
     ]
-    with app[keys.CONCURRENCY_LIMIT].enter(caller.key_id, caller.max_concurrent):
+    slots = app[keys.CONCURRENCY_LIMIT]
+    if not route.is_call:
+        with slots.enter(f"{caller.key_id} looks", MAX_LOOKS):
+            return await handler(request)
+    with slots.enter(caller.key_id, caller.max_concurrent) as state.slot:
         return await handler(request)
 
 

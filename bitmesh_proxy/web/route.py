@@ -31,6 +31,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
     ``plain_call``: the handler does nothing but take a JSON body through the pipeline, for this endpoint; then the lane
     may do it in its place (``web/lane``).
+    ``is_call``: it counts as one of the calls that its key has under way. What looks after a call that runs, or ends
+    it, does not: a key with no place left needs it most.
     """
 
     method: str
@@ -40,6 +42,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     surface: Surface
     access: Access = Access.KEY
     plain_call: Endpoint | None = None
+    is_call: bool = True
 
 
 async def _nowhere(request: web.Request) -> web.StreamResponse:

@@ -338,6 +338,36 @@ async def test_a_background_response_is_followed_and_cancelled_at_any_worker(tmp
         await house.books.check()
 
 
+async def test_background_responses_of_a_worker_that_was_killed_count_no_more(tmp_path: Path) -> None:
+    async with two_workers(tmp_path) as house:
+        key = await house.new_key(max_concurrent=1)
+        house.slow(60.0, times=1)
+        body = {"model": CHAT_MODEL, "input": "Hello", "background": True}
+        status, begun = await house.post("/v1/responses", body, bearer(key))
+        assert status == 200
+
+        async def is_at_work() -> bool:
+            return bool(house.sandbox.requests)
+
+        await house.served.until(is_at_work, "it is under way at the provider")
+        assert await house.statuses(key, times=12) == {429: 12}, "at either worker"
+        ((victim,),) = await house.database.read(
+            "SELECT pid FROM requests JOIN instances ON instances.number = instance WHERE state = 'open'"
+        )
+        os.kill(victim, signal.SIGKILL)
+
+        async def is_replaced() -> bool:
+            pids = await house.pids()
+            return victim not in pids and len(pids) == 2
+
+        await house.served.until(is_replaced, "another worker has come, and cleaned up after the dead one")
+        assert await house.statuses_while_held(key, times=12) == {200: 1, 429: 11}
+        headers = bearer(key)
+        async with house.http.get(f"{house.served.url}/v1/responses/{begun['id']}", headers=headers) as answer:
+            assert (await answer.json())["error"]["code"] == "interrupted"
+        await house.books.check()
+
+
 def frame_at(stream: bytes, number: int) -> int:
     """Where the event with that sequence number begins."""
     return stream.index(b"event: ", stream.index(f'"sequence_number":{number - 1},'.encode()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -122,4 +122,25 @@ def test_threads() -> None:
 
     in_threads(call)
     assert max(highest) <= 3
+    assert limit.running("key_a") == 0
+
+
+def test_a_slot_that_was_handed_over_outlives_its_block() -> None:
+    limit = ConcurrencyLimit(1)
+    with limit.enter("key_a") as slot:
+        give_back = slot.hand_over()
+    assert limit.running("key_a") == 1
+    with pytest.raises(TooManyConcurrent), limit.enter("key_a"):
+        pytest.fail("it was let in")
+    give_back()
+    assert limit.running("key_a") == 0
+
+
+def test_a_slot_that_was_handed_over_survives_an_error() -> None:
+    limit = ConcurrencyLimit(1)
+    with suppress(ZeroDivisionError), limit.enter("key_a") as slot:
+        give_back = slot.hand_over()
+        raise ZeroDivisionError
+    assert limit.running("key_a") == 1
+    give_back()
     assert limit.running("key_a") == 0

@@ -98,3 +98,15 @@ def test_processes_never_have_more_than_that_under_way(memory: SharedMemory) -> 
     let_go(processes)
     assert max(int(process.communicate()[0]) for process in processes) == 2
     assert SharedConcurrencyLimit(memory, seat=0, seats=3, rows=4).running("key") == 0
+
+
+def test_a_slot_that_was_handed_over_is_forgotten_with_its_seat(workers: list[SharedConcurrencyLimit]) -> None:
+    first, second, _ = workers
+    with first.enter("key", 2) as one, second.enter("key", 2) as other:
+        one.hand_over()
+        give_back = other.hand_over()
+    assert first.running("key") == 2
+    first.forget_seat(0)
+    assert first.running("key") == 1
+    give_back()
+    assert first.running("key") == 0

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from bitmesh_proxy.errors import GatewayError, InternalError, RateLimited, Unavailable
+from bitmesh_proxy.limits.concurrency import Slot
 from bitmesh_proxy.pipeline import Incoming
 from bitmesh_proxy.storage.responses import ResponseStore
 from bitmesh_proxy.upstream.reply import Reply
@@ -42,8 +43,8 @@ class Background:
         self._cancelled: set[str] = set()
         self._watcher: asyncio.Task[None] | None = None
 
-    async def start(self, session: ResponseSession, incoming: Incoming) -> EventLog:
-        """Begin; gives the log of its events.
+    async def start(self, session: ResponseSession, incoming: Incoming, slot: Slot) -> EventLog:
+        """Begin; gives the log of its events. The request's place among its key's calls is the response's from then on.
 
         Raises RateLimited when too many run, and Unavailable when it cannot be kept.
         """
@@ -59,7 +60,13 @@ class Background:
         if session.request.stream:
             self._remember_log(session.response_id, events)
         task = asyncio.create_task(self._run_to_its_end(session, incoming, events))
-        task.add_done_callback(lambda _: self._leave(account_id))
+        give_back = slot.hand_over()
+
+        def ended(_: object) -> None:
+            self._leave(account_id)
+            give_back()
+
+        task.add_done_callback(ended)
         self._running[session.response_id] = task, session
         if self._watcher is None or self._watcher.done():
             self._watcher = asyncio.create_task(self._watch_for_cancels())

@@ -84,7 +84,9 @@ async def _in_background(
         raise InvalidRequest("A background response takes no Idempotency-Key.", param="Idempotency-Key")
     session = responses.session(prepared, caller=incoming.caller, context=incoming.context, transport=Transport.SSE)
     queued = session.response
-    events = await responses.background.start(session, incoming)
+    slot = request[keys.STATE].slot
+    assert slot is not None, "the route is a call"
+    events = await responses.background.start(session, incoming, slot)
     return await _followed(request, events.follow()) if prepared.request.stream else _json(queued)
 
 
@@ -197,7 +199,14 @@ def routes() -> list[Route]:
         ("GET", "/{response_id}/input_items", handle_input_items, "responses_input_items"),
     ]
     return [
-        Route(method=method, path=f"{prefix}{path}", handler=handler, name=name, surface=Surface.OPEN_RESPONSES)
+        Route(
+            method=method,
+            path=f"{prefix}{path}",
+            handler=handler,
+            name=name,
+            surface=Surface.OPEN_RESPONSES,
+            is_call="{response_id}" not in path,
+        )
         for method, path, handler, name in [(*row[:2], _versioned(row[2]), row[3]) for row in table]
         for prefix in ("/v1/responses", "/v1/openai/responses")
     ]
