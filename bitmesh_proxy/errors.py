@@ -276,8 +276,8 @@ class UpstreamBroken(UpstreamError):
 
     code = "upstream_broken"
 
-    def __init__(self, message: str, *, is_too_large: bool = False) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, param: str | None = None, is_too_large: bool = False) -> None:
+        super().__init__(message, param=param)
         self.is_too_large = is_too_large
 
 
