@@ -140,9 +140,9 @@ class ImageDialect(msgspec.Struct, frozen=True, kw_only=True):
 class VideoDialect(msgspec.Struct, frozen=True, kw_only=True):
     """Clips as jobs: submit, poll until final.
 
-    There is no cancel, as no protocol here has one: Together's, Runware's and Google's have neither that nor a delete
-    (the methods of Google's operations of clips are those that its document lists: get), and OpenAI's ``DELETE`` is for
-    a clip that is completed or failed. So a clip that nobody wants any more is made to its end, and is charged.
+    There is no cancel, as no protocol here has one: Together, Runware and Google document neither that nor a delete,
+    and OpenAI's ``DELETE`` is for a clip that is completed or failed. So a clip that nobody wants any more is made to
+    its end, and is charged.
     """
 
     submit: Callable[[VideoCall, Offer], UpstreamRequest]
