@@ -169,8 +169,8 @@ class LaneProtocol(Handler):
             self.call_ended(is_reusable=True)
 
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's own signature
-        """As aiohttp's: running answers get ``timeout`` seconds, which it waits twice for a handler of its own."""
-        if timeout is not None and self._call is None:
+        """As aiohttp's: running answers get ``timeout`` seconds, which it waits twice where it has a handler."""
+        if timeout is not None and self._task_handler is not None:
             timeout /= 2
         await super().shutdown(timeout)
         if self._request_in_progress:  # a handler has been told to end, and has not yet
