@@ -27,6 +27,7 @@ from bitmesh_proxy.errors import (
     MethodNotAllowed,
     NotFound,
     PermissionDenied,
+    Unavailable,
 )
 from bitmesh_proxy.limits.headers import rate_limit_headers
 from bitmesh_proxy.logs import ACCESS
@@ -63,7 +64,8 @@ async def request_state(request: web.Request, handler: Handler) -> web.StreamRes
 
 @web.middleware
 async def access_line(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """One line and one count a request when it is over. A caller who left is 499, an outcome and no error."""
+    """One line and one count a request when it is over. A caller who left is 499, an outcome and no error; what we
+    broke off ourselves is 503, as in the ledger."""
     status = 499
     metrics = request.app[keys.METRICS]
     metrics.under_way += 1
@@ -75,6 +77,8 @@ async def access_line(request: web.Request, handler: Handler) -> web.StreamRespo
         begun = request[keys.STATE].response
         if begun is not None and begun.body_length:  # all of it had been sent; only what comes after was cut short
             status = begun.status
+        elif request.app[keys.CUTTING].is_set():
+            status = Unavailable.status
         raise
     finally:
         metrics.under_way -= 1

@@ -174,6 +174,11 @@ class LaneCall(Struct, eq=False):
                 self._say(error)
         finally:  # in the same piece, as every call comes this way
             lane, context, status = self.lane, self.context, self.reply.status
+            # 499: something of the answer is missing, so that a next one would be taken for it.
+            transport = self.connection.transport
+            is_reusable = status != 499 and transport is not None and not transport.is_closing()
+            if status == 499 and lane.cutting.is_set():
+                status = Unavailable.status
             # They know this call: a circle is left to the collector, for a tenth of all.
             self.straight = self.task = None
             if self.has_slot:
@@ -192,9 +197,6 @@ class LaneCall(Struct, eq=False):
                     code=self.error_code,
                     duration_ms=duration_ms,
                 )
-            # 499: something of the answer is missing, so that a next one would be taken for it.
-            transport = self.connection.transport
-            is_reusable = status != 499 and transport is not None and not transport.is_closing()
             self.connection.call_ended(is_reusable=is_reusable)
 
     def _say(self, error: BaseException) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+import logging
 import socket
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
@@ -897,7 +898,10 @@ async def test_a_call_gets_the_time_that_the_setting_says(
 
 
 @pytest.mark.parametrize("way", [True, False])
-async def test_a_call_that_goes_on_too_long_is_cut_and_settled(tmp_path: Path, way: bool) -> None:
+async def test_a_call_that_goes_on_too_long_is_cut_and_settled(
+    tmp_path: Path, way: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "bitmesh_proxy.access")
     changes = {"http": {"lane": way, "shutdown_timeout_s": 0.1}}
     async with room(tmp_path, begin_and_stall, changes) as there, there.caller() as caller:
         caller.send(caller.request(say(stream=True)))
@@ -906,6 +910,7 @@ async def test_a_call_that_goes_on_too_long_is_cut_and_settled(tmp_path: Path, w
         rest = await caller.reader.read()
         assert not rest.endswith(b"0\r\n\r\n"), "nobody may take it for whole"
         await stopping
+    assert "POST /chat 503" in caplog.text
     async with open_books(tmp_path / "data") as books:
         (row,) = await books.rows()
         assert (row.state, row.outcome, row.http_status) == ("settled", "interrupted", 503)
