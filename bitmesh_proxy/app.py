@@ -30,6 +30,7 @@ from bitmesh_proxy.catalogue.health import OfferHealth
 from bitmesh_proxy.catalogue.kept import load_kept_catalogue
 from bitmesh_proxy.catalogue.loader import catalogue_dirs
 from bitmesh_proxy.catalogue.row_files import CatalogueError
+from bitmesh_proxy.draining import Draining
 from bitmesh_proxy.endpoints.models import ModelList
 from bitmesh_proxy.errors import Unavailable
 from bitmesh_proxy.idempotency import IdempotencyGate
@@ -98,7 +99,7 @@ def make_app(
     app[keys.SETTINGS] = settings
     app[keys.ENVIRON] = dict(os.environ if environ is None else environ)
     app[keys.FORWARDED] = ForwardedTrust(settings.http.trusted_proxies)
-    app[keys.DRAINING], app[keys.CUTTING] = asyncio.Event(), asyncio.Event()
+    app[keys.DRAINING], app[keys.CUTTING] = Draining(settings.http.shutdown_timeout_s), asyncio.Event()
     if worker is not None:
         app[keys.WORKER] = worker
     app[keys.METRICS] = Metrics() if worker is None else worker.metrics
@@ -429,11 +430,11 @@ async def pipeline(app: web.Application) -> AsyncIterator[None]:
     yield
     app[keys.CUTTING].set()  # no caller is there any more who could leave
     # Calls that go on without their caller need all that is closed after this.
-    await app[keys.SETTLEMENTS].close(settings.http.shutdown_timeout_s)
+    await app[keys.SETTLEMENTS].close(app[keys.DRAINING].left_s())
 
 
 async def responses(app: web.Application) -> AsyncIterator[None]:
-    """Responses that callers come back to. Those in the background get the time that running answers get."""
+    """Responses that callers come back to. Those in the background have the time that running answers have."""
     settings, db = app[keys.SETTINGS], app[keys.DATABASE]
     service = app[keys.RESPONSES] = Responses(
         pipeline=app[keys.PIPELINE],
@@ -455,4 +456,4 @@ async def responses(app: web.Application) -> AsyncIterator[None]:
             stack.push_async_callback(elsewhere.close)
         yield
         app[keys.CUTTING].set()  # no caller is there any more who could leave
-        await service.background.close(settings.http.shutdown_timeout_s)
+        await service.background.close(app[keys.DRAINING].left_s())

@@ -13,6 +13,7 @@ from bitmesh_proxy.billing.reservation import Books
 from bitmesh_proxy.billing.settlements import Settlements
 from bitmesh_proxy.catalogue.catalogue import Catalogue
 from bitmesh_proxy.context import Caller, RequestContext
+from bitmesh_proxy.draining import Draining
 from bitmesh_proxy.jobs.service import JobService
 from bitmesh_proxy.limits.base import Snapshot
 from bitmesh_proxy.limits.concurrency import ConcurrencyLimit, Slot
@@ -94,7 +95,7 @@ RESPONSES: web.AppKey[Responses] = web.AppKey("responses")
 #: Of a worker: the way to what its siblings make.
 ELSEWHERE: web.AppKey[Elsewhere] = web.AppKey("elsewhere")
 IS_SANDBOX = web.AppKey("is_sandbox", bool)
-DRAINING = web.AppKey("draining", asyncio.Event)
+DRAINING = web.AppKey("draining", Draining)
 #: Set when running answers have had their time at the end: what breaks off from then on we have broken off.
 CUTTING = web.AppKey("cutting", asyncio.Event)
 JOBS = web.AppKey("jobs", JobService)
