@@ -18,7 +18,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 #: How long stopping waits for what is under way.
-CLOSE_TIMEOUT_S = 30.0
+CLOSE_TIMEOUT_S = 15.0
 #: Pauses between attempts while the database cannot be written: the first, and the longest.
 FIRST_RETRY_S = 0.05
 MAX_RETRY_S = 5.0
