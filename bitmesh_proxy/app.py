@@ -66,7 +66,7 @@ from bitmesh_proxy.upstream.straight_chat import StraightChats
 from bitmesh_proxy.web.authenticate import Authenticator
 from bitmesh_proxy.web.error_formats import render_stream_error
 from bitmesh_proxy.web.forwarded import ForwardedTrust
-from bitmesh_proxy.web.lane.protocol import LaneRunner
+from bitmesh_proxy.web.lane.server import LaneRunner
 from bitmesh_proxy.web.middlewares import MIDDLEWARES, add_common_headers
 from bitmesh_proxy.web.models import ListedModels
 from bitmesh_proxy.web.responses.service import Responses
@@ -142,8 +142,7 @@ def make_runner(app: web.Application) -> LaneRunner:
         handler_cancellation=True,  # a caller who leaves ends the call, also before the first byte
         access_log=None,
         auto_decompress=False,  # packed bodies are refused by us, in the caller's dialect, not unpacked
-        # aiohttp waits for so long twice before it cuts what still runs; with the lane, its protocol sees to that.
-        shutdown_timeout=http.shutdown_timeout_s if http.lane else http.shutdown_timeout_s / 2,
+        shutdown_timeout=http.shutdown_timeout_s,
         keepalive_timeout=http.keepalive_timeout_s,
         max_line_size=16_380,
         max_field_size=16_380,
@@ -213,6 +212,7 @@ async def books(app: web.Application) -> AsyncIterator[None]:
         instance=instance.number,
         markup_nano=parse_usd(settings.billing.markup),
         waits=app[keys.METRICS].ledger_waits,
+        is_cutting=app[keys.CUTTING].is_set,
     )
     tasks = [asyncio.create_task(opened.accruals.note_forever(settings.billing.checkpoint_interval_s))]
     if settings.ledger.keep_s:

@@ -74,7 +74,8 @@ class Reservation(Struct, eq=False):
     #: ``Books.watch`` knows it.
     is_watched: bool = False
     _offer: Offer | None = None
-    _is_left: bool = False
+    #: How the row is closed that was not there yet when this was left.
+    _left: Closing | None = None
     # Who is told of the row's opening and closing, for as long as that takes: they may know this in turn, and a circle
     # is left to the collector. (A ``partial`` would cost four times as much as a method.)
     _on_opened: OnWritten | None = None
@@ -111,9 +112,10 @@ class Reservation(Struct, eq=False):
     def _entered(self, result: Failed | None) -> None:
         self._waited_s += self._books.clock()
         on_done, self._on_opened = self._on_opened, None
-        if self._is_left:  # nobody waits any more, and nothing was sent
+        left = self._left
+        if left is not None:  # nobody waits any more, and nothing was sent
             if result is None:
-                self._close_now(caller_left(self.request_id), _nobody_waits)
+                self._close_now(left, _nobody_waits)
             return
         self.is_open = result is None
         assert on_done is not None, "it is told once"
@@ -123,7 +125,8 @@ class Reservation(Struct, eq=False):
         """What leaving does, at any moment: while the row is being opened (``on_done`` of ``enter_now`` is not called
         any more, and the row is released as soon as it is there), while it is open (a fault of ours: it is charged what
         had been noted), or after it was settled or handed over."""
-        self._is_left = True
+        if self._on_opened is not None and self._left is None:
+            self._left = self._books.broken_off(self.request_id)
         accrued = self._books.forget(self) if self.is_watched else None
         if self.is_open:
             self.settle_now(self._unexpected(accrued), _nobody_waits)
@@ -209,6 +212,7 @@ class Books:
     """Opens and closes rows. ``instance`` is this process's number; ``markup_nano`` a ratio, 10⁹ is one.
 
     ``waits`` hears from each call that entered and settled, in whatever way, how long it waited for both.
+    ``is_cutting``: are we at our end, and calls that break off are broken off by us?
     """
 
     def __init__(
@@ -220,6 +224,7 @@ class Books:
         markup_nano: int,
         clock: Callable[[], float] = time.monotonic,
         waits: LedgerWaits | None = None,
+        is_cutting: Callable[[], bool] = lambda: False,
     ) -> None:
         self._ledger = ledger
         self._settlements = settlements
@@ -227,6 +232,7 @@ class Books:
         self.markup_nano = markup_nano
         self.clock = clock
         self.waits = waits or LedgerWaits()
+        self._is_cutting = is_cutting
         self.accruals = Accruals(ledger)
 
     def number_of(self, name: str) -> int | None:
@@ -301,13 +307,26 @@ class Books:
             total_ms,
         )
 
+    def broken_off(self, request_id: str) -> Closing:
+        """The end of a row whose call was broken off before anything was sent: by its caller, or by our own end."""
+        status, word = (Unavailable.status, "interrupted") if self._is_cutting() else (499, "caller_left")
+        return Closing(
+            request_id=request_id,
+            outcome=word,
+            http_status=status,
+            cost_nano_usd=ZERO,
+            charge_nano_usd=ZERO,
+            basis=None,
+            usage=Usage(),
+        )
+
     async def open_row(self, opening: Opening) -> None:
         """Open the row; a waiter that is cancelled leaves none behind."""
         try:
             await self._ledger.open_reservation(opening)
         except asyncio.CancelledError:
             # The row may come to be although nobody waits for it any more.
-            left = caller_left(opening.request_id)
+            left = self.broken_off(opening.request_id)
             self._settlements.insist(lambda: self._ledger.close_after_all(left))
             raise
 
@@ -348,19 +367,6 @@ class Books:
 
         timer = asyncio.get_running_loop().call_later(SETTLE_PATIENCE_S, stop_waiting)
         self._settlements.insist(lambda: self._ledger.close(closing)).add_done_callback(stop_waiting)
-
-
-def caller_left(request_id: str) -> Closing:
-    """The end of a row whose caller left before anything was sent."""
-    return Closing(
-        request_id=request_id,
-        outcome="caller_left",
-        http_status=499,
-        cost_nano_usd=ZERO,
-        charge_nano_usd=ZERO,
-        basis=None,
-        usage=Usage(),
-    )
 
 
 def _nobody_waits(result: Failed | None) -> None:

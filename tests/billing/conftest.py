@@ -65,5 +65,21 @@ def waits() -> LedgerWaits:
 
 
 @pytest.fixture
-def books(ledger: LedgerStore, settlements: Settlements, clock: HandClock, waits: LedgerWaits) -> Books:
-    return Books(ledger, settlements=settlements, instance=1, markup_nano=ONE, clock=clock, waits=waits)
+def cutting() -> asyncio.Event:
+    """Set by a test: from then on we break off what breaks off."""
+    return asyncio.Event()
+
+
+@pytest.fixture
+def books(
+    ledger: LedgerStore, settlements: Settlements, clock: HandClock, waits: LedgerWaits, cutting: asyncio.Event
+) -> Books:
+    return Books(
+        ledger,
+        settlements=settlements,
+        instance=1,
+        markup_nano=ONE,
+        clock=clock,
+        waits=waits,
+        is_cutting=cutting.is_set,
+    )

@@ -199,8 +199,16 @@ async def test_cancelled_call_is_closed(books: Books, caller: Caller, ledger: Le
     assert await money_of(database, caller) == (usd(7) - 40, 0)
 
 
-async def test_caller_who_leaves_while_reserving_leaves_no_hold(
-    books: Books, caller: Caller, ledger: LedgerStore, settlements: Settlements, database: Database
+@pytest.mark.parametrize(("is_cut", "outcome"), [(False, ("caller_left", 499)), (True, ("interrupted", 503))])
+async def test_who_leaves_or_is_cut_while_reserving_leaves_no_hold(
+    books: Books,
+    cutting: asyncio.Event,
+    caller: Caller,
+    ledger: LedgerStore,
+    settlements: Settlements,
+    database: Database,
+    is_cut: bool,
+    outcome: tuple[str, int],
 ) -> None:
     async def serve() -> None:
         async with reserve(books, caller):
@@ -208,12 +216,14 @@ async def test_caller_who_leaves_while_reserving_leaves_no_hold(
 
     task = asyncio.create_task(serve())
     await asyncio.sleep(0)  # the row is on its way
+    if is_cut:
+        cutting.set()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     await settlements.close()
     row = await row_of(ledger)
-    assert (row.state, row.outcome, row.http_status) == ("released", "caller_left", 499)
+    assert (row.state, row.outcome, row.http_status) == ("released", *outcome)
     assert await money_of(database, caller) == (usd(7), 0)
 
 

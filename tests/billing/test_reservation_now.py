@@ -95,6 +95,26 @@ async def test_who_leaves_while_the_row_is_opened_leaves_no_hold(
     assert await money_of(database, caller) == (usd(7), usd(2))
 
 
+async def test_what_we_cut_while_the_row_is_opened_was_interrupted(
+    books: Books, cutting: asyncio.Event, caller: Caller, ledger: LedgerStore, heard: Heard
+) -> None:
+    left, cut = reserve(books, caller), reserve(books, caller, "req_2")
+    left.enter_now(heard.put_nowait)
+    cut.enter_now(heard.put_nowait)
+    left.leave_now()
+    cutting.set()
+    cut.leave_now()
+    left.leave_now()  # it had been left before
+    await enter(reserve(books, caller, "req_3"))
+    await enter(reserve(books, caller, "req_4"))  # behind the releases of the first two
+    rows = [await row_of(ledger), await row_of(ledger, "req_2")]
+    assert [(row.state, row.outcome, row.http_status) for row in rows] == [
+        ("released", "caller_left", 499),
+        ("released", "interrupted", 503),
+    ]
+    assert heard.empty()
+
+
 async def test_who_leaves_while_being_refused_is_no_matter(
     books: Books, caller: Caller, ledger: LedgerStore, heard: Heard, caplog: pytest.LogCaptureFixture
 ) -> None:

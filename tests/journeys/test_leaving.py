@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sqlite3
 from pathlib import Path
 
 import orjson
 import pytest
 
+from bitmesh_proxy import keys
 from bitmesh_proxy.calls import Basis
-from tests.journeys.gateway import Gateway, chat, eventually, image, raw_call, running_gateway, until, video
+from bitmesh_proxy.storage.database import DATABASE_NAME
+from tests.journeys.gateway import Gateway, chat, eventually, image, open_books, raw_call, running_gateway, until, video
 from tests.journeys.scripted import MODEL, at
 
 pytestmark = pytest.mark.journey
@@ -121,3 +124,24 @@ async def test_while_its_provider_is_not_reachable_yet_nothing_is_charged(tmp_pa
             await gateway.check_books()
         for filler in fillers:
             filler.close()
+
+
+@pytest.mark.parametrize("lane", [True, False])
+async def test_what_waits_for_the_database_when_our_time_is_over_was_interrupted_by_us(
+    tmp_path: Path, lane: bool
+) -> None:
+    data = tmp_path / "data"
+    async with running_gateway(data, {"http": {"lane": lane, "shutdown_timeout_s": 0.5}}) as gateway:
+        lock = sqlite3.connect(data / DATABASE_NAME, isolation_level=None)
+        lock.execute("BEGIN IMMEDIATE")
+        metrics = gateway.app[keys.METRICS]
+        async with raw_call(gateway, "POST", "/chat", orjson.dumps(chat(stream=True))) as (reader, _):
+            await eventually(lambda: metrics.under_way == 1, "the call waits for its row")
+            stopping = asyncio.create_task(gateway.runner.cleanup())
+            assert await reader.read() == b""
+            lock.close()
+            await stopping
+    async with open_books(data) as books:
+        row = await books.last_row()
+        assert (row.state, row.outcome, row.http_status) == ("released", "interrupted", 503)
+        await books.check()
