@@ -55,7 +55,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 @click.pass_context
 def doctor(ctx: click.Context, /, offline: bool, as_json: bool, config: Path | None, data_dir: Path | None) -> None:
     """Check database, books, catalogue, providers and clock. A running server is not disturbed."""
-    findings = asyncio.run(_examine(settings_of(ctx, config, data_dir), offline=offline))
+    findings = asyncio.run(_examine(settings_of(ctx, config, data_dir, warns=False), offline=offline))
     if as_json:
         print_json([{"check": each.check, "verdict": each.verdict, "detail": each.detail} for each in findings])
     else:

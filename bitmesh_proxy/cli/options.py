@@ -40,8 +40,11 @@ def settings_of(
     config: Path | None,
     data_dir: Path | None,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    warns: bool = True,
 ) -> Settings:
-    """Load the settings, or end the program with their fault."""
+    """Load the settings, or end the program with their fault. ``warns``: on standard error, of variables that look like
+    settings and are none; without it that is up to the command."""
     shared: Mapping[str, Path | None] = ctx.obj or {}
     path = config or shared.get("config") or (SYSTEM_CONFIG if SYSTEM_CONFIG.is_file() else None)
     directory = data_dir or shared.get("data_dir")
@@ -49,9 +52,12 @@ def settings_of(
     if directory is not None:
         tree.setdefault("data", {})["dir"] = str(directory)
     try:
-        return load_settings(path, overrides=tree)
+        settings = load_settings(path, overrides=tree)
     except SettingsError as exc:
         fail(f"settings: {exc}", EXIT_CONFIG)
+    for sentence in on_ignored_variables(settings) if warns else ():
+        click.echo(f"bitmesh-proxy: warning: {sentence}", err=True)
+    return settings
 
 
 def on_ignored_variables(settings: Settings) -> list[str]:

@@ -28,7 +28,7 @@ from bitmesh_proxy.cli.process import (
 )
 from bitmesh_proxy.logs import set_up_logs
 from bitmesh_proxy.settings import Settings
-from bitmesh_proxy.web.lane.protocol import LaneRunner
+from bitmesh_proxy.web.lane.server import LaneRunner
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def serve(
             overrides.setdefault("http", {})[name] = value
     if sandbox is not None:
         overrides["sandbox"] = {"mode": "on" if sandbox else "off"}
-    settings = settings_of(ctx, config, data_dir, overrides)
+    settings = settings_of(ctx, config, data_dir, overrides, warns=False)
     set_up_logs(settings.logging)
     for sentence in on_ignored_variables(settings):
         log.warning(sentence)

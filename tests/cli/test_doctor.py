@@ -38,6 +38,7 @@ def test_a_variable_that_sets_nothing_is_a_warning(run: Run, monkeypatch: pytest
     assert verdict == "warning"
     assert "BITMESH_HTTP_PORT " in detail
     assert "BITMESH_HTTP__PORT" in detail
+    assert run("doctor", "--offline").stderr == ""  # it is said once
 
 
 def test_a_balance_that_is_not_the_sum_of_its_entries_is_a_fault(run: Run, data_dir: Path) -> None:

@@ -37,6 +37,20 @@ def test_the_environment_is_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     assert "BITMESH_HTTP__PORT" in run("account", "list", status=78).output
 
 
+@pytest.mark.parametrize("command", [["account", "list", "--json"], ["key", "list", "--json"], ["usage", "--json"]])
+def test_a_variable_that_sets_nothing_is_named_beside_the_output(
+    run: Run, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    assert run(*command).stderr == ""
+    monkeypatch.setenv("BITMESH_HTTP_PORT", "3001")
+    result = run(*command)
+    assert json_of(result) == []
+    assert result.stderr == (
+        "bitmesh-proxy: warning: BITMESH_HTTP_PORT in the environment is not a setting, and changes nothing: is"
+        " BITMESH_HTTP__PORT meant?\n"
+    )
+
+
 def test_a_word_stands_for_nothing_and_anything_else_is_the_types() -> None:
     either = OrWord(click.IntRange(0), "default")
     assert (either.convert("default", None, None), either.convert("7", None, None)) == (None, 7)
