@@ -20,17 +20,13 @@ names of ``RequestHandler``, as there is no public way: ``tests/web/lane/test_pr
 from __future__ import annotations
 
 import asyncio
-import socket
-import sys
 from math import inf
 from typing import Any, Final
 
-from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.tcp_helpers import tcp_keepalive
 from aiohttp.web_protocol import RequestHandler
 
-from bitmesh_proxy import keys
 from bitmesh_proxy.upstream.watch import Watch
 from bitmesh_proxy.web.lane.call import LaneCall
 from bitmesh_proxy.web.lane.entry import Entry
@@ -38,7 +34,6 @@ from bitmesh_proxy.web.lane.handler import Handler
 from bitmesh_proxy.web.lane.heads import left_of
 from bitmesh_proxy.web.lane.lane import Lane
 from bitmesh_proxy.web.lane.reply import LaneReply
-from bitmesh_proxy.web.unreadable import JsonRefusals
 
 #: A body is mostly right behind its head. One that takes longer is waited for by aiohttp's handler.
 BODY_PATIENCE_S: Final = 0.5
@@ -168,13 +163,8 @@ class LaneProtocol(Handler):
         elif self._sleeper is not None:
             self.call_ended(is_reusable=True)
 
-    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's own signature
-        """As aiohttp's: running answers get ``timeout`` seconds, which it waits twice where it has a handler."""
-        if timeout is not None and self._task_handler is not None:
-            timeout /= 2
-        await super().shutdown(timeout)
-        if self._request_in_progress:  # a handler has been told to end, and has not yet
-            self._lane.cutting.set()
+    def cut_call(self) -> None:
+        """The server has ended the connection, and the lane's call, if one is still at work, ends with it."""
         if self._call is not None:
             self._call.caller_left()
 
@@ -293,73 +283,3 @@ class LaneProtocol(Handler):
         if self._waiter is not None and not self._waiter.done():
             self.force_close()
         return inf
-
-
-class LaneServer(web.Server):
-    """Makes the connections. Everything else is the server that it stands in for."""
-
-    def __init__(self, server: web.Server, lane: Lane) -> None:
-        self.__dict__.update(server.__dict__)
-        self._lane = lane
-        self._watch = Watch(self._loop)
-        self._take_options(self._kwargs)
-
-    def _take_options(self, options: dict[str, Any]) -> None:
-        self._kwargs = options
-        self._like = RequestHandler(self, loop=self._loop, **options)
-        self._auto_decompress: bool = options.get("auto_decompress", True)
-
-    def __call__(self) -> RequestHandler:
-        """A new connection."""
-        return LaneProtocol(self._like, self._auto_decompress, self._lane, self._watch)
-
-    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - aiohttp's own signature
-        """As aiohttp's."""
-        await super().shutdown(timeout)
-        self._watch.close()
-
-    def hand_down_keepalive(self) -> None:
-        """Every connection inherits SO_KEEPALIVE from now on, so that it need not be set for each."""
-        self._take_options({**self._kwargs, "tcp_keepalive": False})
-
-
-class PlainServer(web.Server):
-    """The server that it stands in for, and says when it ends answers that have had their time (``keys.CUTTING``)."""
-
-    def __init__(self, server: web.Server, cutting: asyncio.Event) -> None:
-        self.__dict__.update(server.__dict__)
-        self._cutting = cutting
-
-    def __call__(self) -> RequestHandler:
-        """A new connection."""
-        return JsonRefusals(self, loop=self._loop, **self._kwargs)
-
-    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - aiohttp's own signature
-        """As aiohttp's."""
-        await asyncio.gather(*[self._shut_down(each, timeout) for each in self.connections])
-
-    async def _shut_down(self, connection: RequestHandler, timeout: float | None) -> None:  # noqa: ASYNC109 - see above
-        await connection.shutdown(timeout)
-        if connection._request_in_progress:  # its handler has been told to end, and has not yet
-            self._cutting.set()
-
-
-class LaneRunner(web.AppRunner):
-    """Runs an application, with a lane if its settings want one."""
-
-    __slots__ = ()
-
-    async def _make_server(self) -> web.Server:
-        server = await super()._make_server()
-        if self.app[keys.SETTINGS].http.lane:
-            return LaneServer(server, Lane(self.app))
-        return PlainServer(server, self.app[keys.CUTTING])
-
-    def hand_down_keepalive(self) -> None:
-        """Have the listening sockets, all of which there are by now, give SO_KEEPALIVE to the connections that they
-        accept, as Linux does: two calls of the kernel less for each."""
-        if sys.platform == "linux" and isinstance(self.server, LaneServer):
-            for site in self.sites:
-                for sock in getattr(site._server, "sockets", ()):  # asyncio's servers have some, uvloop's too
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            self.server.hand_down_keepalive()

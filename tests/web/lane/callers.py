@@ -14,9 +14,9 @@ import orjson
 from aiohttp import web
 
 from bitmesh_proxy import keys
-from tests.journeys.gateway import Changes, Gateway, running_gateway
+from tests.journeys.gateway import Changes, Gateway, eventually, running_gateway
 from tests.journeys.scripted import MODEL, at, whole_answer
-from tests.upstream.scripted_provider import Provider, Script, provider
+from tests.upstream.scripted_provider import Exchange, Provider, Script, provider
 
 #: Ours to serve on: uvloop where it is installed, and asyncio's own.
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
@@ -222,3 +222,17 @@ async def room(tmp_path: Path, script: Script, changes: Changes | None = None) -
         settings = at(tmp_path / "rows", one=f"http://127.0.0.1:{scripted.port}/v1")
         async with running_gateway(tmp_path / "data", {**settings, **(changes or {})}, prepare=prepare) as gateway:
             yield Room(gateway=gateway, provider=scripted, plain=plain)
+
+
+async def asked(there: Room, count: int = 1) -> None:
+    """Wait until the provider has got so many requests."""
+    await eventually(
+        lambda: sum(len(each.heads) for each in there.provider.connections) >= count, "the provider is asked"
+    )
+
+
+async def begin_and_stall(exchange: Exchange) -> None:
+    """A provider's stream of which nothing more comes after the first token."""
+    await exchange.request()
+    await exchange.say(STREAM_HEAD, chunk(TOKEN))
+    await exchange.reader.read()

@@ -13,7 +13,7 @@ from tests.web.lane.callers import LOOPS
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], AbstractEventLoop]]:
-    return LOOPS if item.path.name == "test_protocol.py" else {"asyncio": LOOPS["asyncio"]}
+    return LOOPS if item.path.name in ("test_protocol.py", "test_server.py") else {"asyncio": LOOPS["asyncio"]}
 
 
 @pytest.fixture

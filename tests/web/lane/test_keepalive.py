@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bitmesh_proxy.web.lane.protocol import LaneProtocol, LaneRunner, LaneServer
+from bitmesh_proxy.web.lane.protocol import LaneProtocol
+from bitmesh_proxy.web.lane.server import LaneRunner, LaneServer
 from tests.journeys.gateway import eventually
 from tests.upstream.scripted_provider import Exchange, answering
 from tests.web.lane.callers import Room, json_answer, room

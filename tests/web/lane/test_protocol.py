@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import inspect
-import logging
 import socket
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
@@ -20,18 +18,17 @@ from typing import Any
 import msgspec
 import orjson
 import pytest
-from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from bitmesh_proxy import keys
 from bitmesh_proxy.web.lane import protocol
-from bitmesh_proxy.web.lane.protocol import BODY_PATIENCE_S, LaneProtocol, LaneServer, PlainServer
-from bitmesh_proxy.web.unreadable import JsonRefusals
-from tests.journeys.gateway import eventually, open_books, until
+from bitmesh_proxy.web.lane.protocol import BODY_PATIENCE_S, LaneProtocol
+from bitmesh_proxy.web.lane.server import LaneServer
+from tests.journeys.gateway import eventually, until
 from tests.journeys.scripted import at
-from tests.upstream.scripted_provider import Exchange, answering
+from tests.upstream.scripted_provider import Exchange
 from tests.web.lane.callers import (
     LAST,
     PASSING,
@@ -41,11 +38,14 @@ from tests.web.lane.callers import (
     Caller,
     RawAnswer,
     Room,
+    asked,
+    begin_and_stall,
     chunk,
     json_answer,
     room,
     say,
 )
+from tests.web.private_names import private_names_of
 
 # ---------------------------------------------------------------- what is leant on
 
@@ -59,9 +59,7 @@ OF_THE_CONNECTION = {
     "_keepalive",
     "_keepalive_handle",
     "_keepalive_timeout",
-    "_kwargs",
     "_loop",
-    "_make_server",
     "_manager",
     "_messages",
     "_msg_queue_resume_size",
@@ -71,7 +69,6 @@ OF_THE_CONNECTION = {
     "_reading_paused",
     "_request_count",
     "_request_in_progress",
-    "_server",
     "_resume_reading_if_drained",
     "_task_handler",
     "_tcp_keepalive",
@@ -81,55 +78,23 @@ OF_THE_CONNECTION = {
 
 
 def test_all_private_names_of_aiohttp_that_are_used_are_listed() -> None:
-    tree = ast.parse(inspect.getsource(protocol))
-    used = {
-        node.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
-    }
     own = {
         *LaneProtocol.__slots__,
-        *(
-            name
-            for made in (LaneProtocol, LaneServer, PlainServer)
-            for name, each in vars(made).items()
-            if inspect.isfunction(each)
-        ),
-        *("_like", "_auto_decompress", "_cutting"),
+        *(name for name, each in vars(LaneProtocol).items() if inspect.isfunction(each)),
     }
-    assert used - own == OF_THE_CONNECTION
+    assert private_names_of(protocol) - own == OF_THE_CONNECTION
 
 
 async def test_they_are_there() -> None:
     """As slots, methods or attributes; the queue and the body are what they are taken for."""
-    server = web.Server(lambda request: None)  # type: ignore[arg-type,return-value]  # it serves nothing
-    assert {"_loop", "_kwargs"} <= vars(server).keys()
-    assert inspect.iscoroutinefunction(web.AppRunner._make_server)
-    assert "_server" in web.BaseSite.__slots__
     assert hasattr(StreamReader, "_buffer") or "_buffer" in StreamReader.__slots__
-    for name in OF_THE_CONNECTION - {"_kwargs", "_make_server", "_buffer", "_server"}:
+    for name in OF_THE_CONNECTION - {"_buffer"}:
         assert hasattr(RequestHandler, name), name
     assert {"method", "path", "version", "raw_headers", "should_close", "upgrade"} <= set(dir(RawRequestMessage))
 
 
 def test_none_of_its_own_names_is_aiohttps() -> None:
     assert not [name for name in LaneProtocol.__slots__ if hasattr(RequestHandler, name)]
-
-
-async def test_the_server_is_the_one_it_stands_in_for(tmp_path: Path) -> None:
-    async with room(tmp_path, answering(json_answer())) as there, there.caller() as caller:
-        server = there.gateway.runner.server
-        assert isinstance(server, LaneServer)
-        assert (await caller.ask()).status == 200
-        assert [type(each) for each in server.connections] == [LaneProtocol]
-        assert server.requests_count == 1
-    async with room(tmp_path / "off", answering(json_answer()), {"http": {"lane": False}}) as there:
-        server = there.gateway.runner.server
-        assert type(server) is PlainServer
-        async with there.caller() as caller:
-            assert (await caller.ask()).status == 200
-            assert [type(each) for each in server.connections] == [JsonRefusals]
-            assert server.requests_count == 1
 
 
 async def test_a_connection_is_set_up_as_aiohttps(tmp_path: Path) -> None:
@@ -656,12 +621,6 @@ async def test_an_idle_connection_is_closed_and_one_at_work_is_not(tmp_path: Pat
         assert (there.plain == []) is way
 
 
-async def asked(there: Room, count: int = 1) -> None:
-    await eventually(
-        lambda: sum(len(each.heads) for each in there.provider.connections) >= count, "the provider is asked"
-    )
-
-
 async def assert_left(there: Room) -> None:
     await eventually(lambda: there.under_way == 0, "the call has ended")
     assert there.slots == 0
@@ -684,12 +643,6 @@ def locked(database: Path) -> Any:
 
 async def stall(exchange: Exchange) -> None:
     await exchange.request()
-    await exchange.reader.read()
-
-
-async def begin_and_stall(exchange: Exchange) -> None:
-    await exchange.request()
-    await exchange.say(STREAM_HEAD, chunk(TOKEN))
     await exchange.reader.read()
 
 
@@ -842,93 +795,3 @@ async def connection_of(there: Room) -> RequestHandler:
     assert connection.transport is not None
     connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
     return connection
-
-
-# ---------------------------------------------------------------- stopping
-
-
-@pytest.mark.parametrize("way", [True, False])
-@pytest.mark.parametrize("stream", [True, False])
-async def test_a_call_under_way_may_end_before_the_gateway_does(tmp_path: Path, way: bool, stream: bool) -> None:
-    may_end = asyncio.Event()
-
-    async def script(exchange: Exchange) -> None:
-        await exchange.request()
-        if stream:
-            await exchange.say(STREAM_HEAD, chunk(TOKEN))
-        await may_end.wait()
-        await exchange.say(chunk(LAST) + chunk(b"") if stream else json_answer())
-        await exchange.reader.read()
-
-    async with room(tmp_path, script, {"http": {"lane": way}}) as there, there.caller() as caller:
-        caller.send(caller.request(say(stream=stream)))
-        await asked(there)
-        stopping = asyncio.create_task(there.gateway.runner.cleanup())
-        await asyncio.sleep(0.05)
-        assert not stopping.done()
-        may_end.set()
-        answer = await caller.answer()
-        assert (answer.status, answer.is_whole) == (200, True)
-        assert await caller.is_closed_by_gateway()
-        await stopping
-    async with open_books(tmp_path / "data") as books:
-        assert [row.outcome for row in await books.rows()] == ["completed"]
-        await books.check()
-
-
-@pytest.mark.parametrize(
-    ("way", "headers", "asks_before"),
-    [(True, {}, False), (True, {}, True), (True, {"Origin": "https://page.example"}, False), (False, {}, False)],
-    ids=["lane", "lane-after-another", "not", "none"],
-)
-async def test_a_call_gets_the_time_that_the_setting_says(
-    tmp_path: Path, way: bool, headers: dict[str, str], asks_before: bool
-) -> None:
-    """Neither less nor more, or whoever waits for the end (systemd does for 45 s) kills it before all is settled."""
-    changes = {"http": {"lane": way, "shutdown_timeout_s": 2.0}}
-    async with room(tmp_path, begin_and_stall, changes) as there, there.caller() as caller:
-        if asks_before:  # for aiohttp's handler, which sleeps while the lane is at work
-            assert (await caller.ask(method="GET", path="/health")).status == 200
-        caller.send(caller.request(say(stream=True), headers=headers))
-        await caller.reader.readuntil(b"\n\n")
-        begun_s = asyncio.get_running_loop().time()
-        await asyncio.wait_for(there.gateway.runner.cleanup(), 3.5)
-        assert asyncio.get_running_loop().time() - begun_s > 1.9
-        assert ("/chat" in there.plain) is not (way and not headers)
-
-
-@pytest.mark.parametrize("way", [True, False])
-async def test_a_call_that_goes_on_too_long_is_cut_and_settled(
-    tmp_path: Path, way: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO, "bitmesh_proxy.access")
-    changes = {"http": {"lane": way, "shutdown_timeout_s": 0.1}}
-    async with room(tmp_path, begin_and_stall, changes) as there, there.caller() as caller:
-        caller.send(caller.request(say(stream=True)))
-        await caller.reader.readuntil(b"\n\n")
-        stopping = asyncio.create_task(there.gateway.runner.cleanup())
-        rest = await caller.reader.read()
-        assert not rest.endswith(b"0\r\n\r\n"), "nobody may take it for whole"
-        await stopping
-    assert "POST /chat 503" in caplog.text
-    async with open_books(tmp_path / "data") as books:
-        (row,) = await books.rows()
-        assert (row.state, row.outcome, row.http_status) == ("settled", "interrupted", 503)
-        assert row.charge_nano_usd > 0
-        await books.check()
-
-
-@pytest.mark.parametrize("way", [True, False])
-async def test_who_leaves_while_we_wait_for_the_end_has_left(tmp_path: Path, way: bool) -> None:
-    changes = {"http": {"lane": way, "shutdown_timeout_s": 60}}
-    async with room(tmp_path, begin_and_stall, changes) as there, there.caller() as caller:
-        caller.send(caller.request(say(stream=True)))
-        await caller.reader.readuntil(b"\n\n")
-        stopping = asyncio.create_task(there.gateway.runner.cleanup())
-        await asyncio.sleep(0)
-        caller.writer.close()
-        await stopping
-    async with open_books(tmp_path / "data") as books:
-        (row,) = await books.rows()
-        assert (row.state, row.outcome, row.http_status) == ("settled", "caller_left", 499)
-        await books.check()

@@ -1,0 +1,71 @@
+"""The server whose connections have a lane, and what runs an application with it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from typing import Any
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from bitmesh_proxy import keys
+from bitmesh_proxy.upstream.watch import Watch
+from bitmesh_proxy.web.lane.lane import Lane
+from bitmesh_proxy.web.lane.protocol import LaneProtocol
+from bitmesh_proxy.web.server import Server
+
+
+class LaneServer(Server):
+    """Makes the connections, and ends them. Everything else is the server that it stands in for."""
+
+    def __init__(self, server: web.Server, lane: Lane, cutting: asyncio.Event) -> None:
+        super().__init__(server, cutting)
+        self._lane = lane
+        self._watch = Watch(self._loop)
+        self._take_options(self._kwargs)
+
+    def _take_options(self, options: dict[str, Any]) -> None:
+        self._kwargs = options
+        self._like = RequestHandler(self, loop=self._loop, **options)
+        self._auto_decompress: bool = options.get("auto_decompress", True)
+
+    def __call__(self) -> RequestHandler:
+        """A new connection."""
+        return LaneProtocol(self._like, self._auto_decompress, self._lane, self._watch)
+
+    async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - aiohttp's own signature
+        """See Server."""
+        await super().shutdown(timeout)
+        self._watch.close()
+
+    async def _end(self, connection: RequestHandler, timeout: float | None) -> None:  # noqa: ASYNC109 - as above
+        await super()._end(connection, timeout)
+        if isinstance(connection, LaneProtocol):
+            connection.cut_call()
+
+    def hand_down_keepalive(self) -> None:
+        """Every connection inherits SO_KEEPALIVE from now on, so that it need not be set for each."""
+        self._take_options({**self._kwargs, "tcp_keepalive": False})
+
+
+class LaneRunner(web.AppRunner):
+    """Runs an application, with a lane if its settings want one."""
+
+    __slots__ = ()
+
+    async def _make_server(self) -> web.Server:
+        server, cutting = await super()._make_server(), self.app[keys.CUTTING]
+        if self.app[keys.SETTINGS].http.lane:
+            return LaneServer(server, Lane(self.app), cutting)
+        return Server(server, cutting)
+
+    def hand_down_keepalive(self) -> None:
+        """Have the listening sockets, all of which there are by now, give SO_KEEPALIVE to the connections that they
+        accept, as Linux does: two calls of the kernel less for each."""
+        if sys.platform == "linux" and isinstance(self.server, LaneServer):
+            for site in self.sites:
+                for sock in getattr(site._server, "sockets", ()):  # asyncio's servers have some, uvloop's too
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            self.server.hand_down_keepalive()
