@@ -131,9 +131,11 @@ class Jobs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_poll_s: Seconds = 20.0
     backoff_factor: Annotated[float, Meta(ge=1, le=1000)] = 1.5
     max_concurrent_polls_per_provider: Count = 8
-    #: A job still running after so long is looked at rarely (its hold stays); it is never called failed for that.
+    #: A job still running after so long is looked at rarely (its hold stays).
     slow_after_s: Seconds = 3600.0
     slow_poll_s: Seconds = 300.0
+    #: After so long it is given up: a few more polls, and if none brings the last word, it has failed.
+    give_up_after_s: Seconds = 3 * 86400.0
     max_open_per_key: Count = 100
     #: A job that has ended can be asked about for so long.
     keep_s: Seconds = 30 * 86400.0

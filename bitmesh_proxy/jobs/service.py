@@ -4,7 +4,8 @@ A job is a row. Whoever wants to know how it is doing, poller or owner, asks the
 only one question per job be under way. The books are closed once, in the same transaction as the row. A question that
 fails says nothing about the job: it is asked again later, and the hold stays (unless, time after time, the answer is
 larger than is taken). Nor is a job done without a clip that can be handed out: its link may come a little after the
-word, and if it does not, the job has failed.
+word, and if it does not, the job has failed. So has one, in the end, of which no last word came within
+``jobs.give_up_after_s``, for whatever reason.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ from bitmesh_proxy.upstream.attempts import Attempts
 
 log = logging.getLogger(__name__)
 
-#: A job that its provider does not know, or calls done without giving a clip, or answers with more than is taken, so
-#: many polls in a row, is lost.
+#: A job that its provider does not know, or calls done without giving a clip, or answers with more than is taken, or
+#: that is too old, so many polls in a row, is lost.
 LOST_AFTER_REFUSALS = 5
 #: Whoever waits for a job looks at its row at least so often.
 LOOK_AGAIN_S = 1.0
@@ -199,11 +200,14 @@ class JobService:
         access = self._access.get(job.provider)
         if offer is None or access is None:
             log.warning("a job's offer is gone from the configuration: %s", job.offer_id, extra={"job_id": job.id})
-            return await self._store.postpone(job.id, next_poll_at_s=self._next_poll_at_s(job), refusals=job.refusals)
+            return await self._not_known(job, refusals=job.refusals)
         try:
             state = await self._attempts.poll_video(job.provider_job_id, offer, access=access)
         except GatewayError as error:
             return await self._not_answered(job, error)
+        except Exception:  # an answer that we stumble over, and would stumble over again at once
+            log.exception("what a provider said of a job cannot be understood", extra={"job_id": job.id})
+            return await self._not_known(job)
         return await self._apply(job, state)
 
     async def _not_answered(self, job: Job, error: GatewayError) -> Job:
@@ -212,7 +216,19 @@ class JobService:
             return await self._refused(job, "job_lost", "The provider does not know this job any more.")
         if isinstance(error, UpstreamBroken) and error.is_too_large:
             return await self._refused(job, "answer_too_large", error.message)
-        return await self._store.postpone(job.id, next_poll_at_s=self._next_poll_at_s(job), refusals=0)
+        return await self._not_known(job)
+
+    async def _not_known(self, job: Job, *, refusals: int = 0) -> Job:
+        """Note a poll that says nothing; one of too many if the job is too old."""
+        if self._is_too_old(job):
+            return await self._given_up(job)
+        return await self._store.postpone(job.id, next_poll_at_s=self._next_poll_at_s(job), refusals=refusals)
+
+    def _is_too_old(self, job: Job) -> bool:
+        return self._clock() - job.created_at_s > self._settings.give_up_after_s
+
+    async def _given_up(self, job: Job) -> Job:
+        return await self._refused(job, "job_timed_out", "The provider has not said in time how this job ended.")
 
     async def _refused(self, job: Job, code: str, message: str) -> Job:
         """Note a poll that gives no hope; the last of too many ends the job as failed."""
@@ -227,6 +243,8 @@ class JobService:
     async def _apply(self, job: Job, state: JobState) -> Job:
         """Note what the provider said; close the books when it was the last word."""
         if not state.status.is_final:
+            if self._is_too_old(job):
+                return await self._given_up(job)
             return await self._store.update(
                 job.id, status=state.status, state=_dump(state, []), next_poll_at_s=self._next_poll_at_s(job)
             )
@@ -279,7 +297,7 @@ class JobService:
         )
 
     def _next_poll_at_s(self, job: Job) -> float:
-        """Back off from poll to poll; a job that takes very long is looked at rarely, and never given up."""
+        """Back off from poll to poll; a job that takes very long is looked at rarely."""
         settings, now_s = self._settings, self._clock()
         if now_s - job.created_at_s > settings.slow_after_s:
             return now_s + settings.slow_poll_s

@@ -18,7 +18,7 @@ from tests.journeys.gateway import Gateway, running_gateway, video
 
 SETTINGS = Jobs(
     first_poll_s=2.0, max_poll_s=20.0, backoff_factor=2.0, max_concurrent_polls_per_provider=2,
-    slow_after_s=3600.0, slow_poll_s=300.0, max_open_per_key=3,
+    slow_after_s=3600.0, slow_poll_s=300.0, give_up_after_s=86400.0, max_open_per_key=3,
 )  # fmt: skip
 #: Far beyond any test.
 ASLEEP = {"jobs": {"first_poll_s": 9000.0, "max_poll_s": 9000.0}}

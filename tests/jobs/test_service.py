@@ -156,6 +156,68 @@ async def test_a_job_whose_answer_is_larger_than_is_taken_has_failed_in_the_end(
     await room.gateway.check_books()
 
 
+NO_LAST_WORD = ["", "html=200", "garbage", "status=401", "status=403", "status=500", "hangup"]
+
+
+@pytest.mark.parametrize("fault", NO_LAST_WORD, ids=lambda fault: fault or "still running")
+async def test_a_job_of_which_nobody_says_how_it_ended_is_given_up_in_the_end(room: Room, fault: str) -> None:
+    job = await room.submit()
+    if fault:
+        room.gateway.fault(fault, method="GET", times=100)
+    room.clock.now_s = job.created_at_s + SETTINGS.give_up_after_s - 1
+    for _ in range(LOST_AFTER_REFUSALS + 1):
+        job = await room.service.poll(job)
+        assert (job.refusals, job.status.is_final) == (0, False)
+    room.clock.now_s += 2
+    for number in range(1, LOST_AFTER_REFUSALS):
+        job = await room.service.poll(job)
+        assert (job.refusals, job.status.is_final) == (number, False)
+        assert job.next_poll_at_s == pytest.approx(room.clock.now_s + SETTINGS.slow_poll_s, abs=0.01)
+    job = await room.service.poll(job)
+    view = await room.service.view(job, public_base_url="")
+    assert (job.status, view.state.error_code) == (JobStatus.FAILED, "job_timed_out")
+    assert view.state.error_message == "The provider has not said in time how this job ended."
+    row = await room.gateway.last_row()
+    assert (row.state, row.outcome, row.charge_nano_usd) == ("released", "job_failed", 0)
+    await room.gateway.check_books()
+
+
+async def test_a_last_word_counts_however_late(room: Room) -> None:
+    job = await room.submit("A cat [[sandbox: job_s=0]]")
+    room.gateway.fault("status=500", method="GET")
+    room.clock.now_s += 10 * SETTINGS.give_up_after_s  # nobody has asked for so long
+    assert not (job := await room.service.poll(job)).status.is_final
+    assert (await room.service.poll(job)).status is JobStatus.COMPLETED
+    await room.gateway.check_books()
+
+
+async def test_a_job_whose_offer_is_gone_waits_for_it_and_is_given_up_in_the_end(room: Room) -> None:
+    job = await room.submit()
+    service = service_of(room.gateway, room.clock, access={})
+    for _ in range(LOST_AFTER_REFUSALS + 1):
+        job = await service.poll(job)
+    assert (job.refusals, job.status.is_final) == (0, False)
+    room.clock.now_s += SETTINGS.give_up_after_s + 1
+    for _ in range(LOST_AFTER_REFUSALS):
+        job = await service.poll(job)
+    assert job.status is JobStatus.FAILED
+    await room.gateway.check_books()
+
+
+async def test_an_answer_that_we_stumble_over_is_not_asked_for_again_at_once(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = await room.submit()
+    service = service_that_hears(room, job)  # nothing: that is an error of the dialect's
+    job = await service.poll(job)
+    assert job.next_poll_at_s is not None
+    assert job.next_poll_at_s > room.clock.now_s
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == [
+        "what a provider said of a job cannot be understood"
+    ]
+    await room.gateway.check_books(open_requests=1)
+
+
 async def test_a_link_may_come_after_the_word(room: Room) -> None:
     job = await room.submit()
     link = MediaOutput(kind="video", url="http://127.0.0.1:9/clip.mp4")
