@@ -397,6 +397,7 @@ class ProviderConnection(asyncio.Protocol):
             kept = self.home.heads.kept.get(data[:end])
         if kept is not None:
             (head, make_framing), rest = kept, data[end:]
+            self._interim = 0
             framing = make_framing() if head.length_bytes != len(rest) else None
         else:
             try:

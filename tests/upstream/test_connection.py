@@ -10,7 +10,7 @@ import pytest
 
 from bitmesh_proxy.errors import CallerLeft, UpstreamBroken, UpstreamTimeout
 from bitmesh_proxy.upstream.connection import WRITE_BYTES, ProviderConnection
-from bitmesh_proxy.upstream.heads import MAX_HEAD_BYTES, HeadReader
+from bitmesh_proxy.upstream.heads import MAX_HEAD_BYTES, MAX_INTERIM_ANSWERS, HeadReader
 from bitmesh_proxy.upstream.inbox import HIGH_WATER_BYTES
 from bitmesh_proxy.upstream.watch import Watch
 from tests.upstream.answers import ANSWERS, HEAD, SIZED
@@ -156,6 +156,18 @@ async def test_one_answer_after_the_other_on_the_same_connection() -> None:
         connection.send(b"", b"", is_head_only=False, first_byte_s=1e12, idle_s=1.0, deadline_s=1e12)
     assert isinstance(connection.home, Alone)
     assert connection.home.first_answers == 1
+    connection.close()
+
+
+async def test_interim_answers_are_counted_for_each_answer() -> None:
+    """Also where the head behind them comes in a read of its own, and is known."""
+    connection, _ = asked()
+    for _ in range(MAX_INTERIM_ANSWERS + 2):
+        connection.data_received(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
+        connection.data_received(SIZED)
+        assert await body_of(connection) == b"hello"
+        assert connection.end()
+        connection.send(b"", b"", is_head_only=False, first_byte_s=1e12, idle_s=1.0, deadline_s=1e12)
     connection.close()
 
 
