@@ -133,13 +133,14 @@ def read_whole_usage(body: bytes) -> tuple[Usage | None, str | None]:
 
     An answer that is nothing but an error (some providers send those with status 200) has used nothing. One whose
     figures are all 0 (servers that do not count say so) names no usage: its text has to be counted.
-    ``(None, None)`` for a body that is no JSON object.
+    ``(None, None)`` for a body that is no JSON object. One that is but for a torn letter or a NaN somewhere in it has
+    its figures read as a large one's are.
     """
     if len(body) <= SMALL_BYTES:
         try:
             answer = orjson.loads(body)
         except orjson.JSONDecodeError:
-            return None, None
+            return _usage_within(body) if body.lstrip()[:1] == b"{" else (None, None)
         if not isinstance(answer, dict):
             return None, None
         request_id = answer.get("id")
@@ -147,6 +148,10 @@ def read_whole_usage(body: bytes) -> tuple[Usage | None, str | None]:
         if usage is None and answer.get("error") and not answer.get("choices"):
             usage = Usage()
         return usage, request_id if isinstance(request_id, str) else None
+    return _usage_within(body)
+
+
+def _usage_within(body: bytes) -> tuple[Usage | None, str | None]:
     return _not_nothing(find_usage(body)), find_id(body[:1024])
 
 

@@ -114,6 +114,13 @@ def test_what_is_no_answer_has_no_usage(body: bytes) -> None:
     assert read_whole_usage(body) == (None, None)
 
 
+@pytest.mark.parametrize("length", [10, 50_000])
+@pytest.mark.parametrize("spoilt", [b'"\\ud83d"', b'"\xff"', b"NaN", b"1e999", b"[" * 1100 + b"]" * 1100])
+def test_figures_count_although_something_else_cannot_be_read(spoilt: bytes, length: int) -> None:
+    body = b'{"id":"c-1","text":"%b","odd":%b,"usage":%b}' % (b"x" * length, spoilt, orjson.dumps(PLAIN))
+    assert read_whole_usage(body) == (Usage(input_tokens=3, output_tokens=2), "c-1")
+
+
 def test_an_answer_that_is_an_error_has_used_nothing() -> None:
     assert read_whole_usage(b'{"error":{"message":"no"}}') == (Usage(), None)
 

@@ -36,6 +36,8 @@ ERRORS: tuple[Any, ...] = (
     {"detail": "no"},
     {"message": "\udcff".encode("utf-8", "replace").decode(), "error": {}},
 )
+#: Values that not every reader of JSON takes.
+UNREADABLE = (b"1e999", b"NaN", b'"\\ud83d"', b'"\xff"', b"01")
 JUNK = (b"", b"<html>no</html>", b"{", b'{"a": }', b"null", b"[]", b"[1]", b"\xff\xfe", b'{"error"', b"  \n", b"{}")
 JSON_TYPES = (b"application/json", b"application/json; charset=utf-8", b"text/html", b"application/problem+json", b"")
 STREAM_TYPES = (b"text/event-stream",) * 6 + (b"Text/Event-Stream; charset=utf-8", b"application/json", b"text/plain")
@@ -173,6 +175,8 @@ def whole_play(chance: Random) -> Play:
     if chance.random() < 0.7:
         body["usage"] = chance.choice(USAGES)
     data = orjson.dumps(body, option=chance.choice([0, orjson.OPT_INDENT_2]))
+    if chance.random() < 0.05:
+        data = b'{"odd":' + chance.choice(UNREADABLE) + b"," + data[1:]
     around = chance.choice([b"", b"", b"\n", b" \r\n"])
     if chance.random() < 0.02:
         data = data.replace(b"}", b"x" * 20_000 + b"}", 1)  # more than is taken
