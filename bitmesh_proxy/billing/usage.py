@@ -2,7 +2,8 @@
 
 The first is for the reservation and must not be too small; the second is for answers whose provider named no figures
 (a stream that was cut) and should be about right, never zero. Both are estimates in the units that prices are made of;
-what they cost is decided in ``pricing``. Nothing here looks into pictures, sounds or files.
+what they cost is decided in ``pricing``. Nothing here looks into pictures, sounds or files; of files and sounds the
+size counts.
 
 Tokens of text: at least two UTF-8 bytes make one in any language that models are trained on, and about four do in
 English (https://platform.openai.com/tokenizer, "one token generally corresponds to ~4 characters"; read 2026-08-20).
@@ -10,7 +11,7 @@ English (https://platform.openai.com/tokenizer, "one token generally corresponds
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -37,8 +38,16 @@ TOKENS_PER_MESSAGE = 8
 #: options says it better.
 IMAGE_TOKENS_AT_MOST = 6_000
 IMAGE_TOKENS_USUALLY = 1_000
-#: A sound or file in a conversation whose content we do not see.
+#: A file or sound in a conversation: one behind a link, or a small one, whose text may be packed.
+#: ``file_tokens_at_most`` in an offer's options says it better. A page of text in a PDF comes to some 2,300 tokens at
+#: Anthropic, to 4,600 at most (https://platform.claude.com/docs/build-with-claude/pdf-support).
 FILE_TOKENS_AT_MOST = 100_000
+#: Of larger ones, characters (base64 in the call) that make a token at least: pages of text take 5 KB each or more;
+#: sounds and clips 32 and 300 tokens a second (https://ai.google.dev/gemini-api/docs/tokens), and 1 and 12 KB.
+FILE_CHARACTERS_PER_TOKEN_AT_LEAST = 2
+SOUND_CHARACTERS_PER_TOKEN_AT_LEAST = 40
+#: More than fits into a model's window cannot be used. That of an offer that does not say how large it is.
+WINDOW_TOKENS_AT_MOST = 1_050_000
 FILE_TOKENS_USUALLY = 5_000
 #: Size of a compressed sound per second at the lowest rate in use (8 kbit/s speech), and at a common one.
 SOUND_BYTES_PER_SECOND_AT_LEAST = 1_000
@@ -54,7 +63,9 @@ _READ_BY_MODELS = ("tools", "functions", "response_format", "system")
 _OUTPUT_LIMITS = ("max_completion_tokens", "max_tokens")
 PLAIN_NAMES_BYTES = len("role") + len("content")
 _PICTURES = frozenset({"image_url", "input_image", "image"})
-_FILES = frozenset({"file", "input_file", "input_audio", "video_url", "input_video", "document"})
+_PLAYED = frozenset({"input_audio", "video_url", "input_video"})
+_FILES = frozenset({"file", "input_file", "document"}) | _PLAYED
+_PLAYED_DATA = ("data:audio/", "data:video/")
 
 
 class PromptSize(msgspec.Struct):
@@ -63,7 +74,8 @@ class PromptSize(msgspec.Struct):
     text_bytes: int = 0
     messages: int = 0
     pictures: int = 0
-    files: int = 0
+    #: What each file comes to at most, as far as its size can tell.
+    files: list[int] = msgspec.field(default_factory=list)
 
 
 class ChatBound(msgspec.Struct, frozen=True, gc=False):
@@ -118,7 +130,7 @@ def chat_bound(
     if not size.pictures and not size.files:
         return ChatBound(text_tokens, 0, 0, output_tokens)
     return ChatBound(
-        text_tokens + size.files * FILE_TOKENS_AT_MOST,
+        text_tokens + _file_tokens_at_most(size.files, offer),
         size.pictures * _image_tokens_at_most(offer),
         size.pictures,
         output_tokens,
@@ -132,7 +144,7 @@ def usage_delivered(call: Call, offer: Offer, *, output_characters: int) -> Usag
             size = prompt_size(call)
             image_tokens = size.pictures * IMAGE_TOKENS_USUALLY
             return Usage(
-                input_tokens=_tokens_usually(size) + image_tokens + size.files * FILE_TOKENS_USUALLY,
+                input_tokens=_tokens_usually(size) + image_tokens + len(size.files) * FILE_TOKENS_USUALLY,
                 image_input_tokens=image_tokens,
                 output_tokens=tokens_of(output_characters),
                 is_estimated=True,
@@ -236,7 +248,7 @@ def _add(value: Any, size: PromptSize) -> None:
         if isinstance(kind, str) and kind in _PICTURES:
             size.pictures += 1
         elif isinstance(kind, str) and kind in _FILES:
-            size.files += 1
+            size.files.append(_tokens_by_size(value, is_played=kind in _PLAYED))
         else:
             for name, inner in value.items():
                 size.text_bytes += len(name)
@@ -264,6 +276,33 @@ def _tokens_usually(size: PromptSize) -> int:
 def _image_tokens_at_most(offer: Offer) -> int:
     known = offer.options.get("image_tokens_at_most")
     return known if isinstance(known, int) else IMAGE_TOKENS_AT_MOST
+
+
+def _file_tokens_at_most(files: list[int], offer: Offer) -> int:
+    """Of files that come to so much each by their size."""
+    known = offer.options.get("file_tokens_at_most")
+    least = known if isinstance(known, int) else FILE_TOKENS_AT_MOST
+    return min(sum(max(least, each) for each in files), offer.context_tokens or WINDOW_TOKENS_AT_MOST)
+
+
+def _tokens_by_size(part: Mapping[str, Any], *, is_played: bool) -> int:
+    """What a file with all that stands beside it comes to at most; next to nothing where it is but a link."""
+    texts = list(_texts(part))
+    largest = max(texts, key=len, default="")
+    if is_played or largest.startswith(_PLAYED_DATA):
+        return sum(map(_utf8_length, texts)) // SOUND_CHARACTERS_PER_TOKEN_AT_LEAST
+    return sum(map(_utf8_length, texts)) // FILE_CHARACTERS_PER_TOKEN_AT_LEAST
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner)
 
 
 def _choices(call: ChatCall) -> int:

@@ -180,6 +180,7 @@ def _make_offer(placed: Placed[OfferRow], model: ModelRow, operation: Operation)
         default_size=row.default_size,
         quality_map=row.quality_map,
         max_output_tokens=row.max_output_tokens or model.max_output_tokens,
+        context_tokens=model.context_tokens,
         sell_price=None if row.sell is None else read_price(row.sell, operation, lambda why: complain(f"sell: {why}")),
         markup_nano=None if row.markup is None else read_ratio("markup", row.markup, complain),
         retires_on=row.retires_on.isoformat() if row.retires_on else None,

@@ -62,6 +62,8 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     #: Callers' words for a quality → the provider's.
     quality_map: Mapping[str, str] = msgspec.field(default_factory=dict)
     max_output_tokens: int | None = None
+    #: The model's.
+    context_tokens: int | None = None
     sell_price: Price | None = None
     markup_nano: int | None = None
     #: ISO date after which the provider no longer serves it. Such an offer is tried last, never hidden.

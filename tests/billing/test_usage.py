@@ -115,10 +115,39 @@ def test_pictures_count_as_pictures_however_they_come() -> None:
     assert 0 < delivered.image_input_tokens < usage.image_input_tokens
 
 
-def test_files_and_sounds_have_a_fixed_bound() -> None:
-    content = [{"type": "file", "file": {"file_data": "A" * 9_000_000}}]
-    usage = bound(ChatCall(model=MODEL, messages=[{"role": "user", "content": content}]))
-    assert usage.input_tokens - counting.FILE_TOKENS_AT_MOST < 100
+PDF = "data:application/pdf;base64,"
+WINDOW = counting.WINDOW_TOKENS_AT_MOST
+
+
+@pytest.mark.parametrize(
+    ("parts", "changes", "tokens"),
+    [
+        ([{"type": "file", "file": {"file_data": PDF + "A" * 1000}}], {}, 100_000),
+        ([{"type": "file", "file": {"file_data": PDF + "A" * 600_000}}], {}, 300_000),
+        ([{"type": "file", "file": {"file_data": PDF + "A" * 600_000}}] * 2, {}, 600_000),
+        ([{"type": "file", "file": {"file_data": PDF + "A" * 9_000_000}}], {}, WINDOW),
+        ([{"type": "file", "file": {"file_data": PDF + "A" * 9_000_000}}], {"context_tokens": 200_000}, 200_000),
+        ([{"type": "file", "file": {"file_data": PDF}}], {"context_tokens": 8_000}, 8_000),
+        ([{"type": "file", "file": {"file_url": "https://example.test/a.pdf"}}], {}, 100_000),
+        ([{"type": "file", "file": {"file_id": "file-1"}}], {"options": {"file_tokens_at_most": 400_000}}, 400_000),
+        ([{"type": "file", "file": {"file_data": PDF}}], {"options": {"file_tokens_at_most": 1000}}, 1000),
+        ([{"type": "document", "source": {"type": "text", "data": "ö" * 200_000}}], {}, 200_000),
+        ([{"type": "input_audio", "input_audio": {"data": "A" * 3_000_000, "format": "mp3"}}], {}, 100_000),
+        ([{"type": "input_audio", "input_audio": {"data": "A" * 8_000_000, "format": "mp3"}}], {}, 200_000),
+        ([{"type": "video_url", "video_url": {"url": "data:video/mp4;base64," + "A" * 8_000_000}}], {}, 200_000),
+        ([{"type": "file", "file": {"file_data": "data:audio/mpeg;base64," + "A" * 8_000_000}}], {}, 200_000),
+    ],
+)
+def test_files_and_sounds_are_bounded_by_their_size_and_the_window(
+    parts: list[dict[str, Any]], changes: dict[str, Any], tokens: int
+) -> None:
+    usage = bound(ChatCall(model=MODEL, messages=[{"role": "user", "content": parts}]), **changes)
+    assert 0 <= usage.input_tokens - tokens < 100
+
+
+def test_who_says_that_a_document_is_a_sound_holds_no_less_for_it() -> None:
+    part = {"type": "file", "note": "data:audio/", "file": {"file_data": PDF + "A" * 600_000}}
+    assert bound(ChatCall(model=MODEL, messages=[{"role": "user", "content": [part]}])).input_tokens > 300_000
 
 
 @pytest.mark.parametrize(

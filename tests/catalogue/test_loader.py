@@ -57,6 +57,7 @@ def test_facts_are_stated_once_and_offers_stand_in_any_file(tmp_path: Path) -> N
     )
     model = catalogue.get("foo")
     assert (model.title, model.owner, model.inputs, model.outputs) == ("Foo", "Acme", ("text", "image"), ("text",))
+    assert model.offers[0].context_tokens == 1000
     assert (model.context_tokens, model.released_on, model.retires_on) == (1000, "2026-01-31", "2027-01-31")
     assert [offer.id for offer in model.offers] == ["beta:foo-1", "alpha:foo-1"]
     beta, alpha = model.offers
