@@ -261,6 +261,8 @@ class StraightCall(Struct, eq=False):
         self._head = head
         if head.code != 200 and not is_good(head.code):
             self._kind = _REFUSAL
+        elif head.is_coded:
+            self._refused()  # whatever it says
         elif self.plan.stream:
             self._kind = _STREAM if head.media_type == "text/event-stream" else _REFUSAL
 

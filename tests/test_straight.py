@@ -548,6 +548,8 @@ async def test_leaving_while_a_large_answer_is_read_in_a_thread(tmp_path: Path) 
         (once(JSON.replace(b'{"id"', b'("id"')), "upstream_broken", 502),
         (once(JSON[:-1]), "upstream_broken", 502),
         (once(EVENTS.replace(b"event-stream", b"html"), b"<html>"), "upstream_broken", 502),
+        (once(JSON.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n")), "upstream_broken", 502),
+        (once(EVENTS.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n"), TOKEN), "upstream_broken", 502),
         (once(REFUSAL), "provider_error", 503),
         (once(b"HTTP/1.1 429 No\r\nContent-Length: 9\r\n\r\nno"), "provider_error", 429),
         (once(b"HTTP/1.1 500 No\r\n\r\n", b"x" * 70_000), "provider_error", 500),

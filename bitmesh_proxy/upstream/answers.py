@@ -33,10 +33,13 @@ def is_good(status: int) -> bool:
 
 
 def refusal_of(access: ProviderAccess, head: AnswerHead, body: bytes) -> GatewayError:
-    """What an answer means that is no answer: an error status, or anything else where a stream was asked for."""
+    """What an answer means that is no answer: an error status, a compressed one, or anything else where a stream was
+    asked for."""
     body = body[:MAX_ERROR_BYTES]
     if not is_good(head.code):
         return access.provider.read_error(head.code, head.headers, body)
+    if head.is_coded:
+        return UpstreamBroken("The provider's answer is compressed, although that was not offered.")
     if head.media_type.endswith("json") and b'"error"' in body:
         return access.provider.read_error(502, head.headers, body)
     return UpstreamBroken("The provider did not answer with a stream.")

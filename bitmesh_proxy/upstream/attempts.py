@@ -254,9 +254,12 @@ class Attempts:
             return body, content_type
 
     async def _check_head(self, access: ProviderAccess, answer: UpstreamAnswer) -> None:
-        """Raises ProviderRefused for an error status, with what the provider said."""
+        """Raises ProviderRefused for an error status, with what the provider said; UpstreamBroken for what nobody here
+        can read."""
         if not is_good(answer.status):
             raise await self._refusal(access, answer)
+        if answer.head.is_coded:
+            raise refusal_of(access, answer.head, b"")
 
     async def _refusal(self, access: ProviderAccess, answer: UpstreamAnswer) -> GatewayError:
         return refusal_of(access, answer.head, await self._read_error_body(answer))

@@ -57,6 +57,12 @@ class AnswerHead:
             self._media_type = media_type
         return media_type
 
+    @property
+    def is_coded(self) -> bool:
+        """Is the body compressed, or coded otherwise? Nobody here asks for that, or could read it."""
+        coding = self.headers.get(hdrs.CONTENT_ENCODING)
+        return coding is not None and coding.strip().lower() not in ("", "identity")
+
 
 class HeadReader:
     """Reads whole heads, of any connection."""

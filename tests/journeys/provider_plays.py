@@ -58,6 +58,7 @@ EXTRA_LINES = (
     b"X-A: \xc3\xbc\xff\r\n",
     b"Connection: keep-alive\r\n",
     b"Content-Encoding: identity\r\n",
+    b"Content-Encoding: gzip\r\n",
     b"Server: theirs\r\nDate: then\r\n",
 )
 INTERIM = (b"",) * 6 + (

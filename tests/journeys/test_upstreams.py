@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
 import socket
 from collections.abc import AsyncIterator
@@ -196,6 +197,29 @@ async def test_an_error_inside_a_stream_is_passed_on_and_not_called_a_success(ga
     assert (row.state, row.outcome, row.basis) == ("settled", "provider_error", Basis.ESTIMATED)
     assert row.charge_nano_usd > 0
     await gateway.check_books()
+
+
+@pytest.mark.both_ways
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_comes_compressed_though_nobody_asked_is_no_answer(tmp_path: Path, stream: bool) -> None:
+    """Least of all one whose caller is not told that it is compressed."""
+
+    async def script(request: web.Request) -> web.StreamResponse:
+        assert request.headers["Accept-Encoding"] == "identity"
+        media_type = "text/event-stream" if stream else "application/json"
+        headers = {"Content-Type": media_type, "Content-Encoding": "gzip"}
+        return web.Response(body=gzip.compress(ODD_STREAM), headers=headers)
+
+    async with (
+        scripted(script) as upstream,
+        running_gateway(tmp_path / "data", at(tmp_path / "rows", one=upstream.url)) as gateway,
+    ):
+        answer = await gateway.post("/chat", {**SAY, "stream": stream})
+        assert answer.status == 502
+        assert "compressed" in answer.json["error"]
+        row = await gateway.last_row()
+        assert (row.outcome, row.charge_nano_usd) == ("upstream_broken", 0)
+        await gateway.check_books()
 
 
 @pytest.mark.both_ways

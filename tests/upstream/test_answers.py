@@ -57,6 +57,14 @@ def test_anything_else_is_no_stream(body: bytes, content_type: str) -> None:
     assert error.message == "The provider did not answer with a stream."
 
 
+@pytest.mark.parametrize(("coding", "expected"), [("gzip", True), ("x", True), (" Identity ", False), ("", False)])
+def test_a_compressed_answer_is_none(coding: str, expected: bool) -> None:
+    of_coding = AnswerHead(code=200, headers=CIMultiDict({"Content-Encoding": coding}), should_close=False)
+    error = refusal_of(ACCESS, of_coding, b"\x1f\x8b")
+    assert isinstance(error, UpstreamBroken)
+    assert ("compressed" in error.message) is expected
+
+
 def test_only_the_beginning_of_a_long_error_is_read() -> None:
     assert isinstance(refusal(200, b" " * MAX_ERROR_BYTES + b'{"error":{}}'), UpstreamBroken)
 

@@ -76,6 +76,17 @@ async def test_the_media_type_is_plain(line: bytes, media_type: str) -> None:
     assert head.media_type == media_type
 
 
+async def test_whether_a_body_is_coded() -> None:
+    heads = await reader()
+    for line, expected in (
+        (b"", False),
+        (b"content-encoding: Identity\r\n", False),
+        (b"Content-encoding: br\r\n", True),
+    ):
+        head, _ = heads.read(b"HTTP/1.1 200 OK\r\n" + line + b"\r\n", is_head_only=False)
+        assert head.is_coded is expected
+
+
 async def test_half_a_head_is_none() -> None:
     with pytest.raises(FramingError):
         (await reader()).read(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n", is_head_only=False)
