@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from bitmesh_proxy import keys
-from bitmesh_proxy.auth.master import load_master_secret
+from bitmesh_proxy.auth.master import load_master_secret, missing_master_secret, on_lost_secret
 from bitmesh_proxy.auth.sealing import Sealer
 from bitmesh_proxy.auth.secrets import MasterSecretError
 from bitmesh_proxy.billing.pruning import Pruner
@@ -52,6 +52,7 @@ from bitmesh_proxy.storage.idempotency import IdempotencyStore
 from bitmesh_proxy.storage.instances import register_instance, run_alone
 from bitmesh_proxy.storage.jobs import JobStore
 from bitmesh_proxy.storage.key_directory import KeyDirectory
+from bitmesh_proxy.storage.keys import KeyStore
 from bitmesh_proxy.storage.ledger import LedgerStore
 from bitmesh_proxy.storage.media import SqliteMedia
 from bitmesh_proxy.storage.months import LedgerMonths
@@ -155,6 +156,7 @@ async def database(app: web.Application) -> AsyncIterator[None]:
     directory = resolve_data_dir(settings, environ)
     try:
         await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
+        missing = await asyncio.to_thread(missing_master_secret, settings, environ)
         master_secret = await asyncio.to_thread(load_master_secret, settings, environ)
         db = await Database.open(
             directory / DATABASE_NAME,
@@ -166,6 +168,8 @@ async def database(app: web.Application) -> AsyncIterator[None]:
     except (OSError, StorageError, MasterSecretError) as exc:
         raise StartError(str(exc)) from exc
     app[keys.DATABASE] = db
+    if missing is not None and (consumers := await KeyStore(db).count_consumers()):
+        log.warning("%s: a new master secret was made. %s", missing, on_lost_secret(consumers))
     worker = app.get(keys.WORKER)
     if worker is None:
         app[keys.METRICS].write_waits = db.write_waits

@@ -56,6 +56,18 @@ async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
         await start(tmp_path, {})
 
 
+async def test_a_start_without_the_master_secret_of_existing_keys_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_gateway(tmp_path):  # which makes a key
+        pass
+    assert "master secret" not in caplog.text
+    (tmp_path / "master.secret").unlink()
+    for times in (1, 1):  # once it is there, nobody can tell
+        await start(tmp_path, {})
+        assert caplog.text.count("a new master secret was made. Consumer secrets of keys (1)") == times
+
+
 def test_a_limit_of_an_endpoint_nobody_knows_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(
         StartError, match=r"limits\.endpoint_per_minute: no endpoint is called chats \(auth_test, chat,"

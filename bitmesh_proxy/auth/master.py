@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from bitmesh_proxy.auth.secrets import load_or_create_master_secret
+from bitmesh_proxy.auth.secrets import find_master_secret, load_or_create_master_secret
 from bitmesh_proxy.settings import Settings, resolve_data_dir
 
 FILE_NAME = "master.secret"
@@ -14,11 +14,29 @@ FILE_NAME = "master.secret"
 
 def load_master_secret(settings: Settings, environ: Mapping[str, str] | None = None) -> bytes:
     """The master secret by the rule of ``auth.master_secret_file``, made on first use. Raises MasterSecretError."""
+    path, credentials_dir = _places(settings, environ)
+    return load_or_create_master_secret(path, credentials_dir=credentials_dir)
+
+
+def missing_master_secret(settings: Settings, environ: Mapping[str, str] | None = None) -> Path | None:
+    """Where the master secret would be made if it were loaded now; None if it is there."""
+    path, credentials_dir = _places(settings, environ)
+    return None if find_master_secret(path, credentials_dir=credentials_dir) else path
+
+
+def on_lost_secret(consumers: int) -> str:
+    """What is to be said where so many keys have consumer secrets, and there is (or was) no master secret."""
+    return (
+        f"Consumer secrets of keys ({consumers}) were made with another one: put that back, or rotate those keys. (If"
+        " systemd hands it to the service as a credential, they are right there, and any that are made here are not.)"
+    )
+
+
+def _places(settings: Settings, environ: Mapping[str, str] | None) -> tuple[Path, Path | None]:
+    """The file, and the directory in which systemd may have put another that comes before it."""
     env = os.environ if environ is None else environ
     configured = settings.auth.master_secret_file
     if configured:
-        return load_or_create_master_secret(Path(configured).expanduser())
+        return Path(configured).expanduser(), None
     directory = env.get("CREDENTIALS_DIRECTORY")
-    return load_or_create_master_secret(
-        resolve_data_dir(settings, env) / FILE_NAME, credentials_dir=Path(directory) if directory else None
-    )
+    return resolve_data_dir(settings, env) / FILE_NAME, Path(directory) if directory else None

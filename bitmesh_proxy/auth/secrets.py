@@ -73,6 +73,13 @@ def derive_consumer_secret(master: bytes, key_id: str, generation: int) -> str:
     return _base64url(hmac.digest(master, message, "sha256"))
 
 
+def find_master_secret(path: Path, *, credentials_dir: Path | None = None) -> Path | None:
+    """Where ``load_or_create_master_secret`` would read it; None where it would make one."""
+    if credentials_dir is not None and (credentials_dir / CREDENTIAL_NAME).exists():
+        return credentials_dir / CREDENTIAL_NAME
+    return path if path.exists() else None
+
+
 def load_or_create_master_secret(
     path: Path, *, credentials_dir: Path | None = None, random_bytes: RandomBytes = secrets.token_bytes
 ) -> bytes:
@@ -81,10 +88,11 @@ def load_or_create_master_secret(
     White space around the content does not count, so that ``openssl rand -hex 32`` will do, nor a byte order mark.
     ``credentials_dir`` is ``$CREDENTIALS_DIRECTORY``. Raises MasterSecretError.
     """
-    if credentials_dir is not None and (credentials_dir / CREDENTIAL_NAME).exists():
+    found = find_master_secret(path, credentials_dir=credentials_dir)
+    if found is not None and found != path:
         # No look at its mode: systemd grants access by an ACL, whose mask shows as group bits.
-        return _read(credentials_dir / CREDENTIAL_NAME, is_private=True)
-    if not path.exists():
+        return _read(found, is_private=True)
+    if found is None:
         try:
             _create(path, random_bytes(32).hex().encode() + b"\n")
         except OSError as exc:

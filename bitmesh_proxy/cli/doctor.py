@@ -14,7 +14,7 @@ import aiohttp
 import click
 import msgspec
 
-from bitmesh_proxy.auth.master import load_master_secret
+from bitmesh_proxy.auth.master import load_master_secret, missing_master_secret, on_lost_secret
 from bitmesh_proxy.auth.secrets import MasterSecretError
 from bitmesh_proxy.billing.pruning import show_day
 from bitmesh_proxy.catalogue.row_files import CatalogueError
@@ -24,9 +24,10 @@ from bitmesh_proxy.cli.options import common_options, on_ignored_variables, sett
 from bitmesh_proxy.cli.tables import print_json, print_table
 from bitmesh_proxy.errors import GatewayError
 from bitmesh_proxy.settings import Settings, SettingsError, resolve_credential, resolve_data_dir
-from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.database import DATABASE_NAME, Database
 from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.instances import census
+from bitmesh_proxy.storage.keys import KeyStore
 from bitmesh_proxy.storage.ledger import LedgerStore
 from bitmesh_proxy.storage.months import Due, Hindrance, LedgerMonths
 from bitmesh_proxy.storage.verification import verify_books
@@ -92,6 +93,8 @@ def _check_disk(settings: Settings) -> Finding:
 
 
 def _check_master_secret(settings: Settings) -> Finding:
+    if (missing := missing_master_secret(settings)) is not None:
+        return Finding(check="master secret", verdict="warning", detail=f"{missing} is not there yet")
     try:
         load_master_secret(settings)
     except MasterSecretError as exc:
@@ -100,6 +103,10 @@ def _check_master_secret(settings: Settings) -> Finding:
 
 
 async def _check_database(settings: Settings) -> AsyncIterator[Finding]:
+    path = resolve_data_dir(settings) / DATABASE_NAME
+    if not await asyncio.to_thread(path.exists):
+        yield Finding(check="database", verdict="warning", detail=f"{path} is not there yet")
+        return
     try:
         async with open_database(settings) as database:
             integrity = await database.read("PRAGMA quick_check")
@@ -113,6 +120,9 @@ async def _check_database(settings: Settings) -> AsyncIterator[Finding]:
             )
             yield await _explain_open_holds(database)
             yield await _look_back(settings, database)
+            consumers = await KeyStore(database).count_consumers()
+            if consumers and await asyncio.to_thread(missing_master_secret, settings) is not None:
+                yield Finding(check="consumer secrets", verdict="warning", detail=on_lost_secret(consumers))
     except (StorageError, GatewayError, OSError) as exc:
         yield Finding(check="database", verdict="fault", detail=str(exc))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +9,11 @@ from typing import Any
 
 import click
 
-from bitmesh_proxy.auth.master import load_master_secret
 from bitmesh_proxy.auth.secrets import derive_consumer_secret, new_token, token_digest
 from bitmesh_proxy.cli.account import find_account
 from bitmesh_proxy.cli.books import with_database
 from bitmesh_proxy.cli.moments import AHEAD, BUDGET, show_moment
-from bitmesh_proxy.cli.new_key import TOKEN_HINT_CHARACTERS, NewKey, create_key
+from bitmesh_proxy.cli.new_key import TOKEN_HINT_CHARACTERS, NewKey, create_key, master_secret_for
 from bitmesh_proxy.cli.options import OrWord, common_options, fail, given, settings_of
 from bitmesh_proxy.cli.tables import print_json, print_table
 from bitmesh_proxy.money import NanoUsd, format_usd
@@ -244,7 +242,9 @@ def change(
 ) -> None:
     """Change what a key may do, from its next request on. What is not said stays, and what it has spent counts."""
     said = given(ctx, options)
-    if said.get("allowed_models") == ("none",):
+    if "none" in said.get("allowed_models", ()):
+        if len(said["allowed_models"]) > 1:
+            raise click.BadParameter("none stands for any model, and alone", param_hint="--allow-model")
         said["allowed_models"] = None
 
     settings = settings_of(ctx, config, data_dir)
@@ -267,7 +267,7 @@ def rotate(ctx: click.Context, key_id: str, as_json: bool, config: Path | None, 
     settings = settings_of(ctx, config, data_dir)
 
     async def work(database: Database) -> NewKey:
-        master_secret = await asyncio.to_thread(load_master_secret, settings)
+        master_secret = await master_secret_for(database, settings)
         token = new_token()
         record = await KeyStore(database).rotate(
             key_id, token_digest=token_digest(token), token_hint=token[-TOKEN_HINT_CHARACTERS:]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any, ClassVar
 
-from bitmesh_proxy.auth.master import load_master_secret
+import click
+
+from bitmesh_proxy.auth.master import load_master_secret, missing_master_secret, on_lost_secret
 from bitmesh_proxy.auth.secrets import derive_consumer_secret, new_consumer_key, new_token, token_digest
 from bitmesh_proxy.discreet import Discreet
 from bitmesh_proxy.settings import Settings
@@ -37,6 +39,18 @@ class NewKey(Discreet, frozen=True, kw_only=True):
         }
 
 
+async def master_secret_for(database: Database, settings: Settings) -> bytes:
+    """The master secret. Where it has to be made although keys were made with one before, that is said on standard
+    error. Raises MasterSecretError."""
+    missing = await asyncio.to_thread(missing_master_secret, settings)
+    master_secret = await asyncio.to_thread(load_master_secret, settings)
+    if missing is not None and (consumers := await KeyStore(database).count_consumers()):
+        click.echo(
+            f"bitmesh-proxy: warning: {missing}: a new master secret was made. {on_lost_secret(consumers)}", err=True
+        )
+    return master_secret
+
+
 async def create_key(
     database: Database, settings: Settings, *, account_id: str, name: str = "", **limits: Any
 ) -> NewKey:
@@ -44,7 +58,7 @@ async def create_key(
 
     Raises NotFound for an unknown account.
     """
-    master_secret = await asyncio.to_thread(load_master_secret, settings)
+    master_secret = await master_secret_for(database, settings)
     key_id, token, consumer_key = make_id("key_"), new_token(), new_consumer_key()
     await KeyStore(database).create(
         KeySpec(

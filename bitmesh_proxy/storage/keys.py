@@ -120,6 +120,11 @@ class KeyStore:
             rows = await self._database.read(SELECT_KEYS + "WHERE accounts.id = ? ORDER BY keys.number", (account_id,))
         return tuple(record_of(row) for row in rows)
 
+    async def count_consumers(self) -> int:
+        """How many keys have a consumer key, and so a secret that is derived from the master secret."""
+        row = self._database.lookup("SELECT count(*) FROM keys WHERE consumer_key IS NOT NULL", ())
+        return 0 if row is None else int(row[0])
+
     async def disable(self, key_id: str) -> KeyRecord:
         """Switch a key off; it fails with its next request, in every process. Raises NotFound."""
         # The first moment it was switched off is kept.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bitmesh_proxy.auth.master import load_master_secret
+from bitmesh_proxy.auth.master import load_master_secret, missing_master_secret, on_lost_secret
 from bitmesh_proxy.settings import Auth, Data, Settings
 
 
@@ -34,3 +34,18 @@ def test_a_named_file_comes_first(tmp_path: Path) -> None:
     named = tmp_path / "own" / "secret"
     found = load_master_secret(settings(tmp_path, master_secret_file=str(named)), credentials(tmp_path))
     assert named.read_bytes().strip() == found != b"c" * 32
+
+
+def test_what_is_missing_is_named_and_not_made(tmp_path: Path) -> None:
+    beside = tmp_path / "data" / "master.secret"
+    assert missing_master_secret(settings(tmp_path), {}) == beside
+    assert not beside.parent.exists()
+    assert missing_master_secret(settings(tmp_path), credentials(tmp_path)) is None
+    load_master_secret(settings(tmp_path), {})
+    assert missing_master_secret(settings(tmp_path), {}) is None
+    named = settings(tmp_path, master_secret_file=str(tmp_path / "own"))
+    assert missing_master_secret(named, {"CREDENTIALS_DIRECTORY": str(tmp_path / "credentials")}) == tmp_path / "own"
+
+
+def test_how_many_keys_a_lost_secret_concerns_is_said() -> None:
+    assert "(3)" in on_lost_secret(3)

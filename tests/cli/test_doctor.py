@@ -68,6 +68,27 @@ def test_a_master_secret_that_others_may_read_is_a_fault(run: Run, data_dir: Pat
     assert verdicts(run, status=1)["master secret"][0] == "fault"
 
 
+def test_nothing_is_made_where_nothing_is(run: Run, data_dir: Path) -> None:
+    found = verdicts(run)
+    for check in ("data directory", "master secret", "database"):
+        assert found[check][0] == "warning"
+        assert found[check][1].endswith("is not there yet")
+    assert not data_dir.exists()
+
+
+def test_a_master_secret_that_was_lost_is_not_made_anew_but_said(run: Run, data_dir: Path) -> None:
+    run("account", "create", "acme")
+    assert "consumer secrets" not in verdicts(run), "no key was made with it"
+    run("key", "create")
+    (data_dir / "master.secret").unlink()
+    for _ in range(2):
+        found = verdicts(run)
+        assert found["master secret"] == ("warning", f"{data_dir / 'master.secret'} is not there yet")
+        assert found["consumer secrets"][0] == "warning"
+        assert "put that back" in found["consumer secrets"][1]
+    assert not (data_dir / "master.secret").exists()
+
+
 def test_a_file_that_is_no_database_is_a_fault(run: Run, data_dir: Path) -> None:
     data_dir.mkdir()
     (data_dir / "bitmesh-proxy.db").write_bytes(b"not a database at all, but long enough to look like one" * 20)

@@ -134,6 +134,9 @@ def test_a_change_that_cannot_be_is_refused(run: Run) -> None:
         assert f"Invalid value for '{option}'" in run("key", "change", key_id, option, value, status=2).output
     for option, value in (("--budget-day", "-1"), ("--bound-model", ""), ("--allow-model", " ")):
         assert f"Invalid value for '{option}'" in run("key", "create", option, value, status=2).output
+    both = run("key", "change", key_id, "--allow-model", "none", "--allow-model", "x", status=2)
+    assert "none stands for any model, and alone" in both.output
+    assert json_of(run("key", "show", key_id, "--json"))["allowed_models"] is None
 
 
 def test_a_key_that_would_never_work_is_not_made(run: Run) -> None:

@@ -178,6 +178,7 @@ def test_doctor_says_how_far_rows_go_back_whatever_a_wrong_clock_left_first(
 
 
 def test_doctor_says_when_all_rows_are_of_the_future(run: Run, data_dir: Path) -> None:
+    run("account", "list")  # the database is made
     assert finding(run, "ledger") == ("ok", "no rows yet")
     fill(run, data_dir, (-20, -900))
     verdict, detail = finding(run, "ledger")

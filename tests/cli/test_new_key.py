@@ -12,6 +12,7 @@ from bitmesh_proxy.settings_sources import load_settings
 from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.key_directory import KeyDirectory
+from tests.cli.conftest import Run, json_of
 
 
 async def test_a_new_key_is_found_by_both_of_its_names(tmp_path: Path) -> None:
@@ -33,3 +34,15 @@ async def test_a_new_key_is_found_by_both_of_its_names(tmp_path: Path) -> None:
         assert made.consumer_secret not in repr(made)
     finally:
         await database.close()
+
+
+def test_a_master_secret_that_is_made_anew_is_said(run: Run, data_dir: Path) -> None:
+    run("account", "create", "acme")
+    first = run("key", "create", "--json")
+    assert first.stderr == "", "before the first key there was none to lose"
+    for command in (["key", "create", "--json"], ["key", "rotate", json_of(first)["id"], "--json"]):
+        (data_dir / "master.secret").unlink()
+        said = run(*command).stderr
+        assert said.startswith(f"bitmesh-proxy: warning: {data_dir / 'master.secret'}: a new master secret was made.")
+        assert "put that back" in said
+    assert run("key", "create", "--json").stderr == ""

@@ -57,6 +57,14 @@ async def test_what_is_not_said_is_nothing(keys: KeyStore, account: Account) -> 
     assert not record.is_expired(NOON_S * 2)
 
 
+async def test_keys_with_a_consumer_key_are_counted(keys: KeyStore, account: Account) -> None:
+    assert await keys.count_consumers() == 0
+    await keys.create(key_spec(account.id))
+    assert await keys.count_consumers() == 0
+    await keys.create(key_spec(account.id, id="key_2", token_digest=None, consumer_key="ck_1"))
+    assert await keys.count_consumers() == 1
+
+
 async def test_expiry_is_a_moment(keys: KeyStore, account: Account) -> None:
     record = await keys.create(key_spec(account.id, expires_at_s=NOON_S))
     assert not record.is_expired(NOON_S - 0.001)
