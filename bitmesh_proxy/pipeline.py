@@ -251,7 +251,7 @@ class Pipeline:
             if ticket is not None:
                 await self._note(ticket.finish_stream)
             if tail:
-                await reply.write(tail)
+                await reply.write(progress.behind(tail))
             await reply.finish()
             return
         headers = {**delivery.headers, **headers}

@@ -491,7 +491,7 @@ class StraightCall(Struct, eq=False):
             tail = self._tail
             if self.endpoint.comments_cost:
                 tail += cost_comment(cost_headers(bill, provider))
-            reply.finish_now(tail)
+            reply.finish_now(self._progress.behind(tail))
         else:
             headers = {
                 "Content-Type": "application/json",

@@ -66,7 +66,8 @@ class StreamMeter(Protocol):
     ``output_characters`` counts the text delivered so far (for an estimate when no usage arrives);
     ``is_complete`` says whether the protocol's own end was seen; ``error`` is set when the provider reported one
     inside the stream; ``provider_request_id`` is the id in the stream. Reading them may cost a look through the end of
-    the stream: read them when it has ended, not with every chunk.
+    the stream: read them when it has ended, not with every chunk. ``is_in_event``: what has come ends within an event,
+    so that nothing can be said behind it before that is ended.
     """
 
     @property
@@ -83,6 +84,9 @@ class StreamMeter(Protocol):
 
     @property
     def provider_request_id(self) -> str | None: ...
+
+    @property
+    def is_in_event(self) -> bool: ...
 
     def feed(self, data: bytes) -> None: ...
 

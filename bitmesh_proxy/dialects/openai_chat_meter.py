@@ -217,6 +217,11 @@ class OpenAIChatMeter:
         """The id in the first event."""
         return find_id(self._first)
 
+    @property
+    def is_in_event(self) -> bool:
+        """Does what has come end within an event?"""
+        return self._is_cut
+
     def _end(self) -> bytes:
         """The last chunks as one, made once for all that is asked after the last of them."""
         recent = self._recent

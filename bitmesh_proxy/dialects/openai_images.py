@@ -145,6 +145,11 @@ class OpenAIImagesMeter:
                 return error_message(answer) or "The provider reported an error."
         return None
 
+    @property
+    def is_in_event(self) -> bool:
+        """Does what has come end within an event?"""
+        return self._cutter.is_holding
+
 
 def _fields(call: ImageCall, offer: Offer, *, takes_response_format: bool, extra: frozenset[str]) -> dict[str, Any]:
     quality = offer.quality_for(call.quality)

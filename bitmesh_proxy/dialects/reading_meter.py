@@ -20,7 +20,7 @@ from bitmesh_proxy.dialects.base import StreamReader
 class ReadingMeter:
     """The ``StreamMeter`` of any protocol that has a reader. Costs as much as reading."""
 
-    __slots__ = ("_reader", "error", "is_complete", "output_characters", "provider_request_id", "usage")
+    __slots__ = ("_reader", "error", "is_complete", "is_in_event", "output_characters", "provider_request_id", "usage")
 
     def __init__(self, make_reader: Callable[[], StreamReader]) -> None:
         self.usage: Usage | None = None
@@ -28,6 +28,7 @@ class ReadingMeter:
         self.is_complete = False
         self.error: str | None = None
         self.provider_request_id: str | None = None
+        self.is_in_event = False  # what is translated is passed on in whole events
         self._reader = make_reader()
 
     def feed(self, data: bytes) -> None:

@@ -19,6 +19,9 @@ from bitmesh_proxy.errors import UpstreamBroken
 
 _BOM: Final = b"\xef\xbb\xbf"
 
+#: Ends an event that has no end yet, wherever in it that is.
+EVENT_END: Final = b"\n\n"
+
 #: A picture of 4096 × 4096 in base64 arrives as one event; nothing honest is larger.
 MAX_EVENT_BYTES: Final = 32 * 1024 * 1024
 

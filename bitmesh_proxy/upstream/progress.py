@@ -6,6 +6,7 @@ import msgspec
 
 from bitmesh_proxy.calls import Usage
 from bitmesh_proxy.catalogue.offer import Offer
+from bitmesh_proxy.dialects.sse import EVENT_END
 from bitmesh_proxy.providers.base import StreamMeter
 
 
@@ -52,6 +53,11 @@ class Progress(msgspec.Struct, kw_only=True):
     def characters(self) -> int:
         """How many characters of text reached the caller."""
         return self.meter.output_characters if self.meter is not None else self.output_characters
+
+    def behind(self, tail: bytes) -> bytes:
+        """Events or comments of ours, as they have to be written behind what has passed of the provider's stream: that
+        may end within an event, be it that it broke off there or that its server leaves out the last blank line."""
+        return EVENT_END + tail if tail and self.meter is not None and self.meter.is_in_event else tail
 
     @property
     def request_id(self) -> str | None:

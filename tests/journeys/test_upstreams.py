@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 
 from bitmesh_proxy.calls import Basis
+from bitmesh_proxy.dialects.sse import SseParser
 from tests.journeys.gateway import Gateway, chat, image, running_gateway
 from tests.journeys.scripted import MODEL, TOKEN_NANO_USD, at, scripted, whole_answer, with_more
 
@@ -197,6 +198,43 @@ async def test_an_error_inside_a_stream_is_passed_on_and_not_called_a_success(ga
     assert (row.state, row.outcome, row.basis) == ("settled", "provider_error", Basis.ESTIMATED)
     assert row.charge_nano_usd > 0
     await gateway.check_books()
+
+
+TOKEN = b'data: {"id":"c-1","choices":[{"index":0,"delta":{"content":"Hello"}}]}\n\n'
+FINISHED = b'data: {"id":"c-1","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+
+@pytest.mark.both_ways
+@pytest.mark.parametrize("include_usage", [False, True])  # without, a stream is not passed on as it is
+async def test_what_we_say_behind_a_stream_is_no_part_of_its_last_event(tmp_path: Path, include_usage: bool) -> None:
+    """What it cost, or that it broke off, wherever it did."""
+    stream: list[bytes] = []
+
+    async def script(request: web.Request) -> web.StreamResponse:
+        return await stream_of(request, *stream)
+
+    async with (
+        scripted(script) as upstream,
+        running_gateway(tmp_path / "data", at(tmp_path / "rows", one=upstream.url)) as gateway,
+    ):
+        body = {**SAY, "stream": True, "stream_options": {"include_usage": include_usage}}
+        for end in (DONE, DONE[:-1], DONE[:-2], DONE[:-2] + b"\r\n", DONE + b": bye"):
+            stream[:] = [TOKEN, FINISHED, end]
+            answer = await gateway.post("/v1/chat/completions", body)
+            assert answer.body.startswith(TOKEN + FINISHED + end)
+            assert SseParser().feed(answer.body) == [TOKEN[6:-2], FINISHED[6:-2], b"[DONE]"]
+            assert b"\n: X-Bitmesh-Cost: " in answer.body
+            assert (await gateway.last_row()).outcome == "completed"
+        for path in ("/chat", "/v1/chat/completions"):
+            for end in (b"", b'data: {"id":"c-1","choices":[{"del', b": still th", b"da", b'data: {"id":"c-1"}\n'):
+                stream[:] = [TOKEN, TOKEN, end] if end else [TOKEN, TOKEN]
+                answer = await gateway.post(path, body)
+                assert answer.body.startswith(TOKEN + TOKEN)
+                events = SseParser().feed(answer.body)
+                assert orjson.loads(events[-1])["error"]["code"] == "upstream_broken"
+                assert (await gateway.last_row()).outcome == "upstream_broken"
+        await gateway.check_books()
 
 
 @pytest.mark.both_ways

@@ -33,6 +33,17 @@ def test_a_meter_says_what_passed() -> None:
     assert progress.reported_usage == Usage(input_tokens=3, output_tokens=2)
 
 
+def test_what_is_said_behind_a_stream_is_said_behind_its_last_event() -> None:
+    assert Progress().behind(b": x\n\n") == b": x\n\n"
+    progress = Progress(meter=OpenAIChatMeter())
+    assert progress.meter is not None
+    progress.meter.feed(EVENT)
+    assert progress.behind(b": x\n\n") == b": x\n\n"
+    progress.meter.feed(EVENT[:9])
+    assert progress.behind(b": x\n\n") == b"\n\n: x\n\n"
+    assert progress.behind(b"") == b""
+
+
 def test_what_a_whole_answer_says_counts_before_the_meter() -> None:
     progress = Progress(meter=OpenAIChatMeter(), usage=Usage(input_tokens=9), provider_request_id="own")
     assert progress.meter is not None
