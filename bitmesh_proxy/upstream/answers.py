@@ -57,8 +57,15 @@ def check_is_no_refusal(body: bytes) -> None:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
         return
-    if isinstance(answer, dict) and answer.get("error") and not any(answer.get(name) for name in _MADE):
+    if isinstance(answer, dict) and answer.get("error") and not any(_is_something(answer.get(name)) for name in _MADE):
         raise refused_within_success(answer)
+
+
+def _is_something(value: object) -> bool:
+    """A usage of nothing but zeros is nothing; what it says in detail is in its sums."""
+    return (
+        any(each for each in value.values() if not isinstance(each, dict)) if isinstance(value, dict) else bool(value)
+    )
 
 
 def check_is_transcript(body: bytes, media_type: str) -> None:

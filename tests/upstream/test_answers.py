@@ -73,6 +73,9 @@ def test_what_is_nothing_but_an_error_is_not_passed_on() -> None:
     with pytest.raises(ProviderRefused, match="no model") as caught:
         check_is_no_refusal(b'{"error":{"message":"no model"},"choices":[]}')
     assert caught.value.status == 502
+    zeros = b'{"prompt_tokens":0,"completion_tokens":0,"prompt_tokens_details":{"cached_tokens":0}}'
+    with pytest.raises(ProviderRefused, match="no model"):
+        check_is_no_refusal(b'{"error":{"message":"no model"},"choices":null,"usage":%b}' % zeros)
     with pytest.raises(ProviderRefused) as caught:
         check_is_no_refusal(b'{"error":{"message":"wait","code":429}}')
     assert caught.value.status == 429
