@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import time
 from collections.abc import AsyncIterator
@@ -85,29 +86,35 @@ def _check_environment(settings: Settings) -> list[Finding]:
 
 def _check_disk(settings: Settings) -> Finding:
     directory = resolve_data_dir(settings)
-    if not directory.is_dir():
-        return Finding(check="data directory", verdict="warning", detail=f"{directory} is not there yet")
+    try:
+        if not directory.is_dir():
+            return Finding(check="data directory", verdict="warning", detail=f"{directory} is not there yet")
+    except OSError as exc:  # whoever asks may not look there
+        return Finding(check="data directory", verdict="fault", detail=str(exc))
+    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+        detail = f"{directory}: this user may not read and write there (give commands as the service's user)"
+        return Finding(check="data directory", verdict="fault", detail=detail)
     free = shutil.disk_usage(directory).free
     verdict: Literal["ok", "warning"] = "ok" if free > MIN_FREE_BYTES else "warning"
     return Finding(check="data directory", verdict=verdict, detail=f"{directory}, {free // 2**20} MiB free")
 
 
 def _check_master_secret(settings: Settings) -> Finding:
-    if (missing := missing_master_secret(settings)) is not None:
-        return Finding(check="master secret", verdict="warning", detail=f"{missing} is not there yet")
     try:
+        if (missing := missing_master_secret(settings)) is not None:
+            return Finding(check="master secret", verdict="warning", detail=f"{missing} is not there yet")
         load_master_secret(settings)
-    except MasterSecretError as exc:
+    except (MasterSecretError, OSError) as exc:
         return Finding(check="master secret", verdict="fault", detail=str(exc))
     return Finding(check="master secret", verdict="ok", detail="there, and readable by its owner only")
 
 
 async def _check_database(settings: Settings) -> AsyncIterator[Finding]:
     path = resolve_data_dir(settings) / DATABASE_NAME
-    if not await asyncio.to_thread(path.exists):
-        yield Finding(check="database", verdict="warning", detail=f"{path} is not there yet")
-        return
     try:
+        if not await asyncio.to_thread(path.exists):
+            yield Finding(check="database", verdict="warning", detail=f"{path} is not there yet")
+            return
         async with open_database(settings) as database:
             integrity = await database.read("PRAGMA quick_check")
             verdict: Literal["ok", "fault"] = "ok" if integrity == [("ok",)] else "fault"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -10,8 +11,10 @@ from typing import Any
 
 import aiohttp
 import pytest
+from click.testing import CliRunner
 from yarl import URL
 
+from bitmesh_proxy.cli.main import main
 from tests.cli.conftest import Run, enter_request, json_of
 from tests.provider_answers import provider_answers
 
@@ -74,6 +77,27 @@ def test_nothing_is_made_where_nothing_is(run: Run, data_dir: Path) -> None:
         assert found[check][0] == "warning"
         assert found[check][1].endswith("is not there yet")
     assert not data_dir.exists()
+
+
+def test_where_nobody_can_look_the_other_checks_are_made_all_the_same(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BITMESH_DATA__DIR", "/" + "x" * 300)
+    result = CliRunner().invoke(main, ["doctor", "--offline", "--json"])
+    found = {each["check"]: each["verdict"] for each in json_of(result)}
+    for check in ("data directory", "master secret", "database"):
+        assert found[check] in ("fault", "warning"), "later Pythons say of such a name that it is not there"
+    assert found["catalogue"] == "ok"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_that_the_user_may_not_write_is_a_fault(run: Run, data_dir: Path) -> None:
+    run("account", "create", "acme")
+    data_dir.chmod(0o500)
+    try:
+        assert verdicts(run, status=1)["data directory"][0] == "fault"
+    finally:
+        data_dir.chmod(0o700)
 
 
 def test_a_master_secret_that_was_lost_is_not_made_anew_but_said(run: Run, data_dir: Path) -> None:
