@@ -11,6 +11,7 @@ import gc
 import importlib
 import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,6 +45,8 @@ class LazyCommands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. What it meets outside of itself, and does not explain better, ends it with one line."""
+        if isinstance(sys.stdout, TextIOWrapper):  # a terminal of another language shows escapes of what it has not
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except Exception as exc:

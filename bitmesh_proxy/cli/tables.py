@@ -28,5 +28,5 @@ def shown(text: str) -> str:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document."""
-    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+    """One JSON document: in UTF-8, whatever the terminal speaks."""
+    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2))

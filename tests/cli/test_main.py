@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import click
+import orjson
 import pytest
 from click.testing import CliRunner
 
@@ -45,6 +47,21 @@ def test_output_that_nobody_can_take_ends_with_a_line(tmp_path: Path) -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "bitmesh-proxy: [Errno 28] No space left on device\n")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_a_name_that_the_terminal_cannot_show_is_shown_as_its_escape(tmp_path: Path, encoding: str) -> None:
+    def run(*arguments: str) -> bytes:
+        command = [sys.executable, "-m", "bitmesh_proxy", "--data-dir", str(tmp_path), *arguments]
+        env = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+        done = subprocess.run(command, capture_output=True, env=env, check=True)
+        assert done.stderr == b""
+        return done.stdout
+
+    run("account", "create", "Zoë 名")
+    listed = run("account", "list")
+    assert (b"Zo\xeb \\u540d" if encoding == "latin-1" else "Zoë 名".encode()) in listed
+    assert orjson.loads(run("account", "list", "--json"))[0]["name"] == "Zoë 名"
 
 
 def test_a_user_without_a_home_is_asked_for_the_directory(monkeypatch: pytest.MonkeyPatch) -> None:
