@@ -18,6 +18,7 @@ from bitmesh_proxy.auth.secrets import MasterSecretError
 from bitmesh_proxy.cli.options import EXIT_CONFIG, fail
 from bitmesh_proxy.errors import GatewayError
 from bitmesh_proxy.settings import Settings, resolve_data_dir
+from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.database import DATABASE_NAME, Database
 from bitmesh_proxy.storage.failures import StorageError
 
@@ -37,6 +38,9 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
     )
     try:
         yield database
+        if DATABASE_NAME not in before and not await AccountStore(database).list():
+            # Whoever meant another directory, or is another user than the service, reads why nothing is in it.
+            click.echo(f"bitmesh-proxy: there was no database in {directory}: a new one was made", err=True)
     finally:
         await database.close()
         await asyncio.to_thread(_warn_of_roots_files, directory, before)

@@ -12,6 +12,7 @@ from bitmesh_proxy.cli.books import with_database
 from bitmesh_proxy.errors import NotFound
 from bitmesh_proxy.settings import Settings
 from bitmesh_proxy.settings_sources import load_settings
+from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.database import Database
 
 
@@ -21,6 +22,20 @@ def settings(directory: Path) -> Settings:
 
 async def count_accounts(database: Database) -> int:
     return int((await database.read("SELECT count(*) FROM accounts"))[0][0])
+
+
+async def make_account(database: Database) -> None:
+    await AccountStore(database).create("acme")
+
+
+def test_who_reads_where_nothing_is_hears_that_nothing_was_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_database(settings(tmp_path / "own"), make_account)
+    assert capsys.readouterr().err == "", "a first account is nothing to wonder about"
+    for said in (f"bitmesh-proxy: there was no database in {tmp_path / 'other'}: a new one was made\n", ""):
+        assert with_database(settings(tmp_path / "other"), count_accounts) == 0
+        assert capsys.readouterr().err == said
 
 
 def test_the_work_gets_a_database_that_is_made_and_closed(tmp_path: Path) -> None:
@@ -38,10 +53,10 @@ def test_the_work_gets_a_database_that_is_made_and_closed(tmp_path: Path) -> Non
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files in another user's directory")
 def test_root_is_told_what_the_service_could_not_open(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with_database(settings(tmp_path / "own"), count_accounts)
+    with_database(settings(tmp_path / "own"), make_account)
     assert capsys.readouterr().err == ""
     os.chown(tmp_path, 54321, -1)
-    with_database(settings(tmp_path), count_accounts)
+    with_database(settings(tmp_path), make_account)
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "chown 54321 bitmesh-proxy.db bitmesh-proxy.db.key-changes there" in said

@@ -44,6 +44,7 @@ def test_an_unknown_command_is_refused_by_name() -> None:
 
 def test_output_that_nobody_can_take_ends_with_a_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bitmesh_proxy", "--data-dir", str(tmp_path), "account", "list", "--json"]
+    subprocess.run(command, capture_output=True, check=True)  # the database is made
     with open("/dev/full", "wb") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "bitmesh-proxy: [Errno 28] No space left on device\n")

@@ -41,6 +41,7 @@ def test_the_environment_is_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_variable_that_sets_nothing_is_named_beside_the_output(
     run: Run, monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:
+    run("account", "list")  # the database is made
     assert run(*command).stderr == ""
     monkeypatch.setenv("BITMESH_HTTP_PORT", "3001")
     result = run(*command)
