@@ -18,6 +18,10 @@ from bitmesh_proxy.storage.accounts import Account, AccountStore, Payment
 from bitmesh_proxy.storage.database import Database
 
 
+#: Accounts that an error names.
+MOST_LISTED = 20
+
+
 @click.group()
 def account() -> None:
     """Accounts and their balances.
@@ -180,7 +184,9 @@ async def find_account(store: AccountStore, wanted: str | None) -> Account:
         return matching[0]
     if not found:
         fail("there is no account yet: bitmesh-proxy account create NAME --credit 10")
-    fail(question + "; there are: " + ", ".join(f"{each.id} ({shown(each.name)})" for each in found))
+    listed = ", ".join(f"{each.id} ({shown(each.name)})" for each in (matching or found)[:MOST_LISTED])
+    more = len(matching or found) - MOST_LISTED
+    fail(f"{question}; there are: {listed}" + (f", and {more} more: bitmesh-proxy account list" if more > 0 else ""))
 
 
 def _entered(

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from bitmesh_proxy.cli.account import MOST_LISTED
+from bitmesh_proxy.cli.books import with_database
+from bitmesh_proxy.settings_sources import load_settings
+from bitmesh_proxy.storage.accounts import AccountStore
+from bitmesh_proxy.storage.database import Database
 from tests.cli.conftest import Run, json_of
 
 
@@ -41,10 +48,28 @@ def test_an_account_needs_a_name(run: Run) -> None:
 
 def test_an_unknown_or_ambiguous_account_is_named(run: Run) -> None:
     assert "there is no account yet" in run("account", "credit", "acme", "1", status=1).output
+    run("account", "create", "other")
     run("account", "create", "twin")
     run("account", "create", "twin")
-    assert "names several accounts" in run("account", "credit", "twin", "1", status=1).output
-    assert "no account has the id or name 'other'" in run("account", "credit", "other", "1", status=1).output
+    said = run("account", "credit", "twin", "1", status=1).output
+    assert "names several accounts" in said
+    assert said.count("(twin)") == 2
+    assert "(other)" not in said
+    said = run("account", "credit", "nobody", "1", status=1).output
+    assert "no account has the id or name 'nobody'" in said
+    assert said.count("(twin)") == 2
+    assert "(other)" in said
+
+
+def test_of_many_accounts_an_error_names_some(run: Run, data_dir: Path) -> None:
+    async def create(database: Database) -> None:
+        for number in range(MOST_LISTED + 3):
+            await AccountStore(database).create(f"n{number}")
+
+    with_database(load_settings(environ={}, overrides={"data": {"dir": str(data_dir)}}), create)
+    said = run("account", "credit", "nobody", "1", status=1).output
+    assert said.count("acct_") == MOST_LISTED
+    assert said.endswith(", and 3 more: bitmesh-proxy account list\n")
 
 
 def test_a_name_does_nothing_to_the_terminal(run: Run) -> None:
