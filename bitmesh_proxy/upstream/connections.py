@@ -98,7 +98,7 @@ class OriginPool:
         except BaseException:
             if waiter.done() and not waiter.cancelled():  # it was our turn, and we do not take it
                 self.wake_next()
-            else:
+            elif waiter in self.waiters:  # else it has been passed over already
                 self.waiters.remove(waiter)
             raise
 

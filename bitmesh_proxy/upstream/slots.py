@@ -33,7 +33,7 @@ class Slots:
         except BaseException:
             if waiter.done() and not waiter.cancelled():
                 self.release()  # it was handed to us, and we do not take it
-            else:
+            elif waiter in self._waiters:  # else it has been passed over already
                 self._waiters.remove(waiter)
             raise
 

@@ -150,6 +150,19 @@ async def test_a_cancelled_waiter_passes_its_turn_on() -> None:
         assert await asyncio.wait_for(waiting[1], 2) is first
 
 
+async def test_a_waiter_may_be_cancelled_at_the_moment_when_it_would_be_its_turn() -> None:
+    async with provider(answering(ANSWER)) as running, pool(max_per_origin=1) as connections:
+        first = await taken(connections, running.port)
+        await ask(first)
+        waiting = [asyncio.create_task(taken(connections, running.port)) for _ in range(2)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        first.finish()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting[0]
+        assert await waiting[1] is first
+
+
 async def test_a_fresh_one_is_fresh_also_at_the_limit() -> None:
     async with provider(answering(ANSWER)) as running, pool(max_per_origin=1) as connections:
         first = await exchange(connections, running.port)

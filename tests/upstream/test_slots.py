@@ -33,18 +33,20 @@ async def test_who_waits_comes_before_who_cannot() -> None:
     assert slots.take_now()
 
 
-@pytest.mark.parametrize("is_handed_over", [False, True])
-async def test_who_is_cancelled_takes_none_along(is_handed_over: bool) -> None:
+@pytest.mark.parametrize("released", ["before", "at the same moment", "afterwards"])
+async def test_who_is_cancelled_takes_none_along(released: str) -> None:
     slots = Slots(1)
     assert slots.take_now()
     waiting = asyncio.create_task(slots.take())
     await asyncio.sleep(0)
-    if is_handed_over:
+    if released == "before":
         slots.release()
     waiting.cancel()
+    if released == "at the same moment":
+        slots.release()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    if not is_handed_over:
+    if released == "afterwards":
         slots.release()
     assert slots.take_now()
     assert not slots.take_now()
