@@ -17,7 +17,6 @@ from bitmesh_proxy.settings import Settings
 from bitmesh_proxy.storage.accounts import Account, AccountStore, Payment
 from bitmesh_proxy.storage.database import Database
 
-
 #: Accounts that an error names.
 MOST_LISTED = 20
 
