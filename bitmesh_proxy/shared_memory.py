@@ -7,20 +7,31 @@ built on this has to be right, or harmlessly strict, after any part of its store
 
 The lock is flock(2) on the file, opened anew by each process: the kernel gives it up when its holder ends, in whatever
 way, ``kill -9`` included. It costs 1.0 us. (A semaphore of ``multiprocessing`` costs 0.1 us and stays taken for ever
-when its holder is killed; a robust mutex of pthreads costs 0.8 us by way of ctypes; fcntl(2) costs 1.6 us.)
+when its holder is killed; a robust mutex of pthreads costs 0.8 us by way of ctypes; fcntl(2) costs 1.6 us.) A holder
+that lives and is stopped, by SIGSTOP or a debugger, keeps it: then callers are refused, so that the event loops of the
+other processes go on.
 """
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fcntl import LOCK_EX, LOCK_UN, flock
+from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
+
+from bitmesh_proxy.errors import Unavailable
+
+log = logging.getLogger(__name__)
 
 WORD_BYTES = 8
+#: A holder takes a few microseconds, unless it is stopped or kept from its core.
+PATIENCE_S = 1.0
+_PAUSE_S = 0.000_02
 _PAGE_BYTES = mmap.PAGESIZE
 
 #: All that this process has, for its children.
@@ -42,6 +53,7 @@ class SharedMemory:
         self.threads = threading.Lock()
         #: What flock(2) is called with, which is for those that can spare a call of ``lock``.
         self.lock_descriptor = _opened_anew(descriptor)
+        self._was_in_vain = False
         _alive.add(self)
 
     @classmethod
@@ -57,9 +69,35 @@ class SharedMemory:
             raise
 
     def lock(self) -> None:
-        """Keep everybody else out. Waits; a holder takes a few microseconds, and is never dead."""
+        """Keep everybody else out. Raises Unavailable when another process keeps us out for long."""
         self.threads.acquire()
-        flock(self.lock_descriptor, LOCK_EX)
+        try:
+            flock(self.lock_descriptor, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            self.wait()
+
+    def wait(self) -> None:
+        """The rest of ``lock`` where another process has it. Whoever comes when somebody has waited in vain does not
+        wait, until it is free again. Where it raises Unavailable, ``threads`` is given back."""
+        end_s = time.monotonic() + (0.0 if self._was_in_vain else PATIENCE_S)
+        pause_s = 0.0  # mostly it is free at once
+        while True:
+            time.sleep(pause_s)
+            try:
+                flock(self.lock_descriptor, LOCK_EX | LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() < end_s:
+                    pause_s = _PAUSE_S
+                    continue
+                if not self._was_in_vain:
+                    log.error("a process that stands still has locked what all processes share: calls are refused")
+                self._was_in_vain = True
+                self.threads.release()
+                raise Unavailable("The limits cannot be looked up at the moment. Please try again.") from None
+            if self._was_in_vain:
+                log.info("what all processes share can be used again")
+            self._was_in_vain = False
+            return
 
     def unlock(self) -> None:
         """Let the next one in."""
@@ -68,8 +106,9 @@ class SharedMemory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """``lock`` and ``unlock`` where a microsecond does not matter."""
-        self.lock()
+        """The same for what no caller waits for: however long it takes."""
+        self.threads.acquire()
+        flock(self.lock_descriptor, LOCK_EX)
         try:
             yield
         finally:
@@ -91,6 +130,7 @@ class SharedMemory:
         os.close(self.lock_descriptor)
         self.lock_descriptor = _opened_anew(self.descriptor)
         self.threads = threading.Lock()
+        self._was_in_vain = False
 
 
 def _opened_anew(descriptor: int) -> int:

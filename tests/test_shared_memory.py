@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bitmesh_proxy.errors import Unavailable
 from bitmesh_proxy.shared_memory import SharedMemory
 
 ROOT = Path(__file__).parent.parent
@@ -98,6 +99,23 @@ def test_a_lock_is_free_when_its_holder_is_killed(memory: SharedMemory) -> None:
     process.communicate()
     with memory.locked():
         assert memory.words[1] == 7
+
+
+def test_a_holder_that_is_stopped_keeps_nobody_waiting_for_ever(
+    memory: SharedMemory, caplog: pytest.LogCaptureFixture
+) -> None:
+    process = start(HOLD, memory)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"held\n"
+    process.send_signal(signal.SIGSTOP)
+    for _ in range(100):  # only the first of them waits
+        with pytest.raises(Unavailable):
+            memory.lock()
+    assert len(caplog.records) == 1
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    memory.lock()
+    memory.unlock()
 
 
 def test_a_forked_child_has_a_lock_of_its_own(memory: SharedMemory) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from bitmesh_proxy.limits.per_endpoint import EndpointLimit
 from bitmesh_proxy.limits.per_key import KeyLimit
 from bitmesh_proxy.settings import SettingsError
 from bitmesh_proxy.settings_sources import load_settings
+from bitmesh_proxy.shared_memory import SharedMemory
 from bitmesh_proxy.worker import Doors, Memories, Worker, settings_of_seat
 
 SEATS = 2
@@ -72,6 +74,20 @@ def test_a_dead_workers_calls_are_under_way_no_more_and_its_counts_stay(workers:
     assert b"bitmesh_requests_under_way 0.0" in text
     assert b'bitmesh_requests_total{endpoint="chat",status="200"} 1.0' in text
     assert b"bitmesh_ledger_write_seconds_count 1.0" in text
+
+
+def test_the_dead_are_forgotten_while_another_worker_stands_still_in_the_middle_of_a_step(
+    workers: list[Worker],
+) -> None:
+    """The supervisor must not wait for one that it may have to kill."""
+    first, second = workers
+    first.concurrency_limit(1).take("key_1", 1)
+    memories = first.memories
+    standing_still = SharedMemory(os.dup(memories.limits.descriptor))
+    with standing_still.locked():
+        memories.forget_seat(0, seats=SEATS)
+    standing_still.close()
+    second.concurrency_limit(1).take("key_1", 1)
 
 
 def test_promises_to_providers_are_divided_and_add_up() -> None:

@@ -80,11 +80,12 @@ class Places:
         self._row_words = WAYS * words
         self._first = at + FIRST_WORDS
         self.remembered: dict[str, Place] = {}
-        with memory.locked():
-            if not memory.words[at]:  # a new table
-                for word in range(SECRET_WORDS):
-                    memory.words[at + word] = int.from_bytes(os.urandom(8), "little") | 1
-            self._secret = bytes(memory.words[at : at + SECRET_WORDS])
+        if not memory.words[at + SECRET_WORDS - 1]:  # a new table, or somebody is just making it
+            with memory.locked():
+                if not memory.words[at + SECRET_WORDS - 1]:
+                    for word in range(SECRET_WORDS):
+                        memory.words[at + word] = int.from_bytes(os.urandom(8), "little") | 1
+        self._secret = bytes(memory.words[at : at + SECRET_WORDS])
 
     @staticmethod
     def words_for(*, rows: int, words: int) -> int:

@@ -112,12 +112,14 @@ class SharedConcurrencyLimit(ConcurrencyLimit):
         return None
 
     def forget_seat(self, seat: int) -> None:
-        """A worker has died: nothing is under way there any more."""
+        """A worker has died: nothing is under way there any more.
+
+        Without the lock, as in ``give_back``: the supervisor must not wait for a worker that it may have to kill.
+        """
         words = self._memory.words
-        with self._memory.locked():
-            for at in self._places.all():
-                if words[at + 1 + seat]:
-                    words[at + 1 + seat] = 0
+        for at in self._places.all():
+            if words[at + 1 + seat]:
+                words[at + 1 + seat] = 0
 
     def _sum_at(self, at: int) -> int:
         return sum(self._memory.words[at + 1 : at + self._end])

@@ -12,7 +12,7 @@ is refused by the limits themselves, in their order.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from fcntl import LOCK_EX, LOCK_UN, flock
+from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 from math import floor
 from typing import TypeAlias
 
@@ -68,7 +68,8 @@ class Gate:
 
     def enter(self) -> list[Passed] | None:
         """Take a token of each bucket, and a slot, which is to be given back once; says of each bucket how it stands.
-        None: nothing was taken, and the limits have to be asked one by one.
+        None: nothing was taken, and the limits have to be asked one by one. Raises Unavailable as
+        ``SharedMemory.lock`` does.
 
         In one piece, as every call comes this way.
         """
@@ -76,7 +77,10 @@ class Gate:
         words = memory.words
         passed: list[Passed] = []
         memory.threads.acquire()
-        flock(memory.lock_descriptor, LOCK_EX)
+        try:
+            flock(memory.lock_descriptor, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            memory.wait()
         try:
             if words[MOVES_AT] != self._moves and not self._has_found_all():
                 return None

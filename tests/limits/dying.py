@@ -21,7 +21,7 @@ class _Dying:
         self.words = _Words(memory.words, stores)
         self.threads = memory.threads
         self.lock_descriptor = memory.lock_descriptor
-        self.lock, self.unlock, self.locked = memory.lock, memory.unlock, memory.locked
+        self.lock, self.unlock, self.locked, self.wait = memory.lock, memory.unlock, memory.locked, memory.wait
 
 
 class _Words:

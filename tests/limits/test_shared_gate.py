@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import signal
@@ -10,7 +11,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from bitmesh_proxy.errors import RateLimited, TooManyConcurrent
+from bitmesh_proxy.errors import RateLimited, TooManyConcurrent, Unavailable
 from bitmesh_proxy.limits.base import Bucket, Limit, Passed, memory_buckets, per_minute
 from bitmesh_proxy.limits.concurrency import ConcurrencyLimit
 from bitmesh_proxy.limits.shared_buckets import WAYS, BucketSharedStorage
@@ -340,6 +341,26 @@ def test_processes_share_buckets_and_slots_exactly(memory: SharedMemory) -> None
     assert max(most for _, most in said) == 2
     assert slots.running("key") == 0
     assert left_of(limits) == [1000, 0], "of the first no more was taken than of the second"
+
+
+def test_one_that_is_stopped_in_the_middle_keeps_nobody_waiting_for_ever(memory: SharedMemory) -> None:
+    slots, limits = here(memory)
+    gate = slots.gate("key", 2, [limit.bucket("key") for limit in limits], untold=0)
+    assert gate is not None
+    assert gate.enter() is not None
+    standing_still = SharedMemory(os.dup(memory.descriptor))
+    with standing_still.locked():
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                gate.enter()
+            with pytest.raises(Unavailable):
+                limits[0].admit("key")
+            with pytest.raises(Unavailable):
+                slots.take("key", 2)
+        slots.give_back("key")  # what has been begun can be ended
+    standing_still.close()
+    assert gate.enter() is not None
+    assert slots.running("key") == 1
 
 
 def test_one_that_is_killed_at_any_moment_costs_nobody_anything(memory: SharedMemory) -> None:
