@@ -96,12 +96,12 @@ class House:
 
     async def statuses_while_held(self, key: NewKey, *, times: int) -> Counter[int]:
         """As ``statuses``, but whoever gets as far as the provider stays there until all others have been answered."""
-        before, go_on = len(self.sandbox.requests), asyncio.Event()
-        self.sandbox.faults.go_on = go_on
+        self.sandbox.requests.clear()  # it keeps only so many
+        self.sandbox.faults.go_on = go_on = asyncio.Event()
         calls = [asyncio.create_task(self.post("/chat", chat(), bearer(key))) for _ in range(times)]
 
         async def are_answered() -> bool:
-            return sum(call.done() for call in calls) + len(self.sandbox.requests) - before == times
+            return sum(call.done() for call in calls) + len(self.sandbox.requests) == times
 
         try:
             await self.served.until(are_answered, "all are answered or at the provider")
