@@ -7,8 +7,9 @@ directory of ``--cache``), and used where they are: each run adds its own calls 
 What a call costs is meant, not what it costs to begin: before the first round each server answers a round that does not
 count, and is left alone until it has done what that made it do beside. Then the large one has read its keys into memory
 (once in its life, 0.7 s of CPU) and has met most of its models. Rounds have other keys: nearly every call is the first
-of its key for a long time, which is the worst that such an installation can meet. A line of its own says what it costs
-while a thousand of its keys call, as on a common day.
+of its key for a long time, which is the worst that such an installation can meet. Lines of their own say what it costs
+while a thousand of its keys call, as on a common day, and while only ten call, for ten models, as they do in the small
+one: that is what the size of the books costs by itself.
 
 Where a trial says that the books would take more time than the run can spare, a million rows have to do; ``--only
 scale`` has more to spare. Quick runs take the large books if they are there, and else make some of a hundred thousand
@@ -25,6 +26,7 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from bitmesh_proxy.storage.database import DATABASE_NAME
@@ -45,6 +47,8 @@ SMALL = Size(keys=10, models=10, rows=10)
 ROW_BYTES = 450
 #: Keys that call on a common day.
 ACTIVE_KEYS = 1_000
+#: Keys that call, and models that are asked for, while all else lies still.
+FEW = 10
 #: The run that does not count.
 WARM_S = 2.0
 #: A server is idle that takes no more of a core than this share, for so long.
@@ -59,6 +63,7 @@ def large_installation(bench: Bench) -> Work:
     amount = f"{size.keys:,} keys, {size.models:,} models, {size.rows / 1e6:g} M rows"
     cost = Row(work=f"{amount} ÷ with 10", unit="CPU us/answer", against="small", bars=[Bar(limit=1.1)])
     common = Row(work=f"the same while {ACTIVE_KEYS:,} keys call", unit="CPU us/answer", against="small")
+    still = Row(work=f"the same while {FEW} keys call for {FEW} models", unit="CPU us/answer", against="small")
     began = Row(work=f"start with {amount}", unit="s", against="small")
     starts: dict[str, float] = {}
     servers = {}
@@ -69,27 +74,34 @@ def large_installation(bench: Bench) -> Work:
     seconds = 0.4 if bench.is_quick else 0.5
     options = ["-c", "64", "-d", str(seconds)]
 
-    def target(name: str, each: Size, lasting_s: float = seconds, *, keys: int | None = None) -> Target:
-        """``keys``: so many of them call, if not all; the target has another name then."""
-        server, target_name = servers[name], name if keys is None else "active"
-        file = bench.directory / f"calls-{target_name}.bin"
+    def target(name: str, server: str, of: Size, lasting_s: float = seconds) -> Target:
+        """``of``: the keys and models that are called with."""
+        url, pid = servers[server].url, servers[server].pid
+        file = bench.directory / f"calls-{name}.bin"
         with file.open("wb") as output:
-            output.writelines(calls(int(lasting_s * 12_000), each, url=server.url, chance=chance, keys=keys))
-        return Target(name=target_name, url=server.url, path=OUR_CHAT, pid=server.pid, requests_file=file)
+            output.writelines(calls(int(lasting_s * 12_000), of, url=url, chance=chance))
+        return Target(name=name, url=url, path=OUR_CHAT, pid=pid, requests_file=file)
+
+    ways = [
+        ("us", "us", size),
+        ("small", "small", SMALL),
+        ("active", "us", replace(size, keys=ACTIVE_KEYS)),
+        ("few", "us", replace(size, keys=FEW, models=FEW)),
+    ]
 
     def measure(number: int) -> None:
         for turn in bench.turns(number):
-            targets = [target("us", size), target("small", SMALL), target("us", size, keys=ACTIVE_KEYS)]
+            targets = [target(*way) for way in ways]
             found = figures(bench.round(targets, options, turn), lambda run: run.cpu_us_per_answer)
-            active = found.pop("active")
-            cost.add(found)
-            common.add({**found, "us": active})
+            cost.add({"us": found["us"], "small": found["small"]})
+            common.add({"us": found["active"], "small": found["small"]})
+            still.add({"us": found["few"], "small": found["small"]})
 
-    for name, each, keys in (("us", size, None), ("us", size, ACTIVE_KEYS), ("small", SMALL, None)):
-        bench.run(target(name, each, WARM_S, keys=keys), ["-c", "64", "-d", str(WARM_S)])
+    for way in ways:
+        bench.run(target(*way, WARM_S), ["-c", "64", "-d", str(WARM_S)])
     for server in servers.values():
         wait_until_idle(server)
-    return Work(name="scale", rows=[cost, common, began], measure=measure)
+    return Work(name="scale", rows=[cost, common, still, began], measure=measure)
 
 
 def wait_until_idle(server: Server, *, most_s: float = 20.0) -> None:
@@ -102,12 +114,11 @@ def wait_until_idle(server: Server, *, most_s: float = 20.0) -> None:
             return
 
 
-def calls(count: int, size: Size, *, url: str, chance: random.Random, keys: int | None = None) -> Iterator[bytes]:
-    """Whole requests, each behind its length (``load --requests``), with keys and models drawn from ``size``, or keys
-    from the first ``keys`` of them."""
+def calls(count: int, size: Size, *, url: str, chance: random.Random) -> Iterator[bytes]:
+    """Whole requests, each behind its length (``load --requests``), with keys and models drawn from the first ones."""
     host, models = url.removeprefix("http://"), size.model_names()
     for _ in range(count):
-        body, bearer = chat_body(model=chance.choice(models)), token(chance.randint(1, keys or size.keys))
+        body, bearer = chat_body(model=chance.choice(models)), token(chance.randint(1, size.keys))
         request = (
             f"POST {OUR_CHAT} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {bearer}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
