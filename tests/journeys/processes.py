@@ -28,10 +28,12 @@ from tests.first_start import furnish
 from tests.journeys.gateway import open_books, settings_for
 
 ROOT = Path(__file__).parent.parent.parent
-#: Becomes another program, after the standard input has become the terminal of its session.
+#: Becomes another program, after the standard input has become the terminal of its session. It hears when that is
+#: closed, also where the tests run under nohup, which has all that it starts ignore it.
 _TAKE_TERMINAL = (
-    "import fcntl, os, sys, termios\n"
+    "import fcntl, os, signal, sys, termios\n"
     "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+    "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
     "os.execv(sys.argv[1], sys.argv[1:])\n"
 )  # fmt: skip
 #: For each thing that is waited for. Python, the package and the sandbox's drawing library are imported first: on a
