@@ -133,7 +133,9 @@ class LaneProtocol(Handler):
         self._messages.clear()
 
     def _release(self) -> None:
-        self._messages.extend(self._held)
+        # In front of what has come since: aiohttp's handler may have been at work after all (it takes a request some
+        # time before ``_request_in_progress`` says so), and then it reads on while these are held.
+        self._messages.extendleft(reversed(self._held))
         self._held.clear()
         self._next()
 

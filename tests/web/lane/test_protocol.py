@@ -223,6 +223,18 @@ async def test_more_than_the_queue_takes(tmp_path: Path) -> None:
         await there.gateway.check_books()
 
 
+@pytest.mark.parametrize("headers", [{}, {"Origin": "https://a.example"}])
+async def test_a_long_pipeline_is_answered_in_its_order(tmp_path: Path, headers: dict[str, str]) -> None:
+    """Also where more of it comes at the moment when aiohttp's handler has taken a request out of a queue that was full,
+    and has not begun to serve it yet."""
+    async with room(tmp_path, echo) as there:
+        for size in (30, 1500, 3000, 6000):
+            async with there.caller() as caller:
+                texts = [f"{number} ".ljust(size, "x") for number in range(100)]
+                caller.send(b"".join(caller.request(say(text), headers=headers) for text in texts))
+                assert [text_of(await caller.answer()) for _ in texts] == texts
+
+
 @pytest.mark.parametrize("size", [1, 7, 64])
 async def test_a_request_in_any_packets(tmp_path: Path, size: int) -> None:
     async with room(tmp_path, echo) as there, there.caller() as caller:
