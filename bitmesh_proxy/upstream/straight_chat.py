@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-import orjson
 from msgspec import UNSET, Struct
 
 from bitmesh_proxy.billing.chat_tariff import ChatTariff
@@ -398,11 +397,9 @@ def check_looks_like_json(body: bytes) -> None:
 
 
 def count_characters(dialect: ChatDialect, body: bytes) -> int:
-    """Characters of text in a whole answer that names no usage; its bytes where it cannot be read."""
-    try:
-        return sum(len(event.text) for event in dialect.read_whole(body) if isinstance(event, TextDelta))
-    except (orjson.JSONDecodeError, UpstreamBroken):
-        return len(body)
+    """Characters of text in a whole answer that names no usage. Raises UpstreamBroken where there is no answer in it:
+    whoever asked could not read it either, and is not charged for it."""
+    return sum(len(event.text) for event in dialect.read_whole(body) if isinstance(event, TextDelta))
 
 
 def _has_links(call: ChatCall) -> bool:

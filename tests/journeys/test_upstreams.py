@@ -370,6 +370,38 @@ async def test_a_picture_that_may_have_been_made_is_not_made_again(gateway: Gate
 
 
 @pytest.mark.both_ways
+@pytest.mark.parametrize(
+    "body",
+    [b"{}", b"[]", b'{"choices":null}', b'{"choices":[]}', b'{"choices":[{"message":{"content":"Hel"}', b"{Hello}"],
+)
+async def test_a_whole_answer_in_which_there_is_none_costs_nothing(tmp_path: Path, body: bytes) -> None:
+    """Whoever asked could not read it either. Another provider may answer."""
+    asked = 0
+
+    async def script(request: web.Request) -> web.StreamResponse:
+        nonlocal asked
+        asked += 1
+        return web.Response(body=body, content_type="application/json")
+
+    async def good(request: web.Request) -> web.StreamResponse:
+        return web.json_response(whole_answer())
+
+    async with scripted(script) as first, scripted(good) as second:
+        async with running_gateway(tmp_path / "alone", at(tmp_path / "rows", one=first.url)) as gateway:
+            answer = await gateway.post("/chat", SAY)
+            row = await gateway.last_row()
+            assert (answer.status, row.outcome, row.charge_nano_usd) == (502, "upstream_broken", 0)
+            await gateway.check_books()
+        assert asked == 1
+        settings = at(tmp_path / "more", first=first.url, second=second.url)
+        async with running_gateway(tmp_path / "two", settings) as gateway:
+            answer = await gateway.post("/chat", SAY)
+            row = await gateway.last_row()
+            assert (answer.status, row.outcome, row.provider) == (200, "completed", "second")
+            await gateway.check_books()
+
+
+@pytest.mark.both_ways
 async def test_an_answer_over_the_bound_is_refused(tmp_path: Path) -> None:
     async def script(request: web.Request) -> web.StreamResponse:
         return web.json_response(whole_answer("x" * 200_000))

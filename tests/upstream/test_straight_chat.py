@@ -478,11 +478,11 @@ def test_an_error_under_a_good_status_is_a_refusal_and_costs_nothing(chats: Stra
     assert progress.usage is None
 
 
-def test_an_answer_that_only_looks_like_json_counts_by_its_bytes(chats: StraightChats) -> None:
+@pytest.mark.parametrize("body", [b"{" + b"x" * 40 + b"}", b"{}", b'{"choices":[]}'])
+def test_what_only_looks_like_an_answer_is_none(chats: StraightChats, body: bytes) -> None:
     plan = made(chats, BODY)
-    progress = begun(plan)
-    outcome = chats.outcome_of_whole(plan, plan.first, b"{" + b"x" * 40 + b"}", progress)
-    assert (progress.output_characters, outcome.bill.basis) == (42, Basis.ESTIMATED)
+    with pytest.raises(UpstreamBroken, match=r"not JSON|no choices"):
+        chats.outcome_of_whole(plan, plan.first, body, begun(plan))
 
 
 MODELS = ["local/one", "one", "Local/ONE", "local/tiny", "local/free", "local/sold", "local/still", "no/such"]
