@@ -225,8 +225,8 @@ async def test_more_than_the_queue_takes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("headers", [{}, {"Origin": "https://a.example"}])
 async def test_a_long_pipeline_is_answered_in_its_order(tmp_path: Path, headers: dict[str, str]) -> None:
-    """Also where more of it comes at the moment when aiohttp's handler has taken a request out of a queue that was full,
-    and has not begun to serve it yet."""
+    """Also where more of it comes at the moment when aiohttp's handler has taken a request out of a full queue, and has
+    not begun to serve it yet."""
     async with room(tmp_path, echo) as there:
         for size in (30, 1500, 3000, 6000):
             async with there.caller() as caller:
