@@ -126,6 +126,7 @@ class Database:
             min_free_bytes=min_free_bytes,
             turns=turns,
             watch=key_changes,
+            patience_s=busy_timeout_s,
         )
         checkpoints = Checkpoints(lambda: _connect_checkpoints(path, timeout_s=busy_timeout_s), path, writer)
         checkpoints.start()

@@ -31,5 +31,6 @@ class Turns:
         flock(self._descriptor, LOCK_UN)
 
     def close(self) -> None:
-        """Leave the queue."""
+        """Leave the queue. A thread that still stands in it fails when it is its turn."""
         os.close(self._descriptor)
+        self._descriptor = -1

@@ -11,6 +11,8 @@ before it. Where much is to be written, batches are gathered (``BUSY_SIZE``).
   statement serves many. (A statement of its own for each costs more than the work it does.)
 - Trouble with the disk or the lock fails the whole batch with ``Unavailable``, is logged once per episode, and the
   next batch tries again.
+- Another process that has the lock, or the turn to take it, is waited for ``patience_s``, also by what waits behind a
+  batch that does. Then the event loop gives the writes up, wherever the thread is, and they are never made.
 - Operations of one batch have no order that anyone may rely on. Whoever needs one waits for the first to end.
 - A cancelled waiter changes nothing: what was submitted is written.
 """
@@ -53,6 +55,8 @@ LENIENCE = 4
 BUSY_SIZE = 6
 GATHERED_SIZE = 32
 QUIET_TURNS = 2
+#: How long a write waits for other processes.
+PATIENCE_S = 5.0
 #: The free space is looked up this often at most.
 SPACE_CHECK_INTERVAL_S = 1.0
 
@@ -128,6 +132,7 @@ class Writer:
         min_free_bytes: int,
         turns: AbstractContextManager[None] | None = None,
         watch: Watch | None = None,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         """``turns`` is entered for each transaction, in the thread: see ``turns.py``. ``watch`` is for operations, not
         for items."""
@@ -145,6 +150,16 @@ class Writer:
         self._idle = asyncio.Event()
         self._idle.set()
         self._is_closed = False
+        self._patience_s = patience_s
+        self._in_hand: _Batch | None = None
+        #: Who takes this decides about the batch in hand: the thread writes it, or the event loop gives it up.
+        self._fate = threading.Lock()
+        #: It was given up, and the thread is not back from it.
+        self._is_stuck = False
+        #: When the last batch was written.
+        self._written_s = time.monotonic()
+        #: Set when it is not and a batch is handed over, which is once in ``patience_s``.
+        self._next_look: asyncio.TimerHandle | None = None
         self._batches: SimpleQueue[_Batch | None] = SimpleQueue()
         self.waits = WriteWaits()
         #: How many batches have been committed. (Read by other threads, which may see the number before.)
@@ -213,11 +228,19 @@ class Writer:
         self._is_checkpoint_wanted = True
 
     async def close(self) -> None:
-        """Write what is waiting, then end the thread. May be called twice."""
+        """Write what is waiting, then end the thread. May be called twice.
+
+        One that waits for another process when all is given up ends when it is let in, or with the program.
+        """
         self._is_closed = True
+        if self._is_stuck and not self._waiting:
+            self._idle.set()
         await self._idle.wait()
+        if self._next_look is not None:
+            self._next_look.cancel()
         self._batches.put(None)
-        await asyncio.to_thread(self._thread.join)
+        if not self._is_stuck:
+            await asyncio.to_thread(self._thread.join)
 
     def _hand_over(self) -> None:
         self._is_scheduled = False
@@ -228,20 +251,71 @@ class Writer:
         batch = self._waiting.popleft()
         self._waiting_size -= batch.size
         self._is_busy = True
+        self._in_hand = batch
+        if self._next_look is None:
+            self._look_again(self._due_s(batch), time.monotonic())
         self._batches.put(batch)
 
     def _deliver(self, batch: _Batch, results: Sequence[Any]) -> None:
-        self.waits.note(time.monotonic() - batch.began_s, writes=batch.size)
+        self._in_hand = None
+        now_s = time.monotonic()
+        if self._fate.locked():
+            self._fate.release()
+            if self._is_stuck:  # who waited for it has been told
+                self._is_stuck = False
+                self._hand_over()
+                return
+            self._written_s = now_s
         # Still busy meanwhile: what the waiters submit joins what has been waiting, and goes with it.
+        self._tell(batch, results, now_s)
+        if batch.size < BUSY_SIZE:
+            self._hand_over()
+        else:
+            self._gather(-1, QUIET_TURNS)
+
+    def _tell(self, batch: _Batch, results: Sequence[Any], now_s: float) -> None:
+        self.waits.note(now_s - batch.began_s, writes=batch.size)
         for on_done, result in zip(batch.waiters(), results, strict=True):
             try:
                 on_done(result)
             except Exception:
                 logger.exception("who waited for a write failed to hear of it")
-        if batch.size < BUSY_SIZE:
-            self._hand_over()
+
+    def _due_s(self, batch: _Batch) -> float:
+        """When it will have waited for others long enough. (What was before it here does not count.)"""
+        return max(batch.began_s, self._written_s) + self._patience_s
+
+    def _look(self) -> None:
+        """Give up what has waited for others too long, in hand and behind it."""
+        self._next_look = None
+        batch, now_s = self._in_hand, time.monotonic()
+        if batch is None:
+            return
+        if not self._is_stuck and self._due_s(batch) <= now_s and self._fate.acquire(blocking=False):
+            self._is_stuck = True
+            self._give_up(batch, now_s)
+        while self._is_stuck and self._waiting and self._due_s(self._waiting[0]) <= now_s:
+            late = self._waiting.popleft()
+            self._waiting_size -= late.size
+            self._give_up(late, now_s)
+        if not self._is_stuck:
+            self._look_again(self._due_s(batch), now_s)
+        elif self._waiting:
+            self._look_again(self._due_s(self._waiting[0]), now_s)
         else:
-            self._gather(-1, QUIET_TURNS)
+            self._look_again(0.0, now_s)
+            if self._is_closed:
+                self._idle.set()
+
+    def _look_again(self, due_s: float, now_s: float) -> None:
+        """At that moment; if it has passed, the batch is being written, and the next cannot be due before this."""
+        wait_s = due_s - now_s if due_s > now_s else self._patience_s
+        self._next_look = self._loop.call_later(wait_s, self._look)
+
+    def _give_up(self, batch: _Batch, now_s: float) -> None:
+        exc = TimeoutError(f"other processes have kept it locked for {self._patience_s:g} s")
+        self._note_trouble(exc)
+        self._tell(batch, [Failed(as_unavailable(exc)) for _ in range(batch.size)], now_s)
 
     def _gather(self, size_before: int, quiet_turns: int) -> None:
         """Hand over when there is enough, or ``quiet_turns`` more turns of the loop bring nothing."""
@@ -286,10 +360,14 @@ class Writer:
             connection.close()
 
     def _run_batch(self, connection: sqlite3.Connection, batch: _Batch) -> Sequence[Any]:
-        """One transaction. Savepoints cost two statements per operation, so they are used only once needed: when an
-        operation failed after it had changed something, all is rolled back and run again with savepoints."""
+        """One transaction; none if the batch has been given up meanwhile. Savepoints cost two statements per operation,
+        so they are used only once needed: when an operation failed after it had changed something, all is rolled back
+        and run again with savepoints."""
         connection.execute("BEGIN IMMEDIATE")
         try:
+            if not self._fate.acquire(blocking=False):
+                connection.execute("ROLLBACK")
+                return ()
             results = self._attempt(connection, batch, with_savepoints=False)
             if results is None:
                 connection.execute("ROLLBACK")

@@ -10,6 +10,9 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+
+from bitmesh_proxy.errors import Unavailable
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.turns import Turns
 
@@ -78,3 +81,27 @@ async def test_a_database_waits_for_its_turn_and_later_ones_do_so_unasked(tmp_pa
     held.close()
     for database in (alone, asked, unasked):
         await database.close()
+
+
+async def test_a_frozen_process_at_the_head_of_the_queue_keeps_nobody_waiting_for_ever(tmp_path: Path) -> None:
+    path = tmp_path / "books.db"
+    database = await Database.open(path, busy_timeout_s=0.5, max_pending_writes=10, takes_turns=True)
+    await database.write(add)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", HOLD, str(path.with_name("books.db.turns")), cwd=ROOT, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"held\n"
+    process.send_signal(signal.SIGSTOP)
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await database.write(add)
+    by_hand = await Database.open(path, busy_timeout_s=0.5, max_pending_writes=10)
+    with pytest.raises(Unavailable):
+        await by_hand.write(add)
+    await by_hand.close()
+    process.send_signal(signal.SIGKILL)
+    await process.communicate()
+    await database.write(add)
+    assert database.lookup("SELECT keys_version FROM versions") == (3,)  # none of the refused ones came true later
+    await database.close()

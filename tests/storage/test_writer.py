@@ -285,6 +285,78 @@ async def test_lock_held_elsewhere_passes(
     assert messages == ["the database cannot be written: database is locked", "the database can be written again"]
 
 
+async def test_nobody_waits_longer_for_others_than_he_is_said_to(
+    make_writer: MakeWriter, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither for the lock nor for the turn, nor behind one who waits already; and what was given up is not written."""
+    gate = threading.Lock()
+    for hold in (None, gate):
+        writer = make_writer(patience_s=0.4, connect=lambda: connect(path, timeout_s=30.0), turns=gate)
+        assert await writer.submit(add(f"before {hold}")) == f"before {hold}"
+        other = connect(path)
+        if hold is None:
+            other.execute("BEGIN IMMEDIATE")
+        else:
+            await asyncio.to_thread(hold.acquire)
+        waiting = [writer.submit(add("in hand"))]
+        await asyncio.sleep(0)
+        waiting += [writer.submit(add(f"behind {number}")) for number in range(3)]
+        for refused in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(refused, Unavailable)
+            assert isinstance(refused.__cause__, TimeoutError)
+        with pytest.raises(Unavailable):
+            await writer.submit(add("later"))
+        if hold is None:
+            other.execute("ROLLBACK")
+        else:
+            hold.release()
+        other.close()
+        assert await writer.submit(add(f"after {hold}")) == f"after {hold}"
+        assert names_in(path) >= {f"before {hold}", f"after {hold}"}
+        await writer.close()
+        assert not [thread for thread in threading.enumerate() if thread.name == "database-writer"]
+    assert len(names_in(path)) == 4
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == 2 * [
+        "the database cannot be written: other processes have kept it locked for 0.4 s"
+    ]
+
+
+async def test_what_is_being_written_is_never_given_up(make_writer: MakeWriter, path: Path) -> None:
+    """However long it takes, and what waits behind it waits for nobody else."""
+    writer = make_writer(patience_s=0.3)
+    go_on, looked = threading.Event(), asyncio.Event()
+
+    def take_long(connection: sqlite3.Connection) -> str:
+        connection.execute("INSERT INTO things VALUES ('long')")
+        go_on.wait()
+        return "long"
+
+    long = writer.submit(take_long)
+    await asyncio.sleep(0)
+    behind = writer.submit(add("behind"))
+    asyncio.get_running_loop().call_later(0.7, looked.set)
+    await looked.wait()
+    assert not long.done()
+    go_on.set()
+    assert [await long, await behind] == ["long", "behind"]
+    assert names_in(path) == {"long", "behind"}
+
+
+async def test_close_does_not_wait_for_a_turn_that_never_comes(make_writer: MakeWriter, path: Path) -> None:
+    turn = threading.Lock()
+    writer = make_writer(patience_s=0.3, turns=turn)
+    await writer.submit(add("before"))
+    with turn:
+        waiting = [writer.submit(add("in hand"))]
+        await asyncio.sleep(0)
+        waiting.append(writer.submit(add("behind")))
+        await writer.close()
+        assert {type(each) for each in await asyncio.gather(*waiting, return_exceptions=True)} == {Unavailable}
+        (thread,) = [thread for thread in threading.enumerate() if thread.name == "database-writer"]
+    await asyncio.to_thread(thread.join)
+    assert names_in(path) == {"before"}
+
+
 async def test_full_disk_passes(make_writer: MakeWriter, path: Path) -> None:
     writer = make_writer()
 
