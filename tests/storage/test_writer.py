@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -285,6 +286,14 @@ async def test_lock_held_elsewhere_passes(
     assert messages == ["the database cannot be written: database is locked", "the database can be written again"]
 
 
+async def written(writer: Writer, name: str) -> None:
+    """Enter it, however often a writer of little patience gives it up on a machine with other work."""
+    while True:
+        with suppress(Unavailable):
+            assert await writer.submit(add(name)) == name
+            return
+
+
 async def test_nobody_waits_longer_for_others_than_he_is_said_to(
     make_writer: MakeWriter, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -292,7 +301,7 @@ async def test_nobody_waits_longer_for_others_than_he_is_said_to(
     gate = threading.Lock()
     for hold in (None, gate):
         writer = make_writer(patience_s=0.4, connect=lambda: connect(path, timeout_s=30.0), turns=gate)
-        assert await writer.submit(add(f"before {hold}")) == f"before {hold}"
+        await written(writer, f"before {hold}")
         other = connect(path)
         if hold is None:
             other.execute("BEGIN IMMEDIATE")
@@ -311,41 +320,43 @@ async def test_nobody_waits_longer_for_others_than_he_is_said_to(
         else:
             hold.release()
         other.close()
-        assert await writer.submit(add(f"after {hold}")) == f"after {hold}"
+        await written(writer, f"after {hold}")
         assert names_in(path) >= {f"before {hold}", f"after {hold}"}
         await writer.close()
         assert not [thread for thread in threading.enumerate() if thread.name == "database-writer"]
     assert len(names_in(path)) == 4
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == 2 * [
-        "the database cannot be written: other processes have kept it locked for 0.4 s"
-    ]
+    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(said) >= 2
+    assert set(said) == {"the database cannot be written: other processes have kept it locked for 0.4 s"}
 
 
 async def test_what_is_being_written_is_never_given_up(make_writer: MakeWriter, path: Path) -> None:
     """However long it takes, and what waits behind it waits for nobody else."""
-    writer = make_writer(patience_s=0.3)
-    go_on, looked = threading.Event(), asyncio.Event()
+    writer = make_writer(patience_s=1.0)
+    begun, go_on, looked = threading.Event(), threading.Event(), asyncio.Event()
 
     def take_long(connection: sqlite3.Connection) -> str:
         connection.execute("INSERT INTO things VALUES ('long')")
+        begun.set()
         go_on.wait()
         return "long"
 
+    await written(writer, "before")
     long = writer.submit(take_long)
-    await asyncio.sleep(0)
+    await asyncio.to_thread(begun.wait)
     behind = writer.submit(add("behind"))
-    asyncio.get_running_loop().call_later(0.7, looked.set)
+    asyncio.get_running_loop().call_later(2.2, looked.set)
     await looked.wait()
     assert not long.done()
     go_on.set()
     assert [await long, await behind] == ["long", "behind"]
-    assert names_in(path) == {"long", "behind"}
+    assert names_in(path) == {"before", "long", "behind"}
 
 
 async def test_close_does_not_wait_for_a_turn_that_never_comes(make_writer: MakeWriter, path: Path) -> None:
     turn = threading.Lock()
     writer = make_writer(patience_s=0.3, turns=turn)
-    await writer.submit(add("before"))
+    await written(writer, "before")
     with turn:
         waiting = [writer.submit(add("in hand"))]
         await asyncio.sleep(0)
