@@ -34,10 +34,11 @@ _WITHOUT_BODY: Final = frozenset({204, 304})
 class AnswerHead:
     """Status and headers of an answer, not to be changed. ``should_close``: no other one follows on the connection.
 
-    ``length_bytes``: that of the body, where it is framed by a declared length.
+    ``length_bytes``: that of the body, where it is framed by a declared length. ``is_coded``: it is compressed, or the
+    like, which nobody here asks for, or could read.
     """
 
-    __slots__ = ("_media_type", "code", "headers", "length_bytes", "should_close")
+    __slots__ = ("_media_type", "code", "headers", "is_coded", "length_bytes", "should_close")
 
     def __init__(
         self, code: int, headers: Mapping[str, str], should_close: bool, length_bytes: int | None = None
@@ -46,6 +47,8 @@ class AnswerHead:
         self.headers = headers
         self.should_close = should_close
         self.length_bytes = length_bytes
+        coding = headers.get(hdrs.CONTENT_ENCODING)
+        self.is_coded = coding is not None and coding.strip().lower() not in ("", "identity")
         self._media_type: str | None = None
 
     @property
@@ -56,12 +59,6 @@ class AnswerHead:
             media_type = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
             self._media_type = media_type
         return media_type
-
-    @property
-    def is_coded(self) -> bool:
-        """Is the body compressed, or coded otherwise? Nobody here asks for that, or could read it."""
-        coding = self.headers.get(hdrs.CONTENT_ENCODING)
-        return coding is not None and coding.strip().lower() not in ("", "identity")
 
 
 class HeadReader:
