@@ -9,6 +9,7 @@ straight is told by None and takes that way.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -397,9 +398,23 @@ def check_looks_like_json(body: bytes) -> None:
 
 
 def count_characters(dialect: ChatDialect, body: bytes) -> int:
-    """Characters of text in a whole answer that names no usage. Raises UpstreamBroken where there is no answer in it:
-    whoever asked could not read it either, and is not charged for it."""
-    return sum(len(event.text) for event in dialect.read_whole(body) if isinstance(event, TextDelta))
+    """Characters of text in a whole answer that names no usage; its bytes where only a lenient reader finds an answer
+    in it. Raises UpstreamBroken where nobody would: whoever asked could not read it either, and is not charged."""
+    try:
+        return sum(len(event.text) for event in dialect.read_whole(body) if isinstance(event, TextDelta))
+    except UpstreamBroken:
+        if _holds_choices_for_the_lenient(body):
+            return len(body)
+        raise
+
+
+def _holds_choices_for_the_lenient(body: bytes) -> bool:
+    """Many callers' readers take NaN, half a letter's escape, or bytes that are no UTF-8."""
+    try:
+        answer = json.loads(body.decode("utf-8", "replace"), strict=False)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(answer, dict) and bool(answer.get("choices"))
 
 
 def _has_links(call: ChatCall) -> bool:

@@ -478,7 +478,16 @@ def test_an_error_under_a_good_status_is_a_refusal_and_costs_nothing(chats: Stra
     assert progress.usage is None
 
 
-@pytest.mark.parametrize("body", [b"{" + b"x" * 40 + b"}", b"{}", b'{"choices":[]}'])
+@pytest.mark.parametrize("odd", [b"NaN", b'"\\ud83d"', b'"\xff"', b'"a\nb"'])
+def test_an_answer_for_lenient_readers_counts_by_its_bytes(chats: StraightChats, odd: bytes) -> None:
+    plan = made(chats, BODY)
+    progress = begun(plan)
+    body = b'{"choices":[{"message":{"content":"Hello"}}],"more":%b}' % odd
+    outcome = chats.outcome_of_whole(plan, plan.first, body, progress)
+    assert (progress.output_characters, outcome.bill.basis) == (len(body), Basis.ESTIMATED)
+
+
+@pytest.mark.parametrize("body", [b"{" + b"x" * 40 + b"}", b"{}", b'{"choices":[]}', b"{" + b'"a":[' * 3000 + b"}"])
 def test_what_only_looks_like_an_answer_is_none(chats: StraightChats, body: bytes) -> None:
     plan = made(chats, BODY)
     with pytest.raises(UpstreamBroken, match=r"not JSON|no choices"):
