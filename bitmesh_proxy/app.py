@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from bitmesh_proxy import keys
-from bitmesh_proxy.auth.master import load_master_secret, missing_master_secret, on_lost_secret
+from bitmesh_proxy.auth.master import load_master_secret, missing_master_secret, on_new_secret
 from bitmesh_proxy.auth.sealing import Sealer
 from bitmesh_proxy.auth.secrets import MasterSecretError
 from bitmesh_proxy.billing.pruning import Pruner
@@ -169,7 +169,7 @@ async def database(app: web.Application) -> AsyncIterator[None]:
         raise StartError(str(exc)) from exc
     app[keys.DATABASE] = db
     if missing is not None and (consumers := await KeyStore(db).count_consumers()):
-        log.warning("%s: a new master secret was made. %s", missing, on_lost_secret(consumers))
+        log.warning(on_new_secret(missing, consumers))
     worker = app.get(keys.WORKER)
     if worker is None:
         app[keys.METRICS].write_waits = db.write_waits

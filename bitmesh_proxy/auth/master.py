@@ -32,6 +32,11 @@ def on_lost_secret(consumers: int) -> str:
     )
 
 
+def on_new_secret(path: Path, consumers: int) -> str:
+    """What is to be said where one was made there, although so many keys have consumer secrets."""
+    return f"{path}: a new master secret was made. {on_lost_secret(consumers)}"
+
+
 def _places(settings: Settings, environ: Mapping[str, str] | None) -> tuple[Path, Path | None]:
     """The file, and the directory in which systemd may have put another that comes before it."""
     env = os.environ if environ is None else environ

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import click
 
-from bitmesh_proxy.auth.master import load_master_secret, missing_master_secret, on_lost_secret
+from bitmesh_proxy.auth.master import load_master_secret, missing_master_secret, on_new_secret
 from bitmesh_proxy.auth.secrets import derive_consumer_secret, new_consumer_key, new_token, token_digest
 from bitmesh_proxy.discreet import Discreet
 from bitmesh_proxy.settings import Settings
@@ -45,9 +45,7 @@ async def master_secret_for(database: Database, settings: Settings) -> bytes:
     missing = await asyncio.to_thread(missing_master_secret, settings)
     master_secret = await asyncio.to_thread(load_master_secret, settings)
     if missing is not None and (consumers := await KeyStore(database).count_consumers()):
-        click.echo(
-            f"bitmesh-proxy: warning: {missing}: a new master secret was made. {on_lost_secret(consumers)}", err=True
-        )
+        click.echo(f"bitmesh-proxy: warning: {on_new_secret(missing, consumers)}", err=True)
     return master_secret
 
 

@@ -122,8 +122,8 @@ class KeyStore:
 
     async def count_consumers(self) -> int:
         """How many keys have a consumer key, and so a secret that is derived from the master secret."""
-        row = self._database.lookup("SELECT count(*) FROM keys WHERE consumer_key IS NOT NULL", ())
-        return 0 if row is None else int(row[0])
+        ((count,),) = await self._database.read("SELECT count(*) FROM keys WHERE consumer_key IS NOT NULL")
+        return int(count)
 
     async def disable(self, key_id: str) -> KeyRecord:
         """Switch a key off; it fails with its next request, in every process. Raises NotFound."""
