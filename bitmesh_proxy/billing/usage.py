@@ -289,9 +289,9 @@ def _tokens_by_size(part: Mapping[str, Any], *, is_played: bool) -> int:
     """What a file with all that stands beside it comes to at most; next to nothing where it is but a link."""
     texts = list(_texts(part))
     largest = max(texts, key=len, default="")
-    if is_played or largest.startswith(_PLAYED_DATA):
-        return sum(map(_utf8_length, texts)) // SOUND_CHARACTERS_PER_TOKEN_AT_LEAST
-    return sum(map(_utf8_length, texts)) // FILE_CHARACTERS_PER_TOKEN_AT_LEAST
+    is_sound = is_played or largest.startswith(_PLAYED_DATA)
+    per_token = SOUND_CHARACTERS_PER_TOKEN_AT_LEAST if is_sound else FILE_CHARACTERS_PER_TOKEN_AT_LEAST
+    return sum(map(_utf8_length, texts)) // per_token
 
 
 def _texts(value: Any) -> Iterator[str]:
