@@ -20,8 +20,6 @@ ALL_KINDS: Final[frozenset[Kind]] = frozenset({"image", "video", "audio", "file"
 #: "Some bytes": what object stores say when nobody told them. What it is in truth, sniffing says.
 _UNDECLARED: Final = frozenset({"application/octet-stream", "binary/octet-stream", "application/binary"})
 _FILE_TYPES: Final = frozenset({"application/pdf"})
-#: ``aws-chunked`` is a left-over of the upload that S3 repeats on the download; the bytes are plain.
-_NO_CODING: Final = frozenset({"", "identity", "aws-chunked"})
 
 
 class Answer:
@@ -34,6 +32,7 @@ class Answer:
     def __init__(self, connection: ProviderConnection, head: AnswerHead, *, budget: FetchBudget) -> None:
         self.status = head.code
         self.headers: Mapping[str, str] = head.headers
+        self._is_coded = head.is_coded
         self.media_type = _declared_type(self.headers)
         self.content_length = _declared_length(self.headers)
         self._connection: ProviderConnection | None = connection
@@ -89,7 +88,7 @@ class Answer:
 
         Raises FetchBroken, FetchNotMedia, FetchTooLarge.
         """
-        if self.headers.get("Content-Encoding", "").strip().lower() not in _NO_CODING:
+        if self._is_coded:
             raise FetchBroken("the answer is compressed, although that was not offered")
         if self.media_type is not None and not _is_of(self.media_type, kinds):
             raise FetchNotMedia("the answer is not of a kind that was asked for")

@@ -29,6 +29,8 @@ MAX_KEPT_BYTES: Final = 512
 MAX_KEPT: Final = 128
 
 _WITHOUT_BODY: Final = frozenset({204, 304})
+#: ``aws-chunked`` is a left-over of the upload that S3 repeats on the download; the bytes are plain.
+_NO_CODING: Final = frozenset({"", "identity", "aws-chunked"})
 
 
 class AnswerHead:
@@ -47,8 +49,7 @@ class AnswerHead:
         self.headers = headers
         self.should_close = should_close
         self.length_bytes = length_bytes
-        coding = headers.get(hdrs.CONTENT_ENCODING)
-        self.is_coded = coding is not None and coding.strip().lower() not in ("", "identity")
+        self.is_coded = headers.get(hdrs.CONTENT_ENCODING, "").strip().lower() not in _NO_CODING
         self._media_type: str | None = None
 
     @property

@@ -82,6 +82,7 @@ async def test_whether_a_body_is_coded() -> None:
         (b"", False),
         (b"content-encoding: Identity\r\n", False),
         (b"Content-encoding: br\r\n", True),
+        (b"Content-Encoding: aws-chunked\r\n", False),
     ):
         head, _ = heads.read(b"HTTP/1.1 200 OK\r\n" + line + b"\r\n", is_head_only=False)
         assert head.is_coded is expected
