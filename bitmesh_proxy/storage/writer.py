@@ -1,9 +1,10 @@
 """The one writer of the database: a thread with a connection, and *group commit*.
 
 Operations that wait at the same moment share one ``BEGIN IMMEDIATE … COMMIT``. The event loop collects what comes in
-during one of its turns and hands it over as a batch while the thread is free; what comes in meanwhile is the next
-batch. So there is one wake-up and one commit per batch, in both directions, and nothing waits longer than the batch
-before it. Where much is to be written, batches are gathered (``BUSY_SIZE``).
+during one of its turns and hands it over as a batch while the thread is free; what comes in until the thread may write
+joins it, and what comes in then is the next batch. So there is one wake-up and one commit per batch, in both
+directions, and nothing waits longer than the batch before it. Where much is to be written, batches are gathered
+(``BUSY_SIZE``).
 
 - An operation is a function of the connection. It may run twice (see ``_run_batch``), so it has no other effects.
 - An operation that raises undoes what it did and nothing else, and only its caller hears of it.
@@ -98,6 +99,16 @@ class _Batch(msgspec.Struct, eq=False):
                 waiters += on_done
         return waiters
 
+    def join(self, other: _Batch) -> None:
+        """Take over all that is in another one, which is younger."""
+        self.operations += other.operations
+        for ours, theirs in ((self.items, other.items), (self.new_items, other.new_items)):
+            for bulk, (items, waiters) in theirs.items():
+                known = ours.setdefault(bulk, ([], []))
+                known[0].extend(items)
+                known[1].extend(waiters)
+        self.size += other.size
+
 
 class Watch(Protocol):
     """Looks at what operations change, in the writer's thread."""
@@ -143,6 +154,8 @@ class Writer:
         self._max_pending = max_pending
         self._min_free_bytes = min_free_bytes
         self._loop = asyncio.get_running_loop()
+        #: Whoever adds to what is waiting, or takes from it, on the loop or in the thread.
+        self._queue = threading.Lock()
         self._waiting: deque[_Batch] = deque()
         self._waiting_size = 0
         self._is_busy = False
@@ -186,7 +199,8 @@ class Writer:
 
     def submit_now(self, operation: Operation[Any], on_done: Done, *, is_new_work: bool = False) -> None:
         """As ``submit``, with a function for a future; see ``submit_item_now``."""
-        self._batch_with_room(is_new_work).operations.append((operation, on_done, is_new_work))
+        with self._queue:
+            self._batch_with_room(is_new_work).operations.append((operation, on_done, is_new_work))
 
     def submit_item_now(self, bulk: Bulk, item: Any, on_done: Done, *, is_new_work: bool = False) -> None:
         """Queue an item for a bulk operation, with a function for a future: the hot path's form.
@@ -195,16 +209,21 @@ class Writer:
         it is committed, or with ``Failed``. It may submit again. What it raises is logged and goes no further. Raises
         Unavailable as ``submit`` does; then ``on_done`` is not called.
         """
-        batch = self._batch_with_room(is_new_work)
-        group = batch.new_items if is_new_work else batch.items
-        lists = group.get(bulk)
-        if lists is None:
-            group[bulk] = lists = [], []
-        lists[0].append(item)
-        lists[1].append(on_done)
+        queue = self._queue
+        queue.acquire()  # without `with`, which takes twice as long
+        try:
+            batch = self._batch_with_room(is_new_work)
+            group = batch.new_items if is_new_work else batch.items
+            lists = group.get(bulk)
+            if lists is None:
+                group[bulk] = lists = [], []
+            lists[0].append(item)
+            lists[1].append(on_done)
+        finally:
+            queue.release()
 
     def _batch_with_room(self, is_new_work: bool) -> _Batch:
-        """The batch that one more may join; it is counted already."""
+        """The batch that one more may join; it is counted already. With ``_queue`` taken."""
         if self._is_closed:
             raise Unavailable("The service is stopping.")
         # What has begun may still be ended when no new work is taken any more, but not without a bound either.
@@ -368,6 +387,7 @@ class Writer:
             if not self._fate.acquire(blocking=False):
                 connection.execute("ROLLBACK")
                 return ()
+            self._take_late(batch)
             results = self._attempt(connection, batch, with_savepoints=False)
             if results is None:
                 connection.execute("ROLLBACK")
@@ -384,6 +404,15 @@ class Writer:
                 connection.rollback()
             raise
         return results
+
+    def _take_late(self, batch: _Batch) -> None:
+        """What has come while this batch was waiting for the core, the turn or the lock is written with it."""
+        waiting = self._waiting
+        with self._queue:
+            while waiting and batch.size + waiting[0].size <= MAX_BATCH:
+                late = waiting.popleft()
+                self._waiting_size -= late.size
+                batch.join(late)
 
     def _attempt(self, connection: sqlite3.Connection, batch: _Batch, *, with_savepoints: bool) -> Sequence[Any] | None:
         """The results, or None when an operation has to be undone and there is no savepoint to go back to."""

@@ -124,6 +124,62 @@ async def test_batches_are_bounded(make_writer: MakeWriter) -> None:
     assert bulk.sizes == [MAX_BATCH, 10]
 
 
+class Turn:
+    """For ``turns``: the thread that comes in says so, and is kept until it may go on."""
+
+    def __init__(self) -> None:
+        self.has_come = threading.Event()
+        self.may_go_on = threading.Event()
+
+    def __enter__(self) -> None:
+        self.has_come.set()
+        assert self.may_go_on.wait(30)
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+
+async def test_what_comes_while_a_batch_waits_for_its_turn_is_written_with_it(
+    make_writer: MakeWriter, path: Path
+) -> None:
+    turn = Turn()
+    writer, bulk, others = make_writer(turns=turn), AddMany(), AddMany()
+    first = [submit_item(writer, bulk, "a"), writer.submit(add("b"))]
+    await asyncio.to_thread(turn.has_come.wait)
+    late = [
+        submit_item(writer, bulk, "c"),
+        submit_item(writer, bulk, "refused"),
+        submit_item(writer, bulk, "new", is_new_work=True),
+        submit_item(writer, others, "d"),
+        writer.submit(add("e")),
+    ]
+    turn.may_go_on.set()
+    assert await asyncio.gather(*first) == ["a", "b"]
+    assert await asyncio.gather(*late[:1], *late[2:]) == ["c", "new", "d", "e"]
+    with pytest.raises(InsufficientBalance):
+        await late[1]
+    assert writer.commits == 1
+    assert sorted(bulk.sizes) == [1, 3]  # new work is done apart from the rest
+    assert others.sizes == [1]
+    assert names_in(path) == {"a", "b", "c", "d", "e", "new"}
+    assert await writer.submit(add("f")) == "f"
+    assert writer.commits == 2
+
+
+async def test_what_comes_late_joins_as_long_as_the_batch_keeps_its_bound(
+    make_writer: MakeWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bitmesh_proxy.storage.writer.MAX_BATCH", 3)
+    turn = Turn()
+    writer, bulk = make_writer(turns=turn), AddMany()
+    first = submit_item(writer, bulk, "first")
+    await asyncio.to_thread(turn.has_come.wait)
+    late = [submit_item(writer, bulk, name) for name in ("a", "b", "c", "d", "e")]
+    turn.may_go_on.set()
+    assert await asyncio.gather(first, *late) == ["first", "a", "b", "c", "d", "e"]
+    assert bulk.sizes == [1, 3, 2]
+
+
 async def test_waits_are_counted_for_every_write_and_never_too_short(make_writer: MakeWriter) -> None:
     writer = make_writer()
 
@@ -491,9 +547,10 @@ async def test_what_is_submitted_by_those_who_hear_goes_together(make_writer: Ma
     ],
 )
 async def test_after_a_large_batch_the_next_is_gathered_while_the_loop_brings_more(
-    make_writer: MakeWriter, before: int, count: int, each: int, sizes: list[int]
+    make_writer: MakeWriter, monkeypatch: pytest.MonkeyPatch, before: int, count: int, each: int, sizes: list[int]
 ) -> None:
     """``count`` items come, one in each so many turns of the loop."""
+    monkeypatch.setattr(Writer, "_take_late", lambda writer, batch: None)  # what joins in the thread is another matter
     writer = make_writer(max_pending=1000)
     bulk = AddMany()
     heard: list[str] = []
