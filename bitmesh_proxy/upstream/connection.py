@@ -17,6 +17,7 @@ from math import inf
 from typing import Final, Protocol, cast
 
 from bitmesh_proxy.errors import UpstreamBroken, UpstreamTimeout
+from bitmesh_proxy.upstream.acknowledging import acknowledge_in_pairs
 from bitmesh_proxy.upstream.framing import BETWEEN_CHUNKS, CHUNK_END, CHUNKS, Framing, FramingError
 from bitmesh_proxy.upstream.heads import MAX_HEAD_BYTES, MAX_INTERIM_ANSWERS, AnswerHead, HeadReader
 from bitmesh_proxy.upstream.inbox import Inbox, Take
@@ -434,6 +435,8 @@ class ProviderConnection(asyncio.Protocol):
         if self._framing is framing:  # from now on it is silence that is timed
             self._last_s = now_s = self._loop.time()
             self.home.watch.add(self, min(now_s + self._idle_s / LOOKS, self._deadline_s))
+            if head.media_type == "text/event-stream" and self._transport is not None:
+                acknowledge_in_pairs(self._transport)
 
     def _take_whole(self, head: AnswerHead, body: bytes) -> None:
         """An answer that came with a single read, as most do that are no streams: nothing is left to be framed."""
