@@ -8,8 +8,8 @@ built on this has to be right, or harmlessly strict, after any part of its store
 The lock is flock(2) on the file, opened anew by each process: the kernel gives it up when its holder ends, in whatever
 way, ``kill -9`` included. It costs 1.0 us. (A semaphore of ``multiprocessing`` costs 0.1 us and stays taken for ever
 when its holder is killed; a robust mutex of pthreads costs 0.8 us by way of ctypes; fcntl(2) costs 1.6 us.) A holder
-that lives and is stopped, by SIGSTOP or a debugger, keeps it: then callers are refused, so that the event loops of the
-other processes go on.
+that lives and is stopped, by SIGSTOP or a debugger, keeps it: then whoever wants it is refused, so that the event loops
+of the other processes go on.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ class SharedMemory:
     own object of it. ``close`` it at the end.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, *, name: str = "words") -> None:
         self.descriptor = descriptor
+        self.name = name
         self._map = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
         self.words = memoryview(self._map).cast("Q")
         #: Between threads of this process; ``lock`` takes it too.
@@ -61,12 +62,12 @@ class SharedMemory:
 
     @classmethod
     def create(cls, words: int, *, name: str) -> SharedMemory:
-        """New memory. ``name`` is for people who look at a process's files. Raises OSError."""
+        """New memory. ``name`` says what is in it, to readers of logs and of a process's files. Raises OSError."""
         descriptor = os.memfd_create(f"bitmesh-proxy {name}", os.MFD_CLOEXEC)
         size_bytes = -(-words * WORD_BYTES // _PAGE_BYTES) * _PAGE_BYTES
         try:
             os.ftruncate(descriptor, size_bytes)  # pages are there only once they are written to
-            return cls(descriptor)
+            return cls(descriptor, name=name)
         except BaseException:
             os.close(descriptor)
             raise
@@ -94,13 +95,17 @@ class SharedMemory:
                 continue
             if time.monotonic() >= end_s:
                 if not is_hopeless:
-                    log.error("a process that stands still has locked what all processes share: calls are refused")
+                    log.error(
+                        "a process that stands still has locked the %s that all processes share: whoever needs them is"
+                        " refused",
+                        self.name,
+                    )
                 self._was_in_vain = True
                 self.threads.release()
-                raise Unavailable("The limits cannot be looked up at the moment. Please try again.")
+                raise Unavailable(f"The {self.name} cannot be looked up at the moment. Please try again.")
             time.sleep(_PAUSE_S)
         if is_hopeless:
-            log.info("what all processes share can be used again")
+            log.info("the %s that all processes share can be used again", self.name)
             self._was_in_vain = False
 
     def unlock(self) -> None:
@@ -110,9 +115,8 @@ class SharedMemory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """The same for what no caller waits for: however long it takes."""
-        self.threads.acquire()
-        flock(self.lock_descriptor, LOCK_EX)
+        """``lock`` and ``unlock`` around a block. Raises Unavailable as ``lock`` does."""
+        self.lock()
         try:
             yield
         finally:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
-from bitmesh_proxy.metrics import Metrics
+from bitmesh_proxy.errors import Unavailable
+from bitmesh_proxy.metrics import Metrics, WriteWaits
 from bitmesh_proxy.shared_memory import SharedMemory
 from bitmesh_proxy.shared_metrics import MAX_COUNTS, SharedMetrics, SharedWriteWaits
 
@@ -91,3 +93,29 @@ def test_names_are_bounded(workers: list[SharedMetrics]) -> None:
         workers[1].note_attempt("provider", "one more")
     workers[1].note_attempt("provider", "1")
     assert b'outcome="1",provider="provider"} 2.0' in workers[1].render()
+
+
+def test_while_one_stands_still_with_the_names_nothing_is_said_and_everything_is_counted(
+    memory: SharedMemory, workers: list[SharedMetrics], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither must an event loop stand still with it, nor a call fail because it is counted."""
+    alone = Metrics()
+    writes, alone.write_waits = SharedWriteWaits(workers[0]), WriteWaits()
+    count(workers[1])
+    count(alone)
+    workers[0].note_attempt("together", "ok")
+    alone.note_attempt("together", "ok")
+    standing_still = SharedMemory(os.dup(memory.descriptor))
+    with standing_still.locked():
+        for each in (workers[0], alone):
+            count(each, times=3)
+            each.ledger_waits.note(0.0042)
+            each.ledger_waits.note(0.0042)
+        for waits in (writes, alone.write_waits):
+            waits.note(0.003, writes=4)
+        for worker in workers:
+            with pytest.raises(Unavailable, match="The test cannot be looked up"):
+                worker.render()
+    standing_still.close()
+    assert len(caplog.records) == 1
+    assert workers[0].render() == workers[1].render() == alone.render()
