@@ -355,14 +355,14 @@ async def test_nobody_waits_longer_for_others_than_he_is_said_to(
 ) -> None:
     """Neither for the lock nor for the turn, nor behind one who waits already; and what was given up is not written."""
     gate = threading.Lock()
-    for hold in (None, gate):
+    for kept in ("lock", "turn"):
         writer = make_writer(patience_s=0.4, connect=lambda: connect(path, timeout_s=30.0), turns=gate)
-        await written(writer, f"before {hold}")
+        await written(writer, f"before {kept}")
         other = connect(path)
-        if hold is None:
+        if kept == "lock":
             other.execute("BEGIN IMMEDIATE")
         else:
-            await asyncio.to_thread(hold.acquire)
+            await asyncio.to_thread(gate.acquire)
         waiting = [writer.submit(add("in hand"))]
         await asyncio.sleep(0)
         waiting += [writer.submit(add(f"behind {number}")) for number in range(3)]
@@ -371,13 +371,13 @@ async def test_nobody_waits_longer_for_others_than_he_is_said_to(
             assert isinstance(refused.__cause__, TimeoutError)
         with pytest.raises(Unavailable):
             await writer.submit(add("later"))
-        if hold is None:
+        if kept == "lock":
             other.execute("ROLLBACK")
         else:
-            hold.release()
+            gate.release()
         other.close()
-        await written(writer, f"after {hold}")
-        assert names_in(path) >= {f"before {hold}", f"after {hold}"}
+        await written(writer, f"after {kept}")
+        assert names_in(path) >= {f"before {kept}", f"after {kept}"}
         await writer.close()
         assert not [thread for thread in threading.enumerate() if thread.name == "database-writer"]
     assert len(names_in(path)) == 4
