@@ -31,6 +31,7 @@ from bitmesh_proxy.storage.instances import census
 from bitmesh_proxy.storage.keys import KeyStore
 from bitmesh_proxy.storage.ledger import LedgerStore
 from bitmesh_proxy.storage.months import Due, Hindrance, LedgerMonths
+from bitmesh_proxy.storage.structure import compare_structure
 from bitmesh_proxy.storage.verification import verify_books
 from bitmesh_proxy.upstream.access import ProviderAccess, configured_access
 
@@ -119,6 +120,9 @@ async def _check_database(settings: Settings) -> AsyncIterator[Finding]:
             integrity = await database.read("PRAGMA quick_check")
             verdict: Literal["ok", "fault"] = "ok" if integrity == [("ok",)] else "fault"
             yield Finding(check="database", verdict=verdict, detail=f"{database.path.name}: {integrity[0][0]}")
+            foreign = await _find_strangers(database)
+            if foreign:
+                yield Finding(check="schema", verdict="warning", detail=f"not made by this program: {foreign}")
             problems = await verify_books(database)
             yield Finding(
                 check="books",
@@ -132,6 +136,11 @@ async def _check_database(settings: Settings) -> AsyncIterator[Finding]:
                 yield Finding(check="consumer secrets", verdict="warning", detail=on_lost_secret(consumers))
     except (StorageError, GatewayError, OSError) as exc:
         yield Finding(check="database", verdict="fault", detail=str(exc))
+
+
+async def _find_strangers(database: Database) -> str:
+    async with database.snapshot() as snapshot:
+        return ", ".join((await compare_structure(snapshot)).foreign)
 
 
 async def _explain_open_holds(database: Database) -> Finding:

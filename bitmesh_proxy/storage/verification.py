@@ -1,4 +1,5 @@
-"""The proof of the books: everything that is kept twice must agree, and every hold must have a reason.
+"""The proof of the books: everything that is kept twice must agree, and every hold must have a reason. And the rules
+that keep it so must be there.
 
 It reads every row of the ledger, in one snapshot, beside a running server without stopping it.
 """
@@ -8,7 +9,9 @@ from __future__ import annotations
 import msgspec
 
 from bitmesh_proxy.money import format_usd
-from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.database import Database, Snapshot
+from bitmesh_proxy.storage.failures import StorageError
+from bitmesh_proxy.storage.structure import compare_structure
 
 
 class _Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,51 +188,28 @@ _CHECKS = (
     ),
 )
 
-#: Triggers that hold the rules; whoever changes the books by hand begins by dropping one.
-_TRIGGERS = frozenset(
-    {
-        "accounts_are_not_deleted",
-        "accounts_begin_with_nothing",
-        "accounts_keep_their_numbers",
-        "balances_are_not_deleted",
-        "balances_keep_their_accounts",
-        "charge_months_are_not_deleted",
-        "charge_months_only_grow",
-        "entries_are_not_changed",
-        "entries_are_summed_up_before_they_go",
-        "entries_move_the_balance",
-        "keys_changed_are_watched",
-        "keys_deleted_are_watched",
-        "keys_in_use_are_not_deleted",
-        "keys_keep_their_numbers",
-        "keys_made_are_watched",
-        "names_are_not_deleted",
-        "names_keep_their_numbers",
-        "request_months_are_not_deleted",
-        "requests_are_summed_up_before_they_go",
-        "requests_charge",
-        "requests_close",
-        "requests_hold",
-        "requests_keep_their_terms",
-        "summed_up_is_not_deleted",
-        "summed_up_moves_forward",
-        "watched_keys_hold",
-    }
-)
-
 
 async def verify_books(database: Database) -> list[str]:
     """What does not agree, in words; empty when the books are right."""
-    problems: list[str] = []
     async with database.snapshot() as snapshot:
-        for (word,) in await snapshot.rows("PRAGMA quick_check(20)"):
-            if word != "ok":
-                problems.append(f"the database file is damaged: {word}")
-        for table, row, parent, _ in await snapshot.rows("PRAGMA foreign_key_check"):
-            problems.append(f"{table}: row {row} belongs to nothing in {parent}")
-        present = {name for (name,) in await snapshot.rows("SELECT name FROM sqlite_schema WHERE type = 'trigger'")}
-        problems += [f"the database lacks the rule {name}" for name in sorted(_TRIGGERS - present)]
-        for check in _CHECKS:
-            for name, one, other in await snapshot.rows(check.sql):
-                problems.append(check.text.format(name, format_usd(one), format_usd(other)))
+        problems = list((await compare_structure(snapshot)).faults)
+        try:
+            problems += await _look_at_rows(snapshot)
+        except StorageError as exc:
+            if not problems:
+                raise
+            problems.append(f"the rest cannot be looked at: {exc}")
+    return problems
+
+
+async def _look_at_rows(snapshot: Snapshot) -> list[str]:
+    problems: list[str] = []
+    for (word,) in await snapshot.rows("PRAGMA quick_check(20)"):
+        if word != "ok":
+            problems.append(f"the database file is damaged: {word}")
+    for table, row, parent, _ in await snapshot.rows("PRAGMA foreign_key_check"):
+        problems.append(f"{table}: row {row} belongs to nothing in {parent}")
+    for check in _CHECKS:
+        for name, one, other in await snapshot.rows(check.sql):
+            problems.append(check.text.format(name, format_usd(one), format_usd(other)))
     return problems

@@ -54,6 +54,22 @@ def test_a_balance_that_is_not_the_sum_of_its_entries_is_a_fault(run: Run, data_
     assert "1.000000001" in detail
 
 
+def test_a_database_that_somebody_has_changed_by_hand_is_a_fault(run: Run, data_dir: Path) -> None:
+    run("account", "create", "acme", "--credit", "1")
+    with sqlite3.connect(data_dir / "bitmesh-proxy.db") as connection:
+        connection.execute("CREATE INDEX of_mine ON requests (model)")
+    connection.close()
+    found = verdicts(run)
+    assert found["schema"] == ("warning", "not made by this program: index of_mine")
+    assert found["books"][0] == "ok"
+    with sqlite3.connect(data_dir / "bitmesh-proxy.db") as connection:
+        connection.execute("DROP TABLE request_runs")
+    connection.close()
+    verdict, detail = verdicts(run, status=1)["books"]
+    assert verdict == "fault"
+    assert detail.startswith("the database lacks the table request_runs")
+
+
 def test_a_hold_that_a_dead_process_left_is_explained(run: Run, data_dir: Path) -> None:
     account_id = json_of(run("account", "create", "acme", "--credit", "1", "--json"))["id"]
     key_id = json_of(run("key", "create", "--json"))["id"]

@@ -171,3 +171,10 @@ async def test_tampering_with_sums_is_found(old_books: Database, path: Path, scr
     tamper(path, script)
     problems = await verify_books(old_books)
     assert any(said in problem for problem in problems), problems
+
+
+async def test_rows_that_cannot_be_looked_at_do_not_hide_why(books: Database, path: Path) -> None:
+    tamper(path, "DROP TABLE request_runs")
+    problems = await verify_books(books)
+    assert problems[0] == "the database lacks the table request_runs"
+    assert "the rest cannot be looked at: OperationalError: no such table: request_runs" in problems[-1]
