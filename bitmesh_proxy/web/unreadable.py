@@ -28,7 +28,13 @@ class JsonRefusals(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """See aiohttp, which logs it, and closes the connection."""
+        """See aiohttp, which logs it, and closes the connection.
+
+        Raises ConnectionError where it is one: no error of ours, which none of the middlewares has seen, but a caller
+        who was to be told to go on (``Expect: 100-continue``), and has left. The connection then ends without a word.
+        """
+        if isinstance(exc, ConnectionError):
+            raise exc
         answer = super().handle_error(request, status, exc, message)
         if not isinstance(exc, HttpProcessingError):
             return answer

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from tests.journeys.gateway import Gateway, running_gateway
+from bitmesh_proxy import keys
+from tests.journeys.gateway import Gateway, eventually, running_gateway
 from tests.web.lane.callers import Caller
 
 SECRET = "bm_" + "s" * 43
@@ -52,3 +56,25 @@ async def test_what_cannot_be_read_is_refused_in_json(gateway: Gateway, request_
         assert SECRET not in answer.body.decode()
         assert (answer.get("X-Request-Id") or "").startswith("req_")
         assert await caller.is_closed_by_gateway()
+
+
+@pytest.mark.parametrize("is_reset", [False, True], ids=["closed", "reset"])
+@pytest.mark.parametrize("path", ["/chat", "/image", "/v1/responses", "/nowhere"])
+async def test_a_caller_who_leaves_before_he_is_told_to_go_on_is_no_error(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture, path: str, is_reset: bool
+) -> None:
+    caplog.set_level(logging.INFO)
+    server = gateway.runner.server
+    assert server is not None
+    with socket.create_connection(("127.0.0.1", gateway.port)) as caller:  # accepted by the kernel, and by nobody yet
+        caller.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {gateway.bearer['Authorization']}\r\n"
+            "Content-Type: application/json\r\nContent-Length: 50\r\nExpect: 100-continue\r\n\r\n".encode()
+        )
+        if is_reset:
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert (await gateway.get("/test")).status == 200  # accepted later
+    await eventually(lambda: len(server.connections) == 1, "the connection is forgotten")
+    assert [each for each in caplog.records if each.levelno >= logging.WARNING] == []
+    assert gateway.app[keys.METRICS].under_way == 0
+    await gateway.check_books()
