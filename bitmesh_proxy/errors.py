@@ -24,7 +24,7 @@
     ├── RateLimited               429  knows when to come back
     │   └── TooManyConcurrent     429
     ├── InternalError             500
-    ├── Unavailable               503
+    ├── Unavailable               503  knows when to come back, unless waiting is of no use
     └── UpstreamError             502
         ├── ProviderRefused       the provider's own status and message
         ├── UpstreamUnreachable   502  nothing was sent, another offer may be tried
@@ -38,7 +38,7 @@ the wire is decided in ``web/error_formats.py`` alone. The cause of an error goe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class CallerLeft(Exception):
@@ -214,11 +214,29 @@ class InternalError(GatewayError):
     """A fault of ours."""
 
 
+#: See ``Unavailable``.
+SOON_S: Final = 1.0
+LATER_S: Final = 5.0
+MUCH_LATER_S: Final = 30.0
+
+
 class Unavailable(GatewayError):
-    """The service cannot take this call now: draining, database not writable, no healthy offer."""
+    """The service cannot take this call now: draining, database not writable, no healthy offer.
+
+    ``retry_after_s`` says when another try may do better. ``SOON_S``: something is full or waited for that moves on by
+    itself, many times a second. ``LATER_S``, where nothing else is said: there is trouble, and this is how long we
+    ourselves wait before we try again at most (settlements), and more than a restart takes. ``MUCH_LATER_S``: the disk
+    is full, and somebody has to make room; more than a minute would be no use, as OpenAI's clients then go by their
+    own pause of a second. None: to ask the same again is in vain, until the configuration is another, or would be
+    charged again.
+    """
 
     status = 503
     code = "unavailable"
+
+    def __init__(self, message: str, *, retry_after_s: float | None = LATER_S) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class UpstreamError(GatewayError):

@@ -16,7 +16,7 @@ import msgspec
 import orjson
 
 from bitmesh_proxy.billing.settlements import Settlements
-from bitmesh_proxy.errors import Conflict, InvalidRequest, Unavailable
+from bitmesh_proxy.errors import SOON_S, Conflict, InvalidRequest, Unavailable
 from bitmesh_proxy.settings import Idempotency as IdempotencySettings
 from bitmesh_proxy.shielded import shielded
 from bitmesh_proxy.storage.idempotency import Claimed, Existing, IdempotencyStore
@@ -125,7 +125,9 @@ class IdempotencyGate:
                         return _replay(found)
                     await self._wait(key_id, idempotency_key)
         except TimeoutError as exc:
-            raise Unavailable("The first request with this Idempotency-Key is still running.") from exc
+            raise Unavailable(
+                "The first request with this Idempotency-Key is still running.", retry_after_s=SOON_S
+            ) from exc
 
     async def _claim(
         self, key_id: str, idempotency_key: str, fingerprint: bytes, request_id: str

@@ -68,6 +68,20 @@ async def test_a_start_without_the_master_secret_of_existing_keys_says_so(
         assert caplog.text.count("a new master secret was made. Consumer secrets of keys (1)") == times
 
 
+async def test_a_start_with_another_master_secret_says_so_and_commands_follow_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_gateway(tmp_path) as gateway:
+        first = KeyStore(gateway.database).secret_fingerprint()
+    assert first == fingerprint_of((tmp_path / "master.secret").read_bytes().strip())
+    (tmp_path / "master.secret").write_bytes(b"x" * 32)
+    for times in (1, 1):
+        await start(tmp_path, {})
+        assert caplog.text.count("Consumer secrets of keys (1) that were made with that one are worthless") == times
+    async with running_gateway(tmp_path, credit_usd="0") as gateway:
+        assert KeyStore(gateway.database).secret_fingerprint() == fingerprint_of(b"x" * 32)
+
+
 def test_a_limit_of_an_endpoint_nobody_knows_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(
         StartError, match=r"limits\.endpoint_per_minute: no endpoint is called chats \(auth_test, chat,"
@@ -104,6 +118,7 @@ async def test_without_a_provider_a_call_is_told_so(tmp_path: Path) -> None:
     async with running_gateway(tmp_path / "data", settings) as gateway:
         answer = await gateway.post("/chat", {**chat(), "model": "journey-model"})
         assert answer.status == 503
+        assert "Retry-After" not in answer.headers  # waiting configures none
         assert answer.json["error"]
         await gateway.check_books()
 

@@ -122,8 +122,9 @@ async def test_a_first_call_of_another_process_is_waited_for_too(
 async def test_waiting_has_an_end(database: Database, settlements: Settlements) -> None:
     await enter_first(make_gate(database, settlements))
     impatient = make_gate(database, settlements, wait_timeout_s=0.05)
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable) as refusal:
         await enter(impatient, request_id="req_2")
+    assert refusal.value.retry_after_s == 1.0  # who comes again waits here again
 
 
 async def test_who_leaves_while_claiming_leaves_the_key_free(

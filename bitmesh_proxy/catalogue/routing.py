@@ -57,7 +57,7 @@ def route(
             return model.offers
     offers = [offer for offer in model.offers if offer.provider in available]
     if not offers:
-        raise Unavailable(f"No provider that is configured here offers the model '{model.id}'.")
+        raise Unavailable(f"No provider that is configured here offers the model '{model.id}'.", retry_after_s=None)
     able = [offer for offer in offers if not refusals(offer, call)]
     if not able:
         raise _refusal_error(model, [refusals(offer, call) for offer in offers])

@@ -77,7 +77,7 @@ class SqliteNonces:
 
     def _insert(self, item: _Nonce, on_done: Done) -> None:
         if self._is_full:
-            raise Unavailable("Too many signed requests at the moment.")
+            raise Unavailable("Too many signed requests at the moment.", retry_after_s=SWEEP_INTERVAL_S)
         self._database.submit_item_now(_insert, item, on_done, is_new_work=True)
 
     def _sweep(self, connection: sqlite3.Connection, now_s: float) -> bool:

@@ -36,7 +36,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from bitmesh_proxy.errors import Unavailable
+from bitmesh_proxy.errors import MUCH_LATER_S, SOON_S, Unavailable
 from bitmesh_proxy.metrics import WriteWaits
 from bitmesh_proxy.storage.failures import StorageError, as_unavailable, is_busy, is_trouble
 
@@ -229,7 +229,7 @@ class Writer:
         # What has begun may still be ended when no new work is taken any more, but not without a bound either.
         bound = self._max_pending if is_new_work else self._max_pending * LENIENCE
         if self._waiting_size >= bound:
-            raise Unavailable("Too many requests are waiting for the books. Please try again.")
+            raise Unavailable("Too many requests are waiting for the books. Please try again.", retry_after_s=SOON_S)
         waiting = self._waiting
         if not waiting or waiting[-1].size >= MAX_BATCH:
             waiting.append(_Batch())
@@ -482,7 +482,7 @@ def end_future(future: asyncio.Future[Any], result: Any) -> None:
 
 
 def _no_space() -> Failed:
-    return Failed(Unavailable("The service is out of disk space."))
+    return Failed(Unavailable("The service is out of disk space.", retry_after_s=MUCH_LATER_S))
 
 
 #: What ``_run_plainly`` answers when an operation failed and has left something behind.

@@ -29,6 +29,7 @@ from bitmesh_proxy.errors import (
     PermissionDenied,
     ProviderRefused,
     RateLimited,
+    Unavailable,
     UpstreamError,
     ValidationFailed,
 )
@@ -93,7 +94,7 @@ def render_stream_error(error: GatewayError, surface: Surface, *, sequence_numbe
 
 def retry_after_of(error: GatewayError) -> int | None:
     """Whole seconds, rounded up, at least 1; None where nobody knows."""
-    seconds = error.retry_after_s if isinstance(error, RateLimited | ProviderRefused) else None
+    seconds = error.retry_after_s if isinstance(error, RateLimited | ProviderRefused | Unavailable) else None
     if seconds is None or math.isnan(seconds):
         return None
     return max(1, math.ceil(min(seconds, MAX_RETRY_AFTER_S)))

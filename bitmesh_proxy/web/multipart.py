@@ -25,7 +25,14 @@ from aiohttp.client_exceptions import ClientPayloadError
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.multipart import BodyPartReader, MultipartReader
 
-from bitmesh_proxy.errors import BodyTooLarge, CallerLeft, InvalidRequest, Unavailable, UnsupportedMediaType
+from bitmesh_proxy.errors import (
+    MUCH_LATER_S,
+    BodyTooLarge,
+    CallerLeft,
+    InvalidRequest,
+    Unavailable,
+    UnsupportedMediaType,
+)
 from bitmesh_proxy.web.bodies import check_encoding, too_large, too_slow
 
 CHUNK_BYTES: Final = 64 * 1024
@@ -232,7 +239,7 @@ class _Intake:
                 self._open = file
             await asyncio.to_thread(file.writelines, block)
         except OSError as exc:
-            raise Unavailable("There is no room for the upload.") from exc
+            raise Unavailable("There is no room for the upload.", retry_after_s=MUCH_LATER_S) from exc
         return file
 
     async def _chunks(self, part: BodyPartReader) -> AsyncIterator[bytes]:

@@ -113,7 +113,7 @@ def test_only_providers_that_are_configured() -> None:
     assert order(picture("alpha:m", 10), picture("beta:m", 20), available={"beta"}) == ["beta:m"]
     with pytest.raises(Unavailable) as caught:
         order(picture("alpha:m", 10), available={"beta"})
-    assert caught.value.status == 503
+    assert (caught.value.status, caught.value.retry_after_s) == (503, None)  # waiting configures none
     assert "'m'" in caught.value.message
 
 

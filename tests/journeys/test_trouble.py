@@ -40,8 +40,10 @@ async def test_a_database_locked_by_another_process_is_503_until_it_is_free(tmp_
         intruder.execute("BEGIN IMMEDIATE")
         try:
             answer = await gateway.post("/chat", chat())
-            assert answer.status == 503
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
             assert set(answer.json) == {"error"}
+            elsewhere = await gateway.post("/v1/chat/completions", chat())
+            assert (elsewhere.status, elsewhere.headers["Retry-After"]) == (503, "5")
             assert len(gateway.upstream_calls()) == calls
             ready = await gateway.get("/ready")
             assert (ready.status, ready.json["checks"]["accepting"]) == (503, "ok")
@@ -114,7 +116,7 @@ async def test_a_nearly_full_disk_takes_no_new_work(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
     async with running_gateway(tmp_path, {"data": {"dir": str(tmp_path), "min_free_bytes": 2 * free}}) as gateway:
         answer = await gateway.post("/chat", chat())
-        assert answer.status == 503
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "30")
         assert gateway.upstream_calls() == []
         assert (await gateway.get("/test")).status == 200
         assert (await gateway.get("/ready")).status == 503

@@ -143,10 +143,11 @@ async def test_bytes_that_are_no_media_are_the_providers_fault(tmp_path: Path, d
 
 async def test_bytes_for_which_there_is_no_disk_are_refused_openly(tmp_path: Path) -> None:
     async with media_room(tmp_path, [MAKER], files=FailingFiles(room_bytes=10)) as room:
-        with pytest.raises(Unavailable, match="base64"):
+        with pytest.raises(Unavailable, match="base64") as refusal:
             await room.results.register(
                 MediaOutput(kind="image", data=PNG), provider="maker", account_id="acc", public_base_url=""
             )
+        assert refusal.value.retry_after_s is None  # the next one would cost as much
         assert room.copies.used_bytes == 0
 
 

@@ -99,8 +99,9 @@ async def test_table_is_bounded_by_refusing(database: Database, clock: HandClock
     for number in range(3):
         assert await store.burn("ck_1", str(number), NOW)
     clock.now_s += nonces.SWEEP_INTERVAL_S
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable) as refusal:
         await store.burn("ck_1", "one more", NOW)
+    assert refusal.value.retry_after_s == nonces.SWEEP_INTERVAL_S
     clock.now_s += 400
     assert await store.burn("ck_1", "later", int(clock.now_s))
 

@@ -312,8 +312,9 @@ async def test_queue_is_bounded_for_new_work_first(make_writer: MakeWriter, path
     running = writer.submit(add("running"), is_new_work=True)
     await asyncio.sleep(0)  # handed over, and now it waits for the lock
     waiting = [writer.submit(add(f"new{number}"), is_new_work=True) for number in range(3)]
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable) as refusal:
         writer.submit(add("one too many"), is_new_work=True)
+    assert refusal.value.retry_after_s == 1.0  # the queue is short-lived
     waiting += [writer.submit(add(f"end{number}")) for number in range(3 * LENIENCE - 3)]
     with pytest.raises(Unavailable):
         writer.submit(add("far too many"))

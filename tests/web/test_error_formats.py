@@ -51,6 +51,8 @@ def instance(cls: type[GatewayError]) -> GatewayError:
         return cls({"prompt": ["The prompt field is required."], "n": ["The n field must be an integer.", "…"]})
     if issubclass(cls, RateLimited):
         return cls("Too many requests.", retry_after_s=1.2)
+    if issubclass(cls, Unavailable):
+        return cls("Not now.")
     if issubclass(cls, ProviderRefused):
         return cls("No such model.", status=404, body={"error": {"message": "No such model.", "code": "nope"}})
     return cls("What happened.", param="prompt")
@@ -79,7 +81,7 @@ def test_every_error_in_every_format(cls: type[GatewayError], surface: Surface) 
     rendered = render_error(error, surface, "req_1")
     assert 400 <= rendered.status <= 599
     assert rendered.headers["X-Request-Id"] == "req_1"
-    assert ("Retry-After" in rendered.headers) == isinstance(error, RateLimited)
+    assert ("Retry-After" in rendered.headers) == isinstance(error, RateLimited | Unavailable)
     assert ("WWW-Authenticate" in rendered.headers) == (rendered.status == 401)
     if surface is Surface.PUBLIC_MEDIA:
         assert rendered.headers["Content-Type"] == "text/plain; charset=utf-8"
@@ -253,12 +255,22 @@ def test_a_providers_own_code_is_kept(surface: Surface) -> None:
     ],
 )
 def test_retry_after_is_whole_seconds_rounded_up(seconds: float, header: str) -> None:
-    for error in (RateLimited("x", retry_after_s=seconds), ProviderRefused("x", status=429, retry_after_s=seconds)):
+    for error in (
+        RateLimited("x", retry_after_s=seconds),
+        ProviderRefused("x", status=429, retry_after_s=seconds),
+        Unavailable("x", retry_after_s=seconds),
+    ):
         assert render_error(error, Surface.BITMESH, "").headers["Retry-After"] == header
 
 
 def test_no_retry_after_where_nobody_knows() -> None:
-    for error in (ProviderRefused("x", status=429), RateLimited("x", retry_after_s=float("nan")), Unavailable("x")):
+    for error in (
+        ProviderRefused("x", status=429),
+        RateLimited("x", retry_after_s=float("nan")),
+        Unavailable("x", retry_after_s=None),
+        UpstreamBroken("x"),
+        UpstreamTimeout("x"),
+    ):
         assert "Retry-After" not in render_error(error, Surface.BITMESH, "").headers
 
 
