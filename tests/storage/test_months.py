@@ -596,4 +596,7 @@ async def test_a_step_that_fails_leaves_everything_as_it_was(
     assert await ids(database) == ["r1", "r2", "r3"]
     assert await database.read("SELECT count(*) FROM request_months") == [(0,)]
     assert await database.read("SELECT last_request FROM summed_up") == [(0,)]
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TRIGGER no")
+    connection.close()
     assert await verify_books(database) == []
