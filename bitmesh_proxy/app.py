@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from bitmesh_proxy import keys
-from bitmesh_proxy.auth.master import load_master_secret, missing_master_secret, on_new_secret
+from bitmesh_proxy.auth.master import load_master_secret, missing_master_secret, on_changed_secret, on_new_secret
 from bitmesh_proxy.auth.sealing import Sealer
-from bitmesh_proxy.auth.secrets import MasterSecretError
+from bitmesh_proxy.auth.secrets import MasterSecretError, fingerprint_of
 from bitmesh_proxy.billing.pruning import Pruner
 from bitmesh_proxy.billing.recovery import recover
 from bitmesh_proxy.billing.reservation import Books
@@ -76,6 +76,8 @@ from bitmesh_proxy.web.routes import add_routes
 from bitmesh_proxy.work import OfferWork
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bitmesh_proxy.sandbox.server import Sandbox
     from bitmesh_proxy.worker import Worker
 
@@ -168,8 +170,7 @@ async def database(app: web.Application) -> AsyncIterator[None]:
     except (OSError, StorageError, MasterSecretError) as exc:
         raise StartError(str(exc)) from exc
     app[keys.DATABASE] = db
-    if missing is not None and (consumers := await KeyStore(db).count_consumers()):
-        log.warning(on_new_secret(missing, consumers))
+    await _look_at_secret(KeyStore(db), master_secret, missing)
     worker = app.get(keys.WORKER)
     if worker is None:
         app[keys.METRICS].write_waits = db.write_waits
@@ -187,6 +188,15 @@ async def database(app: web.Application) -> AsyncIterator[None]:
     yield
     await directory_of_keys.close()
     await db.close()
+
+
+async def _look_at_secret(store: KeyStore, master_secret: bytes, made_at: Path | None) -> None:
+    """Say what is lost where it is another one than before, and let commands know by which to make secrets."""
+    known, found = store.secret_fingerprint(), fingerprint_of(master_secret)
+    if (made_at is not None or known not in (None, found)) and (consumers := await store.count_consumers()):
+        log.warning(on_changed_secret(consumers) if made_at is None else on_new_secret(made_at, consumers))
+    if known != found:
+        await store.note_secret_fingerprint(found)
 
 
 async def books(app: web.Application) -> AsyncIterator[None]:

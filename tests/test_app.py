@@ -12,7 +12,9 @@ import pytest
 
 from bitmesh_proxy import keys
 from bitmesh_proxy.app import StartError, make_app, make_runner
+from bitmesh_proxy.auth.secrets import fingerprint_of
 from bitmesh_proxy.settings_sources import load_settings
+from bitmesh_proxy.storage.keys import KeyStore
 from bitmesh_proxy.upstream.access import ProviderAccess
 from tests.journeys.gateway import chat, eventually, running_gateway, settings_for
 from tests.journeys.scripted import at, write_rows
@@ -72,14 +74,14 @@ async def test_a_start_with_another_master_secret_says_so_and_commands_follow_it
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with running_gateway(tmp_path) as gateway:
-        first = KeyStore(gateway.database).secret_fingerprint()
+        first = KeyStore(gateway.app[keys.DATABASE]).secret_fingerprint()
     assert first == fingerprint_of((tmp_path / "master.secret").read_bytes().strip())
     (tmp_path / "master.secret").write_bytes(b"x" * 32)
     for times in (1, 1):
         await start(tmp_path, {})
         assert caplog.text.count("Consumer secrets of keys (1) that were made with that one are worthless") == times
     async with running_gateway(tmp_path, credit_usd="0") as gateway:
-        assert KeyStore(gateway.database).secret_fingerprint() == fingerprint_of(b"x" * 32)
+        assert KeyStore(gateway.app[keys.DATABASE]).secret_fingerprint() == fingerprint_of(b"x" * 32)
 
 
 def test_a_limit_of_an_endpoint_nobody_knows_stops_the_start(tmp_path: Path) -> None:

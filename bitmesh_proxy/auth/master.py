@@ -28,13 +28,32 @@ def on_lost_secret(consumers: int) -> str:
     """What is to be said where so many keys have consumer secrets, and there is (or was) no master secret."""
     return (
         f"Consumer secrets of keys ({consumers}) were made with another one: put that back, or rotate those keys. (If"
-        " systemd hands it to the service as a credential, they are right there, and any that are made here are not.)"
+        " systemd hands it to the service as a credential, they are right there, and none are to be made here.)"
     )
 
 
 def on_new_secret(path: Path, consumers: int) -> str:
     """What is to be said where one was made there, although so many keys have consumer secrets."""
     return f"{path}: a new master secret was made. {on_lost_secret(consumers)}"
+
+
+def on_changed_secret(consumers: int) -> str:
+    """What is to be said where the service has another master secret than when so many keys were made."""
+    return (
+        "This is not the master secret that the service had before. Consumer secrets of keys"
+        f" ({consumers}) that were made with that one are worthless: put it back, or rotate those keys."
+    )
+
+
+def on_foreign_secret(settings: Settings, environ: Mapping[str, str] | None = None) -> str:
+    """What is to be said to a command that finds another master secret than the service has, or none."""
+    path, _ = _places(settings, environ)
+    return (
+        f"this is not the service's master secret (looked for at {path}), and secrets that are made with it would not"
+        " work. Give the command the service's: with the same auth.master_secret_file, or, where systemd hands it over"
+        " as a credential, by systemd-run with the same LoadCredential. If that one is lost, restart the service, which"
+        " says what is lost with it"
+    )
 
 
 def _places(settings: Settings, environ: Mapping[str, str] | None) -> tuple[Path, Path | None]:

@@ -73,6 +73,11 @@ def derive_consumer_secret(master: bytes, key_id: str, generation: int) -> str:
     return _base64url(hmac.digest(master, message, "sha256"))
 
 
+def fingerprint_of(master: bytes) -> bytes:
+    """What tells one master secret from another and says nothing of it."""
+    return hmac.digest(master, b"fingerprint", "sha256")
+
+
 def find_master_secret(path: Path, *, credentials_dir: Path | None = None) -> Path | None:
     """Where ``load_or_create_master_secret`` would read it; None where it would make one."""
     if credentials_dir is not None and (credentials_dir / CREDENTIAL_NAME).exists():

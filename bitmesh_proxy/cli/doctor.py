@@ -15,8 +15,8 @@ import aiohttp
 import click
 import msgspec
 
-from bitmesh_proxy.auth.master import load_master_secret, missing_master_secret, on_lost_secret
-from bitmesh_proxy.auth.secrets import MasterSecretError
+from bitmesh_proxy.auth.master import load_master_secret, missing_master_secret, on_foreign_secret, on_lost_secret
+from bitmesh_proxy.auth.secrets import MasterSecretError, fingerprint_of
 from bitmesh_proxy.billing.pruning import show_day
 from bitmesh_proxy.catalogue.row_files import CatalogueError
 from bitmesh_proxy.cli.books import open_database
@@ -131,11 +131,22 @@ async def _check_database(settings: Settings) -> AsyncIterator[Finding]:
             )
             yield await _explain_open_holds(database)
             yield await _look_back(settings, database)
-            consumers = await KeyStore(database).count_consumers()
-            if consumers and await asyncio.to_thread(missing_master_secret, settings) is not None:
-                yield Finding(check="consumer secrets", verdict="warning", detail=on_lost_secret(consumers))
+            if (detail := await _on_consumer_secrets(settings, KeyStore(database))) is not None:
+                yield Finding(check="consumer secrets", verdict="warning", detail=detail)
     except (StorageError, GatewayError, OSError) as exc:
         yield Finding(check="database", verdict="fault", detail=str(exc))
+
+
+async def _on_consumer_secrets(settings: Settings, store: KeyStore) -> str | None:
+    """Is the master secret that is found here the one that they are derived from?"""
+    consumers, known = await store.count_consumers(), store.secret_fingerprint()
+    if await asyncio.to_thread(missing_master_secret, settings) is not None:
+        return on_lost_secret(consumers) if consumers else None
+    try:
+        found = fingerprint_of(await asyncio.to_thread(load_master_secret, settings))
+    except MasterSecretError:  # said of the master secret
+        return None
+    return None if known in (None, found) else on_foreign_secret(settings)
 
 
 async def _find_strangers(database: Database) -> str:

@@ -7,8 +7,15 @@ from typing import Any, ClassVar
 
 import click
 
-from bitmesh_proxy.auth.master import load_master_secret, missing_master_secret, on_new_secret
-from bitmesh_proxy.auth.secrets import derive_consumer_secret, new_consumer_key, new_token, token_digest
+from bitmesh_proxy.auth.master import load_master_secret, missing_master_secret, on_foreign_secret, on_new_secret
+from bitmesh_proxy.auth.secrets import (
+    MasterSecretError,
+    derive_consumer_secret,
+    fingerprint_of,
+    new_consumer_key,
+    new_token,
+    token_digest,
+)
 from bitmesh_proxy.discreet import Discreet
 from bitmesh_proxy.settings import Settings
 from bitmesh_proxy.storage.database import Database
@@ -41,11 +48,23 @@ class NewKey(Discreet, frozen=True, kw_only=True):
 
 async def master_secret_for(database: Database, settings: Settings) -> bytes:
     """The master secret. Where it has to be made although keys were made with one before, that is said on standard
-    error. Raises MasterSecretError."""
+    error. Raises MasterSecretError, also where it is not the one that the service has, or the first key was made with.
+    """
+    store = KeyStore(database)
+    known = store.secret_fingerprint()
     missing = await asyncio.to_thread(missing_master_secret, settings)
+    if known is not None and missing is not None:
+        raise MasterSecretError(on_foreign_secret(settings))
     master_secret = await asyncio.to_thread(load_master_secret, settings)
-    if missing is not None and (consumers := await KeyStore(database).count_consumers()):
-        click.echo(f"bitmesh-proxy: warning: {on_new_secret(missing, consumers)}", err=True)
+    found = fingerprint_of(master_secret)
+    if known is None:  # no service has used these books, or none that notes it
+        consumers = await store.count_consumers()
+        if not consumers:
+            await store.note_secret_fingerprint(found)
+        elif missing is not None:
+            click.echo(f"bitmesh-proxy: warning: {on_new_secret(missing, consumers)}", err=True)
+    elif known != found:
+        raise MasterSecretError(on_foreign_secret(settings))
     return master_secret
 
 

@@ -125,6 +125,16 @@ class KeyStore:
         ((count,),) = await self._database.read("SELECT count(*) FROM keys WHERE consumer_key IS NOT NULL")
         return int(count)
 
+    def secret_fingerprint(self) -> bytes | None:
+        """That of the master secret from which consumer secrets are derived; None if nobody has noted it yet."""
+        row = self._database.lookup("SELECT fingerprint FROM master_secret")
+        return None if row is None else bytes(row[0])
+
+    async def note_secret_fingerprint(self, fingerprint: bytes) -> None:
+        """From now on consumer secrets are derived from this one."""
+        sql = "INSERT INTO master_secret VALUES (1, ?) ON CONFLICT DO UPDATE SET fingerprint = excluded.fingerprint"
+        await self._database.write(lambda connection: connection.execute(sql, (fingerprint,)).rowcount)
+
     async def disable(self, key_id: str) -> KeyRecord:
         """Switch a key off; it fails with its next request, in every process. Raises NotFound."""
         # The first moment it was switched off is kept.

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bitmesh_proxy.auth.master import load_master_secret, missing_master_secret, on_lost_secret
+from bitmesh_proxy.auth.master import (
+    load_master_secret,
+    missing_master_secret,
+    on_changed_secret,
+    on_foreign_secret,
+    on_lost_secret,
+)
 from bitmesh_proxy.settings import Auth, Data, Settings
 
 
@@ -49,3 +55,9 @@ def test_what_is_missing_is_named_and_not_made(tmp_path: Path) -> None:
 
 def test_how_many_keys_a_lost_secret_concerns_is_said() -> None:
     assert "(3)" in on_lost_secret(3)
+    assert "(3)" in on_changed_secret(3)
+
+
+def test_a_command_is_told_where_it_looked(tmp_path: Path) -> None:
+    assert str(tmp_path / "data" / "master.secret") in on_foreign_secret(settings(tmp_path), {})
+    assert str(tmp_path / "own") in on_foreign_secret(settings(tmp_path, master_secret_file=str(tmp_path / "own")), {})

@@ -16,6 +16,7 @@ import pytest
 from bitmesh_proxy.auth.secrets import (
     MasterSecretError,
     derive_consumer_secret,
+    fingerprint_of,
     load_or_create_master_secret,
     new_consumer_key,
     new_token,
@@ -49,6 +50,12 @@ class TestKeys:
 
     def test_digest_takes_any_text_that_a_header_can_hold(self) -> None:
         assert len(token_digest("\udce9")) == 32
+
+
+def test_fingerprints_tell_master_secrets_apart_and_stay() -> None:
+    """Books hold them."""
+    assert fingerprint_of(MASTER) == hmac.new(MASTER, b"fingerprint", "sha256").digest()
+    assert fingerprint_of(MASTER) != fingerprint_of(b"n" * 32)
 
 
 class TestConsumerSecret:

@@ -129,6 +129,15 @@ def test_a_master_secret_that_was_lost_is_not_made_anew_but_said(run: Run, data_
     assert not (data_dir / "master.secret").exists()
 
 
+def test_a_master_secret_that_is_not_the_services_is_a_warning(run: Run, data_dir: Path) -> None:
+    run("account", "create", "acme")
+    run("key", "create")
+    (data_dir / "master.secret").write_bytes(b"x" * 32)
+    verdict, detail = verdicts(run)["consumer secrets"]
+    assert verdict == "warning"
+    assert "not the service's master secret" in detail
+
+
 def test_a_file_that_is_no_database_is_a_fault(run: Run, data_dir: Path) -> None:
     data_dir.mkdir()
     (data_dir / "bitmesh-proxy.db").write_bytes(b"not a database at all, but long enough to look like one" * 20)

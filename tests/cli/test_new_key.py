@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from pathlib import Path
+
+import pytest
 
 from bitmesh_proxy.auth.master import load_master_secret
 from bitmesh_proxy.auth.secrets import derive_consumer_secret, token_digest
@@ -36,10 +39,40 @@ async def test_a_new_key_is_found_by_both_of_its_names(tmp_path: Path) -> None:
         await database.close()
 
 
+def test_secrets_that_would_not_work_are_not_made(run: Run, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has another master secret than the service, or none, would show such."""
+    run("account", "create", "acme")
+    first = json_of(run("key", "create", "--json"))
+    commands = (["key", "create", "--json"], ["key", "rotate", first["id"], "--json"])
+    secret = data_dir / "master.secret"
+    right = secret.read_bytes()
+    for wrong in (None, b"x" * 32):
+        secret.unlink(missing_ok=True)
+        if wrong is not None:
+            secret.write_bytes(wrong)
+            secret.chmod(0o600)
+        for command in commands:
+            refused = run(*command, status=78)
+            assert "not the service's master secret" in refused.stderr
+            assert refused.stdout == ""
+        assert (secret.read_bytes() if secret.exists() else None) == wrong, "nor is one made"
+    credentials = data_dir / "credentials"
+    credentials.mkdir()
+    (credentials / "master_secret").write_bytes(right)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
+    for command in commands:
+        run(*command)
+    assert len(json_of(run("key", "list", "--json"))) == 2
+
+
 def test_a_master_secret_that_is_made_anew_is_said(run: Run, data_dir: Path) -> None:
+    """In books of a version that did not note which one it had."""
     run("account", "create", "acme")
     first = run("key", "create", "--json")
     assert first.stderr == "", "before the first key there was none to lose"
+    with sqlite3.connect(data_dir / "bitmesh-proxy.db") as connection:
+        connection.execute("DELETE FROM master_secret")
+    connection.close()
     for command in (["key", "create", "--json"], ["key", "rotate", json_of(first)["id"], "--json"]):
         (data_dir / "master.secret").unlink()
         said = run(*command).stderr

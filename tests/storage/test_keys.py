@@ -57,6 +57,13 @@ async def test_what_is_not_said_is_nothing(keys: KeyStore, account: Account) -> 
     assert not record.is_expired(NOON_S * 2)
 
 
+async def test_a_master_secret_is_told_by_its_fingerprint(keys: KeyStore) -> None:
+    assert keys.secret_fingerprint() is None
+    for fingerprint in (DIGEST, OTHER_DIGEST):
+        await keys.note_secret_fingerprint(fingerprint)
+        assert keys.secret_fingerprint() == fingerprint
+
+
 async def test_keys_with_a_consumer_key_are_counted(keys: KeyStore, account: Account) -> None:
     assert await keys.count_consumers() == 0
     await keys.create(key_spec(account.id))
