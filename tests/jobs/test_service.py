@@ -16,6 +16,7 @@ from bitmesh_proxy.jobs.service import LOST_AFTER_REFUSALS, JobService, call_of,
 from bitmesh_proxy.storage.jobs import Job
 from bitmesh_proxy.upstream.attempts import Attempts
 from tests.jobs.jobs import SETTINGS, Room, service_of
+from tests.media.outside import Answering, redirect, serving
 
 PICTURE = Media(kind="image", url="https://example.org/x.png")
 
@@ -62,6 +63,31 @@ async def test_a_question_that_fails_leaves_the_job_as_it_was(room: Room) -> Non
         assert (asked.status, asked.refusals) == (job.status, 0)
         assert asked.next_poll_at_s is not None
     await room.gateway.check_books(open_requests=1)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("leads_away", [True, False])
+async def test_a_question_that_is_sent_elsewhere_is_not_asked_there(
+    room: Room, status: int, leads_away: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Least of all with the credential. It says nothing about the job, which is asked for again at its own place."""
+    caplog.set_level("INFO", logger="bitmesh_proxy")
+    job = await room.submit()
+    known = room.gateway.app[keys.ACCESS][job.provider]
+    routes: dict[str, Answering] = {}
+    async with serving({}) as elsewhere, serving(routes) as provider:
+        path = f"/videos/{job.provider_job_id}"
+        routes[path] = redirect(elsewhere.url(path) if leads_away else path, status=status)
+        access = replace(known, roots=dict.fromkeys(known.roots, provider.url("")), is_sandbox=False)
+        asked = await service_of(room.gateway, room.clock, access={job.provider: access}).poll(job)
+        assert [(method, path) for method, path, _ in provider.requests] == [("GET", path)]
+        assert elsewhere.requests == []
+    assert (asked.status, asked.refusals) == (job.status, 0)
+    assert asked.next_poll_at_s is not None
+    assert asked.next_poll_at_s > room.clock.now_s
+    assert f"a job could not be polled: provider_error ({status})" in caplog.text
+    await room.gateway.check_books(open_requests=1)
+    assert not (await room.service.poll(asked)).status.is_final
 
 
 async def test_a_job_that_its_provider_does_not_know_so_often_is_lost(room: Room) -> None:
