@@ -211,10 +211,8 @@ class JobService:
         return await self._apply(job, state)
 
     async def _not_answered(self, job: Job, error: GatewayError) -> Job:
-        status = f" ({error.provider_status})" if isinstance(error, ProviderRefused) else ""
-        log.info(
-            "a job could not be polled: %s%s", error.code, status, extra={"job_id": job.id, "provider": job.provider}
-        )
+        why = f"{error.code} ({error.provider_status})" if isinstance(error, ProviderRefused) else error.code
+        log.info("a job could not be polled: %s", why, extra={"job_id": job.id, "provider": job.provider})
         if isinstance(error, ProviderRefused) and error.provider_status in (404, 410):
             return await self._refused(job, "job_lost", "The provider does not know this job any more.")
         if isinstance(error, UpstreamBroken) and error.is_too_large:
