@@ -67,11 +67,11 @@ class ChatTariff(Struct, frozen=True, gc=False):
     def bill_of(self, usage: PlainUsage, hold_nano_usd: NanoUsd) -> Bill | None:
         """What a whole answer comes to, as ``bill.bill_of`` says it. Not for test calls.
 
-        None where there is more in the figures than tokens in and out.
+        None where there is more in the figures than tokens in and out, or less.
         """
         input_tokens, output_tokens = usage.prompt_tokens, usage.completion_tokens
         inner, outer = usage.prompt_tokens_details, usage.completion_tokens_details
-        if (inner is not None and inner.cached_tokens) or not (input_tokens or output_tokens):
+        if (inner is not None and inner.cached_tokens) or not (input_tokens and output_tokens):
             return None
         cost, charge = self.sums_of(input_tokens, output_tokens, hold_nano_usd)
         return Bill(
@@ -95,7 +95,7 @@ class ChatTariff(Struct, frozen=True, gc=False):
             or usage.image_output_tokens
             or usage.is_estimated
             or usage.reported_cost_nano_usd is not None
-            or not (input_tokens or output_tokens)
+            or not (input_tokens and output_tokens)
         ):
             return None
         cost, charge = self.sums_of(input_tokens, output_tokens, hold_nano_usd)

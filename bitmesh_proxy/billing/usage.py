@@ -168,10 +168,10 @@ def complete_usage(usage: Usage | None, call: Call, offer: Offer, *, output_char
     """A provider's figures, with what they do not say filled in by ``usage_delivered`` (and marked as estimated)."""
     if usage is None:
         return usage_delivered(call, offer, output_characters=output_characters)
-    if usage.reported_cost_nano_usd is not None or (
-        (usage.input_tokens or usage.output_tokens) and offer.price.counts_tokens
-    ):
+    if usage.reported_cost_nano_usd is not None:
         return usage
+    if (usage.input_tokens or usage.output_tokens) and offer.price.counts_tokens:
+        return _complete_tokens(usage, call, offer, output_characters) if isinstance(call, ChatCall) else usage
     match call:
         case ImageCall() if usage.images:
             return usage
@@ -184,6 +184,22 @@ def complete_usage(usage: Usage | None, call: Call, offer: Offer, *, output_char
         guessed,
         input_tokens=usage.input_tokens or guessed.input_tokens,
         output_tokens=usage.output_tokens or guessed.output_tokens,
+    )
+
+
+def _complete_tokens(usage: Usage, call: ChatCall, offer: Offer, output_characters: int) -> Usage:
+    """Of a conversation one count of the two may be missing, or have been none that can be read: no prompt is of 0
+    tokens, and no text either."""
+    if usage.input_tokens and (usage.output_tokens or not output_characters):
+        return usage
+    guessed = usage_delivered(call, offer, output_characters=output_characters)
+    if usage.input_tokens:
+        return replace(usage, output_tokens=guessed.output_tokens, is_estimated=True)
+    return replace(
+        usage,
+        input_tokens=max(guessed.input_tokens, usage.cached_input_tokens + usage.cache_write_tokens),
+        image_input_tokens=usage.image_input_tokens or guessed.image_input_tokens,
+        is_estimated=True,
     )
 
 

@@ -109,8 +109,7 @@ class Attempts:
             if straight:
                 check_is_no_refusal(body)
                 progress.usage, progress.provider_request_id = await in_thread_if_large(dialect.read_usage, body)
-                if progress.usage is None:
-                    progress.output_characters = count_characters(dialect, body)
+                progress.output_characters = count_characters(dialect, body, progress.usage)
                 return Whole(body=body, headers=_whole_headers(answer))
             assert translation is not None
             events = list(await in_thread_if_large(dialect.read_whole, body))

@@ -19,7 +19,7 @@ from msgspec import UNSET, Struct
 from bitmesh_proxy.billing.chat_tariff import ChatTariff
 from bitmesh_proxy.billing.reservation import Outcome
 from bitmesh_proxy.billing.usage import PLAIN_NAMES_BYTES, tokens_of
-from bitmesh_proxy.calls import Call, ChatCall, TextDelta
+from bitmesh_proxy.calls import Call, ChatCall, TextDelta, Usage
 from bitmesh_proxy.catalogue import routing
 from bitmesh_proxy.catalogue.catalogue import Catalogue
 from bitmesh_proxy.catalogue.offer import Offer
@@ -372,8 +372,7 @@ class StraightChats:
         usage, request_id = attempt.dialect.read_usage(body)
         progress.offer = attempt.offer
         progress.usage, progress.provider_request_id = usage, request_id
-        if usage is None:
-            progress.output_characters = count_characters(attempt.dialect, body)
+        progress.output_characters = count_characters(attempt.dialect, body, usage)
         return self._outcomes.of(plan.call, plan, progress, status=200, outcome="completed")
 
 
@@ -397,12 +396,17 @@ def check_looks_like_json(body: bytes) -> None:
         raise UpstreamBroken("The provider's answer is not JSON.")
 
 
-def count_characters(dialect: ChatDialect, body: bytes) -> int:
-    """Characters of text in a whole answer that names no usage; its bytes where only a lenient reader finds an answer
-    in it. Raises UpstreamBroken where nobody would: whoever asked could not read it either, and is not charged."""
+def count_characters(dialect: ChatDialect, body: bytes, usage: Usage | None) -> int:
+    """Characters of text in a whole answer, where its ``usage`` does not say how long it is; else 0. Its bytes where no
+    usage is named and only a lenient reader finds an answer in it. Raises UpstreamBroken where nobody would: whoever
+    asked could not read it either, and is not charged."""
+    if usage is not None and usage.output_tokens:
+        return 0
     try:
         return sum(len(event.text) for event in dialect.read_whole(body) if isinstance(event, TextDelta))
     except UpstreamBroken:
+        if usage is not None:
+            return 0
         if _holds_choices_for_the_lenient(body):
             return len(body)
         raise

@@ -107,7 +107,8 @@ def test_common_figures_are_billed_by_the_tariff() -> None:
     )
     cached = {**usage, "prompt_tokens_details": {"cached_tokens": 1}}
     assert tariff.bill_of(convert(cached, PlainUsage), NanoUsd(10**9)) is None
-    assert tariff.bill_of(PlainUsage(0, 0), NanoUsd(10**9)) is None
+    for half in ((0, 0), (0, 2), (3, 0)):  # what is missing has to be counted
+        assert tariff.bill_of(PlainUsage(*half), NanoUsd(10**9)) is None
     read = Usage(input_tokens=3, output_tokens=2, reasoning_tokens=1)
     assert tariff.bill_of_stream(read, NanoUsd(8_000)) == Bill(
         cost_nano_usd=NanoUsd(7_000), charge_nano_usd=NanoUsd(8_000), usage=read
@@ -121,7 +122,8 @@ def test_common_figures_are_billed_by_the_tariff() -> None:
         {"is_estimated": True},
     ):
         assert tariff.bill_of_stream(replace(read, **more), NanoUsd(10**9)) is None
-    assert tariff.bill_of_stream(Usage(), NanoUsd(10**9)) is None
+    for read in (Usage(), Usage(output_tokens=2), Usage(input_tokens=3)):
+        assert tariff.bill_of_stream(read, NanoUsd(10**9)) is None
 
 
 PLAIN = Price(input_nano_usd_per_million=1, output_nano_usd_per_million=2)

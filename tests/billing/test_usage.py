@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from bitmesh_proxy.billing import usage as counting
 from bitmesh_proxy.billing.usage import (
@@ -240,6 +241,15 @@ def test_what_the_provider_does_not_say_is_estimated() -> None:
     assert (nothing.is_estimated, nothing.output_tokens) == (True, 10)
     assert nothing.input_tokens > 0
     assert complete_usage(None, chat("Hello there"), chat_offer(), output_characters=40) == nothing
+    half = Usage(output_tokens=6, reasoning_tokens=2)
+    without_prompt = complete_usage(half, chat("Hello there"), chat_offer(), output_characters=400)
+    assert without_prompt == replace(half, input_tokens=nothing.input_tokens, is_estimated=True)
+    cached = Usage(cached_input_tokens=900, output_tokens=6)
+    assert complete_usage(cached, chat("Hello"), chat_offer(), output_characters=4).input_tokens == 900
+    half = Usage(input_tokens=9)
+    without_text = complete_usage(half, chat("Hello there"), chat_offer(), output_characters=40)
+    assert without_text == Usage(input_tokens=9, output_tokens=10, is_estimated=True)
+    assert complete_usage(half, chat("Hello there"), chat_offer(), output_characters=0) is half  # there was no text
     picture = offer(Operation.IMAGE, Price(image_nano_usd=5))
     images = complete_usage(
         Usage(input_tokens=9), ImageCall(model=MODEL, prompt="a", count=3), picture, output_characters=0

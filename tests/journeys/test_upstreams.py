@@ -66,6 +66,42 @@ async def test_not_a_byte_of_a_stream_is_changed(tmp_path: Path) -> None:
 
 
 @pytest.mark.both_ways
+@pytest.mark.parametrize("odd", ['"x"', "null", "-1", "2.5", "0", "{}"])
+async def test_a_figure_that_cannot_be_read_is_estimated_and_not_free(tmp_path: Path, odd: str) -> None:
+    """The other one is right, and stands."""
+    figures = [f'{{"prompt_tokens":{odd},"completion_tokens":2}}', f'{{"prompt_tokens":3,"completion_tokens":{odd}}}']
+    usage = figures[0]
+
+    async def script(request: web.Request) -> web.StreamResponse:
+        if orjson.loads(await request.read()).get("stream"):
+            end = f'data: {{"id":"c-1","choices":[],"usage":{usage}}}\n\n'.encode()
+            return await stream_of(request, TOKEN, TOKEN, FINISHED, end, DONE)
+        choice = '{"index":0,"message":{"role":"assistant","content":"HelloHello"},"finish_reason":"stop"}'
+        return web.Response(
+            body=f'{{"id":"c-1","choices":[{choice}],"usage":{usage}}}', content_type="application/json"
+        )
+
+    async with (
+        scripted(script) as upstream,
+        running_gateway(tmp_path / "data", at(tmp_path / "rows", one=upstream.url)) as gateway,
+    ):
+        turn = {"model": MODEL, "input": "Hello"}
+        calls = [
+            (path, {**body, "stream": stream})
+            for path, body in (("/chat", SAY), ("/v1/chat/completions", SAY), ("/v1/responses", turn))
+            for stream in (False, True)
+        ]
+        for said, tokens in zip(figures, ((7, 2), (3, 3)), strict=True):
+            usage = said
+            for path, body in calls:
+                assert (await gateway.post(path, body)).status == 200
+                row = await gateway.last_row()
+                assert (row.input_tokens, row.output_tokens) == tokens, (path, body)
+                assert (row.basis, row.charge_nano_usd) == (Basis.ESTIMATED, sum(tokens) * TOKEN_NANO_USD)
+        await gateway.check_books()
+
+
+@pytest.mark.both_ways
 async def test_not_a_byte_of_a_whole_answer_is_changed(tmp_path: Path) -> None:
     body = b'{ "id":"c-9", "choices":[], "big": 1e300, "a": 1, "a": 2,'
     body += b' "usage":{"prompt_tokens":3,"completion_tokens":2}}\n'

@@ -346,6 +346,9 @@ def test_an_answer_becomes_an_outcome(chats: StraightChats) -> None:
         {"prompt_tokens": 10**7, "completion_tokens": 10**7},
         {**ANSWER["usage"], "prompt_tokens_details": {"cached_tokens": 7}},
         {"prompt_tokens": 0, "completion_tokens": 0},
+        {"prompt_tokens": 0, "completion_tokens": 7},
+        {"prompt_tokens": "x", "completion_tokens": 7, "total_tokens": 9},
+        {"prompt_tokens": 7, "completion_tokens": 0},
         None,
     ],
 )
@@ -461,6 +464,25 @@ def test_an_answer_without_figures_is_estimated_by_its_text(chats: StraightChats
     assert progress.output_characters == len("Waves.")
     assert (bill.basis, bill.usage.output_tokens) == (Basis.ESTIMATED, 2)
     assert bill.usage.input_tokens > 0
+
+
+@pytest.mark.parametrize("padding", ["", " " * 10_000])
+@pytest.mark.parametrize("odd", ["x", None, -1, 2.5, 0, {}, True])
+def test_one_figure_that_cannot_be_read_is_estimated(chats: StraightChats, odd: Any, padding: str) -> None:
+    plan = made(chats, BODY)
+
+    def used(**usage: Any) -> Usage:
+        answer = orjson.dumps({"padding": padding, **ANSWER, "usage": usage})
+        bill = chats.outcome_of_whole(plan, plan.first, answer, begun(plan)).bill
+        assert bill.basis is Basis.ESTIMATED
+        return bill.usage
+
+    silent = used()
+    assert silent.input_tokens > 0
+    of_answer = used(prompt_tokens=odd, completion_tokens=99)
+    assert (of_answer.input_tokens, of_answer.output_tokens) == (silent.input_tokens, 99)
+    of_prompt = used(prompt_tokens=99, completion_tokens=odd)
+    assert (of_prompt.input_tokens, of_prompt.output_tokens) == (99, silent.output_tokens)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html></html>", b'{"a": 1', b"null", b'  "x" '])
