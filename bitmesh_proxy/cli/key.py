@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,7 +20,10 @@ from bitmesh_proxy.money import NanoUsd, format_usd
 from bitmesh_proxy.settings import Settings
 from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.database import Database
-from bitmesh_proxy.storage.keys import KeyChange, KeyRecord, KeyStore
+from bitmesh_proxy.storage.keys import KeyChange, KeyRecord, KeyStore, check_binding
+
+if TYPE_CHECKING:
+    from bitmesh_proxy.cli.known_models import KnownModels
 
 #: More would be no limit, and far more than this the books cannot hold.
 COUNT = click.IntRange(0, 1_000_000_000)
@@ -105,15 +108,20 @@ def create(
             f"{show_moment(expires_at_s)} is over: the key would never work", param_hint="--expires"
         )
     settings = settings_of(ctx, config, data_dir)
+    bound_model: str | None = limits["bound_model"]
+    models = _named_models(settings, bound_model, allowed_models)
 
     async def work(database: Database) -> NewKey:
+        if models is not None:
+            check_binding(bound_model, allowed_models or None, models.names_of)
         paying = await find_account(AccountStore(database), account_id)
         return await create_key(
             database, settings, account_id=paying.id, name=name, allowed_models=allowed_models or None, **limits
         )
 
     made = with_database(settings, work)
-    _look_at_models(settings, limits.get("bound_model"), allowed_models)
+    if models is not None:
+        models.warn_of_unknown()
     _show_secrets(made, as_json=as_json)
 
 
@@ -248,12 +256,15 @@ def change(
         said["allowed_models"] = None
 
     settings = settings_of(ctx, config, data_dir)
+    models = _named_models(settings, said.get("bound_model"), said.get("allowed_models"))
 
     async def work(database: Database) -> KeyRecord:
-        return await KeyStore(database).change(key_id, KeyChange(**said))
+        keys, changes = KeyStore(database), KeyChange(**said)
+        return await (keys.change(key_id, changes) if models is None else keys.change(key_id, changes, models.names_of))
 
     changed = with_database(settings, work)
-    _look_at_models(settings, said.get("bound_model"), said.get("allowed_models"))
+    if models is not None:
+        models.warn_of_unknown()
     _show(changed, as_json=as_json)
 
 
@@ -282,13 +293,17 @@ def rotate(ctx: click.Context, key_id: str, as_json: bool, config: Path | None, 
     _show_secrets(with_database(settings, work), as_json=as_json)
 
 
-def _look_at_models(settings: Settings, bound_model: str | None, allowed_models: Sequence[str] | None) -> None:
+def _named_models(
+    settings: Settings, bound_model: str | None, allowed_models: Sequence[str] | None
+) -> KnownModels | None:
+    """What is known of models, if a command names any."""
     names = [*([] if bound_model is None else [bound_model]), *(allowed_models or ())]
-    if names:
-        # Most commands on keys need nothing of the catalogue, which takes a while to load.
-        from bitmesh_proxy.cli.known_models import warn_of_unknown_models
+    if not names:
+        return None
+    # Most commands on keys need nothing of the catalogue, which takes a while to load.
+    from bitmesh_proxy.cli.known_models import KnownModels
 
-        warn_of_unknown_models(settings, names)
+    return KnownModels(settings, names)
 
 
 def _state_of(record: KeyRecord) -> str:

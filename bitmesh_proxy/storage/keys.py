@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -85,6 +85,20 @@ SELECT_KEYS: Final = """
 """
 
 
+#: All names of the model that a key is bound to by one of them.
+NamesOf = Callable[[str], Collection[str]]
+
+
+def check_binding(bound_model: str | None, allowed_models: Collection[str] | None, names_of: NamesOf) -> None:
+    """Raises Conflict for a key that is bound to a model which it may not use: no call could be made with it."""
+    if bound_model is None or allowed_models is None or not set(allowed_models).isdisjoint(names_of(bound_model)):
+        return
+    listed = ", ".join(map(repr, sorted(allowed_models)))
+    raise Conflict(
+        f"The model that the key is bound to ({bound_model!r}) is not among those that it may use: {listed}."
+    )
+
+
 class KeyStore:
     """Makes and changes keys."""
 
@@ -145,17 +159,23 @@ class KeyStore:
         """Switch a key on again. Raises NotFound."""
         return await self._update("UPDATE keys SET disabled_at_ms = NULL WHERE id = ?", (key_id,), key_id)
 
-    async def change(self, key_id: str, change: KeyChange) -> KeyRecord:
+    async def change(self, key_id: str, change: KeyChange, names_of: NamesOf = lambda name: (name,)) -> KeyRecord:
         """Change what a key may do, in every process with its next request; what it spent already counts.
 
-        Raises NotFound, and ValueError where nothing is to be changed.
+        Raises NotFound, Conflict as ``check_binding`` does, and ValueError where nothing is to be changed.
         """
         given = {name: value for name in KeyChange.__struct_fields__ if (value := getattr(change, name)) is not UNSET}
         if not given:
             raise ValueError("there is nothing to change")
         columns = ", ".join(f"{_column_of(name)} = ?" for name in given)
         values = [_as_column(name, value) for name, value in given.items()]
-        return await self._update(f"UPDATE keys SET {columns} WHERE id = ?", (*values, key_id), key_id)  # noqa: S608
+
+        def check(changed: KeyRecord) -> None:
+            if not given.keys().isdisjoint(("bound_model", "allowed_models")):
+                check_binding(changed.caller.bound_model, changed.caller.allowed_models, names_of)
+
+        sql = f"UPDATE keys SET {columns} WHERE id = ?"  # noqa: S608 - names of ours
+        return await self._update(sql, (*values, key_id), key_id, check)
 
     async def rotate(self, key_id: str, *, token_digest: bytes | None, token_hint: str = "") -> KeyRecord:
         """Give a key a new token and, by the next generation, a new derived secret. The old ones end at once.
@@ -165,7 +185,15 @@ class KeyStore:
         sql = "UPDATE keys SET token_digest = ?, token_hint = ?, generation = generation + 1 WHERE id = ?"
         return await self._update(sql, (token_digest, token_hint, key_id), key_id)
 
-    async def _update(self, sql: str, parameters: Sequence[Any], key_id: str) -> KeyRecord:
+    async def _update(
+        self,
+        sql: str,
+        parameters: Sequence[Any],
+        key_id: str,
+        check: Callable[[KeyRecord], None] = lambda changed: None,
+    ) -> KeyRecord:
+        """Where ``check`` raises, nothing has changed."""
+
         def update(connection: sqlite3.Connection) -> Row:
             try:
                 changed = connection.execute(sql, parameters).rowcount
@@ -173,7 +201,9 @@ class KeyStore:
                 raise _double(exc) from exc
             if not changed:
                 raise NotFound(f"No such key: {key_id}")
-            return _fetch(connection, key_id)
+            row = _fetch(connection, key_id)
+            check(record_of(row))
+            return row
 
         return record_of(await self._database.write(update))
 

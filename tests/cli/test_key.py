@@ -25,12 +25,12 @@ def test_limits_are_kept_and_shown(run: Run) -> None:
         run(
             *("key", "create", "--json", "--bound-model", "openai/gpt-oss-120b", "--rate-per-minute", "30"),
             *("--max-concurrent", "2", "--budget-day", "1.5", "--budget-month", "20", "--expires", "2030-01-01"),
-            *("--allow-model", "b", "--allow-model", "a"),
+            *("--allow-model", "openai/gpt-oss-120b", "--allow-model", "a"),
         )
     )["id"]
     shown = json_of(run("key", "show", key_id, "--json"))
     assert shown["bound_model"] == "openai/gpt-oss-120b"
-    assert shown["allowed_models"] == ["a", "b"]
+    assert shown["allowed_models"] == ["a", "openai/gpt-oss-120b"]
     assert (shown["rate_per_minute"], shown["max_concurrent"]) == (30, 2)
     assert (shown["budget_day_usd"], shown["budget_month_usd"]) == ("1.5", "20")
     assert shown["expires_at_s"] == 1_893_456_000.0
@@ -75,6 +75,8 @@ def test_a_key_is_switched_on_again(run: Run) -> None:
     assert not json_of(run("key", "show", key_id, "--json"))["is_disabled"]
 
 
+BOUND = "openai/gpt-oss-20b"
+NAMED_SO, ALIAS = "anthropic/claude-opus-5-5", "claude-opus-5-5"
 LIMITS = ("--bound-model", "--allow-model", "--rate-per-minute", "--max-concurrent", "--budget-day", "--budget-month")
 
 
@@ -84,14 +86,14 @@ def test_what_a_key_may_do_is_changed(run: Run) -> None:
     before = json_of(run("key", "show", key_id, "--json"))
     changed = json_of(run("key", "change", key_id, "--json", "--budget-day", "2.5", "--name", "backend"))
     assert changed == {**before, "budget_day_usd": "2.5", "name": "backend"}
-    values = ("openai/gpt-oss-20b", "a", "0", "1", "0", "20")
+    values = (BOUND, BOUND, "0", "1", "0", "20")
     options = [each for pair in zip(LIMITS, values, strict=True) for each in pair]
-    changed = json_of(run("key", "change", key_id, "--json", *options, "--allow-model", "b", "--expires", "2030-01-01"))
+    changed = json_of(run("key", "change", key_id, "--json", *options, "--allow-model", "a", "--expires", "2030-01-01"))
     assert changed == {
         **before,
         "name": "backend",
-        "bound_model": "openai/gpt-oss-20b",
-        "allowed_models": ["a", "b"],
+        "bound_model": BOUND,
+        "allowed_models": ["a", BOUND],
         "rate_per_minute": 0,
         "max_concurrent": 1,
         "budget_day_usd": "0",
@@ -100,7 +102,7 @@ def test_what_a_key_may_do_is_changed(run: Run) -> None:
     }
     assert json_of(run("key", "show", key_id, "--json")) == changed
     shown = run("key", "show", key_id).output
-    assert "a, b" in shown
+    assert f"a, {BOUND}" in shown
     assert "2030-01-01 00:00:00" in shown
 
 
@@ -108,12 +110,33 @@ def test_a_limit_is_taken_away_by_a_word(run: Run) -> None:
     run("account", "create", "acme")
     key_id = json_of(run("key", "create", "--json"))["id"]
     before = json_of(run("key", "show", key_id, "--json"))
-    values = ("openai/gpt-oss-20b", "a", "5", "1", "1", "20")
+    values = (BOUND, BOUND, "5", "1", "1", "20")
     words = ("none", "none", "default", "default", "none", "none")
     for each in (values, words):
         options = [part for pair in zip(LIMITS, each, strict=True) for part in pair]
         run("key", "change", key_id, *options, "--expires", "30d" if each is values else "none")
     assert json_of(run("key", "show", key_id, "--json")) == before
+
+
+def test_a_key_is_not_bound_to_a_model_that_it_may_not_use(run: Run) -> None:
+    run("account", "create", "acme")
+    words = f"('{BOUND}') is not among those that it may use: 'openai/gpt-oss-120b'"
+    bind, narrow = ("--bound-model", BOUND), ("--allow-model", "openai/gpt-oss-120b")
+    assert words in run("key", "create", *bind, *narrow, status=1).stderr
+    assert json_of(run("key", "list", "--json")) == []
+    for first, second in ((bind, narrow), (narrow, bind), ((), (*bind, *narrow))):
+        key = json_of(run("key", "create", "--json", *first))["id"]
+        before = json_of(run("key", "show", key, "--json"))
+        assert words in run("key", "change", key, *second, status=1).stderr
+        assert json_of(run("key", "show", key, "--json")) == before
+        run("key", "change", key, *second, "--allow-model", BOUND)
+
+
+def test_one_name_of_a_model_allows_another(run: Run) -> None:
+    run("account", "create", "acme")
+    made = json_of(run("key", "create", "--json", "--bound-model", ALIAS, "--allow-model", NAMED_SO))
+    run("key", "change", made["id"], "--bound-model", NAMED_SO)
+    run("key", "change", made["id"], "--allow-model", ALIAS)
 
 
 def test_a_change_that_cannot_be_is_refused(run: Run) -> None:

@@ -133,7 +133,7 @@ async def test_rotation_to_a_token_in_use_is_refused(keys: KeyStore, key: KeyRec
 
 async def test_every_field_can_be_changed_and_no_other_changes_with_it(keys: KeyStore, key: KeyRecord) -> None:
     values: dict[str, Any] = {
-        "name": "second", "bound_model": "m", "allowed_models": ["b", "a"], "rate_per_minute": 7, "max_concurrent": 0,
+        "name": "second", "bound_model": "m", "allowed_models": ["m", "a"], "rate_per_minute": 7, "max_concurrent": 0,
         "budget_day_nano_usd": usd(1), "budget_month_nano_usd": usd(2), "expires_at_s": NOON_S + 60.5,
     }  # fmt: skip
     assert tuple(values) == KeyChange.__struct_fields__
@@ -156,6 +156,24 @@ async def test_what_cannot_be_changed_is_refused(keys: KeyStore, key: KeyRecord)
     with pytest.raises(StorageError):
         await keys.change("key_1", KeyChange(name="x", rate_per_minute=-1))
     assert await keys.get("key_1") == key
+
+
+async def test_a_key_is_not_bound_to_a_model_that_it_may_not_use(keys: KeyStore, account: Account) -> None:
+    free = await keys.create(key_spec(account.id, id="key_2", token_digest=OTHER_DIGEST))
+    cleared = KeyChange(bound_model=None, allowed_models=None)
+    for first, second in (
+        (KeyChange(bound_model="m"), KeyChange(allowed_models=["a", "b"])),
+        (KeyChange(allowed_models=["a", "b"]), KeyChange(bound_model="m")),
+        (cleared, KeyChange(bound_model="m", allowed_models=["a", "b"])),
+    ):
+        await keys.change("key_2", cleared)
+        before = await keys.change("key_2", first)
+        with pytest.raises(Conflict, match=r"\('m'\) is not among those that it may use: 'a', 'b'"):
+            await keys.change("key_2", second)
+        assert await keys.get("key_2") == before
+        await keys.change("key_2", second, lambda name: (name, "a"))  # another name of the model is
+        await keys.change("key_2", KeyChange(name="x"))  # and who has one from before may change all else
+    assert (await keys.change("key_2", structs.replace(cleared, name=free.caller.key_name))).caller == free.caller
 
 
 async def test_budgets_change(keys: KeyStore, key: KeyRecord) -> None:
