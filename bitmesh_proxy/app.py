@@ -47,7 +47,7 @@ from bitmesh_proxy.money import parse_usd
 from bitmesh_proxy.pipeline import Pipeline
 from bitmesh_proxy.settings import Limits, Settings, SettingsError, resolve_data_dir, resolve_media_dir
 from bitmesh_proxy.storage.database import DATABASE_NAME, Database
-from bitmesh_proxy.storage.failures import StorageError
+from bitmesh_proxy.storage.failures import StorageError, may_pass
 from bitmesh_proxy.storage.idempotency import IdempotencyStore
 from bitmesh_proxy.storage.instances import register_instance, run_alone
 from bitmesh_proxy.storage.jobs import JobStore
@@ -88,7 +88,12 @@ PRUNER_LOOK_AGAIN_S = 60.0
 
 
 class StartError(Exception):
-    """The application cannot start as it is configured. The message is for the operator."""
+    """The application cannot start as it is configured, or as things are. The message is for the operator."""
+
+    @property
+    def may_pass(self) -> bool:
+        """Is it worth another try as it is configured? A full disk may have room again."""
+        return may_pass(self.__cause__)
 
 
 def make_app(
@@ -170,7 +175,11 @@ async def database(app: web.Application) -> AsyncIterator[None]:
     except (OSError, StorageError, MasterSecretError) as exc:
         raise StartError(str(exc)) from exc
     app[keys.DATABASE] = db
-    await _look_at_secret(KeyStore(db), master_secret, missing)
+    try:
+        await _look_at_secret(KeyStore(db), master_secret, missing)
+    except Unavailable as exc:
+        await db.close()
+        raise _start_error(exc, db.path) from exc
     worker = app.get(keys.WORKER)
     if worker is None:
         app[keys.METRICS].write_waits = db.write_waits
@@ -199,6 +208,12 @@ async def _look_at_secret(store: KeyStore, master_secret: bytes, made_at: Path |
         await store.note_secret_fingerprint(found)
 
 
+def _start_error(exc: OSError | Unavailable, path: Path) -> StartError:
+    if isinstance(exc, Unavailable):
+        return StartError(f"{path}: {exc.message}")
+    return StartError(str(exc) if exc.filename else f"{path}: {exc.strerror or exc}")
+
+
 async def books(app: web.Application) -> AsyncIterator[None]:
     """Money. What an earlier process left open is closed before the first call is taken."""
     settings, db = app[keys.SETTINGS], app[keys.DATABASE]
@@ -206,8 +221,8 @@ async def books(app: web.Application) -> AsyncIterator[None]:
     ledger = LedgerStore(db)
     try:
         instance = await register_instance(db)
-    except OSError as exc:
-        raise StartError(str(exc)) from exc
+    except (OSError, Unavailable) as exc:
+        raise _start_error(exc, db.path) from exc
     app[keys.INSTANCE] = instance.number
     app[keys.IDEMPOTENCY] = IdempotencyStore(
         db,
@@ -217,9 +232,9 @@ async def books(app: web.Application) -> AsyncIterator[None]:
     )
     try:
         await recover(db, ledger, app[keys.IDEMPOTENCY])
-    except OSError as exc:  # locks of others
+    except (OSError, Unavailable) as exc:  # locks of others, or no room
         await instance.close()
-        raise StartError(str(exc)) from exc
+        raise _start_error(exc, db.path) from exc
     opened = app[keys.BOOKS] = Books(
         ledger,
         settlements=settlements,

@@ -74,7 +74,7 @@ def serve(
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(_serve(settings))
     except StartError as exc:
-        fail(str(exc), EXIT_CONFIG)
+        fail(str(exc), 1 if exc.may_pass else EXIT_CONFIG)
     except OSError as exc:
         fail(f"cannot listen on {settings.http.host}:{settings.http.port}: {exc.strerror or exc}")
     except UnicodeError:

@@ -82,7 +82,7 @@ def _run(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
             runner.run(main())
     except StartError as exc:
         click.echo(f"bitmesh-proxy: {exc}", err=True)
-        return EXIT_CONFIG
+        return 1 if exc.may_pass else EXIT_CONFIG
     except KeyboardInterrupt:  # before there was a handler
         return 130
     return 0

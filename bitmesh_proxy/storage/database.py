@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -46,6 +47,8 @@ LOOKUP_BUSY_TIMEOUT_S = 0.1
 WRITER_CACHE_KIB = 4 * 1024
 #: The same for look-ups: the keys of those who call.
 LOOKUP_CACHE_KIB = 8 * 1024
+#: With less free room a database cannot be opened: its index of the log takes 32 KiB.
+FULL_BYTES = 64 * 1024
 #: Statements kept prepared per connection; there are fewer than this in the whole room.
 CACHED_STATEMENTS = 256
 
@@ -118,7 +121,8 @@ class Database:
             turns = await asyncio.to_thread(_turns_of, path, takes_turns)
             key_changes = await asyncio.to_thread(KeyChanges, path.with_name(path.name + ".key-changes"))
         except (sqlite3.Error, OSError) as exc:
-            raise StorageError(f"{path}: {exc}") from exc
+            full = " (the disk is full)" if await asyncio.to_thread(_is_full, path.parent) else ""
+            raise StorageError(f"{path}: {exc}{full}") from exc
         writer = Writer(
             lambda: _connect_writer(path, timeout_s=busy_timeout_s),
             path,
@@ -237,6 +241,13 @@ class Database:
 
 def _mapped(exc: sqlite3.Error) -> Exception:
     return as_unavailable(exc) if is_trouble(exc) else StorageError(f"{type(exc).__name__}: {exc}")
+
+
+def _is_full(directory: Path) -> bool:
+    try:
+        return shutil.disk_usage(directory).free < FULL_BYTES
+    except OSError:
+        return False
 
 
 def _turns_of(path: Path, takes_turns: bool) -> Turns | None:

@@ -5,6 +5,7 @@ The driver's exceptions end here: nothing outside this room catches ``sqlite3.Er
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 
 from bitmesh_proxy.errors import Unavailable
@@ -34,6 +35,23 @@ _TROUBLE = frozenset(
 )
 
 
+#: Of these, what may be over at another try: others' locks, and want of room, memory or files.
+_PASSING = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_PROTOCOL,
+    }
+)
+_PASSING_ERRNOS = frozenset(
+    {errno.EAGAIN, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.ESTALE}
+)
+
+
 def _primary_code(exc: sqlite3.Error) -> int | None:
     # Only errors that SQLite itself reported carry a code; extended codes keep the primary one in the low byte.
     code: int | None = getattr(exc, "sqlite_errorcode", None)
@@ -48,6 +66,17 @@ def is_trouble(exc: BaseException) -> bool:
 def is_busy(exc: BaseException) -> bool:
     """Did another process hold the lock for longer than the busy timeout?"""
     return isinstance(exc, sqlite3.Error) and _primary_code(exc) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def may_pass(exc: BaseException | None) -> bool:
+    """May it be over at another try? Or is it, or what it came from, such that somebody has to mend something."""
+    while exc is not None:
+        if isinstance(exc, sqlite3.Error) and _primary_code(exc) in _PASSING:
+            return True
+        if isinstance(exc, Unavailable) or (isinstance(exc, OSError) and exc.errno in _PASSING_ERRNOS):
+            return True
+        exc = exc.__cause__
+    return False
 
 
 def is_double(exc: sqlite3.IntegrityError) -> bool:

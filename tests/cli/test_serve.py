@@ -6,6 +6,7 @@ import os
 import pty
 import signal
 import socket
+import sqlite3
 from pathlib import Path
 
 import aiohttp
@@ -50,6 +51,22 @@ def test_a_directory_in_it_that_cannot_be_is_named(tmp_path: Path, name: str, wo
     assert f"{tmp_path / name}" in done.stderr
     assert "Traceback" not in done.stderr
     assert "cannot listen" not in done.stderr
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_database_that_somebody_has_locked_is_worth_another_try(tmp_path: Path, workers: str) -> None:
+    """systemd starts us again, unless the status says that somebody has to mend the configuration."""
+    assert run(tmp_path, "account", "create", "acme").returncode == 0
+    intruder = sqlite3.connect(tmp_path / "bitmesh-proxy.db", isolation_level=None)
+    try:
+        intruder.execute("BEGIN IMMEDIATE")
+        env = {"BITMESH_DATA__BUSY_TIMEOUT_S": "0.1"}
+        done = run(tmp_path, "serve", "--port", "0", "--workers", workers, env=env)
+    finally:
+        intruder.close()
+    assert done.returncode == 1, done.stderr
+    assert f"{tmp_path / 'bitmesh-proxy.db'}: The books cannot be written at the moment." in done.stderr
+    assert not [line for line in done.stderr.splitlines() if line.startswith("Traceback")]
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -15,6 +15,7 @@ import aiohttp
 import orjson
 import pytest
 
+from bitmesh_proxy.app import StartError
 from tests.journeys.gateway import (
     IMAGE_MODEL,
     bearer,
@@ -150,6 +151,22 @@ async def test_a_full_disk_stops_calls_and_freeing_it_lets_them_go_on(small_disk
         ballast.unlink()
         assert (await gateway.post("/chat", chat())).status == 200
         await until(gateway.books.all_closed, "what could be opened and not be settled is tried again")
+        await gateway.check_books()
+
+
+async def test_a_start_on_a_full_disk_says_so_and_is_worth_another_try(small_disk: Path) -> None:
+    changes = {"data": {"dir": str(small_disk / "data")}}
+    async with running_gateway(small_disk / "data", changes):
+        pass
+    ballast = small_disk / "ballast"
+    with pytest.raises(OSError, match="No space left"):
+        fill(ballast)
+    with pytest.raises(StartError, match=r"bitmesh-proxy\.db: disk I/O error \(the disk is full\)") as refused:
+        async with running_gateway(small_disk / "data", changes):
+            pass
+    assert refused.value.may_pass
+    ballast.unlink()
+    async with running_gateway(small_disk / "data", changes) as gateway:
         await gateway.check_books()
 
 
