@@ -5,6 +5,7 @@
     │   ├── ValidationFailed      422  every failing field at once (the Bitmesh surface)
     │   ├── MissingParameter      400
     │   ├── BodyTimeout           408
+    │   ├── ExpectationFailed     417
     │   ├── ContextLengthExceeded 400
     │   ├── UnsupportedParameter  400  no offer of the model takes the field
     │   ├── UnsupportedValue      400  none takes this value of it
@@ -87,6 +88,13 @@ class BodyTimeout(InvalidRequest):
 
     status = 408
     code = "request_timeout"
+
+
+class ExpectationFailed(InvalidRequest):
+    """The ``Expect`` header wants something else than ``100-continue``."""
+
+    status = 417
+    code = "expectation_failed"
 
 
 class ContextLengthExceeded(InvalidRequest):

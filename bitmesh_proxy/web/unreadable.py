@@ -1,19 +1,24 @@
-"""The answer to what is no HTTP, or more of it than is read. No request comes of it, so no middleware sees it.
+"""The answer to what no middleware sees: what is no HTTP, or more of it than is read, so that no request comes of it,
+and a request with an expectation that nobody knows.
 
-Where it was meant to go is not known either, so the answer has Bitmesh's format. aiohttp's own is a plain text that
-quotes what it could not read, which may be a part of a key.
+Where the former was meant to go is not known either, so the answer has Bitmesh's format. aiohttp's own is a plain text
+that quotes what it could not read, which may be a part of a key.
 """
 
 from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 from bitmesh_proxy.context import Surface
-from bitmesh_proxy.errors import InvalidRequest
+from bitmesh_proxy.errors import ExpectationFailed, GatewayError, InvalidRequest
 from bitmesh_proxy.web.error_formats import render_error
 from bitmesh_proxy.web.request_ids import make_request_id
+from bitmesh_proxy.web.route import route_of
 
 
 class JsonRefusals(RequestHandler):
@@ -42,7 +47,20 @@ class JsonRefusals(RequestHandler):
             error = InvalidRequest("The request's address or one of its headers is too long.")
         else:
             error = InvalidRequest("The request is not valid HTTP.")
-        rendered = render_error(error, Surface.BITMESH, make_request_id())
-        refusal = web.Response(status=rendered.status, headers=rendered.headers, body=rendered.body)
-        refusal.force_close()
-        return refusal
+        return _refusal(error, Surface.BITMESH)
+
+    def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
+        """See aiohttp, which answers an unknown expectation itself."""
+        if isinstance(resp, web.HTTPExpectationFailed) and isinstance(request, web.Request):
+            error = ExpectationFailed("The only expectation (Expect) that is met is 100-continue.")
+            resp = _refusal(error, route_of(request).surface)
+        return super().finish_response(request, resp, start_time)
+
+
+def _refusal(error: GatewayError, surface: Surface) -> web.Response:
+    rendered = render_error(error, surface, make_request_id())
+    refusal = web.Response(status=rendered.status, headers=rendered.headers, body=rendered.body)
+    refusal.force_close()
+    return refusal

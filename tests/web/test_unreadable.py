@@ -1,4 +1,4 @@
-"""What is no HTTP is refused in JSON, with the lane and without, and is not quoted."""
+"""What no middleware sees is refused in JSON, with the lane and without, and is not quoted."""
 
 from __future__ import annotations
 
@@ -78,3 +78,18 @@ async def test_a_caller_who_leaves_before_he_is_told_to_go_on_is_no_error(
     assert [each for each in caplog.records if each.levelno >= logging.WARNING] == []
     assert gateway.app[keys.METRICS].under_way == 0
     await gateway.check_books()
+
+
+@pytest.mark.parametrize("path", ["/chat", "/v1/chat/completions", "/nowhere", "/v1/nowhere"])
+async def test_an_expectation_that_nobody_knows_is_refused_in_the_callers_dialect(gateway: Gateway, path: str) -> None:
+    async with calling(gateway) as caller:
+        caller.send(
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {gateway.bearer['Authorization']}\r\n"
+            "Content-Type: application/json\r\nContent-Length: 2\r\nExpect: a miracle\r\n\r\n{}".encode()
+        )
+        answer = await caller.answer()
+        assert (answer.status, answer.get("Content-Type")) == (417, "application/json")
+        error = answer.json["error"]
+        assert "100-continue" in (error["message"] if path.startswith("/v1/") else error)
+        assert (answer.get("X-Request-Id") or "").startswith("req_")
+        assert await caller.is_closed_by_gateway()
