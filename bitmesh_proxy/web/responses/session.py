@@ -352,9 +352,10 @@ _CONVERSATION_NAMES = frozenset(("image", "messages", "prompt"))
 
 
 def in_words_of(error: E, request: ResponseRequest) -> E:
-    """The error with the caller's own name of the field."""
-    if error.param in _CONVERSATION_NAMES:
-        error.param = request.input_name
-    elif error.param is not None:
-        error.param = _NAMES.get(error.param, error.param)
+    """The error with the caller's own name of the field, also where its message begins with the name."""
+    ours = error.param
+    if ours is not None:
+        error.param = request.input_name if ours in _CONVERSATION_NAMES else _NAMES.get(ours, ours)
+        if error.message.startswith(f"{ours}: "):
+            error.message = error.param + error.message[len(ours) :]
     return error

@@ -151,7 +151,8 @@ def test_errors_become_failures_in_the_standards_words() -> None:
 def test_fields_have_the_callers_names() -> None:
     renamed = {"n": "max_items", "image": "input", "messages": "input", "size": "size", "width": "size"}
     for ours, theirs in renamed.items():
-        assert in_words_of(UnsupportedValue("x", param=ours), a_request()).param == theirs
+        error = in_words_of(UnsupportedValue(f"{ours}: the model takes no {ours}.", param=ours), a_request())
+        assert (error.param, error.message) == (theirs, f"{theirs}: the model takes no {ours}.")
 
 
 def test_ids_are_new_each_time() -> None:
