@@ -58,8 +58,14 @@ def _is_within(address: str, networks: Sequence[str]) -> bool:
 
 
 def routes() -> list[Route]:
-    """The probes."""
+    """The probes. Many monitors ask with HEAD, and would take a 405 for a service that is down."""
     return [
-        Route(method="GET", path=path, handler=handler, name=path[1:], surface=Surface.OPENAI, access=Access.PROBE)
-        for path, handler in (("/health", handle_health), ("/metrics", handle_metrics), ("/ready", handle_ready))
+        Route(method=method, path=path, handler=handler, name=path[1:], surface=Surface.OPENAI, access=Access.PROBE)
+        for method, path, handler in (
+            ("GET", "/health", handle_health),
+            ("HEAD", "/health", handle_health),
+            ("GET", "/metrics", handle_metrics),
+            ("GET", "/ready", handle_ready),
+            ("HEAD", "/ready", handle_ready),
+        )
     ]

@@ -25,6 +25,16 @@ async def test_who_drains_is_alive_and_not_ready(gateway: Gateway) -> None:
     assert (await gateway.get("/health", headers=NOBODY)).status == 200
 
 
+async def test_monitors_may_ask_with_head(gateway: Gateway) -> None:
+    async def asked(path: str) -> tuple[int, bytes]:
+        answer = await gateway.call("HEAD", path, headers=NOBODY)
+        return answer.status, answer.body
+
+    assert (await asked("/health"), await asked("/ready")) == ((200, b""), (200, b""))
+    gateway.app[keys.DRAINING].set()
+    assert (await asked("/health"), await asked("/ready")) == ((200, b""), (503, b""))
+
+
 async def test_a_database_that_cannot_be_written_is_named_without_its_cause(tmp_path: Path) -> None:
     async with running_gateway(tmp_path, {"data": {"dir": str(tmp_path), "busy_timeout_s": 0.05}}) as gateway:
         intruder = sqlite3.connect(tmp_path / "bitmesh-proxy.db", isolation_level=None)
