@@ -180,6 +180,47 @@ async def test_what_comes_late_joins_as_long_as_the_batch_keeps_its_bound(
     assert bulk.sizes == [1, 3, 2]
 
 
+@pytest.mark.parametrize("fails_late", [False, True])
+async def test_what_fails_is_undone_alone_also_beside_what_comes_late(
+    make_writer: MakeWriter, path: Path, fails_late: bool
+) -> None:
+    def half(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO things VALUES ('half')")
+        raise NotFound("after a change")
+
+    turn = Turn()
+    writer, bulk = make_writer(turns=turn), AddMany()
+
+    def fail() -> list[asyncio.Future[Any]]:
+        return [writer.submit(half), submit_item(writer, bulk, 2**63)]
+
+    first = [writer.submit(add("first")), submit_item(writer, bulk, "a"), *([] if fails_late else fail())]
+    await asyncio.to_thread(turn.has_come.wait)
+    late = [*(fail() if fails_late else []), writer.submit(add("late")), submit_item(writer, bulk, "b")]
+    turn.may_go_on.set()
+    told = {
+        type(each) if isinstance(each, Exception) else each
+        for each in await asyncio.gather(*first, *late, return_exceptions=True)
+    }
+    assert told == {"first", "a", "late", "b", NotFound, OverflowError}
+    assert names_in(path) == {"first", "a", "late", "b"}
+    assert writer.commits == 1
+
+
+async def test_what_is_given_up_is_not_written_with_what_comes_after_it(make_writer: MakeWriter, path: Path) -> None:
+    """The thread, once it is let in, leaves alone what waits behind a batch that has been given up."""
+    turn = Turn()
+    writer = make_writer(turns=turn, patience_s=0.3)
+    with pytest.raises(Unavailable):
+        await writer.submit(add("given up"))
+    late = asyncio.create_task(written(writer, "late"))
+    await asyncio.sleep(0)  # it is queued, behind the batch that the thread still has
+    turn.may_go_on.set()
+    await late
+    assert names_in(path) == {"late"}
+    assert writer.commits == 1
+
+
 async def test_waits_are_counted_for_every_write_and_never_too_short(make_writer: MakeWriter) -> None:
     writer = make_writer()
 
