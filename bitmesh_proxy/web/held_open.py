@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 from aiohttp import web
@@ -55,6 +55,9 @@ class WholeReply(msgspec.Struct, kw_only=True):
         """See ``start``."""
 
 
+_Outcome: TypeAlias = WholeReply | GatewayError | CallerLeft
+
+
 async def answer_held_open(
     request: web.Request, work: Coroutine[Any, Any, WholeReply], *, errors_as_ok: bool = False
 ) -> web.StreamResponse:
@@ -64,36 +67,44 @@ async def answer_held_open(
     the request was understood are answered with status 200 and the error in the body, the older gateway's habit.
     """
     settings = request.app[keys.SETTINGS].answers
-    task = asyncio.create_task(work)
+    task = asyncio.create_task(_outcome_of(work))
     try:
         await asyncio.wait({task}, timeout=settings.keep_alive_after_s)
         if not task.done():
             return await _keep_alive(request, task, settings)
-        try:
-            reply = task.result()
-        except GatewayError as error:
-            if not errors_as_ok or error.status < 402:  # what is wrong with the request itself keeps its status
-                raise
-            return web.Response(body=_error_body(request, error), content_type="application/json")
-        return web.Response(status=reply.status, headers=reply.headers, body=reply.body)
+        outcome = task.result()
+        if isinstance(outcome, WholeReply):
+            return web.Response(status=outcome.status, headers=outcome.headers, body=outcome.body)
+        # What is wrong with the request itself keeps its status.
+        if isinstance(outcome, CallerLeft) or not errors_as_ok or outcome.status < 402:
+            raise outcome
+        return web.Response(body=_error_body(request, outcome), content_type="application/json")
     finally:
         if not task.done():
             task.cancel()
             await asyncio.wait({task})
 
 
-async def _keep_alive(request: web.Request, task: asyncio.Task[WholeReply], settings: Answers) -> web.StreamResponse:
+async def _outcome_of(work: Coroutine[Any, Any, WholeReply]) -> _Outcome:
+    """What ``work`` gives or refuses. A task that fails and whose caller has left meanwhile would be logged as a fault
+    that nobody has heard of, as a real one is."""
+    try:
+        return await work
+    except (GatewayError, CallerLeft) as error:
+        return error
+
+
+async def _keep_alive(request: web.Request, task: asyncio.Task[_Outcome], settings: Answers) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "application/json", "X-Accel-Buffering": "no"})
     try:
         await response.prepare(request)
         while not task.done():
             await response.write(b" ")
             await asyncio.wait({task}, timeout=settings.keep_alive_interval_s)
-        try:
-            body = task.result().body
-        except GatewayError as error:
-            body = _error_body(request, error)
-        await response.write(body)
+        outcome = task.result()
+        if isinstance(outcome, CallerLeft):
+            raise outcome
+        await response.write(outcome.body if isinstance(outcome, WholeReply) else _error_body(request, outcome))
         await response.write_eof()
     except ConnectionError as exc:
         raise CallerLeft from exc

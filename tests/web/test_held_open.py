@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -125,6 +126,33 @@ async def test_who_leaves_ends_the_work(after_s: float) -> None:
         await asyncio.wait_for(ended.wait(), 5)
         if asking.done() and not asking.cancelled():
             asking.result().close()
+
+
+@pytest.mark.parametrize("after_s", [0.01, 60.0])
+async def test_what_was_refused_to_one_who_has_left_is_no_fault(
+    caplog: pytest.LogCaptureFixture, after_s: float
+) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def refused() -> WholeReply:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise InsufficientBalance("no") from None  # it was about to be said
+        finally:
+            ended.set()
+        raise AssertionError
+
+    async with serving(refused, after_s=after_s) as ask:
+        asking = asyncio.ensure_future(ask())
+        await begun.wait()
+        asking.cancel()
+        await asyncio.wait_for(ended.wait(), 5)
+        if asking.done() and not asking.cancelled():
+            asking.result().close()
+    gc.collect()  # a task that is forgotten with an error that nobody has asked for says so
+    assert caplog.text == ""
 
 
 async def test_a_whole_reply_takes_no_stream() -> None:
