@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from bitmesh_proxy.errors import GatewayError, Unavailable
+from bitmesh_proxy.errors import CallerLeft, GatewayError, Unavailable
 from bitmesh_proxy.shielded import shielded
 
 T = TypeVar("T")
@@ -87,6 +87,8 @@ class Settlements:
 def _report(task: asyncio.Task[Any]) -> None:
     """Whoever waited has the exception; if nobody did, it must not be lost without a word."""
     if task.cancelled() or (exc := task.exception()) is None:
+        return
+    if isinstance(exc, CallerLeft):  # the work itself has noticed it: an outcome, and what led here
         return
     if isinstance(exc, GatewayError):
         log.info("work that its caller had left ended with %s: %s", exc.code, exc.message)

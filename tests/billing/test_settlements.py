@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from bitmesh_proxy.billing.settlements import Settlements
-from bitmesh_proxy.errors import Conflict, Unavailable
+from bitmesh_proxy.errors import CallerLeft, Conflict, Unavailable
 
 
 async def test_result_and_error_reach_who_waits(settlements: Settlements) -> None:
@@ -40,14 +40,20 @@ async def test_work_goes_on_when_who_waits_is_cancelled(settlements: Settlements
     assert done.is_set()
 
 
+@pytest.mark.parametrize(
+    ("error", "levels"),
+    [(LookupError("lost"), [logging.ERROR]), (Conflict("no"), [logging.INFO]), (CallerLeft(), [])],
+    ids=["fault", "refusal", "caller"],
+)
 async def test_failure_that_nobody_waits_for_is_logged(
-    settlements: Settlements, caplog: pytest.LogCaptureFixture
+    settlements: Settlements, caplog: pytest.LogCaptureFixture, error: Exception, levels: list[int]
 ) -> None:
+    caplog.set_level(logging.INFO)
     go = asyncio.Event()
 
     async def fail() -> None:
         await go.wait()
-        raise LookupError("lost")
+        raise error
 
     waiter = asyncio.create_task(settlements.run(fail()))
     await asyncio.sleep(0)
@@ -56,8 +62,8 @@ async def test_failure_that_nobody_waits_for_is_logged(
         await waiter
     go.set()
     await settlements.close()
-    assert [record.levelno for record in caplog.records] == [logging.ERROR]
-    assert caplog.records[0].exc_info is not None
+    assert [record.levelno for record in caplog.records] == levels
+    assert [record for record in caplog.records if record.levelno == logging.ERROR and record.exc_info is None] == []
 
 
 async def test_insisting_repeats_until_it_is_taken(settlements: Settlements) -> None:
