@@ -373,8 +373,7 @@ class Writer:
             del batch, results
             if self._is_checkpoint_wanted and connection is not None:
                 self._is_checkpoint_wanted = False
-                with self._turns:  # or another process would write more meanwhile, and the end would never be reached
-                    self._checkpoint(connection)
+                self._checkpoint(connection)
         if connection is not None:
             connection.close()
 
@@ -443,8 +442,12 @@ class Writer:
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
         """Copy what is left of the write-ahead log, so that the next batch may start it over."""
         try:
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        except sqlite3.Error as exc:  # trouble of the disk; the next batch meets it too, and has waiters to tell
+            with self._turns:  # or another process would write more meanwhile, and the end would never be reached
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except (
+            sqlite3.Error,
+            OSError,
+        ) as exc:  # the next batch meets it too, and has waiters to tell
             logger.warning("the write-ahead log cannot be copied: %s", exc)
 
     def _check_space(self) -> None:

@@ -523,6 +523,32 @@ async def test_little_free_space_stops_new_work_only(
     assert len(caplog.records) == 1
 
 
+async def test_a_turn_that_cannot_be_had_for_copying_the_log_ends_nothing(
+    make_writer: MakeWriter, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Turns:
+        """The second one is refused."""
+
+        entered = 0
+
+        def __enter__(self) -> None:
+            self.entered += 1
+            if self.entered == 2:
+                raise OSError(errno.ENOLCK, "No locks available")
+
+        def __exit__(self, *exc_info: object) -> None:
+            pass
+
+    turns = Turns()
+    writer = make_writer(turns=turns)
+    writer.checkpoint_soon()
+    assert await writer.submit(add("before")) == "before"
+    assert await writer.submit(add("after")) == "after"
+    assert turns.entered == 3
+    (said,) = caplog.messages
+    assert said == f"the write-ahead log cannot be copied: [Errno {errno.ENOLCK}] No locks available"
+
+
 async def test_close_writes_what_waits_and_ends_the_thread(make_writer: MakeWriter, path: Path) -> None:
     writer = make_writer()
     waiting = [writer.submit(add(f"n{number}")) for number in range(20)]
