@@ -3,7 +3,8 @@
 One that ends unasked is replaced, after a pause that grows from a tenth of a second to half a minute as long as
 replacements fail, while the others go on. One whose loop has stood still for as long as systemd's watchdog allows is
 killed and replaced; to systemd the supervisor speaks for all. SIGTERM, SIGINT and the loss of its terminal let all
-drain; the supervisor's own death does too (``worker_process.py``).
+drain; the supervisor's own death does too (``worker_process.py``). One that does not come to its end, because it stands
+still, is killed after a while.
 
 It runs no event loop and no thread, because it forks, and has no database open.
 """
@@ -35,8 +36,9 @@ START_LOOK_S: Final = 1.0
 class Supervisor:
     """``played`` is started before ``serving`` and stopped after it; of those the first before the others.
 
-    ``sockets`` are closed at the stop. ``on_death`` hears of each process that has ended. ``watchdog_interval_s``: how
-    often the service manager wants to hear of us (None: never); silent for twice as long, a child is killed.
+    ``sockets`` are closed at the stop; who has not ended ``stop_patience_s`` later is killed. ``on_death`` hears of each
+    process that has ended. ``watchdog_interval_s``: how often the service manager wants to hear of us (None: never);
+    silent for twice as long, a child is killed.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Supervisor:
         sockets: Sequence[socket.socket],
         on_death: Callable[[Child], None],
         watchdog_interval_s: float | None,
+        stop_patience_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._played = played
@@ -55,6 +58,7 @@ class Supervisor:
         self._sockets = sockets
         self._on_death = on_death
         self._watchdog_interval_s = watchdog_interval_s
+        self._stop_patience_s = stop_patience_s
         self._clock = clock
         self._is_stopping = False
         self._was_hung_up = False
@@ -132,8 +136,13 @@ class Supervisor:
         for group in (self._serving, self._played):
             for child in group:
                 child.signal(signal.SIGTERM)
-            while any(child.pid for child in group):
-                self._turn(None)
+            end_s = self._clock() + self._stop_patience_s
+            while running := [child for child in group if child.pid]:
+                left_s = end_s - self._clock()
+                for child in running if left_s <= 0 else ():
+                    log.error("%s has not come to its end for %.1f s and is killed", child.name, self._stop_patience_s)
+                    child.signal(signal.SIGKILL)
+                self._turn(left_s if left_s > 0 else None)
         signal.set_wakeup_fd(-1)
         self._selector.close()
         self._woken.close()

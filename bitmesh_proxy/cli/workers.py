@@ -11,15 +11,20 @@ from __future__ import annotations
 
 import os
 from functools import partial
+from typing import Final
 
 from bitmesh_proxy import service
 from bitmesh_proxy.app import StartError, access_by, offered_by, sandbox_port_taken
+from bitmesh_proxy.billing.settlements import CLOSE_TIMEOUT_S
 from bitmesh_proxy.cli.children import Child
 from bitmesh_proxy.cli.process import reserve, url_of
 from bitmesh_proxy.cli.supervisor import Supervisor
 from bitmesh_proxy.cli.worker_process import Callers, run_sandbox, run_worker
 from bitmesh_proxy.settings import Settings, SettingsError
 from bitmesh_proxy.worker import Doors, Memories, Worker, settings_of_seat
+
+#: Beyond the time that running answers have: what the books may take at the end, and a little.
+STOP_PATIENCE_S: Final = CLOSE_TIMEOUT_S + 5.0
 
 
 def supervise(settings: Settings) -> int:
@@ -57,6 +62,7 @@ def supervise(settings: Settings) -> int:
         # What was under way in a worker has ended with it.
         on_death=lambda child: None if child.seat is None else memories.forget_seat(child.seat, seats=seats),
         watchdog_interval_s=interval_s,
+        stop_patience_s=settings.http.shutdown_timeout_s + STOP_PATIENCE_S,
     )
     return supervisor.run()
 

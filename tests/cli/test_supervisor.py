@@ -63,6 +63,7 @@ supervisor = Supervisor(
     sockets=[],
     on_death=lambda child: say("dead", child.name),
     watchdog_interval_s=interval_s,
+    stop_patience_s=float(os.environ.get("STOP_PATIENCE_S", 60)),
 )
 sys.exit(supervisor.run())
 """
@@ -146,6 +147,20 @@ def test_a_start_that_fails_is_the_end_of_all(failing: str, before: list[str]) -
         assert [line.split()[0] for line in said if line.endswith("first")] == before
         assert f"log {failing} did not start: exit status 78" in said
         assert [line.split()[0] for line in said if line.endswith("ends")] == before[::-1]
+
+
+def test_one_that_stands_still_does_not_hold_up_the_end_for_ever() -> None:
+    with supervised(env={"STOP_PATIENCE_S": "0.3"}) as running:
+        victim = pid_in(running.until("one"))
+        running.until("one is told to welcome")
+        os.kill(victim, signal.SIGSTOP)
+        running.process.send_signal(signal.SIGTERM)
+        rest = running.rest()
+        assert "log one has not come to its end for 0.3 s and is killed" in rest
+        assert "dead one" in rest
+        assert "two ends" in rest
+        assert rest[-1] == "dead sandbox"
+        assert running.process.wait() == 1
 
 
 def test_children_end_when_the_supervisor_is_killed() -> None:
