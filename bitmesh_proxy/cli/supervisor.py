@@ -36,9 +36,9 @@ START_LOOK_S: Final = 1.0
 class Supervisor:
     """``played`` is started before ``serving`` and stopped after it; of those the first before the others.
 
-    ``sockets`` are closed at the stop; who has not ended ``stop_patience_s`` later is killed. ``on_death`` hears of each
-    process that has ended. ``watchdog_interval_s``: how often the service manager wants to hear of us (None: never);
-    silent for twice as long, a child is killed.
+    ``sockets`` are closed at the stop; who has not ended ``stop_patience_s`` later is killed. ``on_death`` hears of
+    each process that has ended. ``watchdog_interval_s``: how often the service manager wants to hear of us (None:
+    never); silent for twice as long, a child is killed.
     """
 
     def __init__(
