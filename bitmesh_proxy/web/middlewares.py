@@ -108,7 +108,9 @@ async def render_errors(request: web.Request, handler: Handler) -> web.StreamRes
         error: GatewayError = exc
     except web.HTTPException as exc:
         error = _from_aiohttp(exc)
-    except Exception:
+    except Exception as exc:
+        if isinstance(exc, ConnectionError) and (request.transport is None or request.transport.is_closing()):
+            raise asyncio.CancelledError from None  # who left before the answer's head: nobody has been told yet
         log.exception("a request failed", extra={"request_id": request[keys.STATE].context.request_id})
         error = InternalError("Internal server error")
     state = request[keys.STATE]
