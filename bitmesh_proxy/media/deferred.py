@@ -1,6 +1,7 @@
 """What may be awaited, or not: a coroutine that nobody comes to await complains, and this does not.
 
-Whoever takes a piece gives back what is to be waited for. When the fetch is ended between the two, nobody waits for it.
+Whoever takes a piece gives back what is to be waited for. When the fetch, or the call whose answer it is, is ended
+between the two, nobody waits for it.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.http import HttpVersion11
 
 from bitmesh_proxy.errors import CallerLeft
+from bitmesh_proxy.media.deferred import Deferred
 
 
 class HttpReply:
@@ -55,12 +56,12 @@ class HttpReply:
         """The same at once. When the caller reads slowly, what it gives has to be awaited before more is written."""
         assert self.response is not None, "start comes first"
         if not self._is_head_out or not data:  # aiohttp keeps the head until the first bytes
-            return self.write(data)
+            return Deferred(lambda: self.write(data))
         transport = self._request.transport
         if transport is None or transport.is_closing():
             raise CallerLeft
         transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self.response.chunked else data)
-        return self._drain() if self._request.protocol.writing_paused else None
+        return Deferred(self._drain) if self._request.protocol.writing_paused else None
 
     async def _drain(self) -> None:
         try:

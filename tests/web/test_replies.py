@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import warnings
 from pathlib import Path
 
 import aiohttp
@@ -80,3 +82,26 @@ async def test_writing_to_somebody_who_has_gone_is_an_outcome(tmp_path: Path) ->
         async with raw_call(gateway, "GET", "/endless") as (reader, _):
             await reader.readexactly(100_000)
         await eventually(lambda: bool(ended), "the handler has ended")
+
+
+async def test_what_nobody_waits_for_leaves_no_trace(tmp_path: Path) -> None:
+    """A call that ends between a write and the waiting for it."""
+
+    async def forgetful(request: web.Request) -> web.StreamResponse:
+        reply = HttpReply(request)
+        await reply.start(200, {})
+        reply.write_now(b"forgotten")
+        await reply.write(b"begun, ")
+        request.protocol.pause_writing()
+        reply.write_now(b"done")
+        request.protocol.resume_writing()
+        gc.collect()
+        await reply.finish()
+        assert reply.response is not None
+        return reply.response
+
+    with warnings.catch_warnings(record=True) as complaints:
+        warnings.simplefilter("always")
+        async with running_gateway(tmp_path, prepare=lambda app: add(app, "/forgetful", forgetful)) as gateway:
+            assert (await gateway.get("/forgetful")).body == b"begun, done"
+    assert [each for each in complaints if "never awaited" in str(each.message)] == []

@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.http import HttpVersion11
 
 from bitmesh_proxy.errors import CallerLeft, Unavailable
+from bitmesh_proxy.media.deferred import Deferred
 from bitmesh_proxy.upstream.reply import STREAM_HEADERS
 
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -123,12 +124,12 @@ class HeldReply:
         """The same at once. When the caller reads slowly, what it gives has to be awaited before more is written."""
         transport = self._transport
         if transport is None or not data:
-            return self.write(data)
+            return Deferred(lambda: self.write(data))
         if transport.is_closing():
             raise CallerLeft
         self._wrote_at_s = self._loop.time()
         transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
-        return self._drain() if self._protocol.writing_paused else None
+        return Deferred(self._drain) if self._protocol.writing_paused else None
 
     async def finish(self) -> None:
         """The clean end of a stream."""
@@ -350,7 +351,7 @@ class SocketReply:
 
     def write_now(self, data: bytes) -> Awaitable[None] | None:
         """The same."""
-        return self.write(data)
+        return Deferred(lambda: self.write(data))
 
     async def finish(self) -> None:
         """The turn is over, the connection is not."""

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import warnings
 from typing import Any
 
 import pytest
 from aiohttp import web
 
 from bitmesh_proxy.errors import CallerLeft, Unavailable
-from bitmesh_proxy.web.responses.replies import CapturedReply, EventLog, HeldReply
+from bitmesh_proxy.web.responses.replies import CapturedReply, EventLog, HeldReply, SocketReply
 from tests.web.responses.examples import served
 
 QUICK_S = 0.02
@@ -203,3 +205,25 @@ async def test_a_log_can_be_followed_by_many_from_anywhere() -> None:
     frames = [frame(number) for number in range(4)]
     assert await asyncio.gather(*followers) == [b"".join(frames[start:]) for start in (0, 1, 3, 4)]
     assert await follow(1) == frame(2) + frame(3)
+
+
+async def test_what_nobody_waits_for_leaves_no_trace() -> None:
+    """A call that ends between a write and the waiting for it."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        async with held(request, is_stream=True) as reply:
+            reply.write_now(b"forgotten")
+            await reply.write(b"begun, ")
+            request.protocol.pause_writing()
+            reply.write_now(b"done")
+            request.protocol.resume_writing()
+            await reply.finish()
+        return done(reply)
+
+    with warnings.catch_warnings(record=True) as complaints:
+        warnings.simplefilter("always")
+        async with served(handle) as client:
+            assert (await (await client.get("/")).read()).endswith(b"begun, done")
+        SocketReply(web.WebSocketResponse()).write_now(b"forgotten")
+        gc.collect()
+    assert [each for each in complaints if "never awaited" in str(each.message)] == []
