@@ -40,8 +40,8 @@ def on_new_secret(path: Path, consumers: int) -> str:
 def on_changed_secret(consumers: int) -> str:
     """What is to be said where the service has another master secret than when so many keys were made."""
     return (
-        "This is not the master secret that the service had before. Consumer secrets of keys"
-        f" ({consumers}) that were made with that one are worthless: put it back, or rotate those keys."
+        f"This is not the master secret that the service had before: of keys ({consumers}), consumer secrets that were"
+        " made with that one do not work. Put it back, or rotate those keys."
     )
 
 
