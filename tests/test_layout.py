@@ -25,7 +25,7 @@ PACKAGE = ROOT / "bitmesh_proxy"
 #: what stands on it or below; on one floor imports may not go in a circle.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset(
-        {"errors", "money", "defaults", "discreet", "deferred", "draining", "nesting", "service"}
+        {"awaitables", "errors", "money", "defaults", "discreet", "deferred", "draining", "nesting", "service"}
         | {"shared_memory", "shielded"}
     ),
     frozenset({"calls", "context", "plain_chats", "settings", "settings_sources", "logs", "metrics", "shared_metrics"}),

@@ -19,8 +19,8 @@ from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
+from bitmesh_proxy.awaitables import Deferred
 from bitmesh_proxy.media.copies import CopyFailed, CopyStore, RunningCopy
-from bitmesh_proxy.media.deferred import Deferred
 from bitmesh_proxy.media.fetch_errors import FetchBroken, FetchError, FetchGone, FetchNotMedia
 from bitmesh_proxy.media.sniff import SNIFF_BYTES, served_type
 from bitmesh_proxy.upstream.inbox import Take

@@ -8,8 +8,8 @@ from math import inf
 from types import TracebackType
 from typing import Self
 
+from bitmesh_proxy.awaitables import Deferred
 from bitmesh_proxy.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
-from bitmesh_proxy.media.deferred import Deferred
 from bitmesh_proxy.media.fetch_errors import FetchBroken, FetchTimedOut, FetchTooLarge, FetchUnreachable
 from bitmesh_proxy.upstream.watch import Watch
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
-from bitmesh_proxy.media.deferred import Deferred
+from bitmesh_proxy.awaitables import Deferred
 
 
 class Outflow:

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Mapping
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
+from bitmesh_proxy.awaitables import Deferred
 from bitmesh_proxy.errors import CallerLeft
-from bitmesh_proxy.media.deferred import Deferred
 
 
 class HttpReply:

@@ -15,8 +15,8 @@ from types import TracebackType
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
+from bitmesh_proxy.awaitables import Deferred
 from bitmesh_proxy.errors import CallerLeft, Unavailable
-from bitmesh_proxy.media.deferred import Deferred
 from bitmesh_proxy.upstream.reply import STREAM_HEADERS
 
 KEEP_ALIVE = b": keep-alive\n\n"

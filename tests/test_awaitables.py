@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 
-from bitmesh_proxy.media.deferred import Deferred
+from bitmesh_proxy.awaitables import Deferred
 
 seen: list[str] = []
 
