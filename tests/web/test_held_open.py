@@ -53,6 +53,17 @@ async def serving(work: Work, *, after_s: float = 60.0, errors_as_ok: bool = Fal
         await runner.cleanup()
 
 
+async def leave(work: Work, begun: asyncio.Event, ended: asyncio.Event, *, after_s: float) -> None:
+    """Ask, and leave when the work has begun; gives back when it has ended."""
+    async with serving(work, after_s=after_s) as ask:
+        asking = asyncio.ensure_future(ask())
+        await begun.wait()
+        asking.cancel()
+        await asyncio.wait_for(ended.wait(), 5)
+        if asking.done() and not asking.cancelled():
+            asking.result().close()
+
+
 async def made() -> WholeReply:
     return WholeReply(status=200, headers={"Content-Type": "application/json", "X-Bitmesh-Cost": "1"}, body=b'{"a":1}')
 
@@ -119,13 +130,7 @@ async def test_who_leaves_ends_the_work(after_s: float) -> None:
             ended.set()
         raise AssertionError
 
-    async with serving(endless, after_s=after_s) as ask:
-        asking = asyncio.ensure_future(ask())
-        await begun.wait()
-        asking.cancel()
-        await asyncio.wait_for(ended.wait(), 5)
-        if asking.done() and not asking.cancelled():
-            asking.result().close()
+    await leave(endless, begun, ended, after_s=after_s)
 
 
 @pytest.mark.parametrize("after_s", [0.01, 60.0])
@@ -144,13 +149,7 @@ async def test_what_was_refused_to_one_who_has_left_is_no_fault(
             ended.set()
         raise AssertionError
 
-    async with serving(refused, after_s=after_s) as ask:
-        asking = asyncio.ensure_future(ask())
-        await begun.wait()
-        asking.cancel()
-        await asyncio.wait_for(ended.wait(), 5)
-        if asking.done() and not asking.cancelled():
-            asking.result().close()
+    await leave(refused, begun, ended, after_s=after_s)
     gc.collect()  # a task that is forgotten with an error that nobody has asked for says so
     assert caplog.text == ""
 
