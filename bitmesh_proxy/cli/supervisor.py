@@ -139,10 +139,13 @@ class Supervisor:
             end_s = self._clock() + self._stop_patience_s
             while running := [child for child in group if child.pid]:
                 left_s = end_s - self._clock()
-                for child in running if left_s <= 0 else ():
+                if left_s > 0:
+                    self._turn(left_s)
+                    continue
+                for child in running:
                     log.error("%s has not come to its end for %.1f s and is killed", child.name, self._stop_patience_s)
                     child.signal(signal.SIGKILL)
-                self._turn(left_s if left_s > 0 else None)
+                self._turn(None)
         signal.set_wakeup_fd(-1)
         self._selector.close()
         self._woken.close()

@@ -444,10 +444,7 @@ class Writer:
         try:
             with self._turns:  # or another process would write more meanwhile, and the end would never be reached
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        except (
-            sqlite3.Error,
-            OSError,
-        ) as exc:  # the next batch meets it too, and has waiters to tell
+        except (sqlite3.Error, OSError) as exc:  # the next batch meets it too, and has waiters to tell
             logger.warning("the write-ahead log cannot be copied: %s", exc)
 
     def _check_space(self) -> None:
