@@ -53,8 +53,11 @@ LENIENCE = 4
 #: is a tenth of the writer's work. So after a batch of ``BUSY_SIZE`` or more, the next one is gathered until
 #: ``QUIET_TURNS`` turns of the event loop bring nothing more, or it has ``GATHERED_SIZE``. Nobody waits for that, as
 #: the loop has work to do. (A thousand calls a second make batches of three or four, which are handed over at once.)
+#: Where that work is another, as that of a thousand streams, whose turns take 20 ms, the first one would wait for long:
+#: so for ``GATHERED_S`` at most.
 BUSY_SIZE = 6
 GATHERED_SIZE = 32
+GATHERED_S = 0.005
 QUIET_TURNS = 2
 #: How long a write waits for other processes.
 PATIENCE_S = 5.0
@@ -337,10 +340,11 @@ class Writer:
         self._tell(batch, [Failed(as_unavailable(exc)) for _ in range(batch.size)], now_s)
 
     def _gather(self, size_before: int, quiet_turns: int) -> None:
-        """Hand over when there is enough, or ``quiet_turns`` more turns of the loop bring nothing."""
+        """Hand over when there is enough, when ``quiet_turns`` more turns bring nothing, or when it takes too long."""
         size = self._waiting_size
         quiet_turns = QUIET_TURNS if size > size_before else quiet_turns - 1
-        if size >= GATHERED_SIZE or not quiet_turns or self._is_closed:
+        is_enough = size >= GATHERED_SIZE or not quiet_turns or self._is_closed
+        if is_enough or (size and time.monotonic() - self._waiting[0].began_s > GATHERED_S):
             self._hand_over()
         else:
             self._loop.call_soon(self._gather, size, quiet_turns)

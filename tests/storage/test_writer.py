@@ -11,6 +11,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -617,9 +618,26 @@ async def test_what_is_submitted_by_those_who_hear_goes_together(make_writer: Ma
 async def test_after_a_large_batch_the_next_is_gathered_while_the_loop_brings_more(
     make_writer: MakeWriter, monkeypatch: pytest.MonkeyPatch, before: int, count: int, each: int, sizes: list[int]
 ) -> None:
-    """``count`` items come, one in each so many turns of the loop."""
+    monkeypatch.setattr("bitmesh_proxy.storage.writer.GATHERED_S", inf)
+    found = await _sizes_after_a_batch(make_writer(max_pending=1000), monkeypatch, before, count, each)
+    assert found[: len(sizes)] == sizes
+
+
+async def test_what_is_gathered_does_not_wait_for_long(
+    make_writer: MakeWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the loop's turns take long, and each of them brings a little."""
+    monkeypatch.setattr("bitmesh_proxy.storage.writer.GATHERED_S", 0.0)
+    found = await _sizes_after_a_batch(make_writer(max_pending=1000), monkeypatch, BUSY_SIZE, 10, 1)
+    assert found[0] <= 2
+
+
+async def _sizes_after_a_batch(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch, before: int, count: int, each: int
+) -> list[int]:
+    """``before`` writes together, and then ``count`` items, one in each so many turns of the loop: what these were
+    written in."""
     monkeypatch.setattr(Writer, "_take_late", lambda writer, batch: None)  # what joins in the thread is another matter
-    writer = make_writer(max_pending=1000)
     bulk = AddMany()
     heard: list[str] = []
     is_done = asyncio.Event()
@@ -641,7 +659,7 @@ async def test_after_a_large_batch_the_next_is_gathered_while_the_loop_brings_mo
     large = [writer.submit(add(f"before-{number}")) for number in range(before)]
     large[-1].add_done_callback(lambda _: come(0))
     await is_done.wait()
-    assert bulk.sizes[: len(sizes)] == sizes
+    return bulk.sizes
 
 
 async def test_function_that_fails_is_said_and_harms_nobody(
