@@ -115,4 +115,5 @@ async def _listen(runner: LaneRunner, settings: Settings) -> str:
     else:
         await web.TCPSite(runner, settings.http.host, settings.http.port, backlog=BACKLOG).start()
     runner.hand_down_keepalive()
+    await runner.open_doors(BACKLOG)
     return url_of(runner.addresses[0])

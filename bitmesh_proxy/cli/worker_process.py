@@ -97,6 +97,7 @@ async def _serve(settings: Settings, worker: Worker, callers: Callers, lines: Li
         for sock in sockets:
             await web.SockSite(runner, sock, backlog=BACKLOG).start()
         runner.hand_down_keepalive()
+        await runner.open_doors(BACKLOG)
         settle_memory()
         async with _reporting(lines):
             await orders.welcome.wait()

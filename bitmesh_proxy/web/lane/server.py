@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -15,6 +17,10 @@ from bitmesh_proxy.upstream.watch import Watch
 from bitmesh_proxy.web.lane.lane import Lane
 from bitmesh_proxy.web.lane.protocol import LaneProtocol
 from bitmesh_proxy.web.server import Server
+
+#: So many callers are let in for each turn of an event loop that lets in one through each handle. (A handle that finds
+#: nobody costs 3 us.)
+DOORS: Final = 4
 
 
 class LaneServer(Server):
@@ -61,11 +67,28 @@ class LaneRunner(web.AppRunner):
             return LaneServer(server, Lane(self.app), cutting)
         return Server(server, cutting)
 
+    async def open_doors(self, backlog: int) -> None:
+        """Have callers let in ``DOORS`` at a time. To be called once, when all sockets listen (with that ``backlog``).
+
+        uvloop takes one connection for each turn of the loop from each handle that listens (as libuv does since 1.45),
+        so each socket gets more of them. With a thousand streams a turn takes 20 ms, so that fifty callers a second
+        were let in, and who came behind them waited for a quarter of a second. asyncio's own loop takes all there are.
+        """
+        if isinstance(self.server and self.server._loop, asyncio.BaseEventLoop):
+            return
+        for listening in tuple(self._sockets()):
+            for _ in range(DOORS - 1):
+                await web.SockSite(self, socket.socket(fileno=os.dup(listening.fileno())), backlog=backlog).start()
+
     def hand_down_keepalive(self) -> None:
         """Have the listening sockets, all of which there are by now, give SO_KEEPALIVE to the connections that they
         accept, as Linux does: two calls of the kernel less for each."""
         if sys.platform == "linux" and isinstance(self.server, LaneServer):
-            for site in self.sites:
-                for sock in getattr(site._server, "sockets", ()):  # asyncio's servers have some, uvloop's too
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for sock in self._sockets():
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             self.server.hand_down_keepalive()
+
+    def _sockets(self) -> Iterator[socket.socket]:
+        """All that listen."""
+        for site in self.sites:
+            yield from getattr(site._server, "sockets", ())  # asyncio's servers have some, uvloop's too

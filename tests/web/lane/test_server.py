@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from aiohttp import web
 
 from bitmesh_proxy.web.lane import server as module
 from bitmesh_proxy.web.lane.protocol import LaneProtocol
-from bitmesh_proxy.web.lane.server import LaneRunner, LaneServer
+from bitmesh_proxy.web.lane.server import DOORS, LaneRunner, LaneServer
 from bitmesh_proxy.web.server import Server
 from bitmesh_proxy.web.unreadable import JsonRefusals
 from tests.journeys.gateway import open_books
@@ -32,7 +34,7 @@ from tests.web.private_names import private_names_of
 
 
 async def test_all_private_names_of_aiohttp_that_are_used_are_there() -> None:
-    own = {*vars(LaneServer), *vars(Server), "_lane", "_watch", "_like", "_auto_decompress"}
+    own = {*vars(LaneServer), *vars(Server), "_lane", "_watch", "_like", "_auto_decompress", "_sockets"}
     assert private_names_of(module) - own == {"_kwargs", "_loop", "_make_server", "_server"}
     server = web.Server(lambda request: None)  # type: ignore[arg-type,return-value]  # it serves nothing
     assert {"_loop", "_kwargs"} <= vars(server).keys()
@@ -55,6 +57,28 @@ async def test_the_server_is_the_one_it_stands_in_for(tmp_path: Path) -> None:
             assert (await caller.ask()).status == 200
             assert [type(each) for each in server.connections] == [JsonRefusals]
             assert server.requests_count == 1
+
+
+@pytest.mark.parametrize("way", [True, False])
+async def test_several_callers_are_let_in_for_each_turn_of_the_loop(tmp_path: Path, way: bool) -> None:
+    many, turns = 3 * DOORS, 0
+    async with room(tmp_path, answering(json_answer()), {"http": {"lane": way}}) as there:
+        runner, address = there.gateway.runner, ("127.0.0.1", there.gateway.port)
+        assert isinstance(runner, LaneRunner)
+        assert runner.server is not None
+        await runner.open_doors(many)
+        with ExitStack() as callers:
+            for _ in range(many):  # the system lets them in, and nobody has taken them yet
+                callers.enter_context(socket.create_connection(address))
+            assert not runner.server.connections
+            while len(runner.server.connections) < many:
+                await asyncio.sleep(0)
+                turns += 1
+        assert turns <= many / DOORS + 2
+        async with there.caller() as caller:
+            assert (await caller.ask()).status == 200
+    with pytest.raises(ConnectionRefusedError):  # all doors are closed
+        socket.create_connection(address)
 
 
 @pytest.mark.parametrize("way", [True, False])
