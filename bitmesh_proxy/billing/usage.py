@@ -171,7 +171,17 @@ def complete_usage(usage: Usage | None, call: Call, offer: Offer, *, output_char
     if usage.reported_cost_nano_usd is not None:
         return usage
     if (usage.input_tokens or usage.output_tokens) and offer.price.counts_tokens:
-        return _complete_tokens(usage, call, offer, output_characters) if isinstance(call, ChatCall) else usage
+        match call:
+            case ChatCall():
+                return _complete_tokens(usage, call, offer, output_characters)
+            case ImageCall():
+                usage = _complete_picture_tokens(usage, call, offer)
+                if usage.output_tokens or usage.input_tokens:
+                    return usage
+            case EmbeddingCall() | ModerationCall() if not usage.input_tokens:
+                pass
+            case _:
+                return usage
     match call:
         case ImageCall() if usage.images:
             return usage
@@ -201,6 +211,18 @@ def _complete_tokens(usage: Usage, call: ChatCall, offer: Offer, output_characte
         image_input_tokens=usage.image_input_tokens or guessed.image_input_tokens,
         is_estimated=True,
     )
+
+
+def _complete_picture_tokens(usage: Usage, call: ImageCall, offer: Offer) -> Usage:
+    """Of pictures without a count of their own tokens, where those are priced, no tokens are known: their number is
+    what can be billed. The tokens of what they were made from can be guessed."""
+    if not usage.output_tokens and offer.price.dearest_output_nano_usd_per_million:
+        return Usage(images=usage.images or call.count, is_estimated=True)
+    if usage.input_tokens:
+        return usage
+    image_tokens = len(call.images) * IMAGE_TOKENS_USUALLY
+    text_tokens = -(-_utf8_length(call.prompt) // BYTES_PER_TOKEN_USUALLY)
+    return replace(usage, input_tokens=text_tokens + image_tokens, image_input_tokens=image_tokens, is_estimated=True)
 
 
 def tokens_of(characters: int) -> int:

@@ -114,11 +114,15 @@ def _field(name: str, value: Any) -> FormPart:
 
 
 def _transcription_usage(call: TranscriptionCall, body: bytes) -> Usage:
-    """Tokens or seconds as the provider says, else the length that was measured from the sound."""
+    """Tokens or seconds as the provider says, else the length that was measured from the sound.
+
+    No sound is of 0 tokens, and no text either: where one of the two cannot be read, the length says what both cost.
+    """
     if call.response_format not in _TEXT_FORMATS:
         answer = _read_transcript(body)
         usage = child(answer, "usage")
-        if usage.get("type") != "duration" and (tokens := parse_usage(usage)) is not None:
+        tokens = None if usage.get("type") == "duration" else parse_usage(usage)
+        if tokens is not None and tokens.input_tokens and (tokens.output_tokens or not answer.get("text")):
             return tokens
         for seconds in (usage.get("seconds"), answer.get("duration")):
             if (duration_ms := milliseconds(seconds)) is not None:

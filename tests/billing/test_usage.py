@@ -255,3 +255,28 @@ def test_what_the_provider_does_not_say_is_estimated() -> None:
         Usage(input_tokens=9), ImageCall(model=MODEL, prompt="a", count=3), picture, output_characters=0
     )
     assert (images.images, images.input_tokens, images.is_estimated) == (3, 9, True)
+
+
+def test_a_count_of_a_picture_that_cannot_be_read_is_not_free() -> None:
+    price = Price(input_nano_usd_per_million=5, output_nano_usd_per_million=30, image_nano_usd=9)
+    both = offer(Operation.IMAGE, price)
+    call = ImageCall(model=MODEL, prompt="four cats", images=(PICTURE,), count=2)
+    without_picture = complete_usage(Usage(images=2, input_tokens=9), call, both, output_characters=0)
+    assert without_picture == Usage(images=2, is_estimated=True), "by the picture, as where no tokens are named"
+    half = Usage(images=2, output_tokens=4000, image_output_tokens=4000)
+    without_prompt = complete_usage(half, call, both, output_characters=0)
+    assert without_prompt == replace(half, input_tokens=1003, image_input_tokens=1000, is_estimated=True)
+    whole = Usage(images=2, input_tokens=9, output_tokens=4000)
+    assert complete_usage(whole, call, both, output_characters=0) is whole
+    of_prompt = offer(Operation.IMAGE, Price(input_nano_usd_per_million=5, image_nano_usd=9))
+    prompt_alone = Usage(images=2, input_tokens=9)
+    assert complete_usage(prompt_alone, call, of_prompt, output_characters=0) is prompt_alone
+
+
+def test_an_unreadable_count_of_what_was_embedded_is_estimated() -> None:
+    vectors = offer(Operation.EMBEDDING, Price(input_nano_usd_per_million=5))
+    call = EmbeddingCall(model=MODEL, inputs=("x" * 400,))
+    guessed = complete_usage(Usage(output_tokens=3), call, vectors, output_characters=0)
+    assert guessed == Usage(input_tokens=108, output_tokens=3, is_estimated=True)
+    named = Usage(input_tokens=90)
+    assert complete_usage(named, call, vectors, output_characters=0) is named

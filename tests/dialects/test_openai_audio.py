@@ -48,6 +48,16 @@ def transcription(**fields: Any) -> TranscriptionCall:
             b'{"text":"Hi","usage":{"type":"tokens","input_tokens":14,"output_tokens":5,"total_tokens":19}}',
             Usage(input_tokens=14, output_tokens=5),
         ),
+        (
+            transcription(duration_s=9.0),
+            b'{"text":"Hi","usage":{"type":"tokens","input_tokens":"14","output_tokens":5}}',
+            Usage(duration_ms=9000, is_estimated=True),
+        ),
+        (
+            transcription(duration_s=9.0),
+            b'{"text":"Hi","usage":{"type":"tokens","input_tokens":14,"output_tokens":[5]}}',
+            Usage(duration_ms=9000, is_estimated=True),
+        ),
         (transcription(), b'{"text":"Hi","usage":{"type":"duration","seconds":3.5}}', Usage(duration_ms=3500)),
         (transcription(response_format="verbose_json"), b'{"text":"Hi","duration":2.25}', Usage(duration_ms=2250)),
         (
@@ -66,6 +76,11 @@ def transcription(**fields: Any) -> TranscriptionCall:
 def test_a_transcription_is_metered(call: TranscriptionCall, body: bytes, usage: Usage) -> None:
     assert TRANSCRIPTION.read_usage(call, body) == usage
     assert "Hi" in TRANSCRIPTION.read_text(call, body)
+
+
+def test_the_prompt_of_silence_has_tokens_and_its_text_none() -> None:
+    body = b'{"text":"","usage":{"type":"tokens","input_tokens":14,"output_tokens":0}}'
+    assert TRANSCRIPTION.read_usage(transcription(duration_s=9.0), body) == Usage(input_tokens=14)
 
 
 @pytest.mark.parametrize("body", [b'{"text":""}', b'{"text":"","segments":[],"error":null}'])
