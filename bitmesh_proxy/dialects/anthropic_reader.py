@@ -26,7 +26,7 @@ from bitmesh_proxy.calls import (
     UsageReport,
 )
 from bitmesh_proxy.dialects.json_answers import child, objects, read_event, read_object, string
-from bitmesh_proxy.dialects.openai_usage import token_count
+from bitmesh_proxy.dialects.openai_usage import is_token_count, token_count
 from bitmesh_proxy.dialects.provider_errors import error_code, error_message, redacted, refused_within_success
 from bitmesh_proxy.dialects.sse import SseParser
 from bitmesh_proxy.errors import UpstreamBroken
@@ -71,10 +71,15 @@ def _only_text(data: bytes) -> str | None:
 
 
 def parse_usage(raw: Mapping[str, Any]) -> Usage:
-    """Its figures in ours: there, input tokens do not include the cached ones."""
+    """Its figures in ours: there, input tokens do not include the cached ones.
+
+    Where there is no count of the others, or none that can be read, there is none of the whole: the cached ones alone
+    would pass for it.
+    """
     read, written = (token_count(raw.get(f"cache_{kind}_input_tokens")) for kind in ("read", "creation"))
+    others = raw.get("input_tokens")
     return Usage(
-        input_tokens=token_count(raw.get("input_tokens")) + read + written,
+        input_tokens=token_count(others) + read + written if is_token_count(others) else 0,
         cached_input_tokens=read,
         cache_write_tokens=written,
         output_tokens=token_count(raw.get("output_tokens")),

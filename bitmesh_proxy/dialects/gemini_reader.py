@@ -58,10 +58,14 @@ _BROKEN: Final = frozenset(
 
 
 def parse_usage(raw: Mapping[str, Any]) -> Usage:
-    """Its figures in ours. Thoughts are counted beside the answer there, and inside the output here."""
+    """Its figures in ours. Thoughts are counted beside the answer there, and inside the output here.
+
+    A count of tools' results does not pass for that of a whole prompt whose own cannot be read.
+    """
     thoughts = token_count(raw.get("thoughtsTokenCount"))
+    prompt = token_count(raw.get("promptTokenCount"))
     return Usage(
-        input_tokens=token_count(raw.get("promptTokenCount")) + token_count(raw.get("toolUsePromptTokenCount")),
+        input_tokens=prompt and prompt + token_count(raw.get("toolUsePromptTokenCount")),
         cached_input_tokens=token_count(raw.get("cachedContentTokenCount")),
         image_input_tokens=_of_pictures(raw.get("promptTokensDetails")),
         output_tokens=token_count(raw.get("candidatesTokenCount")) + thoughts,

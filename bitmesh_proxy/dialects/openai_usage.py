@@ -39,6 +39,11 @@ def token_count(raw: object) -> int:
     return 0
 
 
+def is_token_count(raw: object) -> bool:
+    """Is it a count, rather than something that ``token_count`` takes for 0?"""
+    return (type(raw) is int and raw >= 0) or (isinstance(raw, float) and raw.is_integer() and raw >= 0)
+
+
 def first_count(raw: Mapping[str, Any], *names: str) -> int:
     """The first of the named counts that is there and not 0."""
     for name in names:

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from bitmesh_proxy.calls import (
     Event,
@@ -20,7 +21,7 @@ from bitmesh_proxy.calls import (
     Usage,
     UsageReport,
 )
-from bitmesh_proxy.dialects.anthropic_reader import AnthropicReader, read_whole, read_whole_usage
+from bitmesh_proxy.dialects.anthropic_reader import AnthropicReader, parse_usage, read_whole, read_whole_usage
 from bitmesh_proxy.dialects.reading_meter import ReadingMeter
 from bitmesh_proxy.errors import ProviderRefused, UpstreamBroken
 from tests.dialects.cuts import sample, ways_to_cut
@@ -93,6 +94,14 @@ def test_a_whole_message_gives_the_same() -> None:
     ]
     assert read_whole_usage(sample("anthropic/message.json")) == (USAGE, "msg_01A")
     assert read_whole_usage(b"<html>") == read_whole_usage(b"[]") == (None, None)
+
+
+@pytest.mark.parametrize("others", [{}, *({"input_tokens": each} for each in (None, "20", -1, 1.5, True, [20]))])
+def test_cached_tokens_alone_are_no_count_of_a_prompt(others: dict[str, Any]) -> None:
+    cached = {"cache_read_input_tokens": 100, "cache_creation_input_tokens": 5, "output_tokens": 9}
+    usage = Usage(cached_input_tokens=100, cache_write_tokens=5, output_tokens=9)
+    assert parse_usage(others | cached) == usage
+    assert parse_usage({"input_tokens": 0} | cached) == replace(usage, input_tokens=105), "all of it was cached"
 
 
 def test_a_stream_that_breaks_off_has_told_no_usage() -> None:

@@ -21,7 +21,7 @@ from bitmesh_proxy.calls import (
     Usage,
     UsageReport,
 )
-from bitmesh_proxy.dialects.gemini_reader import GeminiReader, read_whole, read_whole_usage
+from bitmesh_proxy.dialects.gemini_reader import GeminiReader, parse_usage, read_whole, read_whole_usage
 from bitmesh_proxy.errors import ProviderRefused, UpstreamBroken
 from tests.dialects.cuts import sample, ways_to_cut
 
@@ -125,3 +125,9 @@ def test_usage_of_a_whole_answer() -> None:
         "aB3dEf",
     )
     assert read_whole_usage(b"<html>") == read_whole_usage(b"[]") == (None, None)
+
+
+def test_tokens_of_tools_alone_are_no_count_of_a_prompt() -> None:
+    beside = {"toolUsePromptTokenCount": 7, "candidatesTokenCount": 3}
+    assert parse_usage({"promptTokenCount": "20"} | beside) == Usage(output_tokens=3)
+    assert parse_usage({"promptTokenCount": 20} | beside) == Usage(input_tokens=27, output_tokens=3)

@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitmesh_proxy.calls import Usage
-from bitmesh_proxy.dialects.openai_usage import find_all_usages, find_id, find_usage, parse_usage, read_whole_usage
+from bitmesh_proxy.dialects.openai_usage import (
+    find_all_usages,
+    find_id,
+    find_usage,
+    is_token_count,
+    parse_usage,
+    read_whole_usage,
+)
 
 PLAIN = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 
@@ -145,3 +152,8 @@ def test_a_million_of_the_largest_counts_can_be_summed_by_the_books() -> None:
     assert usage is not None
     assert usage.input_tokens == usage.output_tokens
     assert 10**12 < usage.input_tokens < 2**63 // 10**6
+
+
+def test_what_is_a_count() -> None:
+    assert all(map(is_token_count, (0, 5, 5.0, 10**30)))
+    assert not any(map(is_token_count, (None, "5", True, -1, 1.5, float("nan"), float("inf"), [5], {})))
