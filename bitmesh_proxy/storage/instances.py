@@ -23,6 +23,7 @@ import msgspec
 
 from bitmesh_proxy.storage.database import Database, Row
 from bitmesh_proxy.storage.ids import RandomBytes, make_id
+from bitmesh_proxy.storage.lock_files import lock_directory
 
 
 class Census(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +62,7 @@ async def register_instance(
     The lock is taken before the row is written and given up after it is deleted, so a row whose lock is free always
     means a dead process.
     """
-    path = _directory(database) / (make_id("", random_bytes) + ".lock")
+    path = lock_directory(database.path) / (make_id("", random_bytes) + ".lock")
     descriptor = await asyncio.to_thread(_make_locked, path)
     try:
         number = await database.write(partial(_insert, lock_name=path.name, now_ms=int(clock() * 1000)))
@@ -81,7 +82,7 @@ async def census(database: Database, *, forget: bool = True) -> AsyncIterator[Ce
         rows = await snapshot.rows("SELECT number, lock_name FROM instances ORDER BY number")
         given_away = await snapshot.rows("SELECT seq FROM sqlite_sequence WHERE name = 'instances'")
     newest = given_away[0][0] if given_away else 0
-    found, locks = await asyncio.to_thread(_try_locks, _directory(database), rows, newest)
+    found, locks = await asyncio.to_thread(_try_locks, lock_directory(database.path), rows, newest)
     try:
         yield found
         if found.dead and forget:
@@ -99,7 +100,7 @@ async def run_alone(
 
     By the same locks: when the process that runs it dies, another one takes it up at its next look.
     """
-    path = _directory(database) / f"{name}.lock"
+    path = lock_directory(database.path) / f"{name}.lock"
     descriptor = await asyncio.to_thread(_open_lock, path, os.O_CREAT)
     try:
         while True:
@@ -128,10 +129,6 @@ async def _forget(database: Database, numbers: Iterable[int]) -> None:
         connection.executemany("DELETE FROM instances WHERE number = ?", parameters)
 
     await database.write(delete)
-
-
-def _directory(database: Database) -> Path:
-    return database.path.with_name(database.path.name + ".instances")
 
 
 def _open_lock(path: Path, flags: int) -> int:

@@ -1,7 +1,8 @@
 """Numbered migrations, ``schema/NNNN_verb_noun.sql``: each applied once, in order, all or none; never edited.
 
 SQLite's own ``user_version`` says how far a file has come and ``application_id`` that it is ours. A file that is newer
-than the program is refused: older code would write rows that newer rules forbid. Before an existing file is changed, a
+than the program is refused: older code would write rows that newer rules forbid. For the same reason an older one is
+refused as long as a process serves it, which can only be of an older version. Before an existing file is changed, a
 copy is laid beside it (``books.sqlite3.before-0002``).
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from bitmesh_proxy.storage.failures import StorageError
+from bitmesh_proxy.storage.lock_files import see_that_nobody_serves
 
 #: "BMPX" in ASCII.
 APPLICATION_ID = 0x424D5058
@@ -52,7 +54,7 @@ def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Mig
 
     All that is missing is done in one transaction, so that no process ever sees a file between two versions. Safe when
     several start at once: each looks at the version under the write lock.
-    Raises StorageError for a file that is newer, or not ours.
+    Raises StorageError for a file that is newer, or not ours, or older and served by another process.
     """
     if sqlite3.sqlite_version_info < MIN_SQLITE_VERSION:
         raise StorageError(f"SQLite {sqlite3.sqlite_version} is too old: at least 3.37 is needed")
@@ -68,6 +70,7 @@ def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Mig
     try:
         version = _check_version(connection, path, known)  # another process may have been faster
         if 0 < version < len(known):  # a file that is made just now needs no copy
+            _leave_to_a_running_service(path, version, known)
             _lay_copy_beside(path, known[version])
         for migration in known[version:]:
             _apply(connection, migration)
@@ -91,6 +94,17 @@ def _check_version(connection: sqlite3.Connection, path: Path, known: Sequence[M
             f"{len(known)}). Install that version again, or restore the copy that was made before the migration."
         )
     return version
+
+
+def _leave_to_a_running_service(path: Path, version: int, known: Sequence[Migration]) -> None:
+    try:
+        see_that_nobody_serves(path)
+    except BlockingIOError as exc:
+        raise StorageError(
+            f"{path} is in use by a running service of an older version of bitmesh-proxy (schema {version}, this "
+            f"program makes {len(known)} of it). Restart that service with this version, and its start brings the "
+            "database up to date; until then give commands with the version that is running."
+        ) from exc
 
 
 def _apply(connection: sqlite3.Connection, migration: Migration) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,9 @@ from bitmesh_proxy.errors import NotFound
 from bitmesh_proxy.settings import Settings
 from bitmesh_proxy.settings_sources import load_settings
 from bitmesh_proxy.storage.accounts import AccountStore
-from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.database import DATABASE_NAME, Database
+from bitmesh_proxy.storage.lock_files import lock_directory
+from bitmesh_proxy.storage.migrations import load_migrations, migrate
 
 
 def settings(directory: Path) -> Settings:
@@ -84,6 +88,25 @@ def test_an_error_of_the_work_ends_the_program_with_its_message(
         with_database(settings(tmp_path), work)
     assert end.value.code == 1
     assert "No such thing" in capsys.readouterr().err
+
+
+def test_a_database_that_an_older_service_has_in_use_is_left_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / DATABASE_NAME
+    connection = sqlite3.connect(path, isolation_level=None)
+    migrate(connection, path, load_migrations()[:-1])
+    connection.close()
+    lock_directory(path).mkdir()
+    with (lock_directory(path) / "of_a_service.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(SystemExit):
+            with_database(settings(tmp_path), count_accounts)
+    said = capsys.readouterr().err
+    assert str(path) in said
+    assert "Restart that service" in said
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [DATABASE_NAME, DATABASE_NAME + ".instances"]
+    assert with_database(settings(tmp_path), count_accounts) == 0
 
 
 def test_a_directory_that_cannot_be_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

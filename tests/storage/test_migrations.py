@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bitmesh_proxy.storage.database import keep_log
-from bitmesh_proxy.storage.failures import StorageError
+from bitmesh_proxy.storage.failures import StorageError, may_pass
+from bitmesh_proxy.storage.lock_files import lock_directory
 from bitmesh_proxy.storage.migrations import APPLICATION_ID, Migration, load_migrations, migrate, split_statements
 from tests.storage.examples import open_database
 
@@ -101,6 +103,21 @@ async def test_newer_database_does_not_start(path: Path) -> None:
     connection.close()
     with pytest.raises(StorageError, match="newer version"):
         await open_database(path)
+
+
+def test_nothing_is_changed_under_a_service_of_an_older_version(connection: sqlite3.Connection, path: Path) -> None:
+    migrate(connection, path, [FIRST])
+    lock_directory(path).mkdir()
+    with (lock_directory(path) / "of_a_service.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        migrate(connection, path, [FIRST])
+        with pytest.raises(StorageError, match="in use by a running service of an older version") as caught:
+            migrate(connection, path, [FIRST, SECOND])
+        assert may_pass(caught.value), "it is worth another try when that service has ended"
+        assert version(connection) == 1
+        assert copies(path) == []
+    migrate(connection, path, [FIRST, SECOND])
+    assert version(connection) == 2
 
 
 def test_what_one_migration_did_goes_with_the_next_that_fails(connection: sqlite3.Connection, path: Path) -> None:
