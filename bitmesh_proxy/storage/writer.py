@@ -245,6 +245,11 @@ class Writer:
             self._loop.call_soon(self._hand_over)
         return batch
 
+    @property
+    def is_in_trouble(self) -> bool:
+        """Did the last write fail for the disk's or a lock's sake? (What changed nothing does not count.)"""
+        return self._in_trouble
+
     def checkpoint_soon(self) -> None:
         """Have the end of the write-ahead log copied after the next batch; see ``checkpoints.py``. From any thread."""
         self._is_checkpoint_wanted = True
@@ -361,7 +366,7 @@ class Writer:
                 self._check_space()
                 with self._turns:
                     results = self._run_batch(connection, batch)
-                self._note_recovery()
+                self._note_recovery(connection)
             except Exception as exc:  # noqa: BLE001 - top of a thread: whatever it is, the waiters must hear of it
                 self._note_trouble(exc)
                 results = [Failed(_foreign_to_ours(exc)) for _ in range(batch.size)]
@@ -469,8 +474,9 @@ class Writer:
             logger.error("the database cannot be written: %s", exc, exc_info=exc)
         self._in_trouble = True
 
-    def _note_recovery(self) -> None:
-        if self._in_trouble:
+    def _note_recovery(self, connection: sqlite3.Connection) -> None:
+        # A new one, unless it only waited for a lock. What changes nothing goes well on a full disk too.
+        if self._in_trouble and connection.total_changes:
             logger.info("the database can be written again")
             self._in_trouble = False
 

@@ -29,7 +29,7 @@ async def handle_ready(request: web.Request) -> web.StreamResponse:
     app = request.app
     checks: dict[str, str] = {"catalogue": "ok" if app[keys.CATALOGUE].models else "empty"}
     try:
-        await app[keys.DATABASE].write(lambda connection: None, is_new_work=True)
+        await app[keys.DATABASE].see_that_new_work_can_be_written()
         checks["database"] = "ok"
     except Unavailable as exc:
         checks["database"] = exc.message

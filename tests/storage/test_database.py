@@ -198,3 +198,22 @@ async def test_the_writer_keeps_what_it_may_have_to_undo_in_memory(database: Dat
         return [each for each in files if "etilqs_" in each]
 
     assert await database.write(change_many_pages) == []
+
+
+async def test_seeing_whether_it_can_be_written_changes_nothing(database: Database) -> None:
+    """Also not after trouble, when something is written for it: nobody looks at keys anew."""
+
+    def fail(connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA query_only = ON")
+        rename(connection)
+
+    await AccountStore(database).create("Ada")
+    before = [await database.read("SELECT * FROM versions"), database.key_changes.word]
+    await database.see_that_new_work_can_be_written()
+    version = database.data_version()
+    with pytest.raises(Unavailable):
+        await database.write(fail)
+    for _ in range(2):
+        await database.see_that_new_work_can_be_written()
+    assert database.data_version() == version + 1, "once it has been written, the trouble is over"
+    assert [await database.read("SELECT * FROM versions"), database.key_changes.word] == before

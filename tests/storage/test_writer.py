@@ -486,6 +486,30 @@ async def test_full_disk_passes(make_writer: MakeWriter, path: Path) -> None:
     assert await writer.submit(add("x" * 100_000)) == "x" * 100_000
 
 
+async def test_trouble_is_over_with_the_next_change_that_is_written(make_writer: MakeWriter, path: Path) -> None:
+    """Not with what changes nothing: that would go well on a full disk too."""
+    is_full = True
+
+    def connect_to_what_may_be_full() -> sqlite3.Connection:
+        connection = connect(path)
+        if is_full:
+            pages = connection.execute("PRAGMA page_count").fetchall()[0][0]
+            connection.execute(f"PRAGMA max_page_count = {pages}")
+        return connection
+
+    writer = make_writer(connect=connect_to_what_may_be_full)
+    seen = [writer.is_in_trouble]
+    with pytest.raises(Unavailable):
+        await writer.submit(add("x" * 100_000))
+    await writer.submit(lambda connection: None)
+    seen.append(writer.is_in_trouble)
+    is_full = False
+    with pytest.raises(Unavailable):
+        await writer.submit(add("y" * 100_000))
+    await writer.submit(add("y" * 100_000))
+    assert [*seen, writer.is_in_trouble] == [False, True, False]
+
+
 async def test_database_that_becomes_unwritable_and_comes_back(make_writer: MakeWriter, path: Path) -> None:
     is_there = True
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import resource
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from bitmesh_proxy import __version__, keys
+from bitmesh_proxy.errors import Unavailable
+from bitmesh_proxy.storage.accounts import AccountStore
 from tests.journeys.gateway import Gateway, running_gateway
 
 NOBODY = {"Authorization": ""}
@@ -45,6 +53,34 @@ async def test_a_database_that_cannot_be_written_is_named_without_its_cause(tmp_
         assert answer.status == 503
         assert answer.json["checks"]["database"] != "ok"
         assert "locked" not in answer.json["checks"]["database"]
+
+
+@contextmanager
+def no_longer_files_than(size_bytes: int) -> Iterator[None]:
+    """As a full disk: what is there can be written over, and no file grows. (Python lets such a write fail.)"""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def test_whose_last_write_failed_is_not_ready_until_one_can_be_made(gateway: Gateway) -> None:
+    database = gateway.app[keys.DATABASE]
+    log = database.path.with_name(database.path.name + "-wal")
+    accounts = AccountStore(database)
+    await accounts.create("before")
+    with no_longer_files_than((await asyncio.to_thread(log.stat)).st_size):
+        with pytest.raises(Unavailable):
+            await accounts.create("after")
+        for _ in range(2):
+            answer = await gateway.get("/ready", headers=NOBODY)
+            assert (answer.status, answer.json["status"]) == (503, "not ready")
+            assert answer.json["checks"]["database"] != "ok"
+    for _ in range(2):
+        assert (await gateway.get("/ready", headers=NOBODY)).status == 200
+    assert [each.name for each in await accounts.list()][-1] == "before"
 
 
 async def test_counts_are_for_those_who_may_have_them(gateway: Gateway) -> None:
