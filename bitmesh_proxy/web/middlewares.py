@@ -31,6 +31,7 @@ from bitmesh_proxy.errors import (
 )
 from bitmesh_proxy.limits.headers import rate_limit_headers
 from bitmesh_proxy.logs import ACCESS
+from bitmesh_proxy.web.cross_origin import answer_options
 from bitmesh_proxy.web.error_formats import render_error
 from bitmesh_proxy.web.forwarded import public_base_url
 from bitmesh_proxy.web.request_ids import make_request_id
@@ -107,6 +108,8 @@ async def render_errors(request: web.Request, handler: Handler) -> web.StreamRes
     except GatewayError as exc:
         error: GatewayError = exc
     except web.HTTPException as exc:
+        if (told := answer_options(request)) is not None:
+            return told
         error = _from_aiohttp(exc)
     except Exception as exc:
         if isinstance(exc, ConnectionError) and (request.transport is None or request.transport.is_closing()):

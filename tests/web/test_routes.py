@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 from bitmesh_proxy.context import Surface
 from bitmesh_proxy.web.route import Access
 from bitmesh_proxy.web.routes import all_routes
-from tests.journeys.gateway import running_gateway
 
 #: What anybody may call. Whoever adds to it has to do so here too.
 OPEN = {
@@ -41,18 +39,3 @@ def test_what_bitmesh_has_is_under_v1_too() -> None:
     }
     plain = {each for each in bitmesh if not each[1].startswith("/v1/")}
     assert {(method, f"/v1{path}", handler) for method, path, handler in plain} <= bitmesh
-
-
-async def test_without_origins_there_are_no_cross_origin_answers(tmp_path: Path) -> None:
-    async with running_gateway(tmp_path, {"http": {"cors_origins": []}}) as gateway:
-        asked = {"Origin": "https://app.example.org", "Access-Control-Request-Method": "POST"}
-        assert (await gateway.call("OPTIONS", "/chat", headers=asked)).status == 405
-        answer = await gateway.get("/test", headers={"Origin": "https://app.example.org"})
-        assert "Access-Control-Allow-Origin" not in answer.headers
-
-
-async def test_origins_may_be_named(tmp_path: Path) -> None:
-    async with running_gateway(tmp_path, {"http": {"cors_origins": ["https://app.example.org"]}}) as gateway:
-        for origin, allowed in ("https://app.example.org", True), ("https://evil.example.org", False):
-            answer = await gateway.get("/test", headers={"Origin": origin})
-            assert ("Access-Control-Allow-Origin" in answer.headers) is allowed
