@@ -92,6 +92,9 @@ def _check_disk(settings: Settings) -> Finding:
             return Finding(check="data directory", verdict="warning", detail=f"{directory} is not there yet")
     except OSError as exc:  # whoever asks may not look there
         return Finding(check="data directory", verdict="fault", detail=str(exc))
+    if os.statvfs(directory).f_flag & os.ST_RDONLY:
+        detail = f"{directory}: the file system is mounted read-only"
+        return Finding(check="data directory", verdict="fault", detail=detail)
     if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
         detail = f"{directory}: this user may not read and write there (give commands as the service's user)"
         return Finding(check="data directory", verdict="fault", detail=detail)

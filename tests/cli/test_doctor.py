@@ -7,6 +7,7 @@ import sqlite3
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -104,6 +105,17 @@ def test_where_nobody_can_look_the_other_checks_are_made_all_the_same(
     for check in ("data directory", "master secret", "database"):
         assert found[check] in ("fault", "warning"), "later Pythons say of such a name that it is not there"
     assert found["catalogue"] == "ok"
+
+
+def test_a_file_system_that_takes_no_writes_is_a_fault_and_no_matter_of_users(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("account", "create", "acme")
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_flag=os.ST_RDONLY))
+    verdict, detail = verdicts(run, status=1)["data directory"]
+    assert verdict == "fault"
+    assert "mounted read-only" in detail
+    assert "user" not in detail
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
