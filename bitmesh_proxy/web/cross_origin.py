@@ -28,6 +28,7 @@ EXPOSED_HEADERS: Final = (
     "RateLimit-Reset",
 )
 
+_KEPT_BY_CACHES: Final = frozenset({hdrs.METH_GET, hdrs.METH_HEAD})
 _ORIGINS_KEY: Final = web.AppKey("cors_origins", frozenset[str])
 
 
@@ -75,7 +76,8 @@ def _preflight(request: web.Request, method: str) -> web.Response:
 
 
 async def _complete_headers(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.add(hdrs.VARY, hdrs.ORIGIN)
+    if request.method in _KEPT_BY_CACHES:
+        response.headers.add(hdrs.VARY, hdrs.ORIGIN)
     if hdrs.ACCESS_CONTROL_ALLOW_ORIGIN not in response.headers and _is_allowed(request):
         response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = request.headers[hdrs.ORIGIN]
         response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = ",".join(EXPOSED_HEADERS)
