@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import pwd
 import signal
@@ -16,6 +17,7 @@ import click
 from bitmesh_proxy.auth.master import FILE_NAME
 from bitmesh_proxy.auth.secrets import MasterSecretError
 from bitmesh_proxy.cli.options import EXIT_CONFIG, fail
+from bitmesh_proxy.cli.tables import shown
 from bitmesh_proxy.errors import GatewayError
 from bitmesh_proxy.settings import Settings, resolve_data_dir
 from bitmesh_proxy.storage.accounts import AccountStore
@@ -75,7 +77,7 @@ def with_database(settings: Settings, work: Callable[[Database], Awaitable[T]]) 
             return await work(database)
 
     try:
-        with _never_stopped():
+        with _never_stopped(), _plain_words():
             return asyncio.run(run())
     except (StorageError, MasterSecretError) as exc:
         fail(str(exc), EXIT_CONFIG)
@@ -85,6 +87,24 @@ def with_database(settings: Settings, work: Callable[[Database], Awaitable[T]]) 
         fail(str(exc))
     except OSError as exc:
         fail(f"{resolve_data_dir(settings)}: {exc.strerror or exc}")
+
+
+class _PlainWords(logging.Handler):
+    """What is logged, as a line for a person: where in the program it came about is of no use in a terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """On standard error."""
+        click.echo(f"bitmesh-proxy: {shown(record.getMessage())}", err=True)
+
+
+@contextmanager
+def _plain_words() -> Iterator[None]:
+    log, handler = logging.getLogger("bitmesh_proxy"), _PlainWords(logging.WARNING)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 @contextmanager

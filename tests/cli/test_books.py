@@ -109,6 +109,20 @@ def test_a_database_that_an_older_service_has_in_use_is_left_as_it_is(
     assert with_database(settings(tmp_path), count_accounts) == 0
 
 
+def test_what_keeps_a_command_from_writing_is_said_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with_database(settings(tmp_path), make_account)
+    impatient = load_settings(environ={}, overrides={"data": {"dir": str(tmp_path), "busy_timeout_s": 0.05}})
+    intruder = sqlite3.connect(tmp_path / DATABASE_NAME, isolation_level=None)
+    intruder.execute("BEGIN IMMEDIATE")
+    with pytest.raises(SystemExit):
+        with_database(impatient, make_account)
+    intruder.close()
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("bitmesh-proxy: the database cannot be written: ")
+    assert said[-1] == "bitmesh-proxy: The books cannot be written at the moment. Please try again."
+    assert all(line.startswith("bitmesh-proxy: ") for line in said)
+
+
 def test_a_directory_that_cannot_be_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit):
