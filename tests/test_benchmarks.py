@@ -15,6 +15,7 @@ import sqlite3
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -43,6 +44,7 @@ from scripts.benchmarks.processes import (
     Cores,
     Missing,
     Server,
+    Tools,
     build,
     busy_s,
     cpu_s,
@@ -524,6 +526,37 @@ def test_requests_at_a_fixed_rate_wait_for_nobody(provider: tuple[Path, Server])
     assert run.unsent > 20
     # Counted from when they were due: the last waited for those before, too.
     assert run.latency_ms["max"] > 2 * run.latency_ms["min"]
+
+
+def test_answers_among_streams_are_counted_and_so_are_the_streams(provider: tuple[Path, Server]) -> None:
+    load, server = provider
+    bench = Bench(
+        tools=Tools(load=load, upstream=load),
+        cores=Cores.pick(),
+        directory=load.parent,
+        cache=load.parent,
+        stack=ExitStack(),
+        upstream=server,
+        nginx=None,
+        installations=cast(Installations, None),
+        gateway=server,
+        peers=[],
+    )
+    calls = Target(name="direct", url=server.url, path=CHAT, body=chat_body())
+    streams = replace(calls, body=chat_body(stream=True, mock="chunks=40,interval=10"))
+    run, beside = bench.run_among(
+        calls,
+        ["-c", "2", "-n", "20", "-d", "5"],
+        others=streams,
+        their_options=["-c", "3", "-d", "5", "--once"],
+        after_s=0.1,
+    )
+    assert (run.answers, run.failures, run.events) == (20, 0, 0)
+    assert (beside.answers, beside.failures, beside.events) == (3, 0, 120)
+    assert bench.faults == []
+    refused, few = replace(calls, body=chat_body(mock="status=500")), ["-c", "1", "-n", "2", "-d", "5"]
+    bench.run_among(calls, few, others=refused, their_options=few, after_s=0)
+    assert bench.faults == [f"direct: 2 of 2 answers failed ({CHAT})"]
 
 
 # ------------------------------------------------------------ the command line

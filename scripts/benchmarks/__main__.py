@@ -12,9 +12,10 @@ the ratios between their quartiles). On a busy machine trust ratios and CPU time
   ratio   us / nginx (or other), or with a sign: us - direct
   met     whether the bar of this line is met: a wish, not a test (--check)
 
-Works, for --only: json (whole answers), sse1, sse100, sse1000 (streams), latency (at a fixed rate), ledger (what it
-adds at 1,000 requests/s), responses (translated streams), oauth, tls (a provider behind TLS), memory, media, slow (slow
-readers), workers (two processes), scale (100,000 keys, 5,000 models, 10 million rows), start, crash (kill -9).
+Works, for --only: json (whole answers), sse1, sse100, sse1000 (streams), latency (at a fixed rate), mixed (whole
+answers among streams), ledger (what it adds at 1,000 requests/s), responses (translated streams), oauth, tls (a
+provider behind TLS), memory, media, slow (slow readers), workers (two processes), scale (100,000 keys, 5,000 models,
+10 million rows), start, crash (kill -9).
 
 Peers: --peer litellm and --peer portkey start those gateways, once scripts/benchmarks/peers/NAME.sh has installed them
 in DIR/peers/NAME, where DIR is that of --cache. Any other gateway that runs on this machine is a peer by its address:
@@ -50,8 +51,8 @@ from scripts.benchmarks.schedule import measure_all
 from scripts.benchmarks.table import Row, render
 
 NAMES = (
-    "json", "sse1", "sse100", "sse1000", "latency", "ledger", "responses", "oauth", "tls", "memory", "media", "slow",
-    "workers", "scale", "start", "crash",
+    "json", "sse1", "sse100", "sse1000", "latency", "mixed", "ledger", "responses", "oauth", "tls", "memory", "media",
+    "slow", "workers", "scale", "start", "crash",
 )  # fmt: skip
 #: No round begins that would end later than this after the start: ten minutes and two, with something to spare.
 FULL_S, QUICK_S = 560.0, 113.0
@@ -226,6 +227,7 @@ def planned(bench: Bench, asked: set[str]) -> list[tuple[str, Callable[[], Work]
         ("sse100", lambda: chat_works.streams(bench, 100)),
         ("sse1000", lambda: chat_works.streams(bench, 1000)),
         ("latency", lambda: chat_works.fixed_rate(bench)),
+        ("mixed", lambda: chat_works.calls_among_streams(bench)),
         ("ledger", lambda: ledger_work.ledger_waits(bench)),
         ("responses", lambda: chat_works.translated_streams(bench)),
         ("oauth", lambda: chat_works.signed_answers(bench)),

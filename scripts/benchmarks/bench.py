@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import json
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from scripts.benchmarks.gateway import CHAT_MODEL, Installations
 from scripts.benchmarks.loads import Run, Target, run_load
 from scripts.benchmarks.peer_gateways import Peer
 from scripts.benchmarks.processes import Cores, Server, Tools
 from scripts.benchmarks.table import Row
+
+T = TypeVar("T")
 
 OUR_CHAT = "/chat"
 THEIR_CHAT = "/v1/chat/completions"
@@ -76,11 +80,28 @@ class Bench:
         self.others.append(run.others)
         if calmly and not self.is_quick and run.others > max(CALM, 2 * statistics.median(self.others)):
             run = min(run, self._run(target, options), key=lambda each: each.others)
+        self._note_failures(target, run)
+        return run
+
+    def run_among(
+        self, target: Target, options: Sequence[str], *, others: Target, their_options: Sequence[str], after_s: float
+    ) -> tuple[Run, Run]:
+        """A run that begins ``after_s`` after another one, which goes on behind it; gives both. What each took of the
+        cores stands in neither."""
+        with ThreadPoolExecutor(1) as threads:
+            beside = threads.submit(self._run, others, their_options)
+            time.sleep(after_s)
+            run = self._run(target, options)
+            both = run, beside.result()
+        self._note_failures(target, both[0])
+        self._note_failures(others, both[1])
+        return both
+
+    def _note_failures(self, target: Target, run: Run) -> None:
         if run.failures:
             fault = f"{target.name}: {run.failures} of {run.answers + run.failures} answers failed ({target.path})"
             if fault not in self.faults:
                 self.faults.append(fault)
-        return run
 
     def _run(self, target: Target, options: Sequence[str]) -> Run:
         return run_load(self.tools.load, target, options, cores=self.cores, provider_pid=self.upstream.pid)
@@ -106,7 +127,7 @@ class Work:
     once: bool = False
 
 
-def in_turn(targets: Sequence[Target], number: int) -> Sequence[Target]:
+def in_turn(targets: Sequence[T], number: int) -> Sequence[T]:
     """Every other round goes backwards."""
     return targets if number % 2 == 0 else list(reversed(targets))
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import time
 import urllib.request
+from dataclasses import replace
 
-from scripts.benchmarks.bench import OUR_CHAT, Bench, Work, chat_body, figures
+from scripts.benchmarks.bench import OUR_CHAT, Bench, Work, chat_body, figures, in_turn
 from scripts.benchmarks.gateway import CHAT_MODEL
 from scripts.benchmarks.loads import Run, Target
 from scripts.benchmarks.peer_gateways import Peer
@@ -92,6 +93,7 @@ def streams(bench: Bench, count: int) -> Work:
     """Streams side by side: when the first byte comes, how late each chunk is, what a chunk costs."""
     work = f"chat SSE, {count:,} streams, a chunk each 20 ms"
     first = Row(work=work, unit="first byte p50 ms", against="direct", is_difference=True)
+    first_late = Row(work=work, unit="first byte p99 ms", against="direct", is_difference=True)
     late = Row(work=work, unit="chunk lateness p99 ms")
     cpu = Row(work=work, unit="CPU us/chunk", bars=[Bar(limit=1.6)])
     if count <= 100:
@@ -108,10 +110,11 @@ def streams(bench: Bench, count: int) -> Work:
     def measure(number: int) -> None:
         runs = bench.round(targets, options, number, calmly=True)
         first.add(figures(runs, lambda run: run.first_byte_ms.get("p50")))
+        first_late.add(figures(runs, lambda run: run.first_byte_ms.get("p99")))
         late.add(figures(runs, lambda run: run.lateness_ms.get("p99")))
         cpu.add(figures(runs, lambda run: run.cpu_us_per_event))
 
-    return Work(name=f"sse{count}", rows=[first, late, cpu], measure=measure)
+    return Work(name=f"sse{count}", rows=[first, first_late, late, cpu], measure=measure)
 
 
 def stream_memory(bench: Bench, count: int) -> Work:
@@ -214,3 +217,34 @@ def fixed_rate(bench: Bench, *, per_second: int = 500) -> Work:
             middle.note = late.note = f"too much for us: {unsent:,} could not be sent in {seconds} s"
 
     return Work(name="latency", rows=[middle, late], measure=measure)
+
+
+def calls_among_streams(bench: Bench, *, count: int = 200, per_second: int = 500) -> Work:
+    """Whole answers at a fixed rate while streams are open: how long both wait for each other."""
+    work = f"chat, 1 KB JSON, {per_second:,} requests/s among {count} streams"
+    calls = Row(work=work, unit="answer p99 ms")
+    late = Row(work=work, unit="chunk lateness p99 ms")
+    seconds, ramp_s = (0.8 if bench.is_quick else 2), 0.4
+    # They are open before the first of these calls, and behind the last.
+    chunks = int((seconds + 1.2) * 1000 / INTERVAL_MS)
+    whole, streamed = chat_body(), chat_body(stream=True, mock=f"chunks={chunks},interval={INTERVAL_MS}")
+    options = ["-c", "64", "-R", str(per_second), "-d", str(seconds), "-w", "0.2"]
+    their_options = ["-c", str(count), "-d", str(seconds + 3), "--once", "--ramp", str(int(ramp_s * 1000))]
+    targets = [target for target in bench.targets(whole) if target.name != "direct"]
+
+    def measure(number: int) -> None:
+        calls_ms, late_ms = {}, {}
+        for target in in_turn(targets, number):
+            run, beside = bench.run_among(
+                target,
+                options,
+                others=replace(target, body=streamed),
+                their_options=their_options,
+                after_s=ramp_s + 0.2,
+            )
+            calls_ms[target.name] = run.latency_ms.get("p99")
+            late_ms[target.name] = beside.lateness_ms.get("p99")
+        calls.add(calls_ms)
+        late.add(late_ms)
+
+    return Work(name="mixed", rows=[calls, late], measure=measure)
