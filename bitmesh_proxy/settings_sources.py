@@ -161,6 +161,28 @@ def _check_paths(settings: Settings) -> None:
             raise SettingsError(f"{name}: nobody has the home directory of {path!r}") from exc
 
 
+_ADDRESS = re.compile(
+    r"https?://(?:\[(?P<ipv6>[^]]+)\]|(?P<host>[\w.-]+))(?::(?P<port>[0-9]{1,5}))?(?:/[\w.~:@!$&'()*+,;=%/-]*)?",
+    re.ASCII,
+)
+#: An address of four numbers, or what only the C library takes for one.
+_NUMBERS = re.compile(r"(?:(?:0[xX][0-9a-fA-F]*|[0-9]+)\.?)+")
+
+
+def _is_address(url: str) -> bool:
+    """Can a provider be there? Nothing but scheme, host, port and path."""
+    match = _ADDRESS.fullmatch(url)
+    if match is None or not 0 < int(match["port"] or 1) < 65_536:
+        return False
+    if match["ipv6"] is None and not _NUMBERS.fullmatch(match["host"]):
+        return True
+    try:
+        ipaddress.ip_address((match["ipv6"] or match["host"]).replace("%25", "%"))
+    except ValueError:
+        return False
+    return True
+
+
 def _check(settings: Settings) -> None:
     """What types cannot say."""
     _check_paths(settings)
@@ -190,7 +212,7 @@ def _check(settings: Settings) -> None:
         if not 0 <= rate <= MOST:
             raise SettingsError(f"limits.endpoint_per_minute.{endpoint}: want a number from 0 to {MOST}")
     for origin in settings.uploads.trusted_origins:
-        if not re.fullmatch(r"https?://[^/?#@\s]+", origin):
+        if not re.fullmatch(r"https?://[^/?#@\s]+", origin) or not _is_address(origin):
             raise SettingsError(f"uploads.trusted_origins: want http(s)://host[:port], not {origin!r}")
     names = [provider.name for provider in settings.providers]
     for name in names:
@@ -199,6 +221,11 @@ def _check(settings: Settings) -> None:
     for provider in settings.providers:
         if provider.kind and "default" not in provider.base_urls:
             raise SettingsError(f"providers.{provider.name}.base_urls: a further server needs `default`")
+        for root, address in provider.base_urls.items():
+            if not _is_address(address):
+                raise SettingsError(
+                    f"providers.{provider.name}.base_urls.{root}: want an address, http(s)://host[:port]/v1"
+                )
         if provider.credential and not provider.credential.startswith(("env:", "file:", "credential:")):
             raise SettingsError(
                 f"providers.{provider.name}.credential: want a reference (env:NAME, file:PATH or credential:NAME), "

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bitmesh_proxy.media.origins import origin_of
 from bitmesh_proxy.settings import ProviderSettings, Settings, SettingsError
 from bitmesh_proxy.settings_sources import find_ignored_variables, load_settings
 
@@ -101,6 +102,25 @@ def test_variables_that_do_something_or_are_of_others_are_not_found() -> None:
 
 # ---------------------------------------------------------------- what is refused
 
+NO_ADDRESSES = (
+    *("ftp://h", "h:8000/v1", "http://", "http:///v1", "http://a b/v1", "http://me:secret@h/v1", "http://h/v1?x=1"),
+    *("http://h/v1#f", "http://h:0", "http://h:65536/v1", "http://h:8000000/v1", "http://h:/v1", "http://[::1/v1"),
+    *("http://[x]/v1", "http://ä.test/v1", "http://h/ä", "http://256.1.1.1/v1", "http://127.1/v1", "http://0x7f000001"),
+)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://127.0.0.1:8000/v1", "http://[::1]:8000/v1/", "http://[fe80::1%25eth0]/v1", "https://ai.example.org"),
+        *("http://vllm_1:65535/v1", "https://h/openai/deployments/my-model(1)/%7Ev1", "https://1password.com:443/"),
+    ],
+)
+def test_where_a_provider_may_be(tmp_path: Path, url: str) -> None:
+    text = f"[[providers]]\nname = 'a'\nkind = 'openai_compatible'\nbase_urls.default = {url!r}"
+    assert load(tmp_path, text).providers[0].base_urls == {"default": url}
+    assert origin_of(url).host, "those who fetch results read it too"
+
 
 @pytest.mark.parametrize(
     ("text", "named"),
@@ -150,6 +170,11 @@ def test_variables_that_do_something_or_are_of_others_are_not_found() -> None:
         ("[[providers]]\ncredential = 'env:X'", "name"),
         ("[[providers]]\nname = 'a'\n[[providers]]\nname = 'a'", "a stands there twice"),
         ("[[providers]]\nname = 'a'\nkind = 'openai_compatible'", "providers.a.base_urls"),
+        *(
+            (f"[[providers]]\nname = 'a'\nkind = 'openai_compatible'\nbase_urls.default = {url!r}", "base_urls.default")
+            for url in NO_ADDRESSES
+        ),
+        *((f"[uploads]\ntrusted_origins = [{url!r}]", "uploads.trusted_origins") for url in NO_ADDRESSES),
         ("[[providers]]\nname = 'a'\nkind = 'magic'", "kind"),
         ("[[providers]]\nname = 'a'\ncredential = 'sk-secret-123'", "providers.a.credential"),
         ("providers = 5", "providers"),
