@@ -14,7 +14,7 @@ import sys
 from io import TextIOWrapper
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, TextIO
 
 import click
 
@@ -45,6 +45,7 @@ class LazyCommands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. What it meets outside of itself, and does not explain better, ends it with one line."""
+        _open_closed_streams()
         if isinstance(sys.stdout, TextIOWrapper):  # a terminal of another language shows escapes of what it has not
             sys.stdout.reconfigure(errors="backslashreplace")
         try:
@@ -52,6 +53,24 @@ class LazyCommands(click.Group):
         except Exception as exc:
             _end_with(exc)
             raise
+
+
+def _open_closed_streams() -> None:
+    """Whoever started us may have closed standard streams (``>&-``). What we open would take their places."""
+    if sys.stdin is None:
+        sys.stdin = _nowhere(0, "r")
+    if sys.stdout is None:
+        sys.stdout = _nowhere(1, "w")
+    if sys.stderr is None:
+        sys.stderr = _nowhere(2, "w")
+
+
+def _nowhere(descriptor: int, mode: Literal["r", "w"]) -> TextIO:
+    opened = os.open(os.devnull, os.O_RDWR)
+    if opened != descriptor:
+        os.dup2(opened, descriptor)
+        os.close(opened)
+    return open(descriptor, mode, encoding="utf-8", closefd=False)
 
 
 def _end_with(exc: Exception) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,24 @@ def test_output_that_nobody_can_take_ends_with_a_line(tmp_path: Path) -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "bitmesh-proxy: [Errno 28] No space left on device\n")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_whose_standard_streams_are_closed_serves_all_the_same(tmp_path: Path, workers: str) -> None:
+    """And no socket or file of ours gets into their places."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(30)
+        options = ["--data-dir", str(tmp_path / "data"), "serve", "--port", "0", "--workers", workers]
+        process = subprocess.Popen(
+            ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-m", "bitmesh_proxy", *options],
+            env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")},
+        )
+        try:
+            assert manager.recv(4096).startswith(b"READY=1")
+        finally:
+            process.terminate()
+            assert process.wait(30) == 0
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
