@@ -70,6 +70,7 @@ from bitmesh_proxy.web.forwarded import ForwardedTrust
 from bitmesh_proxy.web.lane.server import LaneRunner
 from bitmesh_proxy.web.middlewares import MIDDLEWARES, add_common_headers
 from bitmesh_proxy.web.models import ListedModels
+from bitmesh_proxy.web.multipart import pass_over_odd_dispositions
 from bitmesh_proxy.web.responses.service import Responses
 from bitmesh_proxy.web.route import ROUTES_KEY, Access
 from bitmesh_proxy.web.routes import add_routes
@@ -114,6 +115,7 @@ def make_app(
     add_limits(app, settings.limits, worker)
     app.cleanup_ctx.extend([database, books, catalogue, upstream, media, jobs, pipeline, responses])
     app.on_response_prepare.append(add_common_headers)
+    pass_over_odd_dispositions()
     add_routes(app, cors_origins=settings.http.cors_origins)
     limited = {route.name for route in app[ROUTES_KEY].values() if route.access is Access.KEY}
     for name in settings.limits.endpoint_per_minute:

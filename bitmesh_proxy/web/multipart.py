@@ -14,6 +14,7 @@ import asyncio
 import io
 import re
 import tempfile
+import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +24,12 @@ import msgspec
 from aiohttp import web
 from aiohttp.client_exceptions import ClientPayloadError
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.multipart import BodyPartReader, MultipartReader
+from aiohttp.multipart import (
+    BadContentDispositionHeader,
+    BadContentDispositionParam,
+    BodyPartReader,
+    MultipartReader,
+)
 
 from bitmesh_proxy.errors import (
     MUCH_LATER_S,
@@ -125,6 +131,15 @@ async def read_form(
         raise InvalidRequest("The multipart body is malformed.") from exc
     finally:
         intake.close()
+
+
+def pass_over_odd_dispositions() -> None:
+    """Once, at start: no warnings of what callers write into Content-Disposition.
+
+    Python would print each, with what the caller wrote, and remember it for ever; a form may have a hundred of them.
+    """
+    for category in (BadContentDispositionHeader, BadContentDispositionParam):
+        warnings.filterwarnings("ignore", category=category)
 
 
 class _Intake:

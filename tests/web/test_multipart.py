@@ -22,6 +22,7 @@ from bitmesh_proxy.context import Surface
 from bitmesh_proxy.errors import GatewayError
 from bitmesh_proxy.web.error_formats import render_error
 from bitmesh_proxy.web.multipart import BLOCK_BYTES, Form, FormLimits, read_form
+from tests.journeys.gateway import running_gateway
 
 MAX_BYTES = 4 * 1024 * 1024
 LIMITS = FormLimits(
@@ -224,6 +225,20 @@ async def test_what_is_refused(
 ) -> None:
     assert await send(session, forms, body, **RAW) == (status, {"error": says})
     assert forms.kept == []
+
+
+@pytest.mark.parametrize(
+    "odd", [b"; form-data", b"form-data; name", b"form-data;; a='", b'form-data; name="x"; filename*=a']
+)
+async def test_odd_dispositions_leave_no_warning(tmp_path: Path, odd: bytes) -> None:
+    async with running_gateway(tmp_path) as gateway:  # where a warning is an error, that would be ours
+        answer = await gateway.call(
+            "POST",
+            "/v1/audio/transcriptions",
+            data=raw_form(b"Content-Disposition: " + odd + b"\r\n\r\nx"),
+            headers={"Content-Type": RAW["Content_Type"]},
+        )
+    assert (answer.status, answer.json["error"]["type"]) == (400, "invalid_request_error")
 
 
 @pytest.mark.parametrize(
