@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bitmesh_proxy.calls import (
+    Event,
     Finished,
     ReasoningDelta,
+    RefusalDelta,
     Started,
     StreamFailed,
     TextDelta,
@@ -15,6 +17,13 @@ from bitmesh_proxy.calls import (
     UsageReport,
 )
 from bitmesh_proxy.dialects.base import StreamReader
+
+
+def characters_of(event: Event) -> int:
+    """How much of an answer an event is: what a model has written, reasoning and arguments of tools included."""
+    if isinstance(event, TextDelta | ReasoningDelta | RefusalDelta):
+        return len(event.text)
+    return len(event.arguments) if isinstance(event, ToolCallDelta) else 0
 
 
 class ReadingMeter:
@@ -34,10 +43,8 @@ class ReadingMeter:
     def feed(self, data: bytes) -> None:
         """Read the next bytes of the stream. Raises what the reader raises."""
         for event in self._reader.feed(data):
-            if isinstance(event, TextDelta | ReasoningDelta):
+            if isinstance(event, TextDelta):
                 self.output_characters += len(event.text)
-            elif isinstance(event, ToolCallDelta):
-                self.output_characters += len(event.arguments)
             elif isinstance(event, UsageReport):
                 self.usage = event.usage
             elif isinstance(event, Finished):
@@ -46,3 +53,5 @@ class ReadingMeter:
                 self.error = event.message
             elif isinstance(event, Started):
                 self.provider_request_id = event.provider_request_id
+            else:
+                self.output_characters += characters_of(event)

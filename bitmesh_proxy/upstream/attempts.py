@@ -32,6 +32,7 @@ from bitmesh_proxy.calls import (
 )
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.dialects.openai_chat_usage_filter import UsageChunkFilter
+from bitmesh_proxy.dialects.reading_meter import characters_of
 from bitmesh_proxy.endpoints.endpoint import ChunkRenderer
 from bitmesh_proxy.errors import GatewayError, ProviderRefused, UpstreamBroken, UpstreamError
 from bitmesh_proxy.providers.base import StreamMeter, StreamReader, UpstreamRequest
@@ -384,6 +385,8 @@ def _note_events(events: Sequence[Event], progress: Progress) -> bool:
             has_failed = True
         elif isinstance(event, Started) and progress.provider_request_id is None:
             progress.provider_request_id = event.provider_request_id
+        else:
+            progress.output_characters += characters_of(event)
     return has_failed
 
 

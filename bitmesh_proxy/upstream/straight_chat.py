@@ -19,12 +19,13 @@ from msgspec import UNSET, Struct
 from bitmesh_proxy.billing.chat_tariff import ChatTariff
 from bitmesh_proxy.billing.reservation import Outcome
 from bitmesh_proxy.billing.usage import PLAIN_NAMES_BYTES, tokens_of
-from bitmesh_proxy.calls import Call, ChatCall, TextDelta, Usage
+from bitmesh_proxy.calls import Call, ChatCall, Usage
 from bitmesh_proxy.catalogue import routing
 from bitmesh_proxy.catalogue.catalogue import Catalogue
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.context import Caller
 from bitmesh_proxy.dialects.openai_usage import SMALL_BYTES
+from bitmesh_proxy.dialects.reading_meter import characters_of
 from bitmesh_proxy.endpoints.endpoint import Endpoint
 from bitmesh_proxy.endpoints.json_bodies import parse_object
 from bitmesh_proxy.endpoints.plain_chat import BLANK_OR_NOTHING
@@ -397,13 +398,13 @@ def check_looks_like_json(body: bytes) -> None:
 
 
 def count_characters(dialect: ChatDialect, body: bytes, usage: Usage | None) -> int:
-    """Characters of text in a whole answer, where its ``usage`` does not say how long it is; else 0. Its bytes where no
+    """Characters of a whole answer, where its ``usage`` does not say how long it is; else 0. Its bytes where no
     usage is named and only a lenient reader finds an answer in it. Raises UpstreamBroken where nobody would: whoever
     asked could not read it either, and is not charged."""
     if usage is not None and usage.output_tokens:
         return 0
     try:
-        return sum(len(event.text) for event in dialect.read_whole(body) if isinstance(event, TextDelta))
+        return sum(map(characters_of, dialect.read_whole(body)))
     except UpstreamBroken:
         if usage is not None:
             return 0

@@ -7,11 +7,16 @@ import wave
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
+import orjson
 import pytest
+from aiohttp import web
 
+from bitmesh_proxy.billing.usage import BYTES_PER_TOKEN_USUALLY
 from tests.journeys.gateway import Answer, Gateway, running_gateway
+from tests.journeys.scripted import MODEL, at, scripted, whole_answer
 from tests.upstream.scripted_provider import answering, provider
 
 SPEECH = {"model": "gpt-4o-mini-tts", "input": "Hello there. " * 40, "voice": "alloy", "response_format": "wav"}
@@ -169,3 +174,41 @@ async def test_an_error_body_that_never_ends_does_not_hide_the_status(gateway: G
     assert (answer.status, answer.headers["Retry-After"]) == (429, "3")
     assert answer.json["error"]
     await gateway.check_books()
+
+
+WRITTEN = "x" * 400
+TOKENS = len(WRITTEN) // BYTES_PER_TOKEN_USUALLY
+PARTS: dict[str, dict[str, Any]] = {
+    "text": {"content": WRITTEN},
+    "reasoning": {"reasoning_content": WRITTEN},
+    "a tool call": {
+        "tool_calls": [{"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": WRITTEN}}]
+    },
+}
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+@pytest.mark.parametrize("part", PARTS)
+async def test_whatever_was_written_is_paid_for_where_no_usage_came(tmp_path: Path, part: str, path: str) -> None:
+    """Translated or passed through: an answer that broke off, and a whole one."""
+
+    async def script(request: web.Request) -> web.StreamResponse:
+        if not (await request.json()).get("stream"):
+            answer = whole_answer("")
+            answer["choices"][0]["message"] = {"role": "assistant", "content": None, **PARTS[part]}
+            return web.json_response({**answer, "usage": None})
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        event = {"id": "c1", "choices": [{"index": 0, "delta": PARTS[part]}]}
+        await response.write(b"data: " + orjson.dumps(event) + b"\n\n")
+        return response
+
+    async with (
+        scripted(script) as upstream,
+        running_gateway(tmp_path, at(tmp_path / "rows", a=upstream.url)) as gateway,
+    ):
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}]}
+        for stream in True, False:
+            assert (await gateway.post(path, {**body, "stream": stream})).status == 200
+            assert (await gateway.last_row()).output_tokens == TOKENS
+        await gateway.check_books()
