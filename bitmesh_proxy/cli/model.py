@@ -20,7 +20,7 @@ from bitmesh_proxy.cli.tables import print_json, print_table
 from bitmesh_proxy.errors import ModelNotFound
 from bitmesh_proxy.money import format_usd
 from bitmesh_proxy.settings import Settings
-from bitmesh_proxy.upstream.access import configured_access
+from bitmesh_proxy.upstream.access import configured_access, provider_names
 
 
 @click.group()
@@ -46,6 +46,9 @@ def list_models(
 ) -> None:
     """All models, each with the price of its first offer."""
     settings = settings_of(ctx, config, data_dir)
+    names = provider_names(settings)
+    if provider is not None and provider not in names:
+        fail(f"no provider is called {provider!r}; there are: {', '.join(sorted(names))}")
     models = [
         each
         for each in _load(settings).models

@@ -21,6 +21,12 @@ def test_list_filters_by_type_and_provider(run: Run) -> None:
     assert "openai/gpt-oss-120b" in run("model", "list", "--type", "chat").output
 
 
+def test_a_provider_that_is_none_is_said_and_not_taken_for_one_that_offers_nothing(run: Run) -> None:
+    said = run("model", "list", "--provider", "togehter", status=1).stderr
+    assert "'togehter'" in said
+    assert "together" in said
+
+
 def test_show_takes_an_alias_and_says_what_is_missing(run: Run) -> None:
     assert json_of(run("model", "show", "dall-e-3", "--json"))["id"] == "openai/dall-e-3"
     assert "UPSTREAM MODEL" in run("model", "show", "openai/dall-e-3").output
