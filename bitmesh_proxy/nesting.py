@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from bitmesh_proxy.counting import occur_more_often
+
 #: What is no deeper than this can be written, also inside of something else: orjson writes 254 levels, and reads 1024.
 MAX_WRITTEN_DEPTH: Final = 200
 
@@ -26,7 +28,7 @@ def is_deeper(value: object, max_depth: int) -> bool:
 
 def may_be_deeper(raw: bytes, max_depth: int) -> bool:
     """Could JSON text be deeper than that? A quick look, which nearly always spares the long one."""
-    return raw.count(b"{") + raw.count(b"[") > max_depth
+    return occur_more_often(raw, (b"{", b"["), max_depth)
 
 
 def parsed_is_deeper(value: object, raw: bytes, max_depth: int) -> bool:

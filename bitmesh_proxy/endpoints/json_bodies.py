@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import orjson
 
+from bitmesh_proxy.counting import occur_more_often
 from bitmesh_proxy.errors import InvalidRequest
 from bitmesh_proxy.nesting import parsed_is_deeper
 
@@ -23,7 +24,7 @@ _BOM: Final = b"\xef\xbb\xbf"
 def parse_object(raw: bytes, *, max_depth: int) -> dict[str, Any]:
     """The JSON object that ``raw`` is. Raises InvalidRequest, with the position where there is one."""
     # Fewer bytes cannot hold as many values, so that they need not be counted.
-    if len(raw) > MAX_VALUES and raw.count(b"{") + raw.count(b"[") + raw.count(b",") > MAX_VALUES:
+    if len(raw) > MAX_VALUES and occur_more_often(raw, (b"{", b"[", b","), MAX_VALUES):
         raise InvalidRequest(f"The request body holds more than {MAX_VALUES} values.")
     try:
         value = orjson.loads(raw)
