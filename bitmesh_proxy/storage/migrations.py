@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
 
@@ -136,14 +137,15 @@ def _lay_copy_beside(path: Path, migration: Migration) -> None:
     target = path.with_name(f"{path.name}.before-{migration.number:04d}")
     partial = target.with_name(target.name + ".partial")
     partial.unlink(missing_ok=True)
-    source = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
     try:
-        copy = sqlite3.connect(partial)
-        try:
-            source.backup(copy)
-        finally:
-            copy.close()
-    finally:
-        source.close()
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as source:
+            with closing(sqlite3.connect(partial)) as copy:
+                source.backup(copy)
+    except sqlite3.Error as exc:
+        partial.unlink(missing_ok=True)
+        size = f"{path.stat().st_size / 2**20:,.1f} MiB"
+        raise StorageError(
+            f"{path} has to be brought up to date, and before that a copy of it ({size}) laid beside it: {exc}"
+        ) from exc
     partial.chmod(0o600)
     partial.replace(target)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import resource
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,6 +104,22 @@ async def test_newer_database_does_not_start(path: Path) -> None:
     connection.close()
     with pytest.raises(StorageError, match="newer version"):
         await open_database(path)
+
+
+def test_a_copy_that_finds_no_room_is_what_is_said_to_be_missing(connection: sqlite3.Connection, path: Path) -> None:
+    migrate(connection, path, [FIRST])
+    connection.execute("INSERT INTO things VALUES (?)", ("x" * 100_000,))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16_384, hard))
+    try:
+        with pytest.raises(StorageError, match=r"a copy of it \(.* MiB\)") as caught:
+            migrate(connection, path, [FIRST, SECOND])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert may_pass(caught.value)
+    assert copies(path) == []
+    migrate(connection, path, [FIRST, SECOND])
+    assert copies(path) == ["books.db.before-0002"]
 
 
 def test_nothing_is_changed_under_a_service_of_an_older_version(connection: sqlite3.Connection, path: Path) -> None:
