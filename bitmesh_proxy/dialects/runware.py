@@ -137,7 +137,7 @@ def _read_images(body: bytes) -> MediaResult:
         raise UpstreamBroken("The provider's answer holds no picture.")
     return MediaResult(
         outputs=outputs,
-        usage=Usage(images=len(outputs), reported_cost_nano_usd=_cost(items)),
+        usage=Usage(images=len(outputs), reported_cost_nano_usd=_cost(items, outputs)),
         provider_request_id=string(items[0].get("taskUUID")) or None,
     )
 
@@ -230,7 +230,7 @@ def _read_job(body: bytes) -> JobState:
     if status is JobStatus.COMPLETED and not outputs:
         status = JobStatus.IN_PROGRESS  # done without a clip: the link is still to come
     problem = _clean(child(items[0], "error") or (items[0] if status is JobStatus.FAILED else {}))
-    cost = _cost(items)
+    cost = _cost(items, outputs)
     return JobState(
         provider_job_id=job_id,
         status=status,
@@ -263,9 +263,10 @@ def _items(body: bytes, *, may_be_empty: bool = False) -> list[dict[str, Any]]:
     raise UpstreamBroken("The provider's answer holds neither results nor errors.")
 
 
-def _cost(items: list[dict[str, Any]]) -> NanoUsd | None:
+def _cost(items: list[dict[str, Any]], outputs: tuple[MediaOutput, ...]) -> NanoUsd | None:
+    """Of all that was made; None where one's cannot be read, for it is not free."""
     costs = [cost for item in items if (cost := parse_reported_usd(item.get("cost"))) is not None]
-    return NanoUsd(sum(costs)) if costs else None
+    return NanoUsd(sum(costs)) if costs and len(costs) >= len(outputs) else None
 
 
 def _clean(problem: dict[str, Any]) -> dict[str, Any]:

@@ -146,6 +146,10 @@ def test_what_was_made_counts_though_an_error_stands_beside_it() -> None:
     assert result.raw is None  # it holds the provider's links
     without_cost = IMAGES.read(b'{"data":[{"imageURL":"https://x.test/a.png"}]}')
     assert without_cost.usage == Usage(images=1)
+    unclear = (
+        b'{"data":[{"imageURL":"https://x.test/a.png","cost":0.1},{"imageURL":"https://x.test/b.png","cost":"x"}]}'
+    )
+    assert IMAGES.read(unclear).usage == Usage(images=2), "the one's cost is not that of both"
 
 
 def test_an_error_alone_is_a_refusal_though_it_came_as_a_success() -> None:
