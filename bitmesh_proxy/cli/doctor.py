@@ -99,8 +99,12 @@ def _check_disk(settings: Settings) -> Finding:
         detail = f"{directory}: this user may not read and write there (give commands as the service's user)"
         return Finding(check="data directory", verdict="fault", detail=detail)
     free = shutil.disk_usage(directory).free
+    detail = f"{directory}, {free // 2**20} MiB free"
+    if free < (least := settings.data.min_free_bytes):
+        detail += f", less than data.min_free_bytes ({least // 2**20} MiB): the service takes no new work"
+        return Finding(check="data directory", verdict="fault", detail=detail)
     verdict: Literal["ok", "warning"] = "ok" if free > MIN_FREE_BYTES else "warning"
-    return Finding(check="data directory", verdict=verdict, detail=f"{directory}, {free // 2**20} MiB free")
+    return Finding(check="data directory", verdict=verdict, detail=detail)
 
 
 def _check_master_secret(settings: Settings) -> Finding:

@@ -118,6 +118,14 @@ def test_a_file_system_that_takes_no_writes_is_a_fault_and_no_matter_of_users(
     assert "user" not in detail
 
 
+def test_so_little_room_that_the_service_takes_no_work_is_a_fault(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("account", "create", "acme")
+    monkeypatch.setenv("BITMESH_DATA__MIN_FREE_BYTES", str(10**15))
+    verdict, detail = verdicts(run, status=1)["data directory"]
+    assert verdict == "fault"
+    assert "data.min_free_bytes (953674316 MiB)" in detail
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_directory_that_the_user_may_not_write_is_a_fault(run: Run, data_dir: Path) -> None:
     run("account", "create", "acme")
