@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -63,7 +63,18 @@ def _convert(tree: Mapping[str, Any], source: str) -> Settings:
     try:
         return msgspec.convert(tree, Settings)
     except msgspec.ValidationError as exc:
-        raise SettingsError(f"{source}: {str(exc).replace('`$.', '`')}") from exc
+        said = str(exc).replace("`$.", "`")
+        at = _SETTING.search(said)
+        hint = _hints().get(at["table"], {}).get(at["key"]) if at else None
+        raise SettingsError(f"{source}: {said}{_choices(said, hint)}") from exc
+
+
+_SETTING = re.compile(r"`(?P<table>\w+)\.(?P<key>\w+)`")
+
+
+def _choices(said: str, hint: Any) -> str:
+    """What a setting of a few words may be, to be said behind a fault that speaks of no more than the wrong one."""
+    return f" (want {' or '.join(get_args(hint))})" if said.startswith("Invalid enum value") and get_args(hint) else ""
 
 
 def find_ignored_variables(settings: Settings, environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -135,7 +146,7 @@ def _from_text(name: str, text: str, hint: Any) -> Any:
             return msgspec.json.decode(text, type=hint)
         return msgspec.convert(text.lower() if text.lower() in ("true", "false") else text, hint, strict=False)
     except (msgspec.ValidationError, msgspec.DecodeError) as exc:
-        said = str(exc) + (' (a list is JSON: ["a", "b"])' if "`array`" in str(exc) else "")
+        said = str(exc) + (' (a list is JSON: ["a", "b"])' if "`array`" in str(exc) else _choices(str(exc), hint))
         raise SettingsError(f"environment: {name}: {said}") from exc
 
 

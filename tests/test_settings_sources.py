@@ -229,6 +229,13 @@ def test_a_list_is_said_to_be_json() -> None:
         load_settings(environ={"BITMESH_HTTP__TRUSTED_PROXIES": "10.0.0.0/8"})
 
 
+def test_the_few_words_that_may_be_said_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"`logging\.level` \(want debug or info or warning or error\)"):
+        load(tmp_path, "[logging]\nlevel = 'INFO'")
+    with pytest.raises(SettingsError, match=r"BITMESH_SANDBOX__MODE: .* \(want auto or on or off\)"):
+        load_settings(environ={"BITMESH_SANDBOX__MODE": "true"})
+
+
 def test_an_unknown_override_is_refused() -> None:
     with pytest.raises(SettingsError, match="porty"):
         load_settings(environ={}, overrides={"http": {"porty": 1}})
