@@ -26,7 +26,7 @@ PACKAGE = ROOT / "bitmesh_proxy"
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset(
         {"awaitables", "errors", "money", "defaults", "discreet", "deferred", "draining", "nesting", "service"}
-        | {"shared_memory", "shielded", "counting"}
+        | {"shared_memory", "shielded", "counting", "freed_memory"}
     ),
     frozenset({"calls", "context", "plain_chats", "settings", "settings_sources", "logs", "metrics", "shared_metrics"}),
     frozenset({"storage", "limits", "auth", "catalogue", "billing", "dialects", "providers", "endpoints"}),

@@ -11,6 +11,8 @@ import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
 
+from bitmesh_proxy.freed_memory import keep_freed_memory
+
 #: A request makes a few hundred objects and almost no circles, so that looking for them after every 700 is in vain.
 GC_THRESHOLDS: Final = (20_000, 20, 20)
 #: Connections that wait to be accepted.
@@ -44,10 +46,12 @@ def stop_signals() -> tuple[signal.Signals, ...]:
 
 
 def settle_memory() -> None:
-    """To be called when everything is there: it stays, and the collector need not walk it again and again."""
+    """To be called when everything is there: it stays, and the collector need not walk it again and again. What comes
+    and goes from now on is mostly requests."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+    keep_freed_memory()
 
 
 @contextlib.asynccontextmanager
