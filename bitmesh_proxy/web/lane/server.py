@@ -20,7 +20,7 @@ from bitmesh_proxy.web.server import Server
 
 #: So many callers are let in for each turn of an event loop that lets in one through each handle. (A handle that finds
 #: nobody costs 3 us.)
-DOORS: Final = 4
+DOORS: Final = 8
 
 
 class LaneServer(Server):
