@@ -15,15 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from scripts.benchmarks.gateway import CHAT_MODEL, Installations
 from scripts.benchmarks.loads import Run, Target, run_load
 from scripts.benchmarks.peer_gateways import Peer
 from scripts.benchmarks.processes import Cores, Server, Tools
 from scripts.benchmarks.table import Row
-
-T = TypeVar("T")
 
 OUR_CHAT = "/chat"
 THEIR_CHAT = "/v1/chat/completions"
@@ -86,8 +84,8 @@ class Bench:
     def run_among(
         self, target: Target, options: Sequence[str], *, others: Target, their_options: Sequence[str], after_s: float
     ) -> tuple[Run, Run]:
-        """A run that begins ``after_s`` after another one, which goes on behind it; gives both. What each took of the
-        cores stands in neither."""
+        """A run that begins ``after_s`` after another one, which goes on behind it; gives both. CPU times are not told
+        apart: each has what both took."""
         with ThreadPoolExecutor(1) as threads:
             beside = threads.submit(self._run, others, their_options)
             time.sleep(after_s)
@@ -127,7 +125,7 @@ class Work:
     once: bool = False
 
 
-def in_turn(targets: Sequence[T], number: int) -> Sequence[T]:
+def in_turn(targets: Sequence[Target], number: int) -> Sequence[Target]:
     """Every other round goes backwards."""
     return targets if number % 2 == 0 else list(reversed(targets))
 

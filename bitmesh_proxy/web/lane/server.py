@@ -74,7 +74,7 @@ class LaneRunner(web.AppRunner):
         so each socket gets more of them. With a thousand streams a turn takes 20 ms, so that fifty callers a second
         were let in, and who came behind them waited for a quarter of a second. asyncio's own loop takes all there are.
         """
-        if isinstance(self.server and self.server._loop, asyncio.BaseEventLoop):
+        if isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
             return
         for listening in tuple(self._sockets()):
             for _ in range(DOORS - 1):
