@@ -288,7 +288,12 @@ def access_by(settings: Settings, environ: Mapping[str, str]) -> Mapping[str, Pr
     except (SettingsError, FileNotFoundError) as exc:
         raise StartError(str(exc)) from exc
     mode = settings.sandbox.mode
-    return None if mode == "on" or (mode == "auto" and not access) else access
+    if mode == "off" or (mode == "auto" and access):
+        return access
+    # With several workers both could listen, and the kernel would divide callers between them.
+    if settings.sandbox.port and settings.sandbox.port == settings.http.port:
+        raise StartError(f"sandbox.port: must not be http.port ({settings.http.port})")
+    return None
 
 
 async def catalogue(app: web.Application) -> AsyncIterator[None]:

@@ -80,6 +80,17 @@ def test_a_taken_port_of_the_sandbox_is_not_taken_for_our_own(tmp_path: Path, wo
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_sandbox_cannot_be_where_callers_come(tmp_path: Path, workers: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    env = {"BITMESH_SANDBOX__PORT": port}
+    done = run(tmp_path, "serve", "--port", port, "--workers", workers, env=env)
+    assert done.returncode == 78, done.stderr
+    assert f"sandbox.port: must not be http.port ({port})" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 async def test_without_sandbox_and_accounts_it_says_what_to_do_next(tmp_path: Path) -> None:
     async with serving(tmp_path / "data", arguments=["--no-sandbox"]) as served:
         assert "account create" in served.text()
