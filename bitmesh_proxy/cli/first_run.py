@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import shlex
 import shutil
 import sys
@@ -11,33 +13,52 @@ import click
 from aiohttp import web
 
 from bitmesh_proxy import keys
+from bitmesh_proxy.cli.main import drop_output
 from bitmesh_proxy.cli.new_key import NewKey, create_key
 from bitmesh_proxy.money import format_usd, parse_usd
 from bitmesh_proxy.settings import resolve_data_dir
 from bitmesh_proxy.storage.accounts import AccountStore
+
+log = logging.getLogger(__name__)
 
 FIRST_CREDIT = parse_usd("10")
 PROGRAM = "bitmesh-proxy"
 
 
 async def welcome(app: web.Application, address: str) -> None:
-    """Say where the service is; in the sandbox, on a database without accounts, make the first account and key."""
+    """Say where the service is; in the sandbox, on a database without accounts, make the first account and key.
+
+    Where standard output takes nothing (a full disk, a reader that has gone), the log says so, and no key is made.
+    """
     mode = "sandbox: the providers are played on this machine, nothing is sent out" if app[keys.IS_SANDBOX] else "live"
-    click.echo(f"bitmesh-proxy listens on {address} ({mode}).")
+    if not await _say(f"bitmesh-proxy listens on {address} ({mode})."):
+        return
     accounts = AccountStore(app[keys.DATABASE])
     command = command_line(sys.argv[0], resolve_data_dir(app[keys.SETTINGS], app[keys.ENVIRON]))
     if await accounts.list():
-        click.echo(f"Keys: `{command} key list`, a new one: `{command} key create`.")
+        await _say(f"Keys: `{command} key list`, a new one: `{command} key create`.")
         return
     if not app[keys.IS_SANDBOX] or app[keys.ENVIRON].get("JOURNAL_STREAM"):  # a journal is no place for secrets
-        click.echo(
+        await _say(
             f"There is no account yet: `{command} account create NAME --credit 10`, then `{command} key create`."
         )
         return
     account = await accounts.create("default")
     await accounts.credit(account.id, FIRST_CREDIT, "play money of the sandbox")
     key = await create_key(app[keys.DATABASE], app[keys.SETTINGS], account_id=account.id, name="first")
-    click.echo(_introduce(key, address))
+    if not await _say(_introduce(key, address)):
+        log.warning("a first key was made and could not be shown: `%s key create` makes another", command)
+
+
+async def _say(text: str) -> bool:
+    """Whether it could be said. If not, nothing ever is, so that the end of the program is not spoilt."""
+    try:
+        click.echo(text)
+    except OSError as exc:
+        log.warning("standard output takes nothing: %s", exc.strerror or exc)
+        await asyncio.to_thread(drop_output)
+        return False
+    return True
 
 
 def command_line(program: str, data_dir: Path) -> str:

@@ -81,11 +81,11 @@ def _end_with(exc: Exception) -> None:
     if isinstance(exc, SettingsError):
         fail(f"settings: {exc}", EXIT_CONFIG)
     if isinstance(exc, OSError) and exc.errno != errno.EPIPE:  # `| head`: click ends without a word
-        _drop_output()
+        drop_output()
         fail(str(exc))
 
 
-def _drop_output() -> None:
+def drop_output() -> None:
     """What nobody can take now, nobody can at the end: there Python tries again, and ends with a status of its own."""
     try:
         sys.stdout.flush()

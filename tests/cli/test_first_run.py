@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 from aiohttp import web
@@ -55,6 +57,27 @@ async def test_no_secret_is_made_for_a_journal_or_without_the_sandbox(
     finally:
         await runner.cleanup()
     assert "bm_" not in capsys.readouterr().out
+
+
+@pytest.fixture
+def full() -> Iterator[TextIO]:
+    """An output that takes nothing."""
+    with open("/dev/full", "w") as output:
+        yield output
+
+
+async def test_no_secret_is_made_that_nobody_could_see(
+    tmp_path: Path, full: TextIO, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner = await started(tmp_path)
+    try:
+        assert isinstance(runner.app, web.Application)
+        monkeypatch.setattr("sys.stdout", full)
+        await welcome(runner.app, ADDRESS)
+        assert await AccountStore(runner.app[keys.DATABASE]).list() == ()
+    finally:
+        await runner.cleanup()
+    assert "standard output takes nothing: No space left on device" in caplog.text
 
 
 def test_commands_are_those_of_the_program_that_runs_on_its_data(

@@ -69,6 +69,22 @@ def test_whose_standard_streams_are_closed_serves_all_the_same(tmp_path: Path, w
             assert process.wait(30) == 0
 
 
+def test_whose_output_nobody_can_take_serves_all_the_same(tmp_path: Path) -> None:
+    options = ["--data-dir", str(tmp_path), "serve", "--port", "0", "--workers", "2"]
+    with open("/dev/full", "wb") as full:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bitmesh_proxy", *options], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert process.stderr is not None
+    try:
+        assert "standard output takes nothing: No space left on device" in process.stderr.readline()
+    finally:
+        process.terminate()
+        said = process.communicate(timeout=30)[1]
+    assert process.returncode == 0, said
+    assert "Traceback" not in said
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
 def test_a_name_that_the_terminal_cannot_show_is_shown_as_its_escape(tmp_path: Path, encoding: str) -> None:
     def run(*arguments: str) -> bytes:
