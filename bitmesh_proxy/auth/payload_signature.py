@@ -14,6 +14,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
+from multidict import MultiMapping
+
 from bitmesh_proxy.errors import AuthenticationFailed
 
 HEADER = "X-Payload-Signature"
@@ -26,6 +28,15 @@ _KEY = re.compile(r"\[([^\[\]]*)\]")
 
 _Tree: TypeAlias = "dict[str, str | _Tree]"
 _Json: TypeAlias = "str | list[_Json] | dict[str, _Json]"
+
+
+def sent_signature(headers: MultiMapping[str]) -> str | None:
+    """What a caller has sent, if anything. Two different ones are refused, as two credentials are: whichever we took, a
+    proxy in between might have looked at the other. Raises AuthenticationFailed."""
+    sent = headers.getall(HEADER, ())
+    if len(set(sent)) > 1:
+        raise AuthenticationFailed("The request carries more than one payload signature.")
+    return sent[0] if sent else None
 
 
 def payload_signature(body: bytes, *, consumer_key: str, oauth_signature: str) -> str:

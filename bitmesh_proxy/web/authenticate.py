@@ -17,7 +17,7 @@ from aiohttp import web
 from bitmesh_proxy.auth.bearer import BearerCredential, OAuthCredential, credentials_of
 from bitmesh_proxy.auth.nonces import NonceStore
 from bitmesh_proxy.auth.oauth1 import OAuthRequest, VerifiedOAuth, verify
-from bitmesh_proxy.auth.payload_signature import HEADER, verify_fields_signature, verify_payload_signature
+from bitmesh_proxy.auth.payload_signature import sent_signature, verify_fields_signature, verify_payload_signature
 from bitmesh_proxy.auth.secrets import derive_consumer_secret, token_digest
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.errors import AuthenticationFailed
@@ -124,9 +124,10 @@ class Authenticator:
             raw_target=request.raw_path,
             public_base_url=context.public_base_url,
         )
+        payload_signature = sent_signature(request.headers)
         received = await receive(request, self._http)
         try:
-            _verify_body(received, request.headers.get(HEADER), verified)
+            _verify_body(received, payload_signature, verified)
             await self._burn(verified)
         except BaseException:
             await received.close()

@@ -17,6 +17,7 @@ from urllib.parse import quote
 import aiohttp
 import orjson
 import pytest
+from multidict import CIMultiDict
 
 from bitmesh_proxy import keys
 from bitmesh_proxy.storage.keys import KeyStore
@@ -95,6 +96,20 @@ async def test_a_signed_conversation_from_test_to_clip(gateway: Gateway) -> None
     job_id = quote(made.json["id"], safe="-._~")
     shown = await send(gateway, "GET", f"/video/{job_id}")
     assert (shown.status, shown.json["id"]) == (200, made.json["id"])
+    await gateway.last_row()
+    await gateway.check_books()
+
+
+@pytest.mark.both_ways
+async def test_of_two_payload_signatures_none_is_chosen(gateway: Gateway) -> None:
+    body = php_json(chat())
+    for other, status in (("0" * 64, 401), (None, 200)):
+        headers = CIMultiDict(signed(gateway, "POST", gateway.url + "/chat", body))
+        headers.add("X-Payload-Signature", other or headers["X-Payload-Signature"])
+        async with gateway.http.post(gateway.url + "/chat", data=body, headers=headers) as answer:
+            assert answer.status == status
+            if other:
+                assert await answer.json() == {"error": "The request carries more than one payload signature."}
     await gateway.last_row()
     await gateway.check_books()
 

@@ -19,7 +19,7 @@ from multidict import CIMultiDictProxy
 
 from bitmesh_proxy import keys
 from bitmesh_proxy.auth.bearer import BearerCredential, credentials_of
-from bitmesh_proxy.auth.payload_signature import HEADER
+from bitmesh_proxy.auth.payload_signature import sent_signature
 from bitmesh_proxy.auth.secrets import token_digest
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.errors import AuthenticationFailed
@@ -105,13 +105,14 @@ class Lane:
             return None
         try:
             credential = credentials_of(headers)
+            payload_signature = None if isinstance(credential, BearerCredential) else sent_signature(headers)
         except AuthenticationFailed:
             return None
         address, scheme, host = self._forwarded.resolve(peer, headers, scheme="http", host=headers.get("Host", ""))
         base_url = self._public_url or public_base_url(scheme, host)
         if isinstance(credential, BearerCredential):
             return Visitor(address, base_url), token_digest(credential.token)
-        return Visitor(address, base_url, credential, headers.get(HEADER)), b""
+        return Visitor(address, base_url, credential, payload_signature), b""
 
     def context_of(self, entry: Entry) -> RequestContext:
         """Names the request."""
