@@ -35,7 +35,9 @@ def check_json_type(request: web.Request) -> None:
         return
     media_type = request.content_type.lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
-        raise UnsupportedMediaType("The Content-Type must be application/json.")
+        raise UnsupportedMediaType(
+            "The Content-Type must be application/json, or multipart/form-data where an endpoint takes files."
+        )
     if (request.charset or "").lower() not in _UTF8:
         raise UnsupportedMediaType("The body must be UTF-8.")
 

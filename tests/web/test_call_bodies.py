@@ -46,6 +46,13 @@ async def test_a_form_where_none_is_taken_and_json_where_a_file_is_needed(gatewa
     assert (answer.status, answer.json["error"]["param"]) == (400, "file")
 
 
+async def test_of_another_kind_of_form_it_is_said_which_is_taken(gateway: Gateway) -> None:
+    for kind in ("multipart/mixed; boundary=x", "application/x-www-form-urlencoded"):
+        answer = await gateway.call("POST", EDITS, data=b"--x--", headers={"Content-Type": kind})
+        assert (answer.status, answer.json["error"]["code"]) == (415, "unsupported_media_type")
+        assert "application/json, or multipart/form-data" in answer.json["error"]["message"]
+
+
 async def test_the_same_form_twice_is_one_call_whatever_its_boundary(gateway: Gateway) -> None:
     fields = {"model": "black-forest-labs/FLUX-2-dev", "prompt": "x", "size": "256x256", "response_format": "url"}
     headers = {"Idempotency-Key": "k1"}
