@@ -22,12 +22,18 @@ ACCESS = logging.getLogger("bitmesh_proxy.access")
 _SECRET = re.compile(
     r"bm_[A-Za-z0-9_-]{16,}|(?i:bearer|oauth)\s+[^\s,\"']{8,}[^\"']*|oauth_signature=\S+|sk-[A-Za-z0-9_-]{16,}"
 )
+#: What a terminal may obey: all of C0 but the line's end, DEL, C1, and what turns the direction of writing.
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 def redact(text: str) -> str:
     """Replace what looks like a secret."""
     return _SECRET.sub("[redacted]", text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
 
 
 def _extras(record: logging.LogRecord) -> dict[str, Any]:
@@ -48,19 +54,24 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return redact(orjson.dumps(line, default=str).decode())
+        return redact(_CONTROL.sub(_escape, orjson.dumps(line, default=str).decode()))
 
 
 class TextFormatter(logging.Formatter):
-    """``12:00:01 info  message  key=value`` for people."""
+    """``12:00:01 info  message  key=value`` for people.
+
+    Callers write parts of it (a path holds whatever they like, percent-encoded): none of that ends a line or tells a
+    terminal anything.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """One line of text (more for a traceback)."""
         extras = "".join(f"  {key}={value}" for key, value in _extras(record).items() if value is not None)
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        text = f"{clock} {record.levelname.lower():<7} {record.getMessage()}{extras}"
+        text = f"{record.getMessage()}{extras}".replace("\n", "\\n")
+        text = f"{clock} {record.levelname.lower():<7} {_CONTROL.sub(_escape, text)}"
         if record.exc_info:
-            text += "\n" + self.formatException(record.exc_info)
+            text += "\n" + _CONTROL.sub(_escape, self.formatException(record.exc_info))
         return redact(text)
 
 

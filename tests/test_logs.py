@@ -74,6 +74,28 @@ def test_a_line_for_people_leaves_out_what_is_not_known(stream: io.StringIO) -> 
     assert stream.getvalue().rstrip().endswith("warning careful  code=x")
 
 
+@pytest.mark.parametrize("settings", [Logging(format="text"), Logging(format="json")], ids=["text", "json"])
+def test_what_callers_write_ends_no_line_and_tells_a_terminal_nothing(settings: Logging, stream: io.StringIO) -> None:
+    """As ``GET /%0a12:00:01%20info…`` and ``/%1b[2J`` would."""
+    set_up_logs(settings, stream)
+    written = "/x\n12:00:01 info    forged\r\x1b[2J\x9b1m\x7f\u202e\u2028é"
+    logging.getLogger("somewhere").info("GET %s 404", written, extra={"address": "a\n\x1b]0;b"})
+    said = stream.getvalue()
+    assert said.count("\n") == 1
+    assert not set(said[:-1]) & set("\n\r\x1b\x9b\x7f\u202e\u2028")
+    assert "é" in said
+
+
+def test_a_traceback_tells_a_terminal_nothing_either(stream: io.StringIO) -> None:
+    set_up_logs(Logging(format="text"), stream)
+    try:
+        raise ValueError("odd: \x1b[2J")
+    except ValueError:
+        logging.getLogger("somewhere").exception("failed")
+    assert "odd: \\u001b[2J" in stream.getvalue()
+    assert stream.getvalue().count("\n") > 2
+
+
 def test_automatic_is_for_machines_unless_somebody_looks(stream: io.StringIO) -> None:
     set_up_logs(Logging(format="auto"), stream)
     assert isinstance(logging.getLogger().handlers[0].formatter, JsonFormatter)
