@@ -10,7 +10,7 @@ import click
 
 from bitmesh_proxy.cli.books import with_database
 from bitmesh_proxy.cli.moments import USD, show_moment
-from bitmesh_proxy.cli.options import common_options, fail, settings_of
+from bitmesh_proxy.cli.options import NAME, common_options, fail, settings_of
 from bitmesh_proxy.cli.tables import print_json, print_table, shown
 from bitmesh_proxy.money import ZERO, NanoUsd, format_usd
 from bitmesh_proxy.settings import Settings
@@ -30,7 +30,7 @@ def account() -> None:
 
 
 @account.command()
-@click.argument("name")
+@click.argument("name", type=NAME)
 @click.option("--credit", type=USD, help="Start with so many US dollars.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @common_options

@@ -14,7 +14,7 @@ from bitmesh_proxy.cli.account import find_account
 from bitmesh_proxy.cli.books import with_database
 from bitmesh_proxy.cli.moments import AHEAD, BUDGET, show_moment
 from bitmesh_proxy.cli.new_key import TOKEN_HINT_CHARACTERS, NewKey, create_key, master_secret_for
-from bitmesh_proxy.cli.options import OrWord, common_options, fail, given, settings_of
+from bitmesh_proxy.cli.options import NAME, OrWord, common_options, fail, given, settings_of
 from bitmesh_proxy.cli.tables import print_json, print_table
 from bitmesh_proxy.money import NanoUsd, format_usd
 from bitmesh_proxy.settings import Settings
@@ -49,7 +49,7 @@ def key() -> None:
 
 @key.command()
 @click.option("--account", "account_id", help="Account that pays (id or name). Default: the only one.")
-@click.option("--name", default="", help="What you call the key.")
+@click.option("--name", type=NAME, default="", help="What you call the key.")
 @click.option(
     "--bound-model",
     type=MODEL,
@@ -208,7 +208,7 @@ def enable(ctx: click.Context, key_id: str, config: Path | None, data_dir: Path 
 
 @key.command()
 @click.argument("key_id")
-@click.option("--name", help="What you call the key.")
+@click.option("--name", type=NAME, help="What you call the key.")
 @click.option("--bound-model", type=OrWord(MODEL), help="The only model that it speaks to; none: any.")
 @click.option(
     "--allow-model",

@@ -17,6 +17,7 @@ from bitmesh_proxy.settings_sources import find_ignored_variables, load_settings
 SYSTEM_CONFIG = Path("/etc/bitmesh-proxy/bitmesh-proxy.toml")
 #: sysexits.h: a configuration error. The unit does not restart on it.
 EXIT_CONFIG = 78
+MOST_NAME_CHARACTERS = 200
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -72,6 +73,21 @@ def fail(message: str, status: int = 1) -> NoReturn:
     """Say what is wrong on standard error, and end. Names in it are anybody's texts, and shown as in tables."""
     click.echo("bitmesh-proxy: " + "\n".join(shown(line) for line in message.split("\n")), err=True)
     sys.exit(status)
+
+
+class NameType(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5 only
+    """What somebody calls an account or a key: any text, but no longer than tables and log lines can bear."""
+
+    name = "NAME"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """As it is, or not at all."""
+        if len(value) > MOST_NAME_CHARACTERS:
+            self.fail(f"{len(value)} characters, and a name has {MOST_NAME_CHARACTERS} at most", param, ctx)
+        return value
+
+
+NAME = NameType()
 
 
 class OrWord(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5 only

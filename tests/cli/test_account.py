@@ -46,6 +46,12 @@ def test_an_account_needs_a_name(run: Run) -> None:
     assert json_of(run("account", "list", "--json")) == []
 
 
+def test_a_name_has_its_bound(run: Run) -> None:
+    run("account", "create", "ä" * 200)
+    assert "201 characters, and a name has 200 at most" in run("account", "create", "x" * 201, status=2).output
+    assert [each["name"] for each in json_of(run("account", "list", "--json"))] == ["ä" * 200]
+
+
 def test_an_unknown_or_ambiguous_account_is_named(run: Run) -> None:
     assert "there is no account yet" in run("account", "credit", "acme", "1", status=1).output
     run("account", "create", "other")

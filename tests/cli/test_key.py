@@ -151,11 +151,12 @@ def test_a_change_that_cannot_be_is_refused(run: Run) -> None:
         ("--max-concurrent", "9" * 20),
         ("--bound-model", ""),
         ("--allow-model", " "),
+        ("--name", "x" * 201),
         ("--expires", "soon"),
         ("--expires", "9" * 20 + "d"),
     ):
         assert f"Invalid value for '{option}'" in run("key", "change", key_id, option, value, status=2).output
-    for option, value in (("--budget-day", "-1"), ("--bound-model", ""), ("--allow-model", " ")):
+    for option, value in (("--budget-day", "-1"), ("--bound-model", ""), ("--allow-model", " "), ("--name", "x" * 201)):
         assert f"Invalid value for '{option}'" in run("key", "create", option, value, status=2).output
     both = run("key", "change", key_id, "--allow-model", "none", "--allow-model", "x", status=2)
     assert "none stands for any model, and alone" in both.output
