@@ -32,6 +32,13 @@ def redact(text: str) -> str:
     return _SECRET.sub("[redacted]", text)
 
 
+def cause_of(error: BaseException) -> str:
+    """What an error comes from, as far as it may be said: an exception of reading holds what was read, of which a
+    caller's whole body may be a part, and only its name is."""
+    cause = error.__cause__
+    return type(cause).__name__ if isinstance(cause, UnicodeError | HttpProcessingError) else repr(cause)
+
+
 def _escape(found: re.Match[str]) -> str:
     return f"\\u{ord(found[0]):04x}"
 

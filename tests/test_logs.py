@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from aiohttp.http_exceptions import BadHttpMessage
 
-from bitmesh_proxy.logs import ACCESS, JsonFormatter, TextFormatter, redact, set_up_logs
+from bitmesh_proxy.logs import ACCESS, JsonFormatter, TextFormatter, cause_of, redact, set_up_logs
 from bitmesh_proxy.settings import Logging
 
 TOKEN = "bm_0VBuA9a8CJs1TKSr1c4xlBuV5ewoYHSeEdCX2oP9o1k"
@@ -120,3 +120,20 @@ def test_what_is_no_http_gets_one_short_line(stream: io.StringIO) -> None:
         logging.getLogger("aiohttp.server").exception("Error handling request from %s", "192.0.2.1")
     assert stream.getvalue().rstrip().endswith("info    refused what is no HTTP: BadHttpMessage")
     assert "planted" not in stream.getvalue()
+
+
+def test_of_a_body_that_cannot_be_read_nothing_is_said() -> None:
+    for cause in (
+        UnicodeDecodeError("utf-8", b"a prompt \xff", 9, 10, "invalid start byte"),
+        UnicodeEncodeError("utf-8", "a prompt \ud800", 9, 10, "surrogates not allowed"),
+        BadHttpMessage("Invalid HTTP header: b'a prompt'"),
+    ):
+        error = ValueError("it cannot be read")
+        error.__cause__ = cause
+        assert cause_of(error) == type(cause).__name__
+
+
+def test_other_causes_are_said() -> None:
+    error = ValueError("it cannot be reached")
+    error.__cause__ = ConnectionRefusedError(111, "Connection refused")
+    assert cause_of(error) == "ConnectionRefusedError(111, 'Connection refused')"

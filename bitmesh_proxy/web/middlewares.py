@@ -30,7 +30,7 @@ from bitmesh_proxy.errors import (
     Unavailable,
 )
 from bitmesh_proxy.limits.headers import rate_limit_headers
-from bitmesh_proxy.logs import ACCESS
+from bitmesh_proxy.logs import ACCESS, cause_of
 from bitmesh_proxy.web.cross_origin import answer_options
 from bitmesh_proxy.web.error_formats import render_error
 from bitmesh_proxy.web.forwarded import public_base_url
@@ -119,7 +119,7 @@ async def render_errors(request: web.Request, handler: Handler) -> web.StreamRes
     state = request[keys.STATE]
     state.error_code = error.code
     if error.__cause__ is not None:
-        log.info("%s: %r", error.code, error.__cause__, extra={"request_id": state.context.request_id})
+        log.info("%s: %s", error.code, cause_of(error), extra={"request_id": state.context.request_id})
     if (
         state.response is not None
     ):  # another head now would be written into the open body: cut, so that nobody takes it for whole

@@ -14,7 +14,7 @@ from msgspec import Struct
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.errors import CallerLeft, GatewayError, InternalError, Unavailable
 from bitmesh_proxy.limits.base import Passed
-from bitmesh_proxy.logs import ACCESS
+from bitmesh_proxy.logs import ACCESS, cause_of
 from bitmesh_proxy.pipeline import Incoming
 from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.straight import StraightCall
@@ -213,7 +213,7 @@ class LaneCall(Struct, eq=False):
         context = self.context
         self.error_code = error.code
         if error.__cause__ is not None:
-            log.info("%s: %r", error.code, error.__cause__, extra={"request_id": context.request_id})
+            log.info("%s: %s", error.code, cause_of(error), extra={"request_id": context.request_id})
         if self.reply.is_started:
             self.reply.abort()
             return

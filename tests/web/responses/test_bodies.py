@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -59,3 +60,21 @@ async def test_files_have_their_limits(tmp_path: Path) -> None:
         assert await upload(b"no picture") == 415
         assert await upload(PNG[:50], PNG[:50], PNG[:50]) == 400
         assert gateway.upstream_calls() == []
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("application/x-www-form-urlencoded", b"model=x&input=my+secret\xff"),
+        ("multipart/form-data; boundary=B", b"--B\r\nmy secret\r\n\r\nx\r\n--B--\r\n"),
+    ],
+)
+async def test_what_cannot_be_read_is_in_no_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content_type: str, body: bytes
+) -> None:
+    async with running_gateway(tmp_path) as gateway:
+        with caplog.at_level(logging.DEBUG):
+            answer = await gateway.call("POST", PATH, data=body, headers={"Content-Type": content_type})
+        assert answer.status == 400
+        assert "invalid_value: " in caplog.text
+        assert "secret" not in caplog.text
