@@ -198,7 +198,9 @@ class CopyRoom:
 
 
 def _clear(partial: Path, mark: str) -> None:
-    partial.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Whoever may read a name has the id in it, and with that the result. (The mode is only that of the innermost.)
+    partial.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    partial.mkdir(mode=0o700, exist_ok=True)
     for path in partial.iterdir():
         if path.name.partition(".")[2].startswith(mark):
             path.unlink(missing_ok=True)

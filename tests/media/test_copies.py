@@ -65,6 +65,18 @@ def files_in(directory: Path) -> list[str]:
     return sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
 
 
+async def test_only_its_owner_may_read_the_names_of_copies(tmp_path: Path) -> None:
+    """They are ids, which is all that it takes to have the results."""
+    before = os.umask(0o022)
+    try:
+        async with store_in(tmp_path / "data" / "media") as store:
+            await store.put("abc", b"x" * 5000, media_type="image/webp")
+    finally:
+        os.umask(before)
+    made = [tmp_path / "data/media", tmp_path / "data/media/partial", tmp_path / "data/media/abc.webp"]
+    assert [path.stat().st_mode & 0o077 for path in made] == [0, 0, 0]
+
+
 async def test_what_is_put_is_there_with_its_type(tmp_path: Path) -> None:
     async with store_in(tmp_path) as store:
         await store.put("abc", b"x" * 5000, media_type="image/webp")
