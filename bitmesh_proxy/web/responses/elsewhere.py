@@ -86,7 +86,7 @@ class Elsewhere:
         assert task is not None
         self._visits.add(task)
         try:
-            with suppress(asyncio.IncompleteReadError, OSError, ValueError, Unavailable):
+            with suppress(asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError, ValueError, Unavailable):
                 await self._answer(reader, writer)
         finally:
             self._visits.discard(task)
@@ -95,7 +95,7 @@ class Elsewhere:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             secret, response_id, after = (await reader.readuntil()).decode().split()
-        if not hmac.compare_digest(secret, self._doors.secret):
+        if not hmac.compare_digest(secret.encode(), self._doors.secret.encode()):  # of texts it takes ASCII alone
             return
         events = self._log_of(response_id)
         if events is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -104,3 +104,17 @@ async def test_who_does_not_know_the_secret_is_not_let_in(doors: Doors, said: by
         writer.write(said)
         assert await reader.read() == b""
         writer.close()
+
+
+@pytest.mark.parametrize("said", ["é resp_1 0\n".encode(), b"x" * 200_000, b"\xff\n", b"no more\n", b"\n"])
+async def test_whoever_says_something_else_is_sent_away_without_a_word(
+    doors: Doors, said: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Any user of the machine may come to the door."""
+    async with worker(doors, 0, {"resp_1": EventLog()}):
+        reader, writer = await asyncio.open_unix_connection(doors.names[0])
+        writer.write(said)
+        with suppress(ConnectionError):  # it is closed before all of it has been read
+            assert await reader.read() == b""
+        writer.close()
+    assert caplog.records == []
