@@ -21,7 +21,7 @@ from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.keys import KeyStore
 from bitmesh_proxy.storage.usage import UsageFilter, UsageReports
 from bitmesh_proxy.web.route import Route
-from bitmesh_proxy.web.serve_call import caller_of
+from bitmesh_proxy.web.serve_call import caller_of, query_of
 
 NANO_USD_PER_CREDIT: Final = 100_000
 _WORDS: Final = {"true": True, "1": True, "false": False, "0": False, "": False}
@@ -37,7 +37,7 @@ async def handle_auth_test(request: web.Request) -> web.StreamResponse:
 
 async def handle_credits(request: web.Request) -> web.StreamResponse:
     """The account's sums; with ``by_api_key=true`` also what each of its keys has used."""
-    asked = request.query.get("by_api_key", "").lower()
+    asked = query_of(request).get("by_api_key", "").lower()
     if asked not in _WORDS:
         raise InvalidRequest("Invalid 'by_api_key': expected true or false.", param="by_api_key")
     account_id = caller_of(request).account_id

@@ -20,7 +20,7 @@ from bitmesh_proxy.storage.jobs import Job
 from bitmesh_proxy.storage.ledger import LedgerRow, LedgerStore
 from bitmesh_proxy.web.held_open import WholeReply, answer_held_open
 from bitmesh_proxy.web.route import HttpHandler, Route
-from bitmesh_proxy.web.serve_call import call_handler, caller_of, serve_call
+from bitmesh_proxy.web.serve_call import call_handler, caller_of, query_of, serve_call
 
 PREFIXES = ("/v1", "/v1/openai")
 DEFAULT_PAGE = 20
@@ -35,12 +35,13 @@ async def handle_retrieve(request: web.Request) -> web.StreamResponse:
 
 async def handle_list(request: web.Request) -> web.StreamResponse:
     """The account's clips, the newest first; ``after``, ``limit`` and ``order`` as OpenAI has them."""
-    limit, order = _limit(request.query.get("limit")), request.query.get("order", "desc")
+    query = query_of(request)
+    limit, order = _limit(query.get("limit")), query.get("order", "desc")
     if order not in ("asc", "desc"):
         raise InvalidRequest("Invalid 'order': expected 'asc' or 'desc'.", param="order")
     found = await request.app[keys.JOBS].page(
         caller_of(request).account_id,
-        after=request.query.get("after") or None,
+        after=query.get("after") or None,
         limit=limit + 1,
         newest_first=order == "desc",
     )
@@ -57,7 +58,7 @@ async def handle_delete(request: web.Request) -> web.StreamResponse:
 
 async def handle_content(request: web.Request) -> web.StreamResponse:
     """The clip's bytes, also in part; to HEAD only what they would come with."""
-    variant = request.query.get("variant", "video")
+    variant = query_of(request).get("variant", "video")
     if variant not in ("video", "thumbnail", "spritesheet"):
         raise InvalidRequest("Invalid 'variant': expected 'video'.", param="variant")
     if variant != "video":

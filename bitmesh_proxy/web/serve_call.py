@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from aiohttp import web
 
 from bitmesh_proxy import keys
@@ -24,6 +26,11 @@ def caller_of(request: web.Request) -> Caller:
     if caller is None:
         raise InternalError("a route that needs a caller is declared public")
     return caller
+
+
+def query_of(request: web.Request) -> Mapping[str, str]:
+    """The query. Of a name that stands there several times the last value: a signature may cover that one alone."""
+    return dict(request.query.items())
 
 
 def call_handler(endpoint: Endpoint, *, fields: Fields | None = None, files: FileKind = "image") -> HttpHandler:

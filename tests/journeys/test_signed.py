@@ -114,6 +114,26 @@ async def test_of_two_payload_signatures_none_is_chosen(gateway: Gateway) -> Non
     await gateway.check_books()
 
 
+@pytest.mark.parametrize(
+    ("path", "name", "value"),
+    [
+        ("/v1/videos", "limit", "1"),
+        ("/v1/videos", "order", "asc"),
+        ("/v1/credits", "by_api_key", "false"),
+        ("/v1/responses/{id}", "stream", "false"),
+        ("/v1/responses/{id}/input_items", "limit", "1"),
+    ],
+)
+async def test_of_a_query_only_what_was_signed_is_read(gateway: Gateway, path: str, name: str, value: str) -> None:
+    """Clients sign the last value of a name; somebody on the way may write another one in front of it."""
+    made = await send(gateway, "POST", "/v1/responses", php_json({"model": CHAT_MODEL, "input": "Hello"}))
+    path = path.format(id=made.json["id"])
+    headers = signed(gateway, "GET", f"{gateway.url}{path}?{name}={value}")
+    answer = await gateway.call("GET", f"{path}?{name}=true&{name}={value}", headers=headers)
+    assert answer.status == 200
+    assert "usage_by_api_key" not in answer.json
+
+
 @pytest.mark.parametrize("is_rotated", [False, True])
 async def test_a_signed_connection_ends_with_its_key(gateway: Gateway, is_rotated: bool) -> None:
     turn = {"type": "response.create", "model": CHAT_MODEL, "input": "[[sandbox: tokens=2]] Hello"}
