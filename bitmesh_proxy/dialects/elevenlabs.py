@@ -80,6 +80,8 @@ def _speech_request(call: SpeechCall, offer: Offer) -> UpstreamRequest:
     if not voice:
         raise MissingParameter("This model needs a voice.", param="voice")
     voice = offer.options.get("voices", {}).get(voice, voice)
+    if voice in (".", ".."):  # all that can leave its place in the path, for there is nothing in them to be escaped
+        raise UnsupportedValue("This model knows no such voice.", param="voice")
     sound = _format_of(call)
     chosen = {name: call.options[name] for name in _SPEECH_OPTIONS if call.options.get(name) is not None}
     body: dict[str, Any] = {**offer.defaults, "text": call.text, "model_id": offer.upstream_model, **chosen}

@@ -62,6 +62,10 @@ def test_voices_have_names_and_cannot_leave_their_place_in_the_path() -> None:
         path = request_of(speech(voice=voice), options=options).path
         assert path == "/text-to-speech/21m00Tcm4TlvDq8ikWAM/stream"
     assert request_of(speech(voice="../x?y=/z")).path == "/text-to-speech/..%2Fx%3Fy%3D%2Fz/stream"
+    for voice in (".", ".."):
+        with pytest.raises(InvalidRequest) as refused:
+            request_of(speech(voice=voice))
+        assert refused.value.param == "voice"
 
 
 def test_the_body() -> None:
