@@ -125,6 +125,8 @@ def chat_bound(
         size = prompt_size(call)
     text_tokens = _tokens_at_most(size)
     output_tokens = max_output_tokens(call, offer, default_max_output_tokens)
+    if "prediction" in call.options:
+        output_tokens += _predicted_tokens(call)
     if "n" in call.options:
         output_tokens *= _choices(call)
     if not size.pictures and not size.files:
@@ -341,6 +343,14 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from _texts(inner)
+
+
+def _predicted_tokens(call: ChatCall) -> int:
+    """What a caller expects to be answered. What of it is not is billed as an answer too, and no limit of the answer
+    bounds it ("rejected_prediction_tokens" in OpenAI's published API description of 2026-08-21)."""
+    size = PromptSize()
+    _add(call.options["prediction"], size)
+    return -(-size.text_bytes // BYTES_PER_TOKEN_AT_LEAST)
 
 
 def _choices(call: ChatCall) -> int:

@@ -178,6 +178,14 @@ def test_each_choice_may_be_as_long() -> None:
     assert bound(chat(options={"n": None, "max_tokens": 10})).output_tokens == 10
 
 
+def test_what_is_predicted_is_an_answer_too() -> None:
+    """OpenAI bills the part that the model did not say, however short its answer may be."""
+    prediction = {"type": "content", "content": "x" * 10_000}
+    assert bound(chat(options={"max_tokens": 10, "prediction": prediction})).output_tokens >= 5_010
+    assert bound(chat(options={"max_tokens": 10, "prediction": prediction, "n": 2})).output_tokens >= 10_020
+    assert bound(chat(options={"max_tokens": 10, "prediction": None})).output_tokens < 20
+
+
 def test_delivered_text_is_rounded_up_to_tokens() -> None:
     assert [tokens_of(characters) for characters in (0, 1, 4, 5)] == [0, 1, 1, 2]
     assert usage_delivered(chat(), chat_offer(), output_characters=41).output_tokens == 11
