@@ -117,6 +117,7 @@ class Database:
         another program, no permission).
         """
         try:
+            path = await asyncio.to_thread(_followed, path)
             lookup = await asyncio.to_thread(_prepare, path, busy_timeout_s)
             turns = await asyncio.to_thread(_turns_of, path, takes_turns)
             key_changes = await asyncio.to_thread(KeyChanges, path.with_name(path.name + ".key-changes"))
@@ -262,6 +263,12 @@ def _is_full(directory: Path) -> bool:
         return shutil.disk_usage(directory).free < FULL_BYTES
     except OSError:
         return False
+
+
+def _followed(path: Path) -> Path:
+    """The file that a link leads to: locks and words beside it are for all who have it open, by whatever name. (SQLite
+    puts its log there too.)"""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def _turns_of(path: Path, takes_turns: bool) -> Turns | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import stat
 import sys
@@ -13,7 +14,9 @@ from bitmesh_proxy.errors import Unavailable
 from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.failures import StorageError
-from tests.storage.examples import open_database
+from bitmesh_proxy.storage.instances import census, register_instance
+from bitmesh_proxy.storage.keys import KeyStore
+from tests.storage.examples import key_spec, open_database
 
 
 def rename(connection: sqlite3.Connection) -> None:
@@ -183,6 +186,23 @@ async def test_two_processes_may_open_it_at_once(path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for open files where Linux lists them")
+async def test_who_comes_by_a_link_meets_those_who_have_the_file_open(database: Database, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "elsewhere" / "books.db"
+    link.symlink_to(database.path)
+    instance = await register_instance(database)
+    other = await open_database(link)
+    async with census(other) as found:
+        assert found.alive == (instance.number,)
+    before = database.key_changes.word
+    account = await AccountStore(other).create("Ada")
+    await KeyStore(other).create(key_spec(account.id))
+    assert database.key_changes.word != before
+    await other.close()
+    await instance.close()
+    assert await asyncio.to_thread(os.listdir, link.parent) == [link.name]
+
+
 async def test_the_writer_keeps_what_it_may_have_to_undo_in_memory(database: Database) -> None:
     def change_many_pages(connection: sqlite3.Connection) -> list[str]:
         connection.execute("CREATE TABLE long (number INTEGER PRIMARY KEY, text TEXT NOT NULL)")
