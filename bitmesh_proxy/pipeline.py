@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import msgspec
@@ -144,28 +145,29 @@ class Pipeline:
             offers = self._route(call, incoming.caller)
             if not all(self._work.takes_links(call, offer) for offer in offers):
                 call = await self._inputs.fetched(call)
-            if isinstance(call, VideoCall):
-                await self._jobs.check_room(incoming.caller.key_id)
+            caller, context = incoming.caller, incoming.context
+            is_job = isinstance(call, VideoCall)
             progress = Progress()
-            async with self._books.reserve(
-                context=incoming.context,
-                caller=incoming.caller,
-                endpoint=endpoint.name,
-                model_id=offers[0].model_id,
-                hold_nano_usd=self._outcomes.hold_of(call, offers),
-                live=not call.test,
-            ) as reservation:
-                self._books.watch(reservation, lambda: self._outcomes.accrued(call, reservation, progress))
-                opened = OpenCall(
-                    call=call,
-                    endpoint=endpoint,
-                    context=incoming.context,
-                    caller=incoming.caller,
-                    reservation=reservation,
-                    progress=progress,
-                    reply=reply,
-                )
-                delivery = await self._deliver(opened, offers)
+            with self._jobs.place(caller.key_id, context.request_id) if is_job else nullcontext():
+                async with self._books.reserve(
+                    context=context,
+                    caller=caller,
+                    endpoint=endpoint.name,
+                    model_id=offers[0].model_id,
+                    hold_nano_usd=self._outcomes.hold_of(call, offers),
+                    live=not call.test,
+                ) as reservation:
+                    self._books.watch(reservation, lambda: self._outcomes.accrued(call, reservation, progress))
+                    opened = OpenCall(
+                        call=call,
+                        endpoint=endpoint,
+                        context=context,
+                        caller=caller,
+                        reservation=reservation,
+                        progress=progress,
+                        reply=reply,
+                    )
+                    delivery = await self._deliver(opened, offers)
             if incoming.finisher is not None:
                 delivery = await _finished(delivery, incoming.finisher, reservation.bill)
         except BaseException:

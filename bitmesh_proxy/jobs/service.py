@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from bitmesh_proxy.billing.bill import Ending, bill_of
@@ -76,17 +76,32 @@ class JobService:
         self._settings = settings
         self._clock = clock
         self._polls: dict[str, asyncio.Task[Job]] = {}
+        #: Requests that hand in a job here at this moment, by their keys.
+        self._starting: dict[str, set[str]] = {}
         self._ended = asyncio.Event()
         #: Set when a job was started or polled, so that the poller does not sleep over its next poll.
         self.changed = asyncio.Event()
 
-    async def check_room(self, key_id: str) -> None:
-        """Raises RateLimited when the key has as many open jobs as it may have."""
-        if await self._store.count_open(key_id) >= self._settings.max_open_per_key:
-            raise RateLimited(
-                f"Too many jobs under way with this API key: {self._settings.max_open_per_key} are allowed.",
-                retry_after_s=self._settings.max_poll_s,
-            )
+    @contextmanager
+    def place(self, key_id: str, request_id: str) -> Iterator[None]:
+        """For as long as a job is being handed in: its place among those that the key may have open.
+
+        Raises RateLimited when the key has as many as it may have.
+        """
+        # What is being handed in here is counted by this, for its row comes once the provider has taken it.
+        starting = self._starting.setdefault(key_id, set())
+        try:
+            if len(starting) + self._store.count_open(key_id, but_for=starting) >= self._settings.max_open_per_key:
+                raise RateLimited(
+                    f"Too many jobs under way with this API key: {self._settings.max_open_per_key} are allowed.",
+                    retry_after_s=self._settings.max_poll_s,
+                )
+            starting.add(request_id)
+            yield
+        finally:
+            starting.discard(request_id)
+            if not starting:
+                self._starting.pop(key_id, None)
 
     async def start(
         self,

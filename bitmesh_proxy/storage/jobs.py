@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -167,12 +167,13 @@ class JobStore:
         )
         return None if row is None or row[0] is None else row[0] / 1000
 
-    async def count_open(self, key_id: str) -> int:
-        """How many jobs a key has under way."""
+    def count_open(self, key_id: str, *, but_for: Collection[str] = ()) -> int:
+        """How many jobs a key has under way, but for those of these requests."""
         row = self._database.lookup(
             "SELECT count(*) FROM jobs"
-            " WHERE key = (SELECT number FROM keys WHERE id = ?) AND next_poll_at_ms IS NOT NULL",
-            (key_id,),
+            " WHERE key = (SELECT number FROM keys WHERE id = ?) AND next_poll_at_ms IS NOT NULL"
+            " AND request_id NOT IN (SELECT value FROM json_each(?))",
+            (key_id, orjson.dumps(list(but_for)).decode()),
         )
         return 0 if row is None else int(row[0])
 

@@ -289,13 +289,35 @@ async def test_who_leaves_while_asking_spoils_it_for_nobody(room: Room) -> None:
 async def test_a_key_has_room_for_so_many(room: Room) -> None:
     for _ in range(SETTINGS.max_open_per_key - 1):
         await room.submit()
-    await room.service.check_room(room.gateway.key.id)
+    assert not is_full(room)
     job = await room.submit("A cat [[sandbox: job_s=0]]")
-    with pytest.raises(RateLimited) as refused:
-        await room.service.check_room(room.gateway.key.id)
+    with pytest.raises(RateLimited) as refused, room.service.place(room.gateway.key.id, "req_one"):
+        pass
     assert refused.value.retry_after_s == SETTINGS.max_poll_s
     await room.service.poll(job)
-    await room.service.check_room(room.gateway.key.id)
+    assert not is_full(room)
+
+
+async def test_a_job_that_is_being_handed_in_takes_a_place_once(room: Room) -> None:
+    key_id = room.gateway.key.id
+    with room.service.place(key_id, "req_one"), room.service.place(key_id, "req_two"):
+        with room.service.place(key_id, "req_three"):
+            assert is_full(room)
+            with room.service.place("key_other", "req_four"):  # each key has its own
+                pass
+        job = await room.submit()
+        assert is_full(room)
+    with room.service.place(key_id, job.request_id), room.service.place(key_id, "req_five"):
+        assert not is_full(room)  # its row is there already, and it is still being handed in
+
+
+def is_full(room: Room) -> bool:
+    """Is there no place left for a further job of the key?"""
+    try:
+        with room.service.place(room.gateway.key.id, "req_further"):
+            return False
+    except RateLimited:
+        return True
 
 
 async def test_a_job_belongs_to_its_account(room: Room) -> None:

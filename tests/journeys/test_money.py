@@ -116,3 +116,12 @@ async def test_a_key_has_a_bounded_number_of_clips_under_way(tmp_path: Path) -> 
         assert (refused.status, refused.headers["Retry-After"]) == (429, "5")
         assert len([each for each in gateway.upstream_calls() if each.method == "POST"]) == 1
         await gateway.check_books(open_requests=1)
+
+
+async def test_clips_that_are_handed_in_at_once_are_no_more_than_that(tmp_path: Path) -> None:
+    changes = {"jobs": {"max_open_per_key": 2, "first_poll_s": 5.0, "max_poll_s": 5.0}}
+    async with running_gateway(tmp_path, changes) as gateway:
+        answers = await asyncio.gather(*(gateway.post("/video", video()) for _ in range(6)))
+        assert Counter(answer.status for answer in answers) == {200: 2, 429: 4}
+        assert len(gateway.upstream_calls()) == 2
+        await gateway.check_books(open_requests=2)

@@ -152,10 +152,10 @@ async def test_open_jobs_are_counted_by_key(
     first = await jobs.create(new_job(account, "req_1"))
     await jobs.create(new_job(account, "req_2"))
     await jobs.create(new_job(account, "req_3", key_id="key_2"))
-    assert await jobs.count_open("key_1") == 2
+    assert jobs.count_open("key_1") == 2
     await jobs.finish(first.id, status=JobStatus.CANCELLED, state={}, completed_at_s=NOON_S, closing=released("req_1"))
-    assert await jobs.count_open("key_1") == 1
-    assert await jobs.count_open("key_unknown") == 0
+    assert jobs.count_open("key_1") == 1
+    assert jobs.count_open("key_unknown") == 0
 
 
 async def test_newest_job_of_a_name_counts(jobs: JobStore, account: Account, key: KeyRecord) -> None:
