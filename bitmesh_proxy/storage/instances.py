@@ -76,13 +76,15 @@ async def register_instance(
 async def census(database: Database, *, forget: bool = True) -> AsyncIterator[Census]:
     """Who lives. Within the context the locks of the dead are held, so that only one process cleans up after them.
 
-    Afterwards, unless it raised, their rows are gone; with ``forget`` off they stay, for somebody who only looks.
+    Afterwards, unless it raised, their rows are gone; with ``forget`` off they stay, for somebody who only looks, and
+    who keeps nobody from cleaning up at that moment.
     """
     async with database.snapshot() as snapshot:
         rows = await snapshot.rows("SELECT number, lock_name FROM instances ORDER BY number")
         given_away = await snapshot.rows("SELECT seq FROM sqlite_sequence WHERE name = 'instances'")
     newest = given_away[0][0] if given_away else 0
-    found, locks = await asyncio.to_thread(_try_locks, lock_directory(database.path), rows, newest)
+    directory = lock_directory(database.path)
+    found, locks = await asyncio.to_thread(_try_locks, directory, rows, newest, only_looks=not forget)
     try:
         yield found
         if found.dead and forget:
@@ -148,6 +150,14 @@ def _make_locked(path: Path) -> int:
     return descriptor
 
 
+def _try_lock(descriptor: int, how: int) -> bool:
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _remove(paths: Iterable[Path]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
@@ -158,7 +168,9 @@ def _unlock(path: Path, descriptor: int) -> None:
     os.close(descriptor)
 
 
-def _try_locks(directory: Path, rows: Iterable[Row], newest: int) -> tuple[Census, dict[Path, int]]:
+def _try_locks(
+    directory: Path, rows: Iterable[Row], newest: int, *, only_looks: bool
+) -> tuple[Census, dict[Path, int]]:
     dead: list[int] = []
     alive: list[int] = []
     locks: dict[Path, int] = {}
@@ -169,12 +181,11 @@ def _try_locks(directory: Path, rows: Iterable[Row], newest: int) -> tuple[Censu
         except FileNotFoundError:
             dead.append(number)
             continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            alive.append(number)
-        else:
+        if (not only_looks and _try_lock(descriptor, fcntl.LOCK_EX)) or _try_lock(descriptor, fcntl.LOCK_SH):
+            # (If it can be locked only so, others look at this moment. Who lives has it for itself.)
             dead.append(number)
             locks[path] = descriptor
+        else:
+            os.close(descriptor)
+            alive.append(number)
     return Census(alive=tuple(alive), dead=tuple(dead), newest=newest), locks

@@ -89,6 +89,21 @@ async def test_dead_stay_when_cleaning_up_fails(database: Database) -> None:
         assert len(found.dead) == 1
 
 
+async def test_whoever_only_looks_keeps_nobody_from_cleaning_up(database: Database, path: Path) -> None:
+    dead, mine = await register_instance(database), await register_instance(database)
+    await die(dead)
+    async with census(database, forget=False) as looking:
+        async with census(database, forget=False) as found:
+            assert (found.alive, found.dead) == ((mine.number,), (dead.number,))
+        async with census(database) as found:
+            assert (found.alive, found.dead) == ((mine.number,), (dead.number,))
+    assert looking.dead == (dead.number,)
+    async with census(database) as found:
+        assert (found.alive, found.dead) == ((mine.number,), ())
+    assert len(locks(path)) == 1
+    await mine.close()
+
+
 async def test_row_without_its_file_is_dead(database: Database, path: Path) -> None:
     instance = await register_instance(database)
     for name in locks(path):
