@@ -1,9 +1,9 @@
 """The two statements behind every request, for many requests at a time: open rows and close rows of the ledger.
 Between them, what a running call has delivered is noted in the same way.
 
-A statement with 64 rows costs a quarter of 64 statements. Its triggers still look at each row; when one row is refused
-the whole statement has undone itself, and each half of the rows is tried for itself, so that somebody without a balance
-costs the others a few statements and not one each.
+A statement with 64 rows costs a quarter of 64 statements. Its triggers still look at each row; when one opening is
+refused the whole statement has undone itself, and each half of the rows is tried for itself, so that somebody without a
+balance costs the others a few statements and not one each.
 """
 
 from __future__ import annotations
@@ -53,23 +53,28 @@ def open_requests(connection: sqlite3.Connection, items: Sequence[Item]) -> Sequ
     return results
 
 
-def close_requests(connection: sqlite3.Connection, items: Sequence[Item]) -> Sequence[Failed | bool]:
-    """Close rows by ``id`` and ``CLOSING_COLUMNS``; False for a row that was not open."""
-    results: list[Failed | bool] = []
-    for chunk in _chunks(items):
-        if len(chunk) == 1:
-            results.append(connection.execute(_closing(1), chunk[0]).rowcount == 1)
-            continue
-        connection.execute("SAVEPOINT chunk")
-        changed = connection.execute(_closing(len(chunk)), tuple(chain.from_iterable(chunk))).rowcount
-        if changed == len(chunk):
-            results.extend([True] * len(chunk))
-        else:  # which of them were open is known one by one only
-            connection.execute("ROLLBACK TO chunk")
-            for half in _halves(chunk):
-                results += close_requests(connection, half)
-        connection.execute("RELEASE chunk")
-    return results
+class NotAllOpen(Exception):
+    """One of several rows was not open. Which one is known one by one only, once what has been done is undone."""
+
+
+def close_requests(connection: sqlite3.Connection, items: Sequence[Item]) -> Sequence[bool]:
+    """Close rows by ``id`` and ``CLOSING_COLUMNS``. A single row: was it open?
+
+    Raises NotAllOpen where several are not all open, which is so rare that no savepoint is laid for it: the writer
+    undoes everything then, and does one by one.
+    """
+    if len(items) == 1:
+        return [connection.execute(_closing(1), items[0]).rowcount == 1]
+    if len(items) <= FEW_ROWS:
+        changed = connection.executemany(_closing(1), items).rowcount
+    else:
+        changed = sum(
+            connection.execute(_closing(len(chunk)), tuple(chain.from_iterable(chunk))).rowcount
+            for chunk in _chunks(items)
+        )
+    if changed != len(items):
+        raise NotAllOpen
+    return [True] * len(items)
 
 
 def note_accrued(connection: sqlite3.Connection, items: Sequence[Item]) -> None:

@@ -74,7 +74,8 @@ class Failed(msgspec.Struct, frozen=True):
 class Bulk(Protocol):
     """Does the same for many items: one result per item, in their order, ``Failed`` for those that were refused.
 
-    An item is done whole or not at all. Raises only what is the trouble of all (``failures.is_trouble``), or a bug.
+    An item is done whole or not at all. Raises what is the trouble of all (``failures.is_trouble``). Whatever else it
+    raises has all undone, and each item is then done by itself.
     """
 
     def __call__(self, connection: sqlite3.Connection, items: Sequence[Any]) -> Sequence[Any]: ...
@@ -511,7 +512,7 @@ def _run_plainly(connection: sqlite3.Connection, operation: Operation[Any]) -> A
 
 
 def _run_together(connection: sqlite3.Connection, bulk: Bulk, items: list[Any]) -> Sequence[Any] | None:
-    """None when one of them is more than the books can take, so that all have to be undone."""
+    """None when one of them is not as the others, or more than the books can take, so that all have to be undone."""
     try:
         return bulk(connection, items)
     except Exception as exc:

@@ -12,7 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bitmesh_proxy.errors import Conflict, InsufficientBalance
-from bitmesh_proxy.storage.bulk import CLOSING_COLUMNS, OPENING_COLUMNS, close_requests, note_accrued, open_requests
+from bitmesh_proxy.storage.bulk import (
+    CLOSING_COLUMNS,
+    OPENING_COLUMNS,
+    NotAllOpen,
+    close_requests,
+    note_accrued,
+    open_requests,
+)
 from bitmesh_proxy.storage.migrations import load_migrations, split_statements
 from bitmesh_proxy.storage.writer import Failed
 
@@ -92,13 +99,21 @@ def test_one_refusal_in_a_bulk_is_its_own(small_books: Callable[[int], sqlite3.C
     assert account(connection) == (10, 10)
 
 
-def test_closing_again_does_nothing(small_books: Callable[[int], sqlite3.Connection]) -> None:
-    connection = small_books(10)
-    open_requests(connection, [opened(request_id, 2) for request_id in "abcd"])
+@pytest.mark.parametrize("others", [1, 5, 40])
+def test_closing_again_does_nothing_and_has_several_done_one_by_one(
+    others: int, small_books: Callable[[int], sqlite3.Connection]
+) -> None:
+    connection = small_books(100)
+    ids = [f"r{number}" for number in range(others)]
+    open_requests(connection, [opened(request_id, 2) for request_id in ["a", *ids]])
     assert close_requests(connection, [closed("a", 2)]) == [True]
-    twice = [closed("a", 1), closed("b", 2), closed("b", 1), closed("unknown", 1), closed("c", 2)]
-    assert close_requests(connection, twice) == [False, True, False, False, True]
-    assert account(connection) == (4, 2)
+    for again in (closed("a", 1), closed("unknown", 1), closed(ids[0], 1)):
+        assert close_requests(connection, [again]) == [again[0] == ids[0]]
+        connection.execute("SAVEPOINT before")
+        with pytest.raises(NotAllOpen):
+            close_requests(connection, [closed(ids[-1], 1), again, *[closed(each, 1) for each in ids[1:]]])
+        connection.execute("ROLLBACK TO before")
+    assert account(connection) == (97, 2 * (others - 1))
 
 
 @pytest.mark.parametrize("count", [1, 3, 31, 32, 33, 64, 100])
@@ -160,6 +175,18 @@ def books_of(connection: sqlite3.Connection) -> list[Any]:
     ]
 
 
+def as_the_writer_closes(connection: sqlite3.Connection, items: Sequence[Any]) -> Sequence[bool]:
+    """All together, and one by one where that is undone."""
+    connection.execute("SAVEPOINT before")
+    try:
+        results = close_requests(connection, items)
+    except NotAllOpen:
+        connection.execute("ROLLBACK TO before")
+        results = [close_requests(connection, [item])[0] for item in items]
+    connection.execute("RELEASE before")
+    return results
+
+
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     balances=st.lists(st.integers(1, 80), min_size=1, max_size=4),
@@ -173,9 +200,14 @@ def test_batches_give_the_books_that_one_by_one_gives(
     with closing(make_large_books(balances)) as many, closing(make_large_books(balances)) as single:
         random = Random(seed)  # Hypothesis' own would take longer than the books
         holds: dict[str, int] = {}
+        still_open: set[str] = set()
         for is_opening, count in steps:
             items = []
-            for _ in range(count):
+            ids = list(holds)
+            if random.random() < 0.5:  # so that several are closed together
+                ids = sorted(still_open)
+                random.shuffle(ids)
+            for at in range(count):
                 if is_opening:
                     request_id = f"r{random.randrange(300)}"
                     account_number = random.randint(1, len(balances))
@@ -183,14 +215,17 @@ def test_batches_give_the_books_that_one_by_one_gives(
                     started_at_ms = random.randrange(3) * 86_400_000
                     hold = random.choice((0, 1, 1, 2, 5, 12))
                     items.append((request_id, account_number, key, 1, 1, 2, hold, 1, "", started_at_ms))
-                elif holds:
-                    request_id = random.choice(list(holds))
+                elif ids:
+                    request_id = ids[at % len(ids)]
                     items.append(closed(request_id, random.randint(0, min(1, holds[request_id]))))
-            run = open_requests if is_opening else close_requests
+            run = open_requests if is_opening else as_the_writer_closes
             results = outcome(run(many, items))
             assert results == [outcome(run(single, [item]))[0] for item in items]
             if is_opening:
-                holds |= {item[0]: item[6] for item, result in zip(items, results, strict=True) if result is None}
+                opened_now = {item[0]: item[6] for item, result in zip(items, results, strict=True) if result is None}
+                holds |= opened_now
+                still_open |= opened_now.keys()
+            still_open -= {item[0] for item in items if not is_opening}
             assert books_of(many) == books_of(single)
         assert many.execute("PRAGMA foreign_key_check").fetchall() == []
         held = "SELECT coalesce(sum(hold_nano_usd), 0) FROM requests WHERE state = 'open'"

@@ -89,8 +89,11 @@ async def test_closing_counts_once(
     ledger: LedgerStore, account: Account, key: KeyRecord, accounts: AccountStore
 ) -> None:
     await ledger.open_reservation(opening("req_1", account.id))
-    results = await asyncio.gather(*(ledger.close(closing("req_1", amount)) for amount in (100, 200, 300)))
+    await ledger.open_reservation(opening("req_2", account.id))
+    closings = [*(closing("req_1", amount) for amount in (100, 200, 300)), closing("req_2", 0)]
+    *results, other = await asyncio.gather(*map(ledger.close, closings))  # in one batch
     assert sorted(results) == [False, False, True]
+    assert other
     assert not await ledger.close(released("req_1"))
     assert not await ledger.close(closing("req_unknown", 5))
     row = await ledger.request("req_1")
