@@ -19,8 +19,8 @@ from bitmesh_proxy.dialects.anthropic_reader import AnthropicReader, read_whole,
 from bitmesh_proxy.dialects.base import ChatDialect, UpstreamRequest
 from bitmesh_proxy.dialects.json_answers import child, objects, string
 from bitmesh_proxy.dialects.reading_meter import ReadingMeter
-from bitmesh_proxy.dialects.tool_arguments import tool_arguments
-from bitmesh_proxy.dialects.unsupported import refuse_logprobs, stop_sequences
+from bitmesh_proxy.dialects.tool_arguments import tool_called
+from bitmesh_proxy.dialects.unsupported import declared_functions, refuse_logprobs, stop_sequences
 from bitmesh_proxy.errors import InvalidRequest, UnsupportedValue
 
 WIRE_FORMAT: Final = "anthropic_messages"
@@ -133,7 +133,7 @@ def _give_way_to_thinking(body: dict[str, Any]) -> None:
 
 
 def _tools(options: JsonObject) -> dict[str, Any]:
-    declared = [child(tool, "function") for tool in objects(options.get("tools"))]
+    declared = declared_functions(options)
     if not declared:
         return {}
     tools = [
@@ -207,15 +207,8 @@ def _assistant(message: JsonObject, param: str) -> list[Block]:
     if refusal := string(message.get("refusal")):
         blocks.append({"type": "text", "text": refusal})
     for call in objects(message.get("tool_calls")):
-        function = child(call, "function")
-        blocks.append(
-            {
-                "type": "tool_use",
-                "id": _tool_id(call.get("id")),
-                "name": string(function.get("name")),
-                "input": tool_arguments(function.get("arguments"), param),
-            }
-        )
+        name, arguments = tool_called(call, param)
+        blocks.append({"type": "tool_use", "id": _tool_id(call.get("id")), "name": name, "input": arguments})
     return blocks
 
 

@@ -18,8 +18,8 @@ from bitmesh_proxy.dialects.base import ChatDialect, UpstreamRequest
 from bitmesh_proxy.dialects.gemini_reader import GeminiReader, read_whole, read_whole_usage
 from bitmesh_proxy.dialects.json_answers import child, objects, string
 from bitmesh_proxy.dialects.reading_meter import ReadingMeter
-from bitmesh_proxy.dialects.tool_arguments import tool_arguments
-from bitmesh_proxy.dialects.unsupported import refuse_logprobs, stop_sequences
+from bitmesh_proxy.dialects.tool_arguments import tool_called
+from bitmesh_proxy.dialects.unsupported import declared_functions, refuse_logprobs, stop_sequences
 from bitmesh_proxy.errors import InvalidRequest, UnsupportedValue
 
 WIRE_FORMAT: Final = "gemini"
@@ -115,7 +115,7 @@ def _thinking(effort: str, manner: str) -> dict[str, Any]:
 
 
 def _tools(options: JsonObject) -> dict[str, Any]:
-    functions = [child(tool, "function") for tool in objects(options.get("tools"))]
+    functions = declared_functions(options)
     if not functions:
         return {}
     declarations = [
@@ -179,10 +179,9 @@ def _model_parts(message: JsonObject, param: str, *, names: dict[str, str], sign
         if (signature := string(detail.get("data")) or string(detail.get("signature")))
     ]
     for place, call in enumerate(objects(message.get("tool_calls"))):
-        function = child(call, "function")
-        name = string(function.get("name"))
+        name, arguments = tool_called(call, param)
         names[string(call.get("id"))] = name
-        part: Part = {"functionCall": {"name": name, "args": tool_arguments(function.get("arguments"), param)}}
+        part: Part = {"functionCall": {"name": name, "args": arguments}}
         # The first call of a turn carries the signature; the others have none.
         if place == 0 and signatures:
             part["thoughtSignature"] = signatures[-1]

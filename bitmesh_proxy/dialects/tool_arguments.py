@@ -6,9 +6,21 @@ from typing import Any
 
 import orjson
 
-from bitmesh_proxy.dialects.json_answers import string
+from bitmesh_proxy.calls import JsonObject
+from bitmesh_proxy.dialects.json_answers import child, string
 from bitmesh_proxy.errors import InvalidRequest
 from bitmesh_proxy.nesting import MAX_WRITTEN_DEPTH, is_deeper
+
+
+def tool_called(call: JsonObject, param: str) -> tuple[str, dict[str, Any]]:
+    """The name and the arguments of a call. The free text that a custom tool was given becomes the member ``input``.
+
+    ``param`` is the message's place. Raises InvalidRequest, see ``tool_arguments``.
+    """
+    if custom := child(call, "custom"):
+        return string(custom.get("name")), {"input": string(custom.get("input"))}
+    function = child(call, "function")
+    return string(function.get("name")), tool_arguments(function.get("arguments"), param)
 
 
 def tool_arguments(arguments: object, param: str) -> dict[str, Any]:

@@ -243,3 +243,16 @@ def test_an_offer_may_refuse_a_field_and_give_defaults() -> None:
     body = body_of({"temperature": 0.5}, options={"refuses": ["temperature"]}, defaults={"top_p": 0.99})
     assert "temperature" not in body
     assert body["top_p"] == 0.99
+
+
+def test_a_tool_that_is_no_function_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="no tools of the type 'custom'") as caught:
+        body_of({"tools": [TOOL, {"type": "custom", "custom": {"name": "patch"}}]})
+    assert caught.value.param == "tools[1]"
+
+
+def test_a_call_of_a_custom_tool_is_repeated_as_an_object() -> None:
+    call = {"id": "call_1", "type": "custom", "custom": {"name": "patch", "input": "*** Begin"}}
+    messages: list[dict[str, Any]] = [USER, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    (block,) = body_of(messages=messages)["messages"][1]["content"]
+    assert (block["type"], block["name"], block["input"]) == ("tool_use", "patch", {"input": "*** Begin"})

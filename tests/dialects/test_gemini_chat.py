@@ -206,3 +206,16 @@ def test_tools(choice: Any, expected: Any) -> None:
     assert declaration["name"] == "weather"
     assert declaration["parametersJsonSchema"]["required"] == ["city"]
     assert body.get("toolConfig", {}).get("functionCallingConfig") == expected
+
+
+def test_a_tool_that_is_no_function_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="no tools of the type 'custom'") as caught:
+        body_of({"tools": [TOOL, {"type": "custom", "custom": {"name": "patch"}}]})
+    assert caught.value.param == "tools[1]"
+
+
+def test_a_call_of_a_custom_tool_is_repeated_as_an_object() -> None:
+    call = {"id": "call_1", "type": "custom", "custom": {"name": "patch", "input": "*** Begin"}}
+    messages: list[dict[str, Any]] = [USER, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    (part,) = body_of(messages=messages)["contents"][1]["parts"]
+    assert part["functionCall"] == {"name": "patch", "args": {"input": "*** Begin"}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bitmesh_proxy.dialects.tool_arguments import tool_arguments
+from bitmesh_proxy.dialects.tool_arguments import tool_arguments, tool_called
 from bitmesh_proxy.errors import InvalidRequest
 
 
@@ -29,3 +29,11 @@ def test_what_is_not_json_or_too_deep_is_refused_with_its_place(arguments: str) 
     with pytest.raises(InvalidRequest) as caught:
         tool_arguments(arguments, "messages.1")
     assert caught.value.param == "messages.1.tool_calls"
+
+
+def test_a_call_is_a_name_and_an_object() -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"city": "Oslo"}'}}
+    assert tool_called(call, "messages.1") == ("look", {"city": "Oslo"})
+    call = {"id": "call_1", "type": "custom", "custom": {"name": "patch", "input": "*** Begin"}}
+    assert tool_called(call, "messages.1") == ("patch", {"input": "*** Begin"})
+    assert tool_called({}, "messages.1") == ("", {})

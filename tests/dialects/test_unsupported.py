@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from bitmesh_proxy.dialects.unsupported import refuse_logprobs, stop_sequences
-from bitmesh_proxy.errors import InvalidRequest, UnsupportedParameter
+from bitmesh_proxy.dialects.unsupported import declared_functions, refuse_logprobs, stop_sequences
+from bitmesh_proxy.errors import InvalidRequest, UnsupportedParameter, UnsupportedValue
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,25 @@ def test_a_stop_that_is_no_text_is_refused(stop: Any) -> None:
     with pytest.raises(InvalidRequest) as refused:
         stop_sequences({"stop": stop})
     assert refused.value.param == "stop"
+
+
+def test_functions_are_declared() -> None:
+    look = {"name": "look", "parameters": {"type": "object"}}
+    assert declared_functions({"tools": [{"type": "function", "function": look}]}) == [look]
+    assert declared_functions({"tools": None}) == declared_functions({}) == []
+
+
+@pytest.mark.parametrize(
+    ("tool", "said"),
+    [
+        ({"type": "custom", "custom": {"name": "patch"}}, "no tools of the type 'custom'"),
+        ({"type": "web_search"}, "no tools of the type 'web_search'"),
+        ({"type": "function", "name": "look"}, "no tools without a 'function'"),
+        ({"name": "look", "input_schema": {}}, "no tools without a 'function'"),
+    ],
+)
+def test_a_tool_that_is_no_function_is_refused_with_its_place(tool: dict[str, Any], said: str) -> None:
+    look = {"type": "function", "function": {"name": "look"}}
+    with pytest.raises(UnsupportedValue, match=said) as refused:
+        declared_functions({"tools": [look, tool]})
+    assert refused.value.param == "tools[1]"
