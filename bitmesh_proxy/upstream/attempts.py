@@ -378,7 +378,7 @@ def _note_events(events: Sequence[Event], progress: Progress) -> bool:
     has_failed = False
     for event in events:
         if isinstance(event, TextDelta):
-            progress.output_characters += len(event.text)
+            progress.output_characters += characters_of(event)
         elif isinstance(event, UsageReport):
             progress.usage = event.usage
         elif isinstance(event, StreamFailed):
