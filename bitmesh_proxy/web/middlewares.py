@@ -17,7 +17,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from bitmesh_proxy import keys
-from bitmesh_proxy.context import Caller, RequestContext
+from bitmesh_proxy.context import Caller, RequestContext, Surface
 from bitmesh_proxy.errors import (
     BodyTooLarge,
     CallerLeft,
@@ -27,6 +27,7 @@ from bitmesh_proxy.errors import (
     MethodNotAllowed,
     NotFound,
     PermissionDenied,
+    RateLimited,
     Unavailable,
 )
 from bitmesh_proxy.limits.headers import rate_limit_headers
@@ -126,8 +127,19 @@ async def render_errors(request: web.Request, handler: Handler) -> web.StreamRes
         if request.transport is not None:
             request.transport.abort()
         raise asyncio.CancelledError
-    rendered = render_error(error, state.context.surface, state.context.request_id)
+    rendered = render_error(error, await _surface_of(request, error), state.context.request_id)
     return web.Response(status=rendered.status, headers=rendered.headers, body=rendered.body)
+
+
+async def _surface_of(request: web.Request, error: GatewayError) -> Surface:
+    """The caller's dialect; where the body decides it, and was not read before the refusal, what it begins with."""
+    surface = request[keys.STATE].context.surface
+    if not isinstance(error, RateLimited | Unavailable | InternalError):  # all others are called the same in each
+        return surface
+    route = route_of(request)
+    if route.surface_of_unread is None or surface is not route.surface:
+        return surface
+    return await route.surface_of_unread(request)
 
 
 @web.middleware

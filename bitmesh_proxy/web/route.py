@@ -13,6 +13,7 @@ from bitmesh_proxy.context import Surface
 from bitmesh_proxy.endpoints.endpoint import Endpoint
 
 HttpHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+SurfaceOf = Callable[[web.Request], Awaitable[Surface]]
 
 
 class Access(StrEnum):
@@ -33,6 +34,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     may do it in its place (``web/lane``).
     ``is_call``: it counts as one of the calls that its key has under way. What looks after a call that runs, or ends
     it, does not: a key with no place left needs it most.
+    ``surface_of_unread``: where the body decides how errors look, how one looks that comes before the body is read.
     """
 
     method: str
@@ -43,6 +45,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     access: Access = Access.KEY
     plain_call: Endpoint | None = None
     is_call: bool = True
+    surface_of_unread: SurfaceOf | None = None
 
 
 async def _nowhere(request: web.Request) -> web.StreamResponse:

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import aiohttp
 import orjson
 import pytest
 
-from tests.journeys.gateway import Gateway, bearer, chat, eventually, image, raw_call, running_gateway, until
+from tests.journeys.gateway import (
+    CHAT_MODEL,
+    Gateway,
+    bearer,
+    chat,
+    eventually,
+    image,
+    raw_call,
+    running_gateway,
+    until,
+)
 
 pytestmark = pytest.mark.journey
 
@@ -44,6 +55,31 @@ async def test_a_key_has_a_bucket(tmp_path: Path) -> None:
         slow = bearer(await gateway.new_key(rate_per_minute=1))
         assert (await gateway.get("/test", headers=slow)).status == 200
         await assert_refused(gateway, "/test", slow)
+
+
+async def test_a_refused_response_is_told_in_its_own_words(tmp_path: Path) -> None:
+    """Which are those of its body, although nobody reads that any more."""
+    bodies = {
+        "rate_limit_error": {"model": CHAT_MODEL, "messages": [{"role": "user", "content": "hi"}]},
+        "too_many_requests": {"model": CHAT_MODEL, "input": "hi"},
+    }
+    path = "/v1/responses"
+    async with running_gateway(tmp_path, {"limits": {"endpoint_per_minute": {"responses": 1}}}) as gateway:
+        assert (await gateway.post(path, bodies["too_many_requests"])).status == 200
+        for wanted, body in bodies.items():
+            plain, data = await gateway.post(path, body), orjson.dumps(body)
+            assert (plain.status, plain.json["error"]["type"]) == (429, wanted)
+            length = {"Content-Length": str(len(data))}
+            async with raw_call(gateway, "POST", path, headers=length) as (reader, writer):
+                writer.write(data)  # the head is there before it
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 429 ")
+                told = await reader.readuntil(b"}}")
+                assert orjson.loads(told)["error"]["type"] == wanted
+        form = aiohttp.FormData({"model": CHAT_MODEL, "messages": "[]"}, default_to_multipart=True)
+        refused = await gateway.call("POST", path, data=form)
+        assert (refused.status, refused.json["error"]["type"]) == (429, "rate_limit_error")
+        await gateway.check_books()
 
 
 @pytest.mark.both_ways

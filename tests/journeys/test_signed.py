@@ -86,6 +86,15 @@ def php_json(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
+async def test_a_signed_response_is_refused_in_its_own_words(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, {"limits": {"endpoint_per_minute": {"responses": 1}}}) as gateway:
+        assert (
+            await send(gateway, "POST", "/v1/responses", php_json({"model": CHAT_MODEL, "input": "hi"}))
+        ).status == 200
+        refused = await send(gateway, "POST", "/v1/responses", php_json(chat()))
+        assert (refused.status, refused.json["error"]["type"]) == (429, "rate_limit_error")
+
+
 @pytest.mark.both_ways
 async def test_a_signed_conversation_from_test_to_clip(gateway: Gateway) -> None:
     assert (await send(gateway, "GET", "/test")).json == {"message": "you are the man"}

@@ -8,7 +8,7 @@ Two vocabularies, one request: ``messages`` is the unified API's, ``input`` the 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -52,6 +52,9 @@ _NAMES: Final = frozenset((
     "reference_images", *MEDIA_FIELDS,
 ))
 # fmt: on
+
+_JSON_TOKEN: Final = re.compile(r'[{}\[\]]|"(?P<text>(?:[^"\\]++|\\.)*+)"(?P<colon>\s*:)?|"', re.DOTALL)
+_FORM_NAME: Final = re.compile(r'(?:^|&|; name=")(messages|input)(?:=|")')
 
 
 class Vocabulary(StrEnum):
@@ -107,6 +110,28 @@ class ResponseRequest(msgspec.Struct, frozen=True, kw_only=True):
 def vocabulary_of(body: JsonObject) -> Vocabulary:
     """Whose words, even where the request is wrong: its error is to be in them too."""
     return Vocabulary.UNIFIED if "messages" in body and "input" not in body else Vocabulary.OPEN_RESPONSES
+
+
+def vocabulary_of_start(start: bytes) -> Vocabulary:
+    """Whose words, as far as a body's first bytes say it: JSON, or a form of either kind. Nothing is checked."""
+    return vocabulary_of(dict.fromkeys(_names_in(start)))
+
+
+def _names_in(start: bytes) -> Iterator[str]:
+    text = start.decode("utf-8", "replace").lstrip()
+    if not text.startswith("{"):
+        yield from _FORM_NAME.findall(text)
+        return
+    depth = 0
+    for token in _JSON_TOKEN.finditer(text):
+        if token[0] in "{[":
+            depth += 1
+        elif token[0] in "}]":
+            depth -= 1
+        elif token[0] == '"':  # a text whose end has not come
+            return
+        elif depth == 1 and token["colon"]:
+            yield token["text"]
 
 
 def parse_request(body: JsonObject, new_id: NewId, *, bound_model: str | None = None) -> ResponseRequest:

@@ -20,7 +20,7 @@ from bitmesh_proxy.pipeline import Incoming
 from bitmesh_proxy.storage.responses import StoredResponse
 from bitmesh_proxy.upstream.reply import STREAM_HEADERS
 from bitmesh_proxy.web.call_bodies import digest_of
-from bitmesh_proxy.web.responses.bodies import read_request_body
+from bitmesh_proxy.web.responses.bodies import read_request_body, surface_of_unread
 from bitmesh_proxy.web.responses.replies import KEEP_ALIVE, MEDIA_GRACE_S, VERSION_HEADERS, HeldReply
 from bitmesh_proxy.web.responses.service import Prepared, Responses
 from bitmesh_proxy.web.responses.session import ResponseSession, Transport
@@ -206,6 +206,7 @@ def routes() -> list[Route]:
             name=name,
             surface=Surface.OPEN_RESPONSES,
             is_call="{response_id}" not in path,
+            surface_of_unread=surface_of_unread if method == "POST" and "{response_id}" not in path else None,
         )
         for method, path, handler, name in [(*row[:2], _versioned(row[2]), row[3]) for row in table]
         for prefix in ("/v1/responses", "/v1/openai/responses")

@@ -9,6 +9,7 @@ from bitmesh_proxy.endpoints.responses.request import (
     Vocabulary,
     parse_request,
     vocabulary_of,
+    vocabulary_of_start,
 )
 from bitmesh_proxy.errors import InvalidRequest
 from tests.endpoints.responses.making import a_request, counted_ids
@@ -32,6 +33,27 @@ def test_the_conversation_says_whose_words_these_are(body: dict[str, Any], vocab
     request = parse({"model": "m", **body})
     assert request.vocabulary is vocabulary_of(body) is vocabulary
     assert request.input_name == ("messages" if "messages" in body else "input")
+
+
+@pytest.mark.parametrize(
+    ("start", "vocabulary"),
+    [
+        (b'{"model": "m", "messages": [{"role": "user", "content": "the \\"input\\": of', Vocabulary.UNIFIED),
+        (b' {"metadata": {"input": "x"}, "messages" : []}', Vocabulary.UNIFIED),
+        (b'{"instructions": "say \\"messages\\": twice", "input": "hi"}', Vocabulary.OPEN_RESPONSES),
+        (b'{"tools": [{"messages": 1}], "user": "messages"}', Vocabulary.OPEN_RESPONSES),
+        (b'{"instructions": "cut off \\"messages\\": ', Vocabulary.OPEN_RESPONSES),
+        (b'{"input": "hi", "messages": []}', Vocabulary.OPEN_RESPONSES),
+        (b'--x\r\nContent-Disposition: form-data; name="messages"\r\n\r\n[]', Vocabulary.UNIFIED),
+        (b'--x\r\nContent-Disposition: form-data; name="input"\r\n\r\nhi', Vocabulary.OPEN_RESPONSES),
+        (b"model=m&messages=%5B%5D", Vocabulary.UNIFIED),
+        (b"input=messages", Vocabulary.OPEN_RESPONSES),
+        (b"", Vocabulary.OPEN_RESPONSES),
+        (b"}}]\xff", Vocabulary.OPEN_RESPONSES),
+    ],
+)
+def test_what_a_body_begins_with_says_it_too(start: bytes, vocabulary: Vocabulary) -> None:
+    assert vocabulary_of_start(start) is vocabulary
 
 
 @pytest.mark.parametrize(
