@@ -74,8 +74,11 @@ class Conversations:
         except ContextTooLarge as exc:
             raise self._too_large("previous_response_id") from exc
         if chain is None:
+            is_there = await self._store.get(account_id, response_id) is not None
             raise PreviousResponseNotFound(
-                f"The previous response '{response_id[:64]}' was not found.", param="previous_response_id"
+                f"The previous response '{response_id[:64]}' "
+                + ("goes on from one that is not stored any more." if is_there else "was not found."),
+                param="previous_response_id",
             )
         if chain[-1].is_under_way:
             raise InvalidRequest("The previous response is still under way.", param="previous_response_id")

@@ -73,6 +73,19 @@ async def test_what_a_connection_remembers_needs_no_store(conversations: Convers
     assert texts_of(conversation.context) == ["before"]
 
 
+async def test_what_goes_on_from_something_forgotten_says_so(
+    store: ResponseStore, conversations: Conversations
+) -> None:
+    """It can be looked at still, so that it being "not found" would be no help."""
+    for number in (1, 2, 3):
+        await keep(store, number, previous_id=f"resp_{number - 1}" if number > 1 else None)
+    await store.delete("acct_1", "resp_1")
+    with pytest.raises(PreviousResponseNotFound, match="'resp_3' goes on from one that is not stored any more"):
+        await conversations.of(a_request(input="now", previous_response_id="resp_3"), "acct_1")
+    with pytest.raises(PreviousResponseNotFound, match="'resp_1' was not found"):
+        await conversations.of(a_request(input="now", previous_response_id="resp_1"), "acct_1")
+
+
 @pytest.mark.parametrize("account_id", ["acct_1", "acct_2"])
 async def test_what_is_not_there_is_not_found(
     store: ResponseStore, conversations: Conversations, account_id: str
