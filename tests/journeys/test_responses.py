@@ -437,6 +437,10 @@ async def test_a_clip_that_fails_is_an_error_or_a_failed_response(gateway: Gatew
     assert answer.status == 200
     check_response(answer.json)
     assert answer.json["status"] == "failed"
+    assert answer.json["error"].keys() == {"code", "message"}
+    unified = await gateway.post(PATH, {"model": VIDEO_MODEL, "messages": messages(given)})
+    check_response(unified.json)
+    assert unified.json["error"] == {**answer.json["error"], "type": "internal_error"}
     events = checked_events(await gateway.post(PATH, {"model": VIDEO_MODEL, "input": given, "stream": True}))
     assert events[-1]["type"] == "response.failed"
     assert (await gateway.last_row()).charge_nano_usd == 0

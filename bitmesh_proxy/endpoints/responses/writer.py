@@ -201,6 +201,8 @@ class EventWriter:
         if self._usage is not None or self._output_characters:
             usage = render_usage(self._usage or self._estimate(), cost or Cost())
         error = {"code": failure.code, "message": failure.message}
+        if self._request.vocabulary is Vocabulary.UNIFIED:
+            error["type"] = failure.type  # every error of the unified API has one
         self.response = self._render("failed", usage=usage, error=error)
         # OpenAI's clients read the flat fields beside the standard's nested ones.
         details = {"code": failure.code, "message": failure.message, "param": failure.param}
