@@ -87,7 +87,7 @@ class InputMedia:
         types: Collection[str] = limits.audio_types if is_sound else limits.image_types
         found = sniff(data[:SNIFF_BYTES])
         if found not in types:
-            known = ", ".join(name.partition("/")[2] for name in types)
+            known = ", ".join(dict.fromkeys(name.partition("/")[2] for name in types))
             raise InvalidRequest(f"Invalid '{param}': its bytes are of no type that is taken ({known}).", param=param)
         return Media(kind=media.kind, data=data, media_type=found, name=media.name)
 

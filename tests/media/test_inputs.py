@@ -139,6 +139,12 @@ async def test_what_cannot_be_taken_is_refused_by_name(
     assert caught.value.param == param
 
 
+async def test_each_type_that_is_taken_is_named_once(inputs: InputMedia) -> None:
+    """``audio/mp4`` and ``video/mp4`` are one to a caller."""
+    with pytest.raises(InvalidRequest, match=r"\(mpeg, mp4, aac, wav, flac, ogg, webm, quicktime\)"):
+        await checked(inputs, TranscriptionCall(model="m", audio=Media(kind="audio", data=PNG)))
+
+
 async def test_a_result_of_ours_is_read_and_not_fetched(inputs: InputMedia, room: Room) -> None:
     output = MediaOutput(kind="image", data=PNG, media_type="image/png")
     url = await room.results.register(output, provider="maker", account_id="acc", public_base_url=HERE)
