@@ -173,6 +173,7 @@ async def database(app: web.Application) -> AsyncIterator[None]:
             max_pending_writes=settings.data.max_pending_writes,
             min_free_bytes=settings.data.min_free_bytes,
             takes_turns=keys.WORKER in app,
+            on_migration=app.get(keys.ON_MIGRATION),
         )
     except (OSError, StorageError, MasterSecretError) as exc:
         raise StartError(str(exc)) from exc

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -65,6 +65,8 @@ SETTINGS = web.AppKey("settings", Settings)
 FORWARDED = web.AppKey("forwarded", ForwardedTrust)
 ENVIRON = web.AppKey("environ", Mapping[str, str])
 DATABASE = web.AppKey("database", Database)
+#: Called, from a thread, when the database has to be brought up to date and the start may take long. May be absent.
+ON_MIGRATION: web.AppKey[Callable[[], object]] = web.AppKey("on_migration")
 CATALOGUE = web.AppKey("catalogue", Catalogue)
 MODELS: web.AppKey[ListedModels] = web.AppKey("models")
 AUTHENTICATOR = web.AppKey("authenticator", Authenticator)

@@ -18,7 +18,7 @@ from bitmesh_proxy.catalogue.loader import catalogue_dirs
 from bitmesh_proxy.settings import Settings
 from bitmesh_proxy.settings_sources import load_settings
 from bitmesh_proxy.storage.database import DATABASE_NAME
-from bitmesh_proxy.storage.migrations import migrate
+from bitmesh_proxy.storage.migrations import load_migrations, migrate
 from bitmesh_proxy.upstream.access import provider_names
 
 
@@ -51,6 +51,15 @@ def lay_database(path: Path) -> None:
     Reads and writes files: not for the event loop, as ``furnish``.
     """
     _lay(path, empty_database())
+
+
+def make_older_database(path: Path) -> None:
+    """One of the schema before the last, as an older version left it. In time as ``lay_database``."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        migrate(connection, path, load_migrations()[:-1])
+    finally:
+        connection.close()
 
 
 def furnish(data_dir: Path, settings: Settings) -> None:

@@ -16,7 +16,7 @@ from typing import Final, NoReturn
 
 import msgspec
 
-#: What a child says: it serves, and its loop turns.
+#: What a child says: it serves, and its loop turns; before it serves, that its start takes long and goes on.
 READY: Final = b"R"
 BEAT: Final = b"."
 #: An order: say where the service is.
@@ -105,8 +105,8 @@ class Child(msgspec.Struct, eq=False, kw_only=True):
         self.pid, self.is_ready, self.heard_s, self.status = pid, False, now_s, 0
         self.starts += 1
 
-    def listen(self, now_s: float) -> None:
-        """Take what it has said."""
+    def listen(self, now_s: float) -> bool:
+        """Take what it has said; whether that was anything."""
         said = b""
         with suppress(BlockingIOError):
             said = os.read(self.reports, 4096)
@@ -114,6 +114,7 @@ class Child(msgspec.Struct, eq=False, kw_only=True):
             self.heard_s = now_s
         if READY in said:
             self.is_ready, self.ready_s = True, now_s
+        return bool(said)
 
     def has_ended(self, now_s: float) -> bool:
         """Has its process ended since this was last asked? ``status`` says how, ``due_s`` when the next is due."""

@@ -11,7 +11,11 @@ import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
 
+from aiohttp import web
+
+from bitmesh_proxy import keys
 from bitmesh_proxy.freed_memory import keep_freed_memory
+from bitmesh_proxy.service import EXTENSION_S
 
 #: A request makes a few hundred objects and almost no circles, so that looking for them after every 700 is in vain.
 GC_THRESHOLDS: Final = (20_000, 20, 20)
@@ -68,6 +72,27 @@ async def beating(beat: Callable[[], object], interval_s: float | None) -> Async
         while True:
             beat()
             await asyncio.sleep(interval_s)
+
+    task = asyncio.create_task(go_on())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+@contextlib.asynccontextmanager
+async def starting(app: web.Application, tell: Callable[[], object]) -> AsyncIterator[None]:
+    """For an application's start: when it turns out that the database has to be brought up to date, which takes its
+    time, call ``tell`` at once and then often enough (``EXTENSION_S``) until the start is over."""
+    loop, begun = asyncio.get_running_loop(), asyncio.Event()
+    app[keys.ON_MIGRATION] = lambda: loop.call_soon_threadsafe(begun.set)
+
+    async def go_on() -> None:
+        await begun.wait()
+        async with beating(tell, EXTENSION_S / 4):
+            await asyncio.Event().wait()
 
     task = asyncio.create_task(go_on())
     try:

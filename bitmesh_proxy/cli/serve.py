@@ -23,6 +23,7 @@ from bitmesh_proxy.cli.process import (
     beating,
     loop_factory,
     settle_memory,
+    starting,
     stop_signals,
     url_of,
 )
@@ -92,7 +93,8 @@ async def _serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     runner = make_runner(app := make_app(settings))
     try:
-        await runner.setup()
+        async with starting(app, service.ask_for_time):
+            await runner.setup()
         address = await _listen(runner, settings)
         settle_memory()
         await welcome(app, address)

@@ -27,7 +27,7 @@ from bitmesh_proxy.cli.process import HANGUP_ANSWER, settle_memory, stop_signals
 
 log = logging.getLogger(__name__)
 
-#: A process that does not serve after so long is killed.
+#: A process that does not serve after so long, and does not say that its start goes on, is killed.
 START_PATIENCE_S: Final = 60.0
 #: While one is about to, it is looked at so often.
 START_LOOK_S: Final = 1.0
@@ -162,7 +162,8 @@ class Supervisor:
             if key.data is None:
                 self._woken.recv(4096)
             else:
-                key.data.listen(self._clock())
+                if key.data.listen(self._clock()) and not key.data.is_ready:
+                    service.ask_for_time()
         ended = [child for child in self._children if child.has_ended(self._clock())]
         for child in ended:
             self._selector.unregister(child.reports)

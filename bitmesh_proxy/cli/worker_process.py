@@ -27,7 +27,7 @@ from bitmesh_proxy.app import StartError, make_app, make_runner, sandbox_for
 from bitmesh_proxy.cli.children import BEAT, READY, WELCOME, Lines
 from bitmesh_proxy.cli.first_run import welcome
 from bitmesh_proxy.cli.options import EXIT_CONFIG
-from bitmesh_proxy.cli.process import BACKLOG, beating, beside, loop_factory, settle_memory, url_of
+from bitmesh_proxy.cli.process import BACKLOG, beating, beside, loop_factory, settle_memory, starting, url_of
 from bitmesh_proxy.settings import Settings
 from bitmesh_proxy.worker import Worker, settings_of_seat
 
@@ -92,7 +92,8 @@ async def _serve(settings: Settings, worker: Worker, callers: Callers, lines: Li
     orders = _Orders(lines, signals=(signal.SIGTERM, signal.SIGINT))
     runner = make_runner(app := make_app(settings_of_seat(settings, worker.seat, seats=worker.seats), worker=worker))
     try:
-        await runner.setup()
+        async with starting(app, partial(_report, lines, BEAT)):
+            await runner.setup()
         sockets = callers.given or beside(callers.reserved)
         for sock in sockets:
             await web.SockSite(runner, sock, backlog=BACKLOG).start()

@@ -17,7 +17,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -109,16 +109,18 @@ class Database:
         max_pending_writes: int,
         min_free_bytes: int = 0,
         takes_turns: bool = False,
+        on_migration: Callable[[], object] | None = None,
     ) -> Database:
         """Open the file, make it if it is not there, and bring it up to date.
 
         With ``takes_turns`` several processes that write all the time do so in turn (``turns.py``), and so does whoever
-        opens the database after them. Raises StorageError when the file cannot be used (newer than the program, of
+        opens the database after them. ``on_migration`` is called, in a thread, when bringing it up to date
+        begins, which may take long. Raises StorageError when the file cannot be used (newer than the program, of
         another program, no permission).
         """
         try:
             path = await asyncio.to_thread(_followed, path)
-            lookup = await asyncio.to_thread(_prepare, path, busy_timeout_s)
+            lookup = await asyncio.to_thread(_prepare, path, busy_timeout_s, on_migration)
             turns = await asyncio.to_thread(_turns_of, path, takes_turns)
             key_changes = await asyncio.to_thread(KeyChanges, path.with_name(path.name + ".key-changes"))
         except (sqlite3.Error, OSError) as exc:
@@ -276,14 +278,14 @@ def _turns_of(path: Path, takes_turns: bool) -> Turns | None:
     return Turns(turns) if takes_turns or turns.exists() else None
 
 
-def _prepare(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
+def _prepare(path: Path, busy_timeout_s: float, on_migration: Callable[[], object] | None) -> sqlite3.Connection:
     """Make and migrate the file; gives the connection for look-ups."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     # Made by us, so that nobody else on the machine may read it; the log files take the same mode from it.
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     connection = _connect(path, timeout_s=busy_timeout_s)
     try:
-        migrate(connection, path)
+        migrate(connection, path, on_begin=on_migration)
         # Opened before the other is closed: who closes a file last empties its log, and waits for the disk.
         lookup = _connect(path, timeout_s=LOOKUP_BUSY_TIMEOUT_S, cache_kib=LOOKUP_CACHE_KIB)
     finally:

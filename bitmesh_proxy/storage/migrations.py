@@ -8,9 +8,10 @@ copy is laid beside it (``books.sqlite3.before-0002``).
 
 from __future__ import annotations
 
+import logging
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
@@ -19,6 +20,8 @@ import msgspec
 
 from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.lock_files import see_that_nobody_serves
+
+log = logging.getLogger(__name__)
 
 #: "BMPX" in ASCII.
 APPLICATION_ID = 0x424D5058
@@ -50,11 +53,18 @@ def load_migrations() -> tuple[Migration, ...]:
     return tuple(found)
 
 
-def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration] | None = None) -> None:
+def migrate(
+    connection: sqlite3.Connection,
+    path: Path,
+    migrations: Sequence[Migration] | None = None,
+    *,
+    on_begin: Callable[[], object] | None = None,
+) -> None:
     """Bring the database behind ``connection`` (autocommit mode) up to date.
 
     All that is missing is done in one transaction, so that no process ever sees a file between two versions. Safe when
-    several start at once: each looks at the version under the write lock.
+    several start at once: each looks at the version under the write lock. ``on_begin`` is called before a file with
+    something in it is copied and changed, which takes as long as there is much in it.
     Raises StorageError for a file that is newer, or not ours, or older and served by another process.
     """
     if sqlite3.sqlite_version_info < MIN_SQLITE_VERSION:
@@ -72,6 +82,9 @@ def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Mig
         version = _check_version(connection, path, known)  # another process may have been faster
         if 0 < version < len(known):  # a file that is made just now needs no copy
             _leave_to_a_running_service(path, version, known)
+            log.info("%s is brought up to date: from schema %d to %d", path, version, len(known))
+            if on_begin is not None:
+                on_begin()
             _lay_copy_beside(path, known[version])
         for migration in known[version:]:
             _apply(connection, migration)

@@ -17,7 +17,7 @@ from bitmesh_proxy.settings_sources import load_settings
 from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.database import DATABASE_NAME, Database
 from bitmesh_proxy.storage.lock_files import lock_directory
-from bitmesh_proxy.storage.migrations import load_migrations, migrate
+from tests.first_start import make_older_database
 
 
 def settings(directory: Path) -> Settings:
@@ -94,9 +94,7 @@ def test_a_database_that_an_older_service_has_in_use_is_left_as_it_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / DATABASE_NAME
-    connection = sqlite3.connect(path, isolation_level=None)
-    migrate(connection, path, load_migrations()[:-1])
-    connection.close()
+    make_older_database(path)
     lock_directory(path).mkdir()
     with (lock_directory(path) / "of_a_service.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

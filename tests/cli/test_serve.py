@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pty
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.first_start import make_older_database
 from tests.journeys.processes import PATIENTLY, run, serving
 
 pytestmark = [pytest.mark.journey, PATIENTLY]
@@ -89,6 +91,17 @@ def test_the_sandbox_cannot_be_where_callers_come(tmp_path: Path, workers: str) 
     assert done.returncode == 78, done.stderr
     assert f"sandbox.port: must not be http.port ({port})" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def test_a_start_that_brings_the_database_up_to_date_asks_for_time(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    await asyncio.to_thread(make_older_database, tmp_path / "data" / "bitmesh-proxy.db")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        async with serving(tmp_path / "data", env={"NOTIFY_SOCKET": str(tmp_path / "notify")}) as served:
+            await served.until_it_says("is brought up to date: from schema")
+            assert manager.recv(100) == b"EXTEND_TIMEOUT_USEC=60000000"
+            assert manager.recv(100) == b"READY=1"
 
 
 async def test_without_sandbox_and_accounts_it_says_what_to_do_next(tmp_path: Path) -> None:

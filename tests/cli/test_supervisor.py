@@ -41,6 +41,9 @@ def run(name, lines):
     os.set_blocking(waker, False)
     signal.set_wakeup_fd(waker)
     say(name, os.getpid(), "again" if lines.is_replacement else "first")
+    if name == os.environ.get("SLOW"):
+        os.write(lines.reports, BEAT)
+        open(os.environ["GATE"]).close()
     os.write(lines.reports, READY)
     while not told:
         ready, _, _ = select.select([lines.orders, woken], [], [], lines.beat_interval_s)
@@ -194,3 +197,18 @@ def test_one_that_stands_still_is_killed_and_replaced(tmp_path: Path) -> None:
         while told[-1] == b"WATCHDOG=1":
             told.append(manager.recv(100))
         assert told[-1] == b"STOPPING=1"
+
+
+def test_for_one_whose_start_goes_on_more_time_is_asked(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "gate")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(10)
+        env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "SLOW": "one", "GATE": str(tmp_path / "gate")}
+        with supervised(env=env) as running:
+            assert manager.recv(100) == b"EXTEND_TIMEOUT_USEC=60000000"
+            (tmp_path / "gate").write_text("")
+            assert manager.recv(100) == b"READY=1\nSTATUS=2 workers"
+            running.process.send_signal(signal.SIGTERM)
+            running.rest()
+            assert running.process.wait() == 0

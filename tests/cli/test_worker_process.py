@@ -12,6 +12,8 @@ import pytest
 
 from bitmesh_proxy.cli.children import BEAT, READY, WELCOME
 from bitmesh_proxy.cli.worker_process import cores_of
+from bitmesh_proxy.storage.database import DATABASE_NAME
+from tests.first_start import make_older_database
 from tests.journeys.processes import PATIENCE_S, PATIENTLY, environment
 
 pytestmark = [pytest.mark.journey, PATIENTLY]
@@ -44,8 +46,10 @@ sys.exit(run_worker(settings, worker, callers, lines))
 """
 
 
-@pytest.mark.parametrize("kind", ["worker", "sandbox"])
+@pytest.mark.parametrize("kind", ["worker", "worker of an older database", "sandbox"])
 def test_it_says_that_it_serves_and_ends_when_nobody_gives_orders(tmp_path: Path, kind: str) -> None:
+    if kind == "worker of an older database":
+        make_older_database(tmp_path / DATABASE_NAME)
     orders, order = os.pipe()
     report, reports = os.pipe()
     process = subprocess.Popen(
@@ -61,9 +65,11 @@ def test_it_says_that_it_serves_and_ends_when_nobody_gives_orders(tmp_path: Path
     try:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
+        if kind == "worker of an older database":
+            assert os.read(report, 1) == BEAT
         assert os.read(report, 1) == READY
         assert os.read(report, 1) == BEAT
-        if kind == "worker":
+        if kind != "sandbox":
             os.write(order, WELCOME)
             assert process.stdout.readline().startswith(f"bitmesh-proxy listens on {url} (sandbox")
             with urllib.request.urlopen(url + "/ready", timeout=PATIENCE_S) as answer:

@@ -76,6 +76,14 @@ def test_copy_is_laid_beside_before_an_existing_file_changes(connection: sqlite3
     copy.close()
 
 
+def test_only_what_may_take_long_is_announced(connection: sqlite3.Connection, path: Path) -> None:
+    versions: list[int] = []
+    for known in ([FIRST], [FIRST], [FIRST, SECOND], [FIRST, SECOND]):
+        migrate(connection, path, known, on_begin=lambda: versions.append(version(connection)))
+    assert versions == [1]
+    assert copies(path) == ["books.db.before-0002"]
+
+
 def test_failed_migration_changes_nothing(connection: sqlite3.Connection, path: Path) -> None:
     migrate(connection, path, [FIRST])
     with pytest.raises(StorageError, match=r"0002_break\.sql: no such table: nowhere"):
