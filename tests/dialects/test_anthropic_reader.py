@@ -160,5 +160,5 @@ def test_a_meter_that_reads() -> None:
     assert not meter.is_complete
     meter.feed(stream[700:])
     text = 'The user wants weather.Let me look, née ☂.{"city":"Bern"}{}'
-    assert (meter.usage, meter.output_characters, meter.is_complete) == (USAGE, len(text), True)
+    assert (meter.usage, meter.output_characters, meter.is_complete) == (USAGE, len(text.encode()), True)
     assert (meter.error, meter.provider_request_id) == (None, "msg_01A")
