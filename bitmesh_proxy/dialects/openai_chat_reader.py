@@ -163,9 +163,7 @@ class OpenAIChatReader:
             raw_calls = [*raw_calls, {"index": 0, "function": legacy}]
         for place, raw in enumerate(raw_calls):
             call = self._call_of(raw, place if is_message else None)
-            function = raw.get("function")
-            function = function if isinstance(function, dict) else {}
-            arguments = function.get("arguments")
+            function, arguments = _called(raw)
             if arguments is not None and not isinstance(arguments, str):
                 arguments = orjson.dumps(arguments).decode()
             call.held += arguments or ""
@@ -174,7 +172,7 @@ class OpenAIChatReader:
                 if not name:
                     continue
                 call.is_announced = True
-                call.has_arguments = bool(call.held)
+                call.has_arguments = bool(call.held) or "custom" in raw  # a free text may be empty
                 yield ToolCallDelta(index=call.index, call_id=call.call_id, name=name, arguments=call.held)
                 call.held = ""
             elif call.held:
@@ -284,5 +282,13 @@ def _picture(image: Mapping[str, Any]) -> Iterator[Event]:
 
 
 def _names_function(raw: Mapping[str, Any]) -> bool:
+    return bool(string(_called(raw)[0].get("name")))
+
+
+def _called(raw: Mapping[str, Any]) -> tuple[Mapping[str, Any], Any]:
+    """What says the name of a call, and its arguments: a function's, or the text that a custom tool is given."""
+    custom = raw.get("custom")
+    if isinstance(custom, dict):
+        return custom, custom.get("input")
     function = raw.get("function")
-    return isinstance(function, dict) and bool(string(function.get("name")))
+    return (function, function.get("arguments")) if isinstance(function, dict) else ({}, None)

@@ -300,3 +300,23 @@ def test_an_error_in_a_whole_answer_is_a_refusal() -> None:
 def test_an_error_with_a_word_behind_an_escape_is_read() -> None:
     events = OpenAIChatReader().feed(b'data: {"error":{"message":"Step 7\\rk-0123456789 failed."}}\n\n')
     assert events == [StreamFailed(message="Step 7\rk-0123456789 failed.", code=None)]
+
+
+def test_a_custom_tool_is_given_a_text() -> None:
+    assert deltas(
+        tool(index=0, id="call_1", type="custom", custom={"name": "patch", "input": ""}),
+        tool(index=0, custom={"input": "*** Begin"}),
+        finish="tool_calls",
+    ) == [
+        ToolCallDelta(index=0, call_id="call_1", name="patch"),
+        ToolCallDelta(index=0, arguments="*** Begin"),
+        Finished(reason=FinishReason.TOOL_CALLS),
+    ]
+
+
+def test_a_custom_tools_text_may_be_empty() -> None:
+    call = {"id": "call_1", "type": "custom", "custom": {"name": "patch", "input": ""}}
+    assert whole({"content": None, "tool_calls": [call]}, "tool_calls") == [
+        ToolCallDelta(index=0, call_id="call_1", name="patch"),
+        Finished(reason=FinishReason.TOOL_CALLS),
+    ]

@@ -156,3 +156,25 @@ async def test_compaction(client: openai.AsyncOpenAI) -> None:
     given: Any = compacted.to_dict(warnings=False)["output"]  # its types know no messages of users in there
     answer = await client.responses.create(model=CHAT_MODEL, input=[*given, {"role": "user", "content": "Who am I?"}])
     assert answer.output_text
+
+
+async def test_a_custom_tool_there_and_back(client: openai.AsyncOpenAI, gateway: Gateway) -> None:
+    tool: Any = {"type": "custom", "name": "patch", "description": "Edits.", "format": {"type": "text"}}
+    async with client.responses.stream(model="openai/gpt-5.5", input="Mend it.", tools=[tool]) as stream:
+        text = "".join([event.delta async for event in stream if event.type == "response.custom_tool_call_input.delta"])
+        first = await stream.get_final_response()
+    (call,) = [item for item in first.output if item.type == "custom_tool_call"]
+    assert (call.name, call.input) == ("patch", "Mend it.")
+    assert text == call.input
+    output: Any = [{"type": "custom_tool_call_output", "call_id": call.call_id, "output": "Done."}]
+    second = await client.responses.create(
+        model="openai/gpt-5.5", input=output, previous_response_id=first.id, tools=[tool]
+    )
+    assert second.output_text
+    await gateway.check_books()
+
+
+async def test_a_custom_tool_is_refused_where_the_model_takes_functions_only(client: openai.AsyncOpenAI) -> None:
+    tool: Any = {"type": "custom", "name": "patch"}
+    with pytest.raises(openai.BadRequestError, match="no tools of the type 'custom'"):
+        await client.responses.create(model="anthropic/claude-haiku-5-5", input="Mend it.", tools=[tool])

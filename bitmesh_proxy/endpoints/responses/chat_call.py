@@ -1,7 +1,7 @@
 """From a request to a chat call: the whole conversation, in chat completions' names.
 
 The order is: this request's ``instructions``, then the context (what was said before), then the new input. Neighbouring
-function calls, and the assistant's words before them, are one message of the assistant's. Reasoning items are left out:
+calls of tools, and the assistant's words before them, are one message of the assistant's. Reasoning items are left out:
 chat completions have no place for them that all providers share. ``developer`` is sent as ``system``, which every
 provider knows and OpenAI reads as the same.
 """
@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from bitmesh_proxy.calls import ChatCall, JsonObject
 from bitmesh_proxy.endpoints.responses.content import is_audio
+from bitmesh_proxy.endpoints.responses.items import CALLS, OUTPUTS
 from bitmesh_proxy.endpoints.responses.request import ResponseRequest
 from bitmesh_proxy.errors import InvalidRequest, UnsupportedParameter, UnsupportedValue
 
@@ -95,7 +96,7 @@ def _messages(items: Sequence[JsonObject], param: str) -> Iterator[JsonObject]:
         kind = item["type"]
         if kind == "reasoning":
             continue
-        if kind == "function_call":
+        if kind in CALLS:
             if after_tools:
                 yield _user(after_tools)
                 after_tools = []
@@ -106,7 +107,7 @@ def _messages(items: Sequence[JsonObject], param: str) -> Iterator[JsonObject]:
         if turn is not None:
             yield turn
             turn = None
-        if kind == "function_call_output":
+        if kind in OUTPUTS:
             text, media = _tool_output(item["output"], param)
             yield {"role": "tool", "tool_call_id": short_call_id(item["call_id"]), "content": text}
             after_tools += media
@@ -132,8 +133,11 @@ def short_call_id(call_id: str) -> str:
 
 
 def _tool_call(item: JsonObject) -> JsonObject:
+    call_id = short_call_id(item["call_id"])
+    if item["type"] == "custom_tool_call":
+        return {"id": call_id, "type": "custom", "custom": {"name": item["name"], "input": item["input"]}}
     function = {"name": item["name"], "arguments": item["arguments"]}
-    return {"id": short_call_id(item["call_id"]), "type": "function", "function": function}
+    return {"id": call_id, "type": "function", "function": function}
 
 
 def _tool_output(output: str | Sequence[JsonObject], param: str) -> tuple[str, list[JsonObject]]:

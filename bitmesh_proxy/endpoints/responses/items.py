@@ -25,6 +25,9 @@ NewId = Callable[[str], str]
 MAX_ITEMS: Final = 10_000
 FUNCTION_NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _CALL_ID: Final = re.compile(r".{1,64}", re.DOTALL)
+#: A call of a tool and what it gave: a function's, or a custom tool's, which takes free text.
+CALLS: Final = frozenset(("function_call", "custom_tool_call"))
+OUTPUTS: Final = frozenset(("function_call_output", "custom_tool_call_output"))
 _ROLES: Final = ("user", "assistant", "system", "developer")
 _STATUSES: Final = ("in_progress", "completed", "incomplete")
 _PHASES: Final = ("commentary", "final_answer")
@@ -56,9 +59,9 @@ def check_call_ids(items: Sequence[JsonObject], *, param: str) -> None:
     """Every output must answer a call that the conversation holds. Raises InvalidRequest."""
     known: set[str] = set()
     for index, item in enumerate(items):
-        if item["type"] == "function_call":
+        if item["type"] in CALLS:
             known.add(item["call_id"])
-        elif item["type"] == "function_call_output" and item["call_id"] not in known:
+        elif item["type"] in OUTPUTS and item["call_id"] not in known:
             raise InvalidRequest(
                 f"There is no function call with the call_id '{item['call_id']}' for item {index} to answer.",
                 param=param,
@@ -104,10 +107,29 @@ def _read_function_call(item: Fields, new_id: NewId) -> JsonObject:
     }
 
 
-def _read_function_output(item: Fields, new_id: NewId) -> JsonObject:
+def _read_custom_call(item: Fields, new_id: NewId) -> JsonObject:
     return {
-        "id": _id_of(item, "fco_", new_id),
-        "type": "function_call_output",
+        "id": _id_of(item, "ctc_", new_id),
+        "type": "custom_tool_call",
+        "status": item.choice("status", _STATUSES) or "completed",
+        "call_id": item.required_string("call_id", pattern=_CALL_ID),
+        "name": item.required_string("name", pattern=FUNCTION_NAME),
+        "input": item.required_string("input"),
+    }
+
+
+def _read_function_output(item: Fields, new_id: NewId) -> JsonObject:
+    return _output_item("function_call_output", _id_of(item, "fco_", new_id), item)
+
+
+def _read_custom_output(item: Fields, new_id: NewId) -> JsonObject:
+    return _output_item("custom_tool_call_output", _id_of(item, "ctco_", new_id), item)
+
+
+def _output_item(kind: str, item_id: str, item: Fields) -> JsonObject:
+    return {
+        "id": item_id,
+        "type": kind,
         "status": item.choice("status", _STATUSES) or "completed",
         "call_id": item.required_string("call_id", pattern=_CALL_ID),
         "output": _read_output(item),
@@ -174,6 +196,8 @@ _ITEMS: Final[Mapping[str, Callable[[Fields, NewId], JsonObject]]] = {
     "message": _read_message,
     "function_call": _read_function_call,
     "function_call_output": _read_function_output,
+    "custom_tool_call": _read_custom_call,
+    "custom_tool_call_output": _read_custom_output,
     "reasoning": _read_reasoning,
     "compaction": _read_compaction,
     "item_reference": _read_reference,
@@ -208,6 +232,15 @@ def _tool_message(message: Fields, new_id: NewId) -> JsonObject:
 
 
 def _chat_tool_call(call: Fields, new_id: NewId) -> JsonObject:
+    if custom := call.object("custom"):
+        return {
+            "id": new_id("ctc_"),
+            "type": "custom_tool_call",
+            "status": "completed",
+            "call_id": call.required_string("id", pattern=_CALL_ID),
+            "name": custom.required_string("name", pattern=FUNCTION_NAME),
+            "input": custom.required_string("input"),
+        }
     function = call.object("function")
     if function is None:
         raise call.missing("function")

@@ -25,6 +25,7 @@ from bitmesh_proxy.calls import (
 from bitmesh_proxy.endpoints.responses.chat_call import chat_call
 from bitmesh_proxy.endpoints.responses.content import is_audio, is_media
 from bitmesh_proxy.endpoints.responses.fields import Fields
+from bitmesh_proxy.endpoints.responses.items import OUTPUTS
 from bitmesh_proxy.endpoints.responses.request import ResponseRequest
 from bitmesh_proxy.errors import InvalidRequest, UnsupportedParameter, UnsupportedValue
 
@@ -189,7 +190,7 @@ def _media_of(items: Sequence[JsonObject]) -> Iterator[JsonObject]:
     for item in items:
         if item["type"] == "message":
             yield from (part for part in item["content"] if is_media(part))
-        elif item["type"] == "function_call_output" and not isinstance(item["output"], str):
+        elif item["type"] in OUTPUTS and not isinstance(item["output"], str):
             yield from (part for part in item["output"] if is_media(part))
 
 

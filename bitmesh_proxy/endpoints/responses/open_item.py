@@ -2,6 +2,7 @@
 
     message, reasoning   added, then parts one after another, then done
     function_call        added, argument deltas, arguments done, then done
+    custom_tool_call     added, input deltas, input done, then done
 
 Every method gives the events it causes, without their sequence numbers.
 """
@@ -17,7 +18,7 @@ import orjson
 from bitmesh_proxy.calls import JsonObject
 
 PartKind = Literal["output_text", "refusal", "reasoning_text", "summary_text"]
-ItemKind = Literal["message", "reasoning", "function_call"]
+ItemKind = Literal["message", "reasoning", "function_call", "custom_tool_call"]
 #: Gives what a delta is padded with, or None.
 Obfuscate = Callable[[str], str | None]
 
@@ -132,12 +133,12 @@ class OpenItem:
         yield {"type": "response.content_part.done", **place, "part": part}
 
     def arguments(self, delta: str) -> Iterator[JsonObject]:
-        """More of a function call's arguments."""
+        """More of a function call's arguments, or of the text that a custom tool is given."""
         if not delta:
             return
         self._arguments.append(delta)
         event = {
-            "type": "response.function_call_arguments.delta",
+            "type": f"response.{_CALL_EVENTS[self.kind]}.delta",
             "item_id": self.item_id,
             "output_index": self._output_index,
             "delta": delta,
@@ -148,7 +149,9 @@ class OpenItem:
 
     @property
     def is_complete_call(self) -> bool:
-        """Are the arguments a whole JSON object, so that nothing can follow?"""
+        """Are the arguments a whole JSON object, so that nothing can follow? Of a free text nobody can tell."""
+        if self.kind == "custom_tool_call":
+            return False
         last = next((piece for piece in reversed(self._arguments) if not piece.isspace()), "")
         if not last.rstrip().endswith("}"):  # parsing them with every delta would take the square of their length
             return False
@@ -159,14 +162,14 @@ class OpenItem:
 
     def close(self, status: Literal["completed", "incomplete"]) -> Iterator[JsonObject]:
         """The events that end it."""
-        if self.kind == "function_call":
-            if not self._arguments:
+        if self.kind in _CALL_EVENTS:
+            if not self._arguments and self.kind == "function_call":
                 yield from self.arguments("{}")
             yield {
-                "type": "response.function_call_arguments.done",
+                "type": f"response.{_CALL_EVENTS[self.kind]}.done",
                 "item_id": self.item_id,
                 "output_index": self._output_index,
-                "arguments": "".join(self._arguments),
+                _ARGUMENTS[self.kind]: "".join(self._arguments),
             }
         yield from self._close_part()
         yield {
@@ -205,8 +208,9 @@ class OpenItem:
 
     def _rendered(self, status: str) -> dict[str, Any]:
         item: dict[str, Any] = {"id": self.item_id, "type": self.kind, "status": status}
-        if self.kind == "function_call":
-            return item | {"call_id": self._call_id, "name": self._name, "arguments": "".join(self._arguments)}
+        if self.kind in _ARGUMENTS:
+            arguments = {_ARGUMENTS[self.kind]: "".join(self._arguments)}
+            return item | {"call_id": self._call_id, "name": self._name} | arguments
         if self.kind == "message":
             return item | {"role": "assistant", "content": list(self._content)}
         item |= {"summary": list(self._summary), "content": list(self._content)}
@@ -221,3 +225,8 @@ _EVENT_NAMES: dict[PartKind, str] = {
     "reasoning_text": "reasoning",
     "summary_text": "reasoning_summary_text",
 }
+_CALL_EVENTS: dict[ItemKind, str] = {
+    "function_call": "function_call_arguments",
+    "custom_tool_call": "custom_tool_call_input",
+}
+_ARGUMENTS: dict[ItemKind, str] = {"function_call": "arguments", "custom_tool_call": "input"}

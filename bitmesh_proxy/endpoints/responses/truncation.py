@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from bitmesh_proxy.calls import JsonObject
+from bitmesh_proxy.endpoints.responses.items import CALLS, OUTPUTS
 from bitmesh_proxy.errors import ContextLengthExceeded
 
 CHARACTERS_PER_TOKEN: Final = 4
@@ -25,9 +26,9 @@ def characters_of(item: JsonObject) -> int:
     kind = item["type"]
     if kind == "message":
         return sum(map(_characters_of_part, item["content"]))
-    if kind == "function_call":
-        return len(item["name"]) + len(item["arguments"])
-    if kind == "function_call_output":
+    if kind in CALLS:
+        return len(item["name"]) + len(item["input" if kind == "custom_tool_call" else "arguments"])
+    if kind in OUTPUTS:
         output = item["output"]
         return len(output) if isinstance(output, str) else sum(map(_characters_of_part, output))
     return 0
@@ -64,11 +65,11 @@ def fit(
             break
         gone.add(index)
         characters -= characters_of(items[index])
-    dropped_calls = {items[index].get("call_id") for index in gone if items[index]["type"] == "function_call"}
+    dropped_calls = {items[index].get("call_id") for index in gone if items[index]["type"] in CALLS}
     return [
         item
         for index, item in enumerate(items)
-        if index not in gone and not (item["type"] == "function_call_output" and item["call_id"] in dropped_calls)
+        if index not in gone and not (item["type"] in OUTPUTS and item["call_id"] in dropped_calls)
     ]
 
 
@@ -78,7 +79,7 @@ def _droppable(items: Sequence[JsonObject]) -> list[int]:
     return [
         index
         for index, item in enumerate(items[:last_user])
-        if item.get("role") not in ("system", "developer") and item["type"] != "function_call_output"
+        if item.get("role") not in ("system", "developer") and item["type"] not in OUTPUTS
     ]
 
 

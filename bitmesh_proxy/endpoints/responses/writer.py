@@ -326,7 +326,8 @@ class EventWriter:
         if self._open_call != event.index:
             self._has_called = True
             call_id = short_call_id(event.call_id or self._new_id("call_"))
-            yield from self._begin("function_call", call_id=call_id, name=event.name or "")
+            kind: ItemKind = "custom_tool_call" if event.name in self._request.tool_use.custom else "function_call"
+            yield from self._begin(kind, call_id=call_id, name=event.name or "")
             self._open_call = event.index
         assert self._open is not None
         yield from self._open.arguments(event.arguments)
@@ -439,7 +440,12 @@ _DELTAS: Final[dict[type[Event], tuple[str, bytes]]] = {
     TextDelta: ("response.output_text.delta", b',"logprobs":[]'),
     ReasoningDelta: ("response.reasoning.delta", b""),
 }
-_PREFIXES: Final[dict[ItemKind, str]] = {"message": "msg_", "reasoning": "rs_", "function_call": "fc_"}
+_PREFIXES: Final[dict[ItemKind, str]] = {
+    "message": "msg_",
+    "reasoning": "rs_",
+    "function_call": "fc_",
+    "custom_tool_call": "ctc_",
+}
 _INCOMPLETE: Final[dict[FinishReason | None, str]] = {
     FinishReason.LENGTH: "max_output_tokens",
     FinishReason.CONTENT_FILTER: "content_filter",

@@ -21,6 +21,11 @@ from tests.endpoints.responses.making import counted_ids
 
 LINK = "https://a.test/b.png"
 TOOL = {"type": "function", "name": "look", "parameters": {"type": "object"}, "strict": True}
+PATCH = {
+    "type": "custom",
+    "name": "patch",
+    "format": {"type": "grammar", "syntax": "regex", "definition": ".*"},
+}
 ITEMS: list[Any] = [
     {"role": "system", "content": "Be brief."},
     {
@@ -37,6 +42,8 @@ ITEMS: list[Any] = [
     {"type": "reasoning", "summary": [{"type": "summary_text", "text": "s"}], "encrypted_content": "e"},
     {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"},
     {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_text", "text": "o"}]},
+    {"type": "custom_tool_call", "call_id": "d", "name": "patch", "input": "*** Begin"},
+    {"type": "custom_tool_call_output", "call_id": "d", "output": "o"},
     {"type": "compaction", "encrypted_content": "x"},
     {"type": "item_reference", "id": "msg_1"},
 ]
@@ -49,7 +56,7 @@ MESSAGES: list[Any] = [
 REST: dict[str, Any] = {
     "model": "m",
     "instructions": "i",
-    "tools": [TOOL],
+    "tools": [TOOL, PATCH],
     "tool_choice": {"type": "allowed_tools", "tools": [{"type": "function", "name": "look"}], "mode": "auto"},
     "text": {"format": {"type": "json_schema", "name": "n", "schema": {}, "strict": True}, "verbosity": "low"},
     "reasoning": {"effort": "low", "summary": "auto"},

@@ -156,3 +156,12 @@ def test_what_changes_nothing_is_taken() -> None:
 def test_long_ids_are_shortened() -> None:
     assert short_call_id("c" * 64) == "c" * 64
     assert len(short_call_id("c" * 65)) <= 64
+
+
+def test_the_call_of_a_custom_tool_keeps_its_text() -> None:
+    call = {"type": "custom_tool_call", "call_id": "c1", "name": "patch", "input": "*** Begin"}
+    output = {"type": "custom_tool_call_output", "call_id": "c1", "output": "done"}
+    turn, answer = call_of(input=[call, output]).messages
+    sent = {"id": "c1", "type": "custom", "custom": {"name": "patch", "input": "*** Begin"}}
+    assert turn == {"role": "assistant", "content": None, "tool_calls": [sent]}
+    assert answer == {"role": "tool", "tool_call_id": "c1", "content": "done"}

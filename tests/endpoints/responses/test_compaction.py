@@ -45,3 +45,10 @@ def test_a_summary_is_read_as_the_developers_word() -> None:
     assert violations("ItemField", message) == []
     assert message["role"] == "developer"
     assert message["content"][0]["text"].endswith("Ada asked.")
+
+
+def test_a_transcript_has_the_texts_of_custom_tools() -> None:
+    call = {"type": "custom_tool_call", "call_id": "c1", "name": "patch", "input": "*** Begin"}
+    output = {"type": "custom_tool_call_output", "call_id": "c1", "output": "done"}
+    transcript = transcript_of(a_request(input=[call, output]).items)
+    assert transcript == "assistant calls patch (c1): *** Begin\n\nresult of c1: done"

@@ -123,3 +123,25 @@ def test_an_output_must_answer_a_call() -> None:
         with pytest.raises(InvalidRequest) as raised:
             check_call_ids(items_of(orphan), param="input")
         assert raised.value.param == "input"
+
+
+CUSTOM_CALL = {"type": "custom_tool_call", "call_id": "c1", "name": "patch", "input": "*** Begin"}
+CUSTOM_OUTPUT = {"type": "custom_tool_call_output", "call_id": "c1", "output": "done"}
+
+
+def test_calls_of_custom_tools_come_in() -> None:
+    call, output = items_of([CUSTOM_CALL, CUSTOM_OUTPUT])
+    assert call == {**CUSTOM_CALL, "id": "ctc_1", "status": "completed"}
+    assert output == {**CUSTOM_OUTPUT, "id": "ctco_2", "status": "completed"}
+    assert items_of([call, output]) == [call, output]
+    check_call_ids([call, output], param="input")
+    with pytest.raises(InvalidRequest, match="c1"):
+        check_call_ids([output], param="input")
+
+
+def test_chat_completions_nest_the_call_of_a_custom_tool() -> None:
+    said = {"id": "c1", "type": "custom", "custom": {"name": "patch", "input": "*** Begin"}}
+    answer = {"role": "tool", "tool_call_id": "c1", "content": "done"}
+    call, output = messages_of([{"role": "assistant", "content": None, "tool_calls": [said]}, answer])
+    assert call == {**CUSTOM_CALL, "id": "ctc_1", "status": "completed"}
+    check_call_ids([call, output], param="messages")

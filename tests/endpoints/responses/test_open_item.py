@@ -49,3 +49,21 @@ def test_an_item_may_be_cut() -> None:
     list(item.arguments("{"))
     *_, done = item.close("incomplete")
     assert (done["item"]["status"], done["item"]["arguments"]) == ("incomplete", "{")
+
+
+def test_a_free_text_is_never_known_to_be_whole_and_may_be_empty() -> None:
+    item = OpenItem("custom_tool_call", "ctc_1", 0, call_id="c", name="patch")
+    assert [event["type"] for event in item.arguments("{}")] == ["response.custom_tool_call_input.delta"]
+    assert not item.is_complete_call
+    done, last = item.close("completed")
+    assert (done["type"], done["input"]) == ("response.custom_tool_call_input.done", "{}")
+    assert last["item"] == {
+        "id": "ctc_1",
+        "type": "custom_tool_call",
+        "status": "completed",
+        "call_id": "c",
+        "name": "patch",
+        "input": "{}",
+    }
+    done, last = OpenItem("custom_tool_call", "ctc_1", 0, call_id="c", name="patch").close("completed")
+    assert done["input"] == last["item"]["input"] == ""

@@ -87,3 +87,49 @@ def test_what_is_wrong_is_named(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
         read_tools(Fields(fields))
     assert raised.value.param == param
+
+
+GRAMMAR = {"syntax": "lark", "definition": "start: /a+/"}
+PATCH = {"type": "custom", "name": "patch", "description": "Edits.", "format": {"type": "grammar", **GRAMMAR}}
+
+
+def test_custom_tools_are_echoed_and_sent_as_chat_completions_have_them() -> None:
+    use = use_of(tools=[LOOK, PATCH, {"type": "custom", "name": "say"}])
+    assert (set(use.allowed), set(use.custom)) == ({"look", "patch", "say"}, {"patch", "say"})
+    assert use.tools[1:] == (
+        PATCH,
+        {"type": "custom", "name": "say", "description": None, "format": {"type": "text"}},
+    )
+    _, patch, say = use.chat_options()["tools"]
+    nested = {"type": "grammar", "grammar": GRAMMAR}
+    assert patch == {"type": "custom", "custom": {"name": "patch", "description": "Edits.", "format": nested}}
+    assert say == {"type": "custom", "custom": {"name": "say", "format": {"type": "text"}}}
+    assert use_of(tools=[patch]).tools == (PATCH,)  # their own form is read too
+
+
+def test_a_custom_tool_may_be_chosen() -> None:
+    use = use_of({"type": "custom", "name": "patch"}, tools=[LOOK, PATCH])
+    assert (set(use.allowed), use.must_call, set(use.custom)) == ({"patch"}, True, {"patch"})
+    assert use.choice == {"type": "custom", "name": "patch"}
+    assert use.chat_options()["tool_choice"] == {"type": "custom", "custom": {"name": "patch"}}
+    listed = {"type": "allowed_tools", "tools": [{"type": "custom", "name": "patch"}], "mode": "auto"}
+    use = use_of(listed, tools=[LOOK, PATCH])
+    assert (set(use.allowed), use.choice) == ({"patch"}, listed)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [{"type": "custom"}]}, "tools[0].name"),
+        ({"tools": [{**PATCH, "format": "text"}]}, "tools[0].format"),
+        ({"tools": [{**PATCH, "format": {"type": "json"}}]}, "tools[0].format.type"),
+        ({"tools": [{**PATCH, "format": {"type": "grammar", "definition": "a"}}]}, "tools[0].format.syntax"),
+        ({"tools": [{**PATCH, "format": {"type": "grammar", "syntax": "lark"}}]}, "tools[0].format.definition"),
+        ({"tools": [PATCH], "tool_choice": {"type": "function", "name": "patch"}}, "tool_choice.name"),
+        ({"tools": [LOOK], "tool_choice": {"type": "custom", "name": "look"}}, "tool_choice.name"),
+    ],
+)
+def test_what_is_wrong_with_a_custom_tool_is_named(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        read_tools(Fields(fields))
+    assert raised.value.param == param

@@ -69,3 +69,11 @@ def test_tokens_are_estimated() -> None:
     assert [characters_of(item) for item in items] == [4 + CHARACTERS_PER_MEDIA, 40, 40]
     assert estimate_tokens(items, instructions="abcd") == (88 + CHARACTERS_PER_MEDIA) // 4
     assert characters_of({"type": "reasoning", "summary": []}) == 0
+
+
+def test_the_call_of_a_custom_tool_goes_with_its_output() -> None:
+    call = {"type": "custom_tool_call", "call_id": "c", "name": "f", "input": "x" * 39}
+    output = {"type": "custom_tool_call_output", "call_id": "c", "output": "y" * 40}
+    items = items_of(call, output, said("user", "a"))
+    assert [characters_of(item) for item in items] == [40, 40, 40]
+    assert kinds_of(fitted(items, 20)) == ["user"]

@@ -468,3 +468,30 @@ def test_no_word_is_lost(answer: list[Event]) -> None:
     names = [event.name for event in answer if isinstance(event, ToolCallDelta) and event.name]
     called_names = [item["name"] for item in response["output"] if item["type"] == "function_call"]
     assert sorted(called_names) == sorted(name for name in names if name in ("look", "listen", "speak"))
+
+
+def test_the_call_of_a_custom_tool_is_an_item_of_its_own_kind() -> None:
+    request = a_request(tools=[*TOOLS, {"type": "custom", "name": "patch"}])
+    calls = [
+        ToolCallDelta(index=0, call_id="c0", name="patch"),
+        ToolCallDelta(index=0, arguments="*** Begin"),
+        ToolCallDelta(index=0, arguments="\n}"),
+        ToolCallDelta(index=1, call_id="c1", name="look", arguments="{}"),
+    ]
+    events = written(request, [Started()], calls, stopped(FinishReason.TOOL_CALLS))
+    assert types_of(events)[2:] == [
+        "output_item.added",
+        "custom_tool_call_input.delta",
+        "custom_tool_call_input.delta",
+        "custom_tool_call_input.done",
+        "output_item.done",
+        "output_item.added",
+        "function_call_arguments.delta",
+        "function_call_arguments.done",
+        "output_item.done",
+        "completed",
+    ]
+    patch, look = events[-1]["response"]["output"]
+    assert (patch["id"], patch["type"], patch["name"]) == ("ctc_1", "custom_tool_call", "patch")
+    assert (patch["call_id"], patch["input"]) == ("c0", "*** Begin\n}")
+    assert look["type"] == "function_call"
