@@ -93,7 +93,8 @@ async def _serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     runner = make_runner(app := make_app(settings))
     try:
-        async with starting(app, service.ask_for_time):
+        # Not once it is to stop: that would put off the stop's own end.
+        async with starting(app, lambda: stop.is_set() or service.ask_for_time()):
             await runner.setup()
         address = await _listen(runner, settings)
         settle_memory()

@@ -162,8 +162,8 @@ class Supervisor:
             if key.data is None:
                 self._woken.recv(4096)
             else:
-                if key.data.listen(self._clock()) and not key.data.is_ready:
-                    service.ask_for_time()
+                if key.data.listen(self._clock()) and not (key.data.is_ready or self._is_stopping):
+                    service.ask_for_time()  # (when stopping, it would put off the end of that)
         ended = [child for child in self._children if child.has_ended(self._clock())]
         for child in ended:
             self._selector.unregister(child.reports)
