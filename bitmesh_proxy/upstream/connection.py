@@ -522,10 +522,13 @@ class ProviderConnection(asyncio.Protocol):
             if self._was_heard or self._is_paused or self.is_held:
                 self._was_heard = False
                 self._last_s = now_s
-            limit_s = min(self._last_s + self._idle_s, self._deadline_s)
+            silent_s = self._last_s + self._idle_s
+            limit_s = min(silent_s, self._deadline_s)
             if now_s < limit_s:
                 return min(now_s + self._idle_s / LOOKS, limit_s)
-            self._fail(UpstreamTimeout("The provider fell silent."))
+            is_silent = now_s >= silent_s
+            words = "The provider fell silent." if is_silent else "The provider's answer was not complete in time."
+            self._fail(UpstreamTimeout(words))
         return inf
 
 

@@ -344,7 +344,7 @@ async def test_an_answer_that_takes_too_long_in_all_ends_although_it_goes_on() -
             await asyncio.sleep(0.005)
 
     talking = asyncio.create_task(talk())
-    with pytest.raises(UpstreamTimeout):
+    with pytest.raises(UpstreamTimeout, match="not complete in time"):
         await body_of(connection)
     talking.cancel()
 
