@@ -36,8 +36,16 @@ _QUOTE: Final = 0x22
 _BACKSLASH: Final = 0x5C
 _RETURN: Final = 0x0D
 
-_COMPACT: Final = (b'"content":"', b'"reasoning_content":"', b'"reasoning":"', b'"arguments":"')
-_SPACED: Final = (b'"content": "', b'"reasoning_content": "', b'"reasoning": "', b'"arguments": "')
+#: What stands before a text; the last two before what a function and a custom tool are given.
+_Keys = tuple[bytes, bytes, bytes, bytes, bytes]
+_COMPACT: Final[_Keys] = (b'"content":"', b'"reasoning_content":"', b'"reasoning":"', b'"arguments":"', b'"input":"')
+_SPACED: Final[_Keys] = (
+    b'"content": "',
+    b'"reasoning_content": "',
+    b'"reasoning": "',
+    b'"arguments": "',
+    b'"input": "',
+)
 
 
 class OpenAIChatMeter:
@@ -74,7 +82,7 @@ class OpenAIChatMeter:
         self._is_cut = False
         #: Nothing of the stream is held in the cutter, and how the server writes is known.
         self._is_plain = False
-        self._keys: tuple[bytes, bytes, bytes, bytes] | None = None
+        self._keys: _Keys | None = None
         self._first = b""
         #: The last chunks. A list, because a deque takes 600 bytes more, and there is one for every open stream.
         self._recent: list[bytes] = []
@@ -232,26 +240,26 @@ class OpenAIChatMeter:
             self._joined_at = len(recent)
         return self._joined
 
-    def _open(self, whole: bytes) -> tuple[bytes, bytes, bytes, bytes] | None:
+    def _open(self, whole: bytes) -> _Keys | None:
         """Learn from the first event with data how this server writes; comments may come before it."""
         if whole.startswith(b":") and whole.find(b"data:") < 0:
             return None
         return self._learn(whole)
 
-    def _learn(self, whole: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    def _learn(self, whole: bytes) -> _Keys:
         # (``in`` takes bytes for a number first, in vain, which costs more than to search them.)
         self._first = whole[:1024]
         self._keys = keys = _SPACED if whole.find(b'": "') >= 0 else _COMPACT
         return keys
 
 
-def _plain_text_bytes(events: bytes, keys: tuple[bytes, bytes, bytes, bytes]) -> int:
+def _plain_text_bytes(events: bytes, keys: _Keys) -> int:
     """The sum of ``_characters_of``, if no event has any other text than its first key's, and none a quote in it, as in
     nearly all streams: then it does not matter how they came. Negative where that takes a closer look."""
     # One byte is searched for many times faster than two.
     if _BACKSLASH in events and events.find(b'\\"') >= 0:
         return -1
-    if events.find(keys[3]) >= 0:
+    if events.find(keys[3]) >= 0 or events.find(keys[4]) >= 0:
         return -1
     if events.find(b'"reasoning') >= 0 and (events.find(keys[1]) >= 0 or events.find(keys[2]) >= 0):
         return -1
@@ -259,13 +267,13 @@ def _plain_text_bytes(events: bytes, keys: tuple[bytes, bytes, bytes, bytes]) ->
     return -1 if -1 in lengths else sum(lengths)
 
 
-def _characters_of(whole: bytes, keys: tuple[bytes, bytes, bytes, bytes]) -> int:
+def _characters_of(whole: bytes, keys: _Keys) -> int:
     """What whole events that came together measure."""
     characters = _text_bytes(whole, keys[0])
     if not characters or whole.find(b"\n\n") != len(whole) - 2:
         # Some servers send the same reasoning under both names.
         characters += _text_bytes(whole, keys[1]) or _text_bytes(whole, keys[2])
-        characters += _text_bytes(whole, keys[3])
+        characters += _text_bytes(whole, keys[3]) + _text_bytes(whole, keys[4])
     return characters
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
+from typing import Any
 
 import orjson
 import pytest
@@ -125,6 +127,16 @@ def test_the_measure_is_the_texts_length_in_json_whatever_it_is(texts: list[str]
     assert metered(cut_at(stream, places)).output_characters == expected
 
 
+@pytest.mark.parametrize("dumps", [orjson.dumps, lambda value: json.dumps(value).encode()])
+def test_what_tools_are_given_is_measured(dumps: Callable[[Any], bytes]) -> None:
+    calls = [{"index": 0, "custom": {"name": "patch", "input": "12345"}}, {"index": 1, "function": {"arguments": "67"}}]
+    deltas = [{"content": None, "tool_calls": [call]} for call in calls]
+    stream = [b"data: " + dumps({"id": "c1", "choices": [{"delta": delta}]}) + b"\n\n" for delta in deltas]
+    assert metered(stream).output_characters == 7
+    assert metered([b"".join(stream)]).output_characters == 7
+    assert metered(stream[:1] * 20).output_characters == 100
+
+
 class WithoutShortcut(OpenAIChatMeter):
     """Looks at every chunk in full."""
 
@@ -151,7 +163,7 @@ _TORN = [
 def stream_of(chance: random.Random) -> list[bytes]:
     """Events of one server, nearly all of the same shape, some of them torn or malformed."""
     frame = chance.choice([b"data: %b\n\n", b"data: %b\n\n", b"data: %b\r\n\r\n", b"event: x\ndata:%b\n\n"])
-    names = ["content"] * 4 + chance.choices(["reasoning_content", "reasoning", "arguments", "role"], k=2)
+    names = ["content"] * 4 + chance.choices(["reasoning_content", "reasoning", "arguments", "input", "role"], k=2)
     is_spaced = chance.random() < 0.3
     # Like most streams: each event is the one before it, but for its text.
     is_steady = chance.random() < 0.5
