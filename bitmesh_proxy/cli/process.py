@@ -59,16 +59,20 @@ def settle_memory() -> None:
 
 
 @contextlib.asynccontextmanager
-async def beating(beat: Callable[[], object], interval_s: float | None) -> AsyncIterator[None]:
+async def beating(
+    beat: Callable[[], object], interval_s: float | None, *, since: asyncio.Event | None = None
+) -> AsyncIterator[None]:
     """Call ``beat`` now and then, from the loop itself, so that whoever hears it knows that the loop turns.
 
-    None: nobody wants to know.
+    None: nobody wants to know. With ``since``, from when that has happened.
     """
     if interval_s is None:
         yield
         return
 
     async def go_on() -> None:
+        if since is not None:
+            await since.wait()
         while True:
             beat()
             await asyncio.sleep(interval_s)
@@ -88,19 +92,8 @@ async def starting(app: web.Application, tell: Callable[[], object]) -> AsyncIte
     time, call ``tell`` at once and then often enough (``EXTENSION_S``) until the start is over."""
     loop, begun = asyncio.get_running_loop(), asyncio.Event()
     app[keys.ON_MIGRATION] = lambda: loop.call_soon_threadsafe(begun.set)
-
-    async def go_on() -> None:
-        await begun.wait()
-        async with beating(tell, EXTENSION_S / 4):
-            await asyncio.Event().wait()
-
-    task = asyncio.create_task(go_on())
-    try:
+    async with beating(tell, EXTENSION_S / 4, since=begun):
         yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 def reserve(host: str, port: int) -> list[socket.socket]:
