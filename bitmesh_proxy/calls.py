@@ -148,6 +148,23 @@ class TranscriptionCall(msgspec.Struct, frozen=True, kw_only=True):
     test: bool = False
 
 
+class SpokenWord(msgspec.Struct, frozen=True, gc=False):
+    """A word of a transcript, and when it is said, counted from the sound's beginning."""
+
+    text: str
+    start_s: float
+    end_s: float
+
+
+class Transcript(msgspec.Struct, frozen=True, kw_only=True):
+    """What was said, and as much about it as the provider tells."""
+
+    text: str
+    language: str | None = None
+    duration_s: float | None = None
+    words: Sequence[SpokenWord] = ()
+
+
 class EmbeddingCall(msgspec.Struct, frozen=True, kw_only=True):
     """Vectors from texts (or token lists)."""
 

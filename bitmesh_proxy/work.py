@@ -125,7 +125,7 @@ class OfferWork:
             body, content_type = await self._attempts.transcription(call, offer, access=access, progress=progress)
             dialect, render = access.provider.transcription, endpoint.render_transcript
             if dialect is not None and render is not None and dialect.wire_format != endpoint.transcription_format:
-                body, content_type = render(call, dialect.read_text(call, body))
+                body, content_type = render(call, dialect.read_transcript(call, body))
             return Whole(body=body, headers={**_marks(access), "Content-Type": content_type})
         if isinstance(call, EmbeddingCall):
             return await self._attempts.embedding(call, offer, access=access, progress=progress)

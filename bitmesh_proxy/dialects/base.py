@@ -19,6 +19,7 @@ from bitmesh_proxy.calls import (
     MediaResult,
     ModerationCall,
     SpeechCall,
+    Transcript,
     TranscriptionCall,
     Usage,
     VideoCall,
@@ -170,7 +171,7 @@ class TranscriptionDialect(msgspec.Struct, frozen=True, kw_only=True):
     wire_format: str
     request: Callable[[TranscriptionCall, Offer], UpstreamRequest]
     read_usage: Callable[[TranscriptionCall, bytes], Usage]
-    read_text: Callable[[TranscriptionCall, bytes], str]
+    read_transcript: Callable[[TranscriptionCall, bytes], Transcript]
 
 
 class EmbeddingDialect(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import orjson
 
-from bitmesh_proxy.calls import SpeechCall, TranscriptionCall, Usage
+from bitmesh_proxy.calls import JsonObject, SpeechCall, SpokenWord, Transcript, TranscriptionCall, Usage
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.dialects.base import SpeechDialect, TranscriptionDialect, UpstreamRequest
 from bitmesh_proxy.dialects.json_answers import objects, read_success, string
@@ -67,7 +67,7 @@ def transcription_dialect() -> TranscriptionDialect:
         wire_format="elevenlabs_transcription",
         request=_transcription_request,
         read_usage=_transcription_usage,
-        read_text=lambda _call, body: string(_read_transcript(body).get("text")),
+        read_transcript=_transcript,
     )
 
 
@@ -153,13 +153,31 @@ def _read_transcript(body: bytes) -> dict[str, Any]:
     return read_success(body, "text", "words", may_be_empty=True)
 
 
+def _transcript(_call: TranscriptionCall, body: bytes) -> Transcript:
+    answer = _read_transcript(body)
+    return Transcript(
+        text=string(answer.get("text")),
+        language=string(answer.get("language_code")) or None,
+        duration_s=_heard_s(answer) or None,
+        words=[
+            SpokenWord(string(word.get("text")), _seconds(word.get("start")), end_s)
+            for word in objects(answer.get("words"))
+            if word.get("type") == "word" and (end_s := _seconds(word.get("end")))
+        ],
+    )
+
+
 def _transcription_usage(call: TranscriptionCall, body: bytes) -> Usage:
     """The sound's length as the provider says; else where its last word ends; else as it was measured."""
-    answer = _read_transcript(body)
-    ends = [end for word in objects(answer.get("words")) if (end := _seconds(word.get("end")))]
-    if seconds := _seconds(answer.get("audio_duration_secs")) or max(ends, default=0.0):
+    if seconds := _heard_s(_read_transcript(body)):
         return Usage(duration_ms=int(seconds * 1000))
     return Usage(duration_ms=int((call.duration_s or 0) * 1000), is_estimated=True)
+
+
+def _heard_s(answer: JsonObject) -> float:
+    """The sound's length as the provider says; else where its last word ends; else 0."""
+    ends = [end for word in objects(answer.get("words")) if (end := _seconds(word.get("end")))]
+    return _seconds(answer.get("audio_duration_secs")) or max(ends, default=0.0)
 
 
 def _seconds(value: object) -> float:

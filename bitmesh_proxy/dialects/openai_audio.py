@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from bitmesh_proxy.calls import SpeechCall, TranscriptionCall, Usage
+from bitmesh_proxy.calls import SpeechCall, Transcript, TranscriptionCall, Usage
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.dialects.base import FormPart, SpeechDialect, TranscriptionDialect, UpstreamRequest
 from bitmesh_proxy.dialects.json_answers import child, milliseconds, read_success, string
@@ -75,7 +75,7 @@ def transcription_dialect() -> TranscriptionDialect:
         wire_format=TRANSCRIPTION_WIRE_FORMAT,
         request=_transcription_request,
         read_usage=_transcription_usage,
-        read_text=_transcription_text,
+        read_transcript=lambda call, body: Transcript(text=_transcription_text(call, body)),
     )
 
 

@@ -19,6 +19,7 @@ from bitmesh_proxy.calls import (
     JobState,
     JsonObject,
     MediaResult,
+    Transcript,
     TranscriptionCall,
 )
 from bitmesh_proxy.context import Caller, RequestContext, Surface
@@ -65,8 +66,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     ``drops_unasked_usage``: a streamed chat lacks the chunk with the usage unless the caller asked for it.
     ``comments_cost``: a stream of events ends with a comment that says what it cost; clients pass over comments.
     ``render_pictures`` takes the place of ``render_media``; ``render_picture_events`` writes a finished answer as a
-    stream, for providers that do not stream pictures in the caller's format. ``render_transcript`` writes the text of
-    a transcript (bytes and content type) for providers of another format than ``transcription_format``.
+    stream, for providers that do not stream pictures in the caller's format. ``render_transcript`` writes a
+    transcript (bytes and content type) for providers of another format than ``transcription_format``.
     ``takes_plain_chats``: of a ``PlainChat`` whose texts do not begin with a blank, ``parse`` would make the call that
     it says, whoever the caller is (but for the model, where the key is bound to one).
     """
@@ -84,5 +85,5 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     render_pictures: Callable[[MadePictures], JsonObject] | None = None
     render_picture_events: Callable[[MadePictures], bytes] | None = None
     transcription_format: str = "openai_transcription"
-    render_transcript: Callable[[TranscriptionCall, str], tuple[bytes, str]] | None = None
+    render_transcript: Callable[[TranscriptionCall, Transcript], tuple[bytes, str]] | None = None
     takes_plain_chats: bool = False

@@ -1,7 +1,7 @@
 """OpenAI's ``audio/speech`` and ``audio/transcriptions``: requests to calls, transcripts to answers. Pure.
 
-Speech passes through as it comes. A transcript passes through where the provider speaks this format; else its text is
-written as the caller asked for it. Source: OpenAI's published API description of 2026-08-21.
+Speech passes through as it comes. A transcript passes through where the provider speaks this format; else what it
+tells is written as the caller asked for it. Source: OpenAI's published API description of 2026-08-21.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import orjson
 
-from bitmesh_proxy.calls import JsonObject, Media, SpeechCall, TranscriptionCall
+from bitmesh_proxy.calls import JsonObject, Media, SpeechCall, Transcript, TranscriptionCall
 from bitmesh_proxy.context import Caller, Surface
 from bitmesh_proxy.endpoints.endpoint import Endpoint
 from bitmesh_proxy.endpoints.openai_fields import (
@@ -99,20 +99,29 @@ def parse_transcription(body: JsonObject, caller: Caller) -> TranscriptionCall:
     )
 
 
-def render_transcript(call: TranscriptionCall, transcript: str) -> tuple[bytes, str]:
-    """The text of a transcript as the caller asked for it, and its content type. Raises UnsupportedValue."""
+def render_transcript(call: TranscriptionCall, transcript: Transcript) -> tuple[bytes, str]:
+    """A transcript as the caller asked for it, and its content type. Raises UnsupportedValue."""
     if call.response_format == "text":
-        return (transcript + "\n").encode(), "text/plain; charset=utf-8"
+        return (transcript.text + "\n").encode(), "text/plain; charset=utf-8"
     if call.response_format in (None, "json"):
-        return orjson.dumps({"text": transcript}), "application/json"
+        return orjson.dumps({"text": transcript.text}), "application/json"
     if call.response_format == "verbose_json":
-        whole: dict[str, Any] = {"task": "transcribe", "language": call.language, "text": transcript}
-        if call.duration_s is not None:
-            whole["duration"] = call.duration_s
-        return orjson.dumps(whole), "application/json"
+        return orjson.dumps(_verbose(call, transcript)), "application/json"
     raise UnsupportedValue(
         f"response_format: no provider of this model answers {call.response_format}.", param="response_format"
     )
+
+
+def _verbose(call: TranscriptionCall, transcript: Transcript) -> JsonObject:
+    """All that is known. Words where they were asked for; no segments, as no provider of another format tells any."""
+    duration_s = transcript.duration_s or call.duration_s
+    whole: dict[str, Any] = {"task": "transcribe", "language": call.language or transcript.language}
+    if duration_s is not None:
+        whole["duration"] = duration_s
+    whole["text"] = transcript.text
+    if "word" in call.options.get("timestamp_granularities", ()):
+        whole["words"] = [{"word": each.text, "start": each.start_s, "end": each.end_s} for each in transcript.words]
+    return whole
 
 
 def _read_object(said: str) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from bitmesh_proxy.calls import Media, Operation, SpeechCall, TranscriptionCall, Usage
+from bitmesh_proxy.calls import Media, Operation, SpeechCall, SpokenWord, Transcript, TranscriptionCall, Usage
 from bitmesh_proxy.dialects.elevenlabs import speech_dialect, transcription_dialect
 from bitmesh_proxy.errors import InvalidRequest, UpstreamBroken
 from tests.dialects.cuts import sample
@@ -128,7 +128,12 @@ def test_what_cannot_be_transcribed_is_refused_by_name(fields: dict[str, Any], p
 
 def test_a_transcript_is_read_with_its_length() -> None:
     body = sample("elevenlabs/transcript.json")
-    assert TRANSCRIPTION.read_text(transcription(), body) == "Hello world!"
+    assert TRANSCRIPTION.read_transcript(transcription(), body) == Transcript(
+        text="Hello world!",
+        language="eng",
+        duration_s=1.5,
+        words=[SpokenWord("Hello", 0.119, 0.5), SpokenWord("world!", 0.6, 1.25)],
+    )
     assert TRANSCRIPTION.read_usage(transcription(), body) == Usage(duration_ms=1500)
     answer = orjson.loads(body)
     del answer["audio_duration_secs"]
@@ -136,7 +141,7 @@ def test_a_transcript_is_read_with_its_length() -> None:
     silent = b'{"text":"","words":[{"type":"spacing","end":null}]}'
     assert TRANSCRIPTION.read_usage(transcription(duration_s=2.0), silent) == Usage(duration_ms=2000, is_estimated=True)
     nothing_said = b'{"text":"","words":[],"audio_duration_secs":2.0}'
-    assert TRANSCRIPTION.read_text(transcription(), nothing_said) == ""
+    assert TRANSCRIPTION.read_transcript(transcription(), nothing_said) == Transcript(text="", duration_s=2.0, words=[])
     assert TRANSCRIPTION.read_usage(transcription(), nothing_said) == Usage(duration_ms=2000)
     with pytest.raises(UpstreamBroken):
         TRANSCRIPTION.read_usage(transcription(), b"<html>")

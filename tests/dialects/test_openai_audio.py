@@ -75,7 +75,7 @@ def transcription(**fields: Any) -> TranscriptionCall:
 )
 def test_a_transcription_is_metered(call: TranscriptionCall, body: bytes, usage: Usage) -> None:
     assert TRANSCRIPTION.read_usage(call, body) == usage
-    assert "Hi" in TRANSCRIPTION.read_text(call, body)
+    assert "Hi" in TRANSCRIPTION.read_transcript(call, body).text
 
 
 def test_the_prompt_of_silence_has_tokens_and_its_text_none() -> None:
@@ -86,7 +86,7 @@ def test_the_prompt_of_silence_has_tokens_and_its_text_none() -> None:
 @pytest.mark.parametrize("body", [b'{"text":""}', b'{"text":"","segments":[],"error":null}'])
 def test_of_silence_the_transcript_is_empty(body: bytes) -> None:
     call = transcription(duration_s=9.0)
-    assert TRANSCRIPTION.read_text(call, body) == ""
+    assert TRANSCRIPTION.read_transcript(call, body).text == ""
     assert TRANSCRIPTION.read_usage(call, body) == Usage(duration_ms=9000, is_estimated=True)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from bitmesh_proxy.calls import Media, SpeechCall, TranscriptionCall
+from bitmesh_proxy.calls import Media, SpeechCall, SpokenWord, Transcript, TranscriptionCall
 from bitmesh_proxy.context import Caller
 from bitmesh_proxy.endpoints.openai_audio import (
     TRANSCRIPTION_FIELDS,
@@ -98,7 +98,7 @@ def test_a_text_is_written_as_asked() -> None:
             TranscriptionCall(
                 model="m", audio=SOUND, language="en", duration_s=call.duration_s, response_format=response_format
             ),
-            "hé",
+            Transcript(text="hé"),
         )
 
     assert written("text") == ("hé\n".encode(), "text/plain; charset=utf-8")
@@ -114,3 +114,19 @@ def test_a_text_is_written_as_asked() -> None:
     with pytest.raises(UnsupportedValue) as caught:
         written("srt")
     assert caught.value.param == "response_format"
+
+
+def test_what_the_provider_tells_is_told() -> None:
+    told = Transcript(
+        text="hé you", language="fr", duration_s=2.5, words=[SpokenWord("hé", 0.5, 1), SpokenWord("you", 1, 2)]
+    )
+
+    def verbose(**fields: Any) -> Any:
+        call = TranscriptionCall(model="m", audio=SOUND, response_format="verbose_json", **fields)
+        return orjson.loads(render_transcript(call, told)[0])
+
+    plain = {"task": "transcribe", "language": "fr", "duration": 2.5, "text": "hé you"}
+    assert verbose(duration_s=9.0) == verbose(options={"timestamp_granularities": ["segment"]}) == plain
+    words = [{"word": "hé", "start": 0.5, "end": 1.0}, {"word": "you", "start": 1.0, "end": 2.0}]
+    asked = verbose(language="en", options={"timestamp_granularities": ["segment", "word"]})
+    assert asked == {**plain, "language": "en", "words": words}

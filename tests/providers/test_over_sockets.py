@@ -183,7 +183,7 @@ async def test_speech_and_back(line: Line, name: str) -> None:
         options={"timestamp_granularities": ["segment"]},
     )
     answer = await line.ask(name, build(line, name, heard))
-    assert provider.transcription.read_text(heard, answer)
+    assert provider.transcription.read_transcript(heard, answer).text
     assert provider.transcription.read_usage(heard, answer).duration_ms > 0
 
 
