@@ -19,7 +19,7 @@ from typing import Any
 
 from bitmesh_proxy.billing.bill import Ending, bill_of
 from bitmesh_proxy.billing.reservation import Books, Outcome, Reservation
-from bitmesh_proxy.calls import JobState, JobStatus, Media, MediaOutput, VideoCall
+from bitmesh_proxy.calls import JobState, JobStatus, Media, MediaOutput, Usage, VideoCall
 from bitmesh_proxy.catalogue.catalogue import Catalogue
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.context import Caller, RequestContext
@@ -361,12 +361,14 @@ def _dump(state: JobState, media_paths: list[str]) -> dict[str, Any]:
             for output, path in zip(state.outputs, media_paths, strict=False)
         ],
         "raw": state.raw,
+        "reported_cost_nano_usd": None if state.usage is None else state.usage.reported_cost_nano_usd,
     }
 
 
 def _load(job: Job) -> tuple[JobState, list[str]]:
     kept = job.state
     media: list[Mapping[str, Any]] = kept.get("media", [])
+    cost_nano_usd = kept.get("reported_cost_nano_usd")
     state = JobState(
         provider_job_id=job.provider_job_id,
         status=job.status,
@@ -375,5 +377,6 @@ def _load(job: Job) -> tuple[JobState, list[str]]:
         error_code=kept.get("error_code"),
         error_message=kept.get("error_message"),
         raw=kept.get("raw"),
+        usage=None if cost_nano_usd is None else Usage(reported_cost_nano_usd=cost_nano_usd),
     )
     return state, [each["path"] for each in media]

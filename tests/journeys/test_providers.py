@@ -143,6 +143,12 @@ async def test_a_clip_to_its_end(gateway: Gateway, model: str, provider: str) ->
     row = await gateway.last_row()
     assert (row.provider, row.state) == (provider, "settled")
     assert row.charge_nano_usd > 0
+    # What the provider says that it costs is said again each time; Google says nothing.
+    named = row.cost_nano_usd / 10**9 if row.basis is Basis.REPORTED else None
+    assert (named is None) is (provider == "gemini")
+    for _ in range(2):
+        again = await gateway.get(f"/video/{submitted.json['id']}")
+        assert again.json["outputs"].get("cost") == named
     await gateway.check_books()
 
 
