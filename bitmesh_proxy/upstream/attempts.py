@@ -190,7 +190,7 @@ class Attempts:
             await reply.start(200, {**stream_headers, "Content-Type": media_type, **marks_of(answer.headers)})
             progress.delivered = True
             progress.is_event_stream = media_type == "text/event-stream"
-            await reply.write(data)
+            await answer.taken(reply.write(data))
             await answer.pour(reply.write_now)
             return Streamed()
 
@@ -310,7 +310,7 @@ class Attempts:
         await reply.start(200, {**STREAM_HEADERS, **marks_of(answer.headers)})
         progress.delivered = True
         if passed := shown(data):
-            await reply.write(passed)
+            await answer.taken(reply.write(passed))
 
         def take(data: bytes) -> Awaitable[None] | None:
             meter.feed(data)
@@ -346,7 +346,7 @@ class Attempts:
         await reply.start(200, {**STREAM_HEADERS, **marks_of(answer.headers)})
         progress.delivered = True
         if rendered := renderer.render(events):
-            await reply.write(rendered)
+            await answer.taken(reply.write(rendered))
 
         def take(data: bytes) -> Awaitable[None] | None:
             nonlocal is_broken

@@ -18,7 +18,7 @@ was lost before any answer, and either not a byte of it had gone out or repeatin
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
 
 from bitmesh_proxy.errors import UpstreamBroken
@@ -84,9 +84,14 @@ class UpstreamAnswer:
     async def pour(self, take: Take) -> None:
         """The body as it comes, given to ``take`` the moment it is read, without a turn of the event loop in between.
 
-        What ``take`` returns, if anything, is awaited before more is read. Raises as ``chunks``, and as ``take``.
+        What ``take`` returns, if anything, is awaited before more is read. Raises as ``chunks``, ``take`` and ``taken``.
         """
         await self._connection.pour(take)
+
+    async def taken(self, pending: Awaitable[None]) -> None:
+        """Wait for the caller to take what he has been given. Raises CallerLeft when he has not before the time of the
+        longest answer is over."""
+        await self._connection.taken(pending)
 
     async def read(self, max_bytes: int) -> bytes:
         """The whole body. Raises UpstreamBroken beyond ``max_bytes``."""

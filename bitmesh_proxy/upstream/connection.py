@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from math import inf
 from typing import Final, Protocol, cast
 
-from bitmesh_proxy.errors import UpstreamBroken, UpstreamTimeout
+from bitmesh_proxy.errors import CallerLeft, UpstreamBroken, UpstreamTimeout
 from bitmesh_proxy.upstream.acknowledging import acknowledge_in_pairs
 from bitmesh_proxy.upstream.framing import BETWEEN_CHUNKS, CHUNK_END, CHUNKS, Framing, FramingError
 from bitmesh_proxy.upstream.heads import MAX_HEAD_BYTES, MAX_INTERIM_ANSWERS, AnswerHead, HeadReader
@@ -24,7 +24,7 @@ from bitmesh_proxy.upstream.inbox import Inbox, Take
 from bitmesh_proxy.upstream.listener import Listener
 from bitmesh_proxy.upstream.slots import Slots
 from bitmesh_proxy.upstream.tls import said_goodbye
-from bitmesh_proxy.upstream.watch import Watch
+from bitmesh_proxy.upstream.watch import Patience, Watch
 
 #: A request's body above this size goes out in pieces of it, no faster than they are taken.
 WRITE_BYTES: Final = 256 * 1024
@@ -282,8 +282,17 @@ class ProviderConnection(asyncio.Protocol):
         return self._waiting_inbox().read()
 
     def pour(self, take: Take) -> Coroutine[None, None, None]:
-        """Give each piece to ``take`` the moment it is read, until the end. Raises as ``read``, and what it raises."""
+        """Give each piece to ``take`` the moment it is read, until the end. Raises as ``read``, and what it raises, and
+        CallerLeft when what it has given is not taken before all is over."""
         return self._waiting_inbox().pour(take)
+
+    async def taken(self, pending: Awaitable[None]) -> None:
+        """Wait for a caller to take what he has been given. Raises CallerLeft when he has not before all is over."""
+        try:
+            with Patience(self.home.watch, self._deadline_s):
+                await pending
+        except TimeoutError as exc:
+            raise CallerLeft from exc
 
     def _waiting_inbox(self) -> Inbox:
         assert self._inbox is not None, "send comes first"

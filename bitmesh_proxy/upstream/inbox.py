@@ -11,7 +11,8 @@ from bitmesh_proxy.upstream.heads import AnswerHead
 #: Body that nobody has asked for yet; above it the provider has to wait.
 HIGH_WATER_BYTES: Final = 128 * 1024
 
-#: Takes a piece of the body at once. What it returns, if anything, is awaited before more is read.
+#: Takes a piece of the body at once. What it returns, if anything, is awaited before more is read, up to the exchange's
+#: deadline.
 Take = Callable[[bytes], Awaitable[None] | None]
 
 
@@ -23,6 +24,8 @@ class Source(Protocol):
     def pause(self) -> None: ...
 
     def resume(self) -> None: ...
+
+    async def taken(self, pending: Awaitable[None]) -> None: ...
 
 
 class Inbox:
@@ -77,11 +80,14 @@ class Inbox:
         return self._take_ready()
 
     async def pour(self, take: Take) -> None:
-        """Give each piece to ``take`` the moment it is read, until the end. Raises as ``read``, and what it raises."""
+        """Give each piece to ``take`` the moment it is read, until the end. Raises as ``read``, and what it raises.
+
+        Raises CallerLeft when what it has given is not taken before all is over.
+        """
         while True:
             if self._pending is not None:
                 pending, self._pending = self._pending, None
-                await pending
+                await self._source.taken(pending)
                 self._source.resume()
             elif self._ready:
                 self._pending = take(self._take_ready())

@@ -105,6 +105,8 @@ async def render_errors(request: web.Request, handler: Handler) -> web.StreamRes
     try:
         return await handler(request)
     except CallerLeft:
+        if request.transport is not None:  # who takes nothing has not left, but is not waited for any more
+            request.transport.abort()
         raise asyncio.CancelledError from None
     except GatewayError as exc:
         error: GatewayError = exc

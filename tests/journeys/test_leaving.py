@@ -75,6 +75,20 @@ async def test_a_stream_that_waits_for_its_next_token_notices_too(gateway: Gatew
     await gateway.check_books()
 
 
+async def test_who_stays_and_takes_nothing_is_cut_off_when_the_longest_answer_is_over(tmp_path: Path) -> None:
+    body = {"model": "openai/tts-1", "input": "Hello [[sandbox: huge=40000000]]", "voice": "alloy"}
+    async with running_gateway(tmp_path, {"upstream": {"total_timeout_s": 0.3}}) as gateway:
+        async with raw_call(gateway, "POST", "/v1/audio/speech", orjson.dumps(body)) as (reader, _):
+            await reader.readuntil(b"\r\n\r\n")
+            slots = gateway.app[keys.CONCURRENCY_LIMIT]
+            await eventually(lambda: not slots.running(gateway.key.id), "its place among the key's calls is free")
+            row = await gateway.last_row()
+            assert (row.state, row.outcome, row.http_status) == ("settled", "caller_left", 499)
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):  # what it had not taken is lost
+                await reader.readexactly(40_000_000)
+        await gateway.check_books()
+
+
 @pytest.mark.parametrize("is_charged", [True, False])
 async def test_a_picture_that_its_provider_makes_anyway_is_charged_by_setting(tmp_path: Path, is_charged: bool) -> None:
     changes = {"billing": {"charge_abandoned_media": is_charged}}

@@ -349,6 +349,14 @@ async def test_an_answer_that_takes_too_long_in_all_ends_although_it_goes_on() -
     talking.cancel()
 
 
+@pytest.mark.parametrize("is_complete", [False, True])
+async def test_who_takes_nothing_is_not_waited_for_when_all_is_over(is_complete: bool) -> None:
+    connection, _ = asked(total_s=0.02)
+    connection.data_received(HEAD + b"Content-Length: 5\r\n\r\nhe" + (b"llo" if is_complete else b""))
+    with pytest.raises(CallerLeft):
+        await connection.pour(lambda _: asyncio.get_running_loop().create_future())
+
+
 async def test_the_callers_slowness_is_no_silence_of_the_providers() -> None:
     connection, _ = asked(idle_s=0.02)
     connection.data_received(HEAD + b"Content-Length: 5\r\n\r\nhe")

@@ -27,6 +27,9 @@ class Connection:
     def resume(self) -> None:
         self.is_held = self.is_paused = False
 
+    async def taken(self, pending: Awaitable[None]) -> None:
+        await pending
+
 
 def made() -> tuple[Inbox, Connection]:
     connection = Connection()
