@@ -84,7 +84,7 @@ class UpstreamAnswer:
     async def pour(self, take: Take) -> None:
         """The body as it comes, given to ``take`` the moment it is read, without a turn of the event loop in between.
 
-        What ``take`` returns, if anything, is awaited before more is read. Raises as ``chunks``, ``take`` and ``taken``.
+        What ``take`` returns, if anything, is awaited before more is read. Raises as ``chunks``, ``take``, ``taken``.
         """
         await self._connection.pour(take)
 
