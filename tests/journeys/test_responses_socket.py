@@ -95,10 +95,17 @@ async def test_what_is_stored_is_found_on_any_connection(gateway: Gateway) -> No
         assert (await response_of(socket))["previous_response_id"] == first["id"]
 
 
+async def test_a_turn_may_say_that_it_is_a_stream(gateway: Gateway) -> None:
+    """It is one anyway. The standard has no such field here, but OpenAI's agents and Codex send it."""
+    async with opened(gateway) as socket:
+        await socket.send_json(create("One", stream=True))
+        assert (await response_of(socket))["status"] == "completed"
+
+
 @pytest.mark.parametrize(
     ("message", "param"),
     [
-        (create(stream=True), "stream"),
+        (create(stream=False), "stream"),
         (create(stream=None), "stream"),
         (create(stream_options={}), "stream_options"),
         (create(background=False), "background"),

@@ -174,6 +174,8 @@ class _Connection:
         body = await parse_json_object(arrived.encode(), max_depth=self._request.app[keys.SETTINGS].http.max_json_depth)
         if body.pop("type", None) != "response.create":
             raise InvalidRequest("A message's 'type' must be response.create.", param="type")
+        if body.get("stream") is True:  # what is done anyway, and what OpenAI's own clients send
+            del body["stream"]
         for name in FORBIDDEN:
             if name in body:
                 raise UnsupportedParameter(f"'{name}' has no place on a WebSocket.", param=name)
