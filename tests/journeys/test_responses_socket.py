@@ -102,9 +102,24 @@ async def test_a_turn_may_say_that_it_is_a_stream(gateway: Gateway) -> None:
         assert (await response_of(socket))["status"] == "completed"
 
 
+async def test_what_is_only_sent_ahead_asks_no_model_and_costs_nothing(gateway: Gateway) -> None:
+    async with opened(gateway) as socket:
+        await socket.send_json(create("One", store=False, generate=False))
+        ahead = await response_of(socket)
+        assert (ahead["status"], ahead["output"]) == ("completed", [])
+        assert (ahead["usage"]["total_tokens"], ahead["usage"]["total_cost"]) == (0, 0)
+        assert gateway.upstream_calls() == []
+        await socket.send_json(create("Two", store=False, previous_response_id=ahead["id"], generate=True))
+        assert (await response_of(socket))["output"]
+    (call,) = gateway.upstream_calls()
+    assert [message["content"] for message in call.body["messages"]] == ["One", "Two"]
+    await gateway.check_books()
+
+
 @pytest.mark.parametrize(
     ("message", "param"),
     [
+        (create(generate="no"), "generate"),
         (create(stream=False), "stream"),
         (create(stream=None), "stream"),
         (create(stream_options={}), "stream_options"),

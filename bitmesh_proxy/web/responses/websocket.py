@@ -36,6 +36,7 @@ from bitmesh_proxy.errors import (
     RateLimited,
     UnsupportedParameter,
 )
+from bitmesh_proxy.money import ZERO
 from bitmesh_proxy.pipeline import Incoming
 from bitmesh_proxy.web.bodies import parse_json_object
 from bitmesh_proxy.web.error_formats import render_error
@@ -137,7 +138,8 @@ class _Connection:
             caller, context = self._admitted()
             given = body.get("previous_response_id")
             previous = given if isinstance(given, str) else None
-            failed = await self._serve(body, caller, context)
+            is_made = body.pop("generate", None) is not False
+            failed = await self._serve(body, caller, context, is_made=is_made)
         except GatewayError as error:
             failed = True
             await self._send_error(error)
@@ -150,14 +152,20 @@ class _Connection:
         if failed and previous is not None:
             self._remembered.pop(previous, None)
 
-    async def _serve(self, body: Mapping[str, Any], caller: Caller, context: RequestContext) -> bool:
-        """Make one response; says whether it failed. Raises GatewayError as long as it has not begun."""
+    async def _serve(self, body: Mapping[str, Any], caller: Caller, context: RequestContext, *, is_made: bool) -> bool:
+        """Make one response; says whether it failed. Raises GatewayError as long as it has not begun.
+
+        ``is_made``: not one that the client only sends ahead, to go on from it: no model is asked about that.
+        """
         responses = self._request.app[keys.RESPONSES]
         prepared = await responses.prepare({**body, "stream": True}, caller, context, self._remembered)
         session = responses.session(prepared, caller=caller, context=context, transport=Transport.WEBSOCKET)
         reply = SocketReply(self._socket)
         try:
-            await responses.run(session, Incoming(context=context, caller=caller, body=body), reply)
+            if is_made:
+                await responses.run(session, Incoming(context=context, caller=caller, body=body), reply)
+            else:
+                await reply.write(await session.finish_media((), charge_nano_usd=ZERO))
         except GatewayError as error:
             if not reply.has_written:
                 raise
@@ -176,6 +184,8 @@ class _Connection:
             raise InvalidRequest("A message's 'type' must be response.create.", param="type")
         if body.get("stream") is True:  # what is done anyway, and what OpenAI's own clients send
             del body["stream"]
+        if not isinstance(body.get("generate"), bool | None):
+            raise InvalidRequest("'generate' must be a boolean.", param="generate")
         for name in FORBIDDEN:
             if name in body:
                 raise UnsupportedParameter(f"'{name}' has no place on a WebSocket.", param=name)
