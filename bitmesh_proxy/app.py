@@ -86,6 +86,8 @@ log = logging.getLogger(__name__)
 
 #: When the worker that sums up old requests has died, another one does it after so long.
 PRUNER_LOOK_AGAIN_S = 60.0
+#: In the data directory: what the sandbox has to remember when the service is restarted.
+SANDBOX_JOURNAL_NAME = "sandbox.kept"
 
 
 class StartError(Exception):
@@ -314,7 +316,7 @@ async def catalogue(app: web.Application) -> AsyncIterator[None]:
     else:
         async with AsyncExitStack() as stack:
             try:
-                sandbox = app[keys.SANDBOX] = await stack.enter_async_context(sandbox_for(settings))
+                sandbox = app[keys.SANDBOX] = await stack.enter_async_context(sandbox_for(settings, app[keys.ENVIRON]))
             except OSError as exc:
                 raise sandbox_port_taken(settings, exc) from exc
             app[keys.ACCESS] = sandbox_access(settings, sandbox.url)
@@ -326,7 +328,7 @@ def sandbox_port_taken(settings: Settings, exc: OSError) -> StartError:
     return StartError(f"sandbox.port: cannot listen on 127.0.0.1:{settings.sandbox.port}: {exc.strerror or exc}")
 
 
-def sandbox_for(settings: Settings, sock: socket.socket | None = None) -> Sandbox:
+def sandbox_for(settings: Settings, environ: Mapping[str, str], sock: socket.socket | None = None) -> Sandbox:
     """The providers' stand-in, not started. ``sock``: where it is to listen, if not at the configured port."""
     from bitmesh_proxy.sandbox.server import Sandbox  # a gateway with real providers need not load Pillow
     from bitmesh_proxy.sandbox.stage import Options
@@ -337,7 +339,8 @@ def sandbox_for(settings: Settings, sock: socket.socket | None = None) -> Sandbo
         max_movie_frames=settings.sandbox.max_clip_frames,
         max_movie_pixels=settings.sandbox.max_clip_pixels,
     )
-    return Sandbox(port=settings.sandbox.port, sock=sock, options=options)
+    journal = resolve_data_dir(settings, environ) / SANDBOX_JOURNAL_NAME
+    return Sandbox(port=settings.sandbox.port, sock=sock, options=options, journal=journal)
 
 
 def example_of(app: web.Application) -> ExamplePicture | None:

@@ -113,7 +113,7 @@ async def _serve(settings: Settings, worker: Worker, callers: Callers, lines: Li
 
 async def _play(settings: Settings, sock: socket.socket, lines: Lines) -> None:
     orders = _Orders(lines, signals=(signal.SIGTERM,))
-    async with sandbox_for(settings, sock), _reporting(lines):
+    async with sandbox_for(settings, os.environ, sock), _reporting(lines):
         await orders.stop.wait()
 
 

@@ -6,7 +6,7 @@ A job spends the first quarter of its time in the queue. The oldest goes first w
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -53,6 +53,8 @@ class JobBook:
     def __init__(self, *, max_jobs: int) -> None:
         self._max_jobs = max_jobs
         self._jobs: OrderedDict[tuple[str, str], Job] = OrderedDict()
+        #: Is told of each job that comes.
+        self.on_add: Callable[[Job], None] = lambda job: None
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -61,6 +63,7 @@ class JobBook:
         self._jobs[job.owner, job.job_id] = job
         while len(self._jobs) > self._max_jobs:
             self._jobs.popitem(last=False)
+        self.on_add(job)
 
     def find(self, owner: str, job_id: str) -> Job | None:
         return self._jobs.get((owner, job_id))

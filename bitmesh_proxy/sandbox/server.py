@@ -18,6 +18,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -26,6 +27,7 @@ from aiohttp.typedefs import Handler
 
 from bitmesh_proxy.sandbox.control import control_routes
 from bitmesh_proxy.sandbox.faults import Faults
+from bitmesh_proxy.sandbox.journal import Journal
 from bitmesh_proxy.sandbox.performance import RECEIVED, STAGE, make_handler
 from bitmesh_proxy.sandbox.pictures import Picture
 from bitmesh_proxy.sandbox.plays import Play, Refused, Route
@@ -129,7 +131,8 @@ async def mark(_: web.Request, response: web.StreamResponse) -> None:
 class Sandbox:
     """The application on a socket. ``port`` 0 takes a free one; ``start`` raises OSError when the port is taken.
 
-    ``sock``, if given, is bound already and stands in for host and port.
+    ``sock``, if given, is bound already and stands in for host and port. ``journal``: a file in which clips that are
+    being made outlive this process.
     """
 
     def __init__(
@@ -142,12 +145,14 @@ class Sandbox:
         faults: Faults | None = None,
         options: Options = Options(),  # noqa: B008 (frozen)
         rng: random.Random | None = None,
+        journal: Path | None = None,
     ) -> None:
         self.faults = faults or Faults()
         self.app = make_sandbox(clock=clock, faults=self.faults, options=options, rng=rng)
         self._host = host
         self._port = port
         self._sock = sock
+        self._journal = None if journal is None else Journal(journal)
         self._runner: web.AppRunner | None = None
         self._url = ""
 
@@ -183,10 +188,14 @@ class Sandbox:
         self._runner = runner
         host, port = runner.addresses[0][:2]
         self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        if self._journal is not None:
+            await self._journal.open(self.app[STAGE], self._url)
 
     async def stop(self) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
+            if self._journal is not None:
+                await self._journal.close()
             self._runner = None
             self._url = ""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -11,7 +13,17 @@ from bitmesh_proxy import keys
 from bitmesh_proxy.calls import Basis
 from bitmesh_proxy.cli.new_key import create_key
 from bitmesh_proxy.storage.accounts import AccountStore
-from tests.journeys.gateway import IMAGE_MODEL, PATIENCE_S, VIDEO_MODEL, Gateway, bearer, chat, image, video
+from tests.journeys.gateway import (
+    IMAGE_MODEL,
+    PATIENCE_S,
+    VIDEO_MODEL,
+    Gateway,
+    bearer,
+    chat,
+    image,
+    running_gateway,
+    video,
+)
 
 pytestmark = pytest.mark.journey
 
@@ -109,6 +121,22 @@ async def test_a_clip_that_nobody_asks_for_is_ended_and_charged_all_the_same(gat
     assert (row.state, row.outcome) == ("settled", "completed")
     assert row.charge_nano_usd > 0
     await gateway.check_books()
+
+
+async def test_a_clip_under_way_survives_a_restart(tmp_path: Path) -> None:
+    """Of the providers, too, where they are played."""
+    async with running_gateway(tmp_path) as gateway:
+        submitted = await gateway.post("/video", video(prompt="A lantern [[sandbox: job_s=0.5]]"))
+        assert submitted.json["status"] == "queued"
+        key = gateway.key
+    async with running_gateway(tmp_path) as again:
+        again.key = key
+        await again.last_row()
+        shown = await again.get(f"/video/{submitted.json['id']}")
+        assert shown.json["status"] == "completed"
+        clip = await again.get(urlsplit(shown.json["outputs"]["video_url"]).path)
+        assert (clip.status, clip.body[4:8]) == (200, b"ftyp")
+        await again.check_books()
 
 
 async def test_a_clip_that_fails_costs_nothing(gateway: Gateway) -> None:
