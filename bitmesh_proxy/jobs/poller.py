@@ -65,6 +65,9 @@ class Poller:
                 self._service.changed.clear()  # before looking: what changes meanwhile must not be slept over
                 try:
                     sleep_s = await self.step()
+                except GatewayError as error:  # the database is locked or full
+                    log.warning("jobs cannot be looked after now: %s", error.code)
+                    sleep_s = TROUBLE_SLEEP_S
                 except Exception:  # the top of a background task: if it ended, no job would
                     log.exception("jobs cannot be read")
                     sleep_s = TROUBLE_SLEEP_S

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
 
+import pytest
+
+from bitmesh_proxy import keys
 from bitmesh_proxy.calls import JobStatus
+from bitmesh_proxy.errors import Unavailable
 from bitmesh_proxy.jobs.poller import MAX_SLEEP_S, Poller
+from bitmesh_proxy.storage.jobs import JobStore
 from tests.jobs.jobs import SETTINGS, Room, service_of
 from tests.journeys.gateway import eventually, until
 
@@ -118,3 +124,25 @@ async def test_a_job_that_ended_long_ago_is_forgotten_and_what_it_cost_is_not(ro
     answer = await room.gateway.get(f"/video/{job.provider_job_id}")
     assert answer.status == 404
     await room.gateway.check_books()
+
+
+class LockedStore(JobStore):
+    """Where somebody else has the database for a while."""
+
+    async def forget_ended(self, *, before_s: float, limit: int) -> int:
+        raise Unavailable("The books cannot be written at the moment. Please try again.")
+
+
+async def test_a_database_that_is_locked_for_a_while_is_no_fault_of_ours(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "bitmesh_proxy.jobs.poller")
+    store = LockedStore(room.gateway.app[keys.DATABASE])
+    running = asyncio.create_task(Poller(room.service, store, SETTINGS, clock=room.clock).run())
+    try:
+        await eventually(lambda: "jobs cannot be looked after now: unavailable" in caplog.messages, "it is said")
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+    assert [record.levelname for record in caplog.records if record.name.endswith("poller")] == ["WARNING"]
