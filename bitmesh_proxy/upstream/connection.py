@@ -288,10 +288,13 @@ class ProviderConnection(asyncio.Protocol):
 
     async def taken(self, pending: Awaitable[None]) -> None:
         """Wait for a caller to take what he has been given. Raises CallerLeft when he has not before all is over."""
+        patience = Patience(self.home.watch, self._deadline_s)
         try:
-            with Patience(self.home.watch, self._deadline_s):
+            with patience:
                 await pending
         except TimeoutError as exc:
+            if not patience.is_over:  # whoever is waited for had less of it
+                raise
             raise CallerLeft from exc
 
     def _waiting_inbox(self) -> Inbox:

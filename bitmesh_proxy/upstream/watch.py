@@ -97,14 +97,14 @@ class Patience:
     It costs a tenth, and whoever opens connections does it for each. Raises TimeoutError at ``until_s``.
     """
 
-    __slots__ = ("_cancelling", "_is_over", "_task", "_until_s", "_watch", "watched_s")
+    __slots__ = ("_cancelling", "_task", "_until_s", "_watch", "is_over", "watched_s")
 
     def __init__(self, watch: Watch, until_s: float) -> None:
         self._watch = watch
         self._until_s = until_s
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
-        self._is_over = False
+        self.is_over = False
         self.watched_s = inf
 
     def __enter__(self) -> None:
@@ -119,7 +119,7 @@ class Patience:
     ) -> None:
         task, self._task = self._task, None
         assert task is not None, "it was entered"
-        if not self._is_over:
+        if not self.is_over:
             self._watch.forget(self)
         elif task.uncancel() <= self._cancelling and isinstance(error, asyncio.CancelledError):
             raise TimeoutError from error  # nobody else has cancelled it
@@ -127,6 +127,6 @@ class Patience:
     def look(self, now_s: float) -> float:
         """See Watched."""
         if self._task is not None:
-            self._is_over = True
+            self.is_over = True
             self._task.cancel()
         return inf
