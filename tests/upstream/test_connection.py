@@ -349,6 +349,15 @@ async def test_an_answer_that_takes_too_long_in_all_ends_although_it_goes_on() -
     talking.cancel()
 
 
+async def test_a_takers_own_patience_is_its_own() -> None:
+    connection, _ = asked()
+    connection.data_received(HEAD + b"Content-Length: 5\r\n\r\nhe")
+    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    ended.set_exception(TimeoutError("the taker's"))
+    with pytest.raises(TimeoutError, match="the taker's"):
+        await connection.pour(lambda _: ended)
+
+
 @pytest.mark.parametrize("is_complete", [False, True])
 async def test_who_takes_nothing_is_not_waited_for_when_all_is_over(is_complete: bool) -> None:
     connection, _ = asked(total_s=0.02)
