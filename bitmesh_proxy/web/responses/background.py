@@ -11,6 +11,7 @@ from contextlib import suppress
 from bitmesh_proxy.errors import GatewayError, InternalError, RateLimited, Unavailable
 from bitmesh_proxy.limits.concurrency import Slot
 from bitmesh_proxy.pipeline import Incoming
+from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.responses import ResponseStore
 from bitmesh_proxy.upstream.reply import Reply
 from bitmesh_proxy.web.responses.replies import EventLog
@@ -146,10 +147,13 @@ class Background:
         """Another process on the same database may be the one that is asked to cancel."""
         while self._running:
             await asyncio.sleep(CANCEL_LOOK_S)
-            for response_id, (task, session) in list(self._running.items()):
-                if self._store.status_of(session.caller.account_id, response_id) == "cancelled":
-                    self._cancelled.add(response_id)
-                    task.cancel()
+            try:
+                for response_id, (task, session) in list(self._running.items()):
+                    if self._store.status_of(session.caller.account_id, response_id) == "cancelled":
+                        self._cancelled.add(response_id)
+                        task.cancel()
+            except (Unavailable, StorageError) as exc:  # the next look may find out
+                log.info("it cannot be looked up which responses have been cancelled: %s", exc)
 
     def _remember_log(self, response_id: str, events: EventLog) -> None:
         over = [each for each, log in self._logs.items() if log.is_over]

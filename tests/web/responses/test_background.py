@@ -13,7 +13,10 @@ import pytest
 from msgspec.structs import replace
 
 from bitmesh_proxy import keys
+from bitmesh_proxy.errors import Unavailable
+from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.web.middlewares import MAX_LOOKS
+from bitmesh_proxy.web.responses import background as background_module
 from tests.journeys.gateway import CHAT_MODEL, VIDEO_MODEL, Gateway, bearer, chat, eventually, running_gateway
 
 PATH = "/v1/responses"
@@ -179,6 +182,24 @@ async def test_what_another_process_cancels_stops_here(tmp_path: Path) -> None:
         assert await store.finish(replace(stored, status="cancelled", body={**stored.body, "status": "cancelled"}))
         assert (await gateway.last_row()).outcome == "caller_left"
         assert (await gateway.get(f"{PATH}/{queued['id']}")).json["status"] == "cancelled"
+        await gateway.check_books()
+
+
+async def test_a_look_that_fails_is_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background_module, "CANCEL_LOOK_S", 0.01)
+    async with running_gateway(tmp_path) as gateway:
+        answers: list[str | Exception] = [Unavailable("locked"), StorageError("torn"), "cancelled"]
+
+        def status_of(*_: object) -> str:
+            answer = answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        monkeypatch.setattr(gateway.app[keys.RESPONSES].store, "status_of", status_of)
+        await background(gateway, SLOW)
+        assert (await gateway.last_row()).outcome == "caller_left"
+        assert not answers
         await gateway.check_books()
 
 
