@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from bitmesh_proxy.calls import ChatCall, JsonObject
 from bitmesh_proxy.endpoints.responses.content import is_audio
-from bitmesh_proxy.endpoints.responses.items import CALLS, OUTPUTS
+from bitmesh_proxy.endpoints.responses.items import GIVEN, OUTPUTS
 from bitmesh_proxy.endpoints.responses.request import ResponseRequest
 from bitmesh_proxy.errors import InvalidRequest, UnsupportedParameter, UnsupportedValue
 
@@ -96,7 +96,7 @@ def _messages(items: Sequence[JsonObject], param: str) -> Iterator[JsonObject]:
         kind = item["type"]
         if kind == "reasoning":
             continue
-        if kind in CALLS:
+        if kind in GIVEN:
             if after_tools:
                 yield _user(after_tools)
                 after_tools = []

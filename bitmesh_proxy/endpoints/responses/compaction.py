@@ -11,7 +11,7 @@ from typing import Final
 
 from bitmesh_proxy.calls import ChatCall, JsonObject
 from bitmesh_proxy.endpoints.responses.content import text_part
-from bitmesh_proxy.endpoints.responses.items import CALLS, OUTPUTS
+from bitmesh_proxy.endpoints.responses.items import GIVEN, OUTPUTS
 from bitmesh_proxy.endpoints.responses.request import ResponseRequest
 
 _ASK: Final = (
@@ -61,9 +61,8 @@ def _paragraphs(items: Sequence[JsonObject]) -> Iterator[str]:
         if kind == "message":
             texts = [part.get("text") or part.get("refusal") or f"[{part['type']}]" for part in item["content"]]
             yield f"{item['role']}: " + " ".join(texts)
-        elif kind in CALLS:
-            said = item["input" if kind == "custom_tool_call" else "arguments"]
-            yield f"assistant calls {item['name']} ({item['call_id']}): {said}"
+        elif kind in GIVEN:
+            yield f"assistant calls {item['name']} ({item['call_id']}): {item[GIVEN[kind]]}"
         elif kind in OUTPUTS:
             output = item["output"]
             text = output if isinstance(output, str) else " ".join(p.get("text") or f"[{p['type']}]" for p in output)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -25,8 +26,9 @@ NewId = Callable[[str], str]
 MAX_ITEMS: Final = 10_000
 FUNCTION_NAME: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _CALL_ID: Final = re.compile(r".{1,64}", re.DOTALL)
-#: A call of a tool and what it gave: a function's, or a custom tool's, which takes free text.
-CALLS: Final = frozenset(("function_call", "custom_tool_call"))
+#: Calls of tools, a function's and a custom tool's, which takes free text: where what they are given stands.
+GIVEN: Final[Mapping[str, str]] = {"function_call": "arguments", "custom_tool_call": "input"}
+#: What they gave.
 OUTPUTS: Final = frozenset(("function_call_output", "custom_tool_call_output"))
 _ROLES: Final = ("user", "assistant", "system", "developer")
 _STATUSES: Final = ("in_progress", "completed", "incomplete")
@@ -59,7 +61,7 @@ def check_call_ids(items: Sequence[JsonObject], *, param: str) -> None:
     """Every output must answer a call that the conversation holds. Raises InvalidRequest."""
     known: set[str] = set()
     for index, item in enumerate(items):
-        if item["type"] in CALLS:
+        if item["type"] in GIVEN:
             known.add(item["call_id"])
         elif item["type"] in OUTPUTS and item["call_id"] not in known:
             raise InvalidRequest(
@@ -96,39 +98,20 @@ def _message(role: str, content: Sequence[JsonObject], item_id: str) -> JsonObje
     return {"id": item_id, "type": "message", "status": "completed", "role": role, "content": list(content)}
 
 
-def _read_function_call(item: Fields, new_id: NewId) -> JsonObject:
+def _read_call(kind: str, prefix: str, item: Fields, new_id: NewId) -> JsonObject:
     return {
-        "id": _id_of(item, "fc_", new_id),
-        "type": "function_call",
+        "id": _id_of(item, prefix, new_id),
+        "type": kind,
         "status": item.choice("status", _STATUSES) or "completed",
         "call_id": item.required_string("call_id", pattern=_CALL_ID),
         "name": item.required_string("name", pattern=FUNCTION_NAME),
-        "arguments": item.required_string("arguments"),
+        GIVEN[kind]: item.required_string(GIVEN[kind]),
     }
 
 
-def _read_custom_call(item: Fields, new_id: NewId) -> JsonObject:
+def _read_call_output(kind: str, prefix: str, item: Fields, new_id: NewId) -> JsonObject:
     return {
-        "id": _id_of(item, "ctc_", new_id),
-        "type": "custom_tool_call",
-        "status": item.choice("status", _STATUSES) or "completed",
-        "call_id": item.required_string("call_id", pattern=_CALL_ID),
-        "name": item.required_string("name", pattern=FUNCTION_NAME),
-        "input": item.required_string("input"),
-    }
-
-
-def _read_function_output(item: Fields, new_id: NewId) -> JsonObject:
-    return _output_item("function_call_output", _id_of(item, "fco_", new_id), item)
-
-
-def _read_custom_output(item: Fields, new_id: NewId) -> JsonObject:
-    return _output_item("custom_tool_call_output", _id_of(item, "ctco_", new_id), item)
-
-
-def _output_item(kind: str, item_id: str, item: Fields) -> JsonObject:
-    return {
-        "id": item_id,
+        "id": _id_of(item, prefix, new_id),
         "type": kind,
         "status": item.choice("status", _STATUSES) or "completed",
         "call_id": item.required_string("call_id", pattern=_CALL_ID),
@@ -194,10 +177,10 @@ def _id_of(item: Fields, prefix: str, new_id: NewId) -> str:
 
 _ITEMS: Final[Mapping[str, Callable[[Fields, NewId], JsonObject]]] = {
     "message": _read_message,
-    "function_call": _read_function_call,
-    "function_call_output": _read_function_output,
-    "custom_tool_call": _read_custom_call,
-    "custom_tool_call_output": _read_custom_output,
+    "function_call": partial(_read_call, "function_call", "fc_"),
+    "function_call_output": partial(_read_call_output, "function_call_output", "fco_"),
+    "custom_tool_call": partial(_read_call, "custom_tool_call", "ctc_"),
+    "custom_tool_call_output": partial(_read_call_output, "custom_tool_call_output", "ctco_"),
     "reasoning": _read_reasoning,
     "compaction": _read_compaction,
     "item_reference": _read_reference,

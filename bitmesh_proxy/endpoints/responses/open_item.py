@@ -16,6 +16,7 @@ import msgspec
 import orjson
 
 from bitmesh_proxy.calls import JsonObject
+from bitmesh_proxy.endpoints.responses.items import GIVEN
 
 PartKind = Literal["output_text", "refusal", "reasoning_text", "summary_text"]
 ItemKind = Literal["message", "reasoning", "function_call", "custom_tool_call"]
@@ -138,7 +139,7 @@ class OpenItem:
             return
         self._arguments.append(delta)
         event = {
-            "type": f"response.{_CALL_EVENTS[self.kind]}.delta",
+            "type": f"response.{self.kind}_{GIVEN[self.kind]}.delta",
             "item_id": self.item_id,
             "output_index": self._output_index,
             "delta": delta,
@@ -162,14 +163,14 @@ class OpenItem:
 
     def close(self, status: Literal["completed", "incomplete"]) -> Iterator[JsonObject]:
         """The events that end it."""
-        if self.kind in _CALL_EVENTS:
+        if self.kind in GIVEN:
             if not self._arguments and self.kind == "function_call":
                 yield from self.arguments("{}")
             yield {
-                "type": f"response.{_CALL_EVENTS[self.kind]}.done",
+                "type": f"response.{self.kind}_{GIVEN[self.kind]}.done",
                 "item_id": self.item_id,
                 "output_index": self._output_index,
-                _ARGUMENTS[self.kind]: "".join(self._arguments),
+                GIVEN[self.kind]: "".join(self._arguments),
             }
         yield from self._close_part()
         yield {
@@ -208,9 +209,8 @@ class OpenItem:
 
     def _rendered(self, status: str) -> dict[str, Any]:
         item: dict[str, Any] = {"id": self.item_id, "type": self.kind, "status": status}
-        if self.kind in _ARGUMENTS:
-            arguments = {_ARGUMENTS[self.kind]: "".join(self._arguments)}
-            return item | {"call_id": self._call_id, "name": self._name} | arguments
+        if self.kind in GIVEN:
+            return item | {"call_id": self._call_id, "name": self._name, GIVEN[self.kind]: "".join(self._arguments)}
         if self.kind == "message":
             return item | {"role": "assistant", "content": list(self._content)}
         item |= {"summary": list(self._summary), "content": list(self._content)}
@@ -225,8 +225,3 @@ _EVENT_NAMES: dict[PartKind, str] = {
     "reasoning_text": "reasoning",
     "summary_text": "reasoning_summary_text",
 }
-_CALL_EVENTS: dict[ItemKind, str] = {
-    "function_call": "function_call_arguments",
-    "custom_tool_call": "custom_tool_call_input",
-}
-_ARGUMENTS: dict[ItemKind, str] = {"function_call": "arguments", "custom_tool_call": "input"}

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from bitmesh_proxy.calls import JsonObject
-from bitmesh_proxy.endpoints.responses.items import CALLS, OUTPUTS
+from bitmesh_proxy.endpoints.responses.items import GIVEN, OUTPUTS
 from bitmesh_proxy.errors import ContextLengthExceeded
 
 CHARACTERS_PER_TOKEN: Final = 4
@@ -26,8 +26,8 @@ def characters_of(item: JsonObject) -> int:
     kind = item["type"]
     if kind == "message":
         return sum(map(_characters_of_part, item["content"]))
-    if kind in CALLS:
-        return len(item["name"]) + len(item["input" if kind == "custom_tool_call" else "arguments"])
+    if kind in GIVEN:
+        return len(item["name"]) + len(item[GIVEN[kind]])
     if kind in OUTPUTS:
         output = item["output"]
         return len(output) if isinstance(output, str) else sum(map(_characters_of_part, output))
@@ -65,7 +65,7 @@ def fit(
             break
         gone.add(index)
         characters -= characters_of(items[index])
-    dropped_calls = {items[index].get("call_id") for index in gone if items[index]["type"] in CALLS}
+    dropped_calls = {items[index].get("call_id") for index in gone if items[index]["type"] in GIVEN}
     return [
         item
         for index, item in enumerate(items)
