@@ -108,9 +108,10 @@ async def _followed(request: web.Request, events: AsyncIterator[bytes]) -> web.S
 async def handle_get(request: web.Request) -> web.StreamResponse:
     """A stored response; with ``stream=true`` the events of one that runs in the background."""
     stored = await _stored(request)
-    if query_of(request).get("stream") != "true":
+    query = query_of(request)
+    if query.get("stream") != "true":
         return _json(stored.body)
-    after = _integer(query_of(request), "starting_after", -1, low=-1, high=2**31)
+    after = _integer(query, "starting_after", -1, low=-1, high=2**31)
     events = await _events_of(request.app, stored, after=after) if stored.is_background else None
     if events is None:
         raise InvalidRequest("Only a background response that runs can be streamed.", param="stream")
@@ -143,18 +144,18 @@ async def handle_cancel(request: web.Request) -> web.StreamResponse:
 
 async def handle_input_items(request: web.Request) -> web.StreamResponse:
     """What a response was made from, its own input only; the newest first unless asked otherwise."""
-    stored = await _stored(request)
-    order = query_of(request).get("order", "desc")
+    stored, query = await _stored(request), query_of(request)
+    order = query.get("order", "desc")
     if order not in ("asc", "desc"):
         raise InvalidRequest("'order' must be asc or desc.", param="order")
     items = list(stored.input_items) if order == "asc" else list(reversed(stored.input_items))
-    after = query_of(request).get("after")
+    after = query.get("after")
     if after is not None:
         places = [index for index, item in enumerate(items) if item.get("id") == after]
         if not places:
             raise InvalidRequest("'after' must be the id of one of the items.", param="after")
         items = items[places[0] + 1 :]
-    limit = _integer(query_of(request), "limit", 20, low=0, high=MAX_LISTED)
+    limit = _integer(query, "limit", 20, low=0, high=MAX_LISTED)
     shown = items[:limit]
     return _json(
         {
