@@ -114,9 +114,9 @@ class Database:
         """Open the file, make it if it is not there, and bring it up to date.
 
         With ``takes_turns`` several processes that write all the time do so in turn (``turns.py``), and so does whoever
-        opens the database after them. ``on_migration`` is called, in a thread, when bringing it up to date
-        begins, which may take long. Raises StorageError when the file cannot be used (newer than the program, of
-        another program, no permission).
+        opens the database after them. ``on_migration`` is called, in a thread, when bringing it up to date begins,
+        which may take long. Raises StorageError when the file cannot be used (newer than the program, of another
+        program, no permission).
         """
         try:
             path = await asyncio.to_thread(_followed, path)
