@@ -20,6 +20,13 @@ def test_another_reason_comes_before_the_time_and_puts_it_off() -> None:
     assert sweeps.is_due(NOON_S + 90)
 
 
+def test_a_clock_that_was_ahead_puts_nothing_off() -> None:
+    sweeps = NowAndThen(60.0)
+    assert sweeps.is_due(NOON_S + 86_400)
+    assert sweeps.is_due(NOON_S)
+    assert not sweeps.is_due(NOON_S + 30)
+
+
 def test_each_has_its_own_times() -> None:
     one, other = NowAndThen(60.0), NowAndThen(60.0)
     assert one.is_due(NOON_S)
