@@ -52,6 +52,7 @@ class Poller:
         self._settings = settings
         self._clock = clock
         self._max_sleep_s = max_sleep_s
+        self._longest_s = max(settings.first_poll_s, settings.max_poll_s, settings.slow_poll_s)
         self._sweeps = NowAndThen(SWEEP_INTERVAL_S)
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(
@@ -82,7 +83,7 @@ class Poller:
     async def step(self) -> float:
         """Start the polls that are due; gives the seconds until the next one is."""
         now_s = self._clock()
-        for job in await self._store.due(now_s, limit=BATCH):
+        for job in await self._store.due(now_s, latest_s=now_s + self._longest_s, limit=BATCH):
             if job.id not in self._under_way:
                 task = self._under_way[job.id] = asyncio.create_task(self._poll(job))
                 task.add_done_callback(functools.partial(self._forget, job.id))

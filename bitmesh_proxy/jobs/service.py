@@ -160,8 +160,9 @@ class JobService:
 
     async def wait(self, job: Job, *, timeout_s: float) -> Job:
         """The job when it has ended, or as it is after ``timeout_s``. The poller asks the provider; this only waits."""
-        deadline_s = self._clock() + timeout_s
-        while not job.status.is_final and (left_s := deadline_s - self._clock()) > 0:
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + timeout_s
+        while not job.status.is_final and (left_s := deadline_s - loop.time()) > 0:
             with suppress(TimeoutError):
                 # Another process may take the job to its end: so the row is looked at now and then all the same.
                 await asyncio.wait_for(self._ended.wait(), min(left_s, LOOK_AGAIN_S))

@@ -153,10 +153,14 @@ class JobStore:
 
         return await self._database.write(delete)
 
-    async def due(self, now_s: float, *, limit: int) -> list[Job]:
-        """Open jobs whose next poll has come, the longest waiting first."""
+    async def due(self, now_s: float, *, latest_s: float, limit: int) -> list[Job]:
+        """Open jobs whose next poll has come, the longest waiting first.
+
+        And those whose next poll is after ``latest_s``: nobody puts one off for so long, so the clock has gone back.
+        """
         rows = await self._database.read(
-            _SELECT + "WHERE next_poll_at_ms <= ? ORDER BY next_poll_at_ms LIMIT ?", (int(now_s * 1000), limit)
+            _SELECT + "WHERE next_poll_at_ms <= ? OR next_poll_at_ms > ? ORDER BY next_poll_at_ms LIMIT ?",
+            (int(now_s * 1000), int(latest_s * 1000), limit),
         )
         return [_job(row) for row in rows]
 

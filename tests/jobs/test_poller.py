@@ -82,6 +82,24 @@ async def test_it_runs_every_job_to_its_end_and_wakes_when_one_is_added(room: Ro
     await room.gateway.check_books()
 
 
+async def test_a_clock_that_goes_back_by_hours_holds_up_no_job(room: Room) -> None:
+    await room.submit()
+    poller = poller_of(room)
+    room.clock.now_s -= 5 * 3600
+    await poller.step()
+    await eventually(lambda: polls(room) == 1, "the job is asked for")
+    await until(lambda: is_put_off(room), "its next poll is one by the new time")
+    assert await poller.step() <= SETTINGS.max_poll_s
+    assert polls(room) == 1
+
+
+async def is_put_off(room: Room) -> bool:
+    """Whether the next poll of any job is one that the settings allow for."""
+    now_s = room.clock.now_s
+    next_at_s = await room.store.next_due_at_s(after_s=now_s)
+    return next_at_s is not None and next_at_s <= now_s + SETTINGS.max_poll_s
+
+
 async def test_a_job_of_an_offer_that_is_gone_is_postponed_not_lost(room: Room) -> None:
     job = await room.submit()
     room.clock.now_s += 2.5

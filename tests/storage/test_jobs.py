@@ -78,9 +78,10 @@ async def test_due_ones_come_in_order(jobs: JobStore, account: Account, key: Key
         await jobs.create(
             new_job(account, f"req_{number}", provider_job_id=f"v{number}", next_poll_at_s=NOON_S + seconds)
         )
-    assert await jobs.due(NOON_S + 9, limit=10) == []
-    assert [job.provider_job_id for job in await jobs.due(NOON_S + 20, limit=10)] == ["v1", "v2"]
-    assert [job.provider_job_id for job in await jobs.due(NOON_S + 99, limit=2)] == ["v1", "v2"]
+    assert await jobs.due(NOON_S + 9, latest_s=NOON_S * 3, limit=10) == []
+    assert [job.provider_job_id for job in await jobs.due(NOON_S + 20, latest_s=NOON_S * 3, limit=10)] == ["v1", "v2"]
+    assert [job.provider_job_id for job in await jobs.due(NOON_S + 99, latest_s=NOON_S * 3, limit=2)] == ["v1", "v2"]
+    assert [job.provider_job_id for job in await jobs.due(NOON_S, latest_s=NOON_S + 25, limit=9)] == ["v0"]
     assert await jobs.next_due_at_s(after_s=NOON_S + 10) == NOON_S + 20
     assert await jobs.next_due_at_s(after_s=NOON_S + 30) is None
 
@@ -121,7 +122,7 @@ async def test_end_closes_job_and_request_together_and_once(
     assert (found.balance_nano_usd, found.held_nano_usd) == (usd(6), 0)
     late = await jobs.update(job.id, status=JobStatus.QUEUED, state={}, next_poll_at_s=NOON_S)
     assert late == first
-    assert await jobs.due(NOON_S * 2, limit=10) == []
+    assert await jobs.due(NOON_S * 2, latest_s=NOON_S * 3, limit=10) == []
     assert await verify_books(database) == []
 
 
