@@ -88,6 +88,8 @@ log = logging.getLogger(__name__)
 PRUNER_LOOK_AGAIN_S = 60.0
 #: In the data directory: what the sandbox has to remember when the service is restarted.
 SANDBOX_JOURNAL_NAME = "sandbox.kept"
+#: Copies of media leave so many times ``data.min_free_bytes``: calls must not be refused because of a cache.
+FREE_BESIDE_COPIES = 2
 
 
 class StartError(Exception):
@@ -372,6 +374,7 @@ async def media(app: web.Application) -> AsyncIterator[None]:
         store=SqliteMedia(app[keys.DATABASE], keep_s=settings.media.keep_s),
         access=app[keys.ACCESS],
         allow_private=app[keys.IS_SANDBOX],
+        min_free_bytes=FREE_BESIDE_COPIES * settings.data.min_free_bytes,
         shared_as=None if worker is None else str(worker.seat),
         is_first=worker is None or worker.is_first,
     )

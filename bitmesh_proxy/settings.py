@@ -64,6 +64,7 @@ class Data(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     busy_timeout_s: Seconds = 5.0
     #: Requests waiting for the writer; more get 503.
     max_pending_writes: Count = 10_000
+    #: With less, nothing new is taken on. Copies of media leave twice as much.
     min_free_bytes: CountOrNone = 16 * MIB
 
 

@@ -1,7 +1,8 @@
 """Which copies there are, how many bytes they take, and which of them make room for new ones.
 
-``used_bytes`` counts whole copies and what is set aside for running ones; it never exceeds ``max_bytes``. A copy that
-somebody reads stays: its bytes would stay on the disk anyway until the last reader closes it.
+``used_bytes`` counts whole copies and what is set aside for running ones; it never exceeds ``max_bytes``. Copies also
+leave ``min_free_bytes`` of the disk to others. A copy that somebody reads stays: its bytes would stay on the disk
+anyway until the last reader closes it.
 """
 
 from __future__ import annotations
@@ -117,11 +118,10 @@ class CopyRoom:
         async with self._deciding:
             await self._look_around()
             await self._sweep()
-            await self._free(self.used_bytes + size_bytes - self._max_bytes)
-            if self.used_bytes + size_bytes > self._max_bytes:
-                return False
-            if self._min_free_bytes and await self._free_bytes() - size_bytes < self._min_free_bytes:
-                return False
+            if (missing_bytes := await self._missing_bytes(size_bytes)) > 0:
+                await self._free(missing_bytes)
+                if await self._missing_bytes(size_bytes) > 0:
+                    return False
             self.used_bytes += size_bytes
             return True
 
@@ -129,12 +129,17 @@ class CopyRoom:
         """Count out what was set aside."""
         self.used_bytes -= size_bytes
 
-    async def _free_bytes(self) -> int:
+    async def _missing_bytes(self, size_bytes: int) -> int:
+        """How much has to go before there is room for so much more; 0 or less where nothing has."""
+        over_bytes = self.used_bytes + size_bytes - self._max_bytes
+        if not self._min_free_bytes:
+            return over_bytes
         try:
-            return await self._threads.run(self._files.free_bytes, self._directory)
+            free_bytes = await self._threads.run(self._files.free_bytes, self._directory)
         except OSError as exc:
             logger.warning("the disk's free space cannot be asked: %s", exc.strerror)
-            return 0
+            return self.used_bytes + 1  # more than can go
+        return max(over_bytes, self._min_free_bytes + size_bytes - free_bytes)
 
     async def _free(self, wanted_bytes: int) -> None:
         """Remove the copies that were not used for longest, unless all of them together are not enough."""

@@ -28,14 +28,14 @@ async def open_media(
     store: MediaStore,
     access: Mapping[str, ProviderAccess],
     allow_private: bool,
-    min_free_bytes: int = 0,
+    min_free_bytes: int,
     clock: Callable[[], float] = time.time,
     shared_as: str | None = None,
     is_first: bool = True,
 ) -> AsyncIterator[MediaResults]:
     """The room, ready for use. ``allow_private`` is the sandbox's: its results lie on a loopback port.
 
-    ``shared_as`` and ``is_first`` as for ``CopyStore``.
+    ``min_free_bytes``: so much of the disk copies leave to others. ``shared_as`` and ``is_first`` as for ``CopyStore``.
     """
     sources = {name: _source(entry) for name, entry in access.items()}
     limits = FetchLimits(

@@ -124,6 +124,18 @@ async def test_a_nearly_full_disk_takes_no_new_work(tmp_path: Path) -> None:
         await gateway.check_books()
 
 
+async def test_copies_leave_a_small_disk_to_the_books(tmp_path: Path) -> None:
+    """Where there is room for calls, but none for a cache, results are passed on without a copy."""
+    free = shutil.disk_usage(tmp_path).free
+    async with running_gateway(tmp_path, {"data": {"dir": str(tmp_path), "min_free_bytes": free * 3 // 4}}) as gateway:
+        answer = await gateway.post("/image", {"model": IMAGE_MODEL, "prompt": "A lantern"})
+        assert answer.status == 200
+        path = answer.json["data"][0]["url"].removeprefix(gateway.url)
+        assert [(await gateway.get(path)).status for _ in range(2)] == [200, 200]
+        assert [call.method for call in gateway.upstream_calls()] == ["POST", "GET", "GET"]
+        await gateway.check_books()
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 8 MiB; only root may make one."""

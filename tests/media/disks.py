@@ -57,6 +57,19 @@ class RefusingFiles(Files):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
+class ShortFiles(Files):
+    """A disk of ``size_bytes`` for the whole copies of a directory and nothing else; None: nobody can ask."""
+
+    def __init__(self, size_bytes: int | None) -> None:
+        self.size_bytes = size_bytes
+
+    def free_bytes(self, directory: Path) -> int:
+        """See Files."""
+        if self.size_bytes is None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return self.size_bytes - sum(path.stat().st_size for path in directory.iterdir() if path.is_file())
+
+
 class SlowFiles(Files):
     """A disk whose writes wait until they are let go. ``writing`` is set once one is under way."""
 

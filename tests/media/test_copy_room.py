@@ -11,7 +11,7 @@ import pytest
 from bitmesh_proxy.media.copies import CopyStore
 from bitmesh_proxy.media.copy_room import SWEEP_INTERVAL_S
 from tests.hand_clock import HandClock
-from tests.media.disks import RefusingFiles
+from tests.media.disks import RefusingFiles, ShortFiles
 from tests.media.test_copies import content, files_in, store_in
 
 
@@ -45,6 +45,20 @@ async def test_what_is_too_large_for_all_room_removes_nothing(tmp_path: Path) ->
         await put(store, "a", "b")
         assert await store.begin("c", media_type="image/png", length_bytes=301) is None
         assert files_in(tmp_path) == ["a.png", "b.png"]
+
+
+async def test_a_disk_that_others_need_is_left_to_them_and_the_longest_unused_goes_for_it(tmp_path: Path) -> None:
+    files = ShortFiles(1000)
+    async with store_in(tmp_path, min_free_bytes=700, files=files) as store:
+        await put(store, "a", "b", "c")
+        await content(store, "a")
+        await put(store, "d")
+        assert files_in(tmp_path) == ["a.png", "c.png", "d.png"]
+        assert await store.begin("e", media_type="image/png", length_bytes=301) is None
+        files.size_bytes = None
+        assert await store.begin("e", media_type="image/png", length_bytes=1) is None
+        assert files_in(tmp_path) == ["a.png", "c.png", "d.png"]
+        assert store.used_bytes == 300
 
 
 async def test_what_is_read_stays_and_counts(tmp_path: Path) -> None:

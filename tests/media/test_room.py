@@ -41,6 +41,7 @@ async def room(directory: Path, outside: Outside, settings: Media) -> AsyncItera
         store=MemoryMediaStore(),
         access={PROVIDER.name: access},
         allow_private=False,
+        min_free_bytes=0,
     ) as results:
         yield results
 
