@@ -214,7 +214,7 @@ class Idempotency(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class Responses(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``/v1/responses``."""
 
-    #: Stored responses: how long they are kept, and how much of them; the oldest go first.
+    #: Stored responses: how long they are kept, and how much of them. Beyond it the oldest go of who holds the most.
     keep_s: Seconds = 30 * 86400.0
     max_total_bytes: Count = 1024 * MIB
     max_context_bytes: Count = 64 * MIB

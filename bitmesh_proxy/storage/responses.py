@@ -1,6 +1,7 @@
 """Responses that callers may come back to: kept for a while, within a bound of space, seen by their account only.
 
-What was said is kept compressed. A chain of responses is read in one query, so that a long conversation costs one trip.
+When the space is used up, those accounts lose their oldest that hold more than their fair share of it. What was said is
+kept compressed. A chain of responses is read in one query, so that a long conversation costs one trip.
 """
 
 from __future__ import annotations
@@ -18,10 +19,15 @@ import orjson
 
 from bitmesh_proxy.calls import JsonObject
 from bitmesh_proxy.storage.database import Database, Row
+from bitmesh_proxy.storage.fair_share import over_fair_share
 from bitmesh_proxy.storage.sweeps import NowAndThen
 
+#: Old ones are looked for this often, and whenever so many have been kept since that a sweep removes no fewer.
 SWEEP_INTERVAL_S = 60.0
 SWEEP_ROWS = 200
+SWEEP_AFTER_ROWS = 100
+#: Or so large a part of the space has been filled: an eighth.
+SWEEP_AFTER_SHARE = 8
 #: Conversations of more turns are no conversations.
 MAX_CHAIN = 2_000
 #: Larger ones are packed and unpacked off the loop.
@@ -29,6 +35,8 @@ THREAD_BYTES = 64 * 1024
 #: Up to here a window of as many bytes sees everything.
 _SMALL_BYTES: Final = 4096
 UNDER_WAY = ("queued", "in_progress")
+#: Where a packed row has its size.
+_SIZE_AT: Final = -2
 #: Parts of the response object that stand elsewhere, or follow from what does.
 _DERIVED = frozenset(("output", "items"))
 
@@ -107,6 +115,8 @@ class ResponseStore:
         self._max_total_bytes = max_total_bytes
         self._clock = clock
         self._sweeps = NowAndThen(SWEEP_INTERVAL_S)
+        self._kept_rows_since = 0
+        self._kept_bytes_since = 0
 
     async def save(self, response: StoredResponse) -> None:
         """Keep it, or what has become of it. One that was cancelled meanwhile stays so."""
@@ -122,7 +132,7 @@ class ResponseStore:
         row = await _pack(response)
         item_ids = {item["id"] for item in (*response.input_items, *response.output) if isinstance(item.get("id"), str)}
         rows = [(response.account_id, item_id, response.id) for item_id in item_ids]
-        oldest_ms = self._oldest_ms() if self._sweeps.is_due(self._clock()) else None
+        oldest_ms = self._oldest_ms() if self._is_sweep_due(size_bytes=row[_SIZE_AT]) else None
 
         def upsert(connection: sqlite3.Connection) -> bool:
             if not is_new and not connection.execute("SELECT 1 FROM responses WHERE id = ?", row[:1]).fetchone():
@@ -235,16 +245,37 @@ class ResponseStore:
     def _oldest_ms(self) -> int:
         return int((self._clock() - self._keep_s) * 1000)
 
+    def _is_sweep_due(self, *, size_bytes: int) -> bool:
+        """Asked once for each that is kept."""
+        self._kept_rows_since += 1
+        self._kept_bytes_since += size_bytes
+        is_much = (
+            self._kept_rows_since >= SWEEP_AFTER_ROWS
+            or self._kept_bytes_since >= self._max_total_bytes // SWEEP_AFTER_SHARE
+        )
+        if not self._sweeps.is_due(self._clock(), at_once=is_much):
+            return False
+        self._kept_rows_since = self._kept_bytes_since = 0
+        return True
+
     def _sweep(self, connection: sqlite3.Connection, oldest_ms: int) -> None:
         connection.execute(
             "DELETE FROM responses WHERE id IN (SELECT id FROM responses WHERE created_at_ms < ? LIMIT ?)",
             (oldest_ms, SWEEP_ROWS),
         )
-        connection.execute(
-            "DELETE FROM responses WHERE id IN (SELECT id FROM (SELECT id, sum(size_bytes) OVER"
-            " (ORDER BY created_at_ms DESC, id) AS total FROM responses) WHERE total > ? LIMIT ?)",
-            (self._max_total_bytes, SWEEP_ROWS),
-        )
+        totals = dict(connection.execute("SELECT account_id, size_bytes FROM response_totals"))
+        going: list[tuple[str]] = []
+        for account_id, over_bytes in over_fair_share(totals, self._max_total_bytes).items():
+            oldest_first = connection.execute(
+                "SELECT id, size_bytes FROM responses WHERE account_id = ? ORDER BY created_at_ms LIMIT ?",
+                (account_id, SWEEP_ROWS - len(going)),
+            )
+            for response_id, size_bytes in oldest_first:
+                going.append((response_id,))
+                over_bytes -= size_bytes
+                if over_bytes <= 0:
+                    break
+        connection.executemany("DELETE FROM responses WHERE id = ?", going)
 
 
 async def _pack(response: StoredResponse) -> tuple[Any, ...]:

@@ -198,9 +198,53 @@ async def test_the_oldest_go_when_space_runs_out(database: Database, clock: Hand
     for number in range(1, 6):
         clock.now_s += responses.SWEEP_INTERVAL_S + 1
         await store.save(response(number))
-    left = [row[0] for row in await database.read("SELECT id FROM responses ORDER BY created_at_ms")]
-    assert left == [f"resp_{number}" for number in range(6 - len(left), 6)]
-    assert 0 < len(left) < 5
+    newest = await left(database)
+    assert newest == [f"resp_{number}" for number in range(6 - len(newest), 6)]
+    assert 0 < len(newest) < 5
+
+
+async def left(database: Database, account_id: str = "acct_1") -> list[str]:
+    rows = await database.read("SELECT id FROM responses WHERE account_id = ? ORDER BY created_at_ms", (account_id,))
+    return [row[0] for row in rows]
+
+
+async def test_whoever_stores_much_pushes_out_nobody_elses(database: Database, clock: HandClock) -> None:
+    store = ResponseStore(database, keep_s=10_000, max_total_bytes=2_000, clock=clock)
+    for number in (1, 2):
+        await store.save(response(number, account_id="acct_calm"))
+    for number in range(3, 40):
+        clock.now_s += responses.SWEEP_INTERVAL_S + 1
+        await store.save(response(number, account_id="acct_busy"))
+    assert await left(database, "acct_calm") == ["resp_1", "resp_2"]
+    busy = await left(database, "acct_busy")
+    assert busy == [f"resp_{number}" for number in range(40 - len(busy), 40)]
+    for number in range(40, 80):
+        clock.now_s += responses.SWEEP_INTERVAL_S + 1
+        await store.save(response(number, account_id="acct_new"))
+    assert await left(database, "acct_calm") == ["resp_1", "resp_2"]
+    assert abs(len(await left(database, "acct_new")) - len(await left(database, "acct_busy"))) <= 1
+
+
+async def test_what_is_swept_keeps_pace_with_what_is_stored(
+    store: ResponseStore, database: Database, clock: HandClock
+) -> None:
+    """More come in a minute than go in one sweep."""
+    await asyncio.gather(*(store.save(response(number)) for number in range(1, 302)))
+    clock.now_s += 1_500
+    await asyncio.gather(*(store.save(response(number)) for number in range(1_000, 1_302)))
+    assert await left(database) == [f"resp_{number}" for number in range(1_000, 1_302)]
+
+
+async def test_totals_are_those_of_what_is_there(store: ResponseStore, database: Database) -> None:
+    await store.save(response(status="queued"))
+    await store.finish(response(input_items=[item("in_1", "much" * 9)]))
+    await store.save(response(2, account_id="acct_2"))
+    await store.save(response(3))
+    await store.delete("acct_1", "resp_3")
+    await store.delete("acct_2", "resp_2")
+    [size_bytes] = await database.read("SELECT size_bytes FROM responses")
+    totals = await database.read("SELECT account_id, size_bytes FROM response_totals")
+    assert totals == [("acct_1", size_bytes[0]), ("acct_2", 0)]
 
 
 async def test_only_registered_processes_are_alive(store: ResponseStore, database: Database) -> None:
