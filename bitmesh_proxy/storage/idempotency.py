@@ -1,4 +1,7 @@
-"""First calls with an ``Idempotency-Key``, and the answers kept for their repetition. Apart from the ledger."""
+"""First calls with an ``Idempotency-Key``, and the answers kept for their repetition. Apart from the ledger.
+
+When the room for answers is used up, those keys lose their oldest that hold more than their fair share of it.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,16 @@ from typing import Literal
 import msgspec
 
 from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.fair_share import over_fair_share
 from bitmesh_proxy.storage.sweeps import NowAndThen
 
 State = Literal["running", "finished", "stream"]
 
-#: Old rows are looked for this often, and whenever an eighth of the room for answers has been filled since.
+#: Old rows are looked for this often, and whenever an eighth of the room for answers has been filled since, or so many
+#: rows have come that a sweep removes no fewer.
 SWEEP_INTERVAL_S = 60.0
 SWEEP_ROWS = 1_000
+SWEEP_AFTER_ROWS = 500
 
 
 class Claimed(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,15 +57,14 @@ class IdempotencyStore:
         self._max_total_bytes = max_total_bytes
         self._sweeps = NowAndThen(SWEEP_INTERVAL_S)
         self._kept_bytes_since = 0
+        self._new_rows_since = 0
 
     async def claim(
         self, key_id: str, idempotency_key: str, *, fingerprint: bytes, request_id: str, now_s: float
     ) -> Claimed | Existing:
         """Insert if absent, durably; else what is there. A row older than ``keep_s`` counts as absent."""
         expired_before_ms = int((now_s - self._keep_s) * 1000)
-        is_sweep_due = self._sweeps.is_due(now_s, at_once=self._kept_bytes_since >= self._max_total_bytes // 8)
-        if is_sweep_due:
-            self._kept_bytes_since = 0
+        is_sweep_due = self._is_sweep_due(now_s)
 
         def insert(connection: sqlite3.Connection) -> Claimed | Existing:
             if is_sweep_due:
@@ -143,19 +148,37 @@ class IdempotencyStore:
 
         return await self._database.write(resolve)
 
+    def _is_sweep_due(self, now_s: float) -> bool:
+        """Asked once for each claim."""
+        self._new_rows_since += 1
+        is_much = self._new_rows_since >= SWEEP_AFTER_ROWS or self._kept_bytes_since >= self._max_total_bytes // 8
+        if not self._sweeps.is_due(now_s, at_once=is_much):
+            return False
+        self._new_rows_since = self._kept_bytes_since = 0
+        return True
+
     def _sweep(self, connection: sqlite3.Connection, expired_before_ms: int) -> None:
         connection.execute(
             "DELETE FROM idempotency WHERE (key_id, idempotency_key) IN (SELECT key_id, idempotency_key"
             " FROM idempotency WHERE created_at_ms < ? LIMIT ?)",
             (expired_before_ms, SWEEP_ROWS),
         )
-        # Oldest answers first until the rest fits; their calls stay known.
-        connection.execute(
-            "UPDATE idempotency SET state = 'stream', body = NULL WHERE (key_id, idempotency_key) IN ("
-            " SELECT key_id, idempotency_key FROM (SELECT key_id, idempotency_key,"
-            " sum(length(body)) OVER (ORDER BY created_at_ms DESC, key_id, idempotency_key) AS total"
-            " FROM idempotency WHERE body IS NOT NULL) WHERE total > ?)",
-            (self._max_total_bytes,),
+        # The oldest answers of the keys that hold too much, until the rest fits; their calls stay known.
+        totals = dict(connection.execute("SELECT key_id, size_bytes FROM idempotency_totals"))
+        going: list[tuple[str, str]] = []
+        for key_id, over_bytes in over_fair_share(totals, self._max_total_bytes).items():
+            oldest_first = connection.execute(
+                "SELECT idempotency_key, length(body) FROM idempotency"
+                " WHERE key_id = ? AND body IS NOT NULL ORDER BY created_at_ms LIMIT ?",
+                (key_id, SWEEP_ROWS - len(going)),
+            )
+            for idempotency_key, size_bytes in oldest_first:
+                going.append((key_id, idempotency_key))
+                over_bytes -= size_bytes
+                if over_bytes <= 0:
+                    break
+        connection.executemany(
+            "UPDATE idempotency SET state = 'stream', body = NULL WHERE key_id = ? AND idempotency_key = ?", going
         )
 
 

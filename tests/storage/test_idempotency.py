@@ -25,8 +25,8 @@ async def claim(
     return await store.claim(key_id, key, fingerprint=PRINT, request_id=request_id, now_s=now_s)
 
 
-async def finish(store: IdempotencyStore, key: str = "k", body: bytes = b"{}") -> None:
-    await store.finish("key_1", key, status=200, headers="{}", body=body)
+async def finish(store: IdempotencyStore, key: str = "k", body: bytes = b"{}", key_id: str = "key_1") -> None:
+    await store.finish(key_id, key, status=200, headers="{}", body=body)
 
 
 async def kept(database: Database) -> dict[str, str]:
@@ -108,6 +108,35 @@ async def test_oldest_answers_go_when_there_are_too_many_bytes(store: Idempotenc
     assert await kept(database) == {
         "k0": "stream", "k1": "stream", "k2": "finished", "k3": "finished", "next": "running",
     }  # fmt: skip
+
+
+async def test_who_keeps_much_pushes_out_nobody_elses_answers(store: IdempotencyStore, database: Database) -> None:
+    await claim(store, "calm", key_id="key_2")
+    await finish(store, "calm", key_id="key_2", body=b"x" * 300)
+    for number in range(1, 5):
+        await claim(store, f"k{number}", now_s=NOON_S + number)
+        await finish(store, f"k{number}", body=b"x" * 400)
+    await claim(store, "next", now_s=NOON_S + 5)
+    assert await kept(database) == {
+        "calm": "finished", "k1": "stream", "k2": "stream", "k3": "stream", "k4": "finished", "next": "running",
+    }  # fmt: skip
+    totals = await database.read("SELECT key_id, size_bytes FROM idempotency_totals")
+    assert totals == [("key_1", 400), ("key_2", 300)]
+
+
+async def test_totals_forget_what_is_gone(store: IdempotencyStore, database: Database) -> None:
+    for number in range(2):
+        await claim(store, f"k{number}")
+        await finish(store, f"k{number}", body=b"x" * 20)
+    await claim(store, "k1", now_s=NOON_S + 101)
+    assert await database.read("SELECT key_id, size_bytes FROM idempotency_totals") == [("key_1", 0)]
+
+
+async def test_old_rows_go_as_fast_as_new_ones_come(store: IdempotencyStore, database: Database) -> None:
+    """More come in a minute than go in one sweep."""
+    await asyncio.gather(*(claim(store, f"old{number}") for number in range(1_400)))
+    await asyncio.gather(*(claim(store, f"new{number}", now_s=NOON_S + 101) for number in range(600)))
+    assert [name for name in await kept(database) if name.startswith("old")] == []
 
 
 async def test_what_a_dead_process_left_is_resolved_by_its_request(

@@ -447,16 +447,23 @@ def test_balances_move_with_all_that_belongs_to_their_accounts(path: Path) -> No
 
 
 def test_what_was_stored_before_is_in_the_totals(path: Path) -> None:
-    """0013 counts it."""
+    """0013 and 0014 count it."""
     connection = sqlite3.connect(path, isolation_level=None)
     migrate(connection, path, load_migrations()[:12])
     connection.executemany(
         "INSERT INTO responses VALUES (?, ?, NULL, 'completed', 0, 1, NULL, 'r', x'', x'', x'', x'', ?, 0)",
         [("1", "a", 100), ("2", "a", 20), ("3", "b", 3)],
     )
+    connection.executemany(
+        "INSERT INTO idempotency VALUES (?, ?, zeroblob(32), 'r', 1, ?, 200, 'text/plain', '{}', ?, 0)",
+        [("k", "1", "finished", b"abc"), ("k", "2", "finished", b"de"), ("k", "3", "stream", None)],
+    )
     migrate(connection, path, load_migrations())
     connection.execute("DELETE FROM responses WHERE id = '1'")
     assert connection.execute("SELECT * FROM response_totals").fetchall() == [("a", 20), ("b", 3)]
+    connection.execute("UPDATE idempotency SET state = 'stream', body = NULL WHERE idempotency_key = '1'")
+    assert connection.execute("SELECT * FROM idempotency_totals").fetchall() == [("k", 2)]
+    assert connection.execute("SELECT body FROM idempotency").fetchall() == [(None,), (b"de",), (None,)]
     connection.close()
 
 
@@ -514,9 +521,15 @@ def test_hot_queries_use_their_indexes(books: sqlite3.Connection) -> None:
         "SELECT 1 FROM keys WHERE consumer_key = 'c'",
         "DELETE FROM nonces WHERE timestamp_s < 1",
         "SELECT id, size_bytes FROM responses WHERE account_id = 'a' ORDER BY created_at_ms LIMIT 10",
+        "SELECT idempotency_key, length(body) FROM idempotency WHERE key_id = 'k' AND body IS NOT NULL"
+        " ORDER BY created_at_ms LIMIT 10",
     ):
         plan = [row[3] for row in books.execute(f"EXPLAIN QUERY PLAN {sql}")]
-        tables = [step for step in plan if re.match(r"SCAN (requests|jobs|keys|accounts|nonces|responses)\b", step)]
+        tables = [
+            step
+            for step in plan
+            if re.match(r"SCAN (requests|jobs|keys|accounts|nonces|responses|idempotency)\b", step)
+        ]
         assert not [step for step in tables if "INDEX" not in step], (sql, plan)
 
 
