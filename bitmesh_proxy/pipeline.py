@@ -25,7 +25,7 @@ from bitmesh_proxy.billing.settlements import Settlements
 from bitmesh_proxy.calls import Call, JsonObject, VideoCall
 from bitmesh_proxy.catalogue.health import OfferHealth
 from bitmesh_proxy.catalogue.offer import Offer
-from bitmesh_proxy.context import Caller, RequestContext, Surface
+from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.endpoints.endpoint import Endpoint
 from bitmesh_proxy.errors import CallerLeft, GatewayError, ProviderRefused, Unavailable, UpstreamError
 from bitmesh_proxy.idempotency import IdempotencyGate, Replay, Ticket
@@ -95,7 +95,7 @@ class Pipeline:
         jobs: JobService,
         idempotency: IdempotencyGate,
         settlements: Settlements,
-        render_stream_error: Callable[[GatewayError, Surface], bytes],
+        render_stream_error: Callable[[GatewayError], bytes],
     ) -> None:
         self._route = route
         self._health = health
@@ -196,7 +196,7 @@ class Pipeline:
             await reservation.settle(outcome)
             if not opened.reply.is_started or not progress.is_event_stream:
                 raise  # in the middle of other bytes no error can be said: the connection is cut
-            tail = self._render_stream_error(error, opened.endpoint.surface)
+            tail = self._render_stream_error(error)
             return Streamed(tail=tail, is_broken=True, error=error)
         if reservation.is_open:
             is_broken = isinstance(delivery, Streamed) and delivery.is_broken

@@ -21,7 +21,6 @@ from msgspec import Struct, field
 
 from bitmesh_proxy.billing.reservation import Books, Outcome, Reservation
 from bitmesh_proxy.billing.usage import tokens_of
-from bitmesh_proxy.context import Surface
 from bitmesh_proxy.dialects.openai_chat_usage_filter import UsageChunkFilter
 from bitmesh_proxy.endpoints.endpoint import Endpoint
 from bitmesh_proxy.errors import CallerLeft, GatewayError, ProviderRefused, UpstreamBroken, UpstreamError
@@ -97,7 +96,7 @@ class StraightLine:
         upstream: Upstream,
         outcomes: Outcomes,
         pipeline: Pipeline,
-        render_stream_error: Callable[[GatewayError, Surface], bytes],
+        render_stream_error: Callable[[GatewayError], bytes],
         max_answer_bytes: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -425,7 +424,7 @@ class StraightCall(Struct, eq=False):
                 return
         outcome = self._outcome(status=error.status, word=error.code, error=error)
         if reply.is_started:
-            self._tail = line.render_stream_error(error, self.endpoint.surface)
+            self._tail = line.render_stream_error(error)
         else:
             self._to_say = error
         self._settle(outcome)

@@ -1,4 +1,4 @@
-"""How an error looks on the wire. One function per format; nothing else in the project writes an error body.
+"""How an error looks on the wire. One function per format; nothing else writes the body of an error answer.
 
     Bitmesh          {"error": "message"}; validation {"error": "Validation failed", "errors": {field: [messages]}};
                      a provider's refusal keeps its status and its ``error``
@@ -77,19 +77,12 @@ def render_error(error: GatewayError, surface: Surface, request_id: str) -> Rend
     return RenderedError(status=status, headers=headers, body=body)
 
 
-def render_stream_error(error: GatewayError, surface: Surface, *, sequence_number: int = 0) -> bytes:
-    """The error as an event of a stream that has begun, in the stream's own format.
+def render_stream_error(error: GatewayError) -> bytes:
+    """The error as an event of a stream that has begun, the same for Bitmesh's and OpenAI's callers.
 
-    Open Responses wants the nested object; OpenAI's clients of that endpoint read the flat fields beside it.
-    ``response.failed`` has to follow there and is the endpoint's to write.
+    The streams of ``/v1/responses`` are ended by their own writer (``endpoints/responses/writer.py``).
     """
-    if surface is not Surface.OPEN_RESPONSES:
-        return b"data: " + orjson.dumps({"error": _error_object(error, _OPENAI_KINDS)}) + b"\n\n"
-    nested = _error_object(error, _OPEN_RESPONSES_KINDS)
-    event = {"type": "error", "sequence_number": sequence_number, "error": nested} | {
-        name: nested[name] for name in ("code", "message", "param")
-    }
-    return b"event: error\ndata: " + orjson.dumps(event) + b"\n\n"
+    return b"data: " + orjson.dumps({"error": _error_object(error, _OPENAI_KINDS)}) + b"\n\n"
 
 
 def retry_after_of(error: GatewayError) -> int | None:

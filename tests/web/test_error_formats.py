@@ -171,7 +171,7 @@ def test_what_a_provider_says_about_our_credential_stays_here(surface: Surface) 
     rendered = render_error(error, surface, "req_1")
     assert b"sk-planted" not in rendered.body
     assert b"invalid_api_key" not in rendered.body
-    assert b"sk-planted" not in render_stream_error(error, surface)
+    assert b"sk-planted" not in render_stream_error(error)
 
 
 @pytest.mark.parametrize("surface", Surface)
@@ -290,7 +290,7 @@ def test_a_refusal_in_a_success_is_no_success() -> None:
 
 @pytest.mark.parametrize("cls", EVERY_CLASS)
 def test_errors_inside_a_chat_stream(cls: type[GatewayError]) -> None:
-    event = render_stream_error(instance(cls), Surface.BITMESH)
+    event = render_stream_error(instance(cls))
     assert event.startswith(b"data: ")
     assert event.endswith(b"\n\n")
     assert event.count(b"\n") == 2
@@ -300,7 +300,7 @@ def test_errors_inside_a_chat_stream(cls: type[GatewayError]) -> None:
 
 
 async def test_openais_client_raises_on_an_error_event(aiohttp_server: AiohttpServer) -> None:
-    event = render_stream_error(UpstreamBroken("The provider's stream broke off."), Surface.OPENAI)
+    event = render_stream_error(UpstreamBroken("The provider's stream broke off."))
     client = await client_of(lambda: web.Response(content_type="text/event-stream", body=event), aiohttp_server)
     async with client:
         stream = await client.chat.completions.create(
@@ -309,17 +309,3 @@ async def test_openais_client_raises_on_an_error_event(aiohttp_server: AiohttpSe
         with pytest.raises(openai.APIError, match="broke off"):
             async for _ in stream:
                 pass
-
-
-def test_errors_inside_an_open_responses_stream_carry_both_shapes() -> None:
-    event = render_stream_error(UpstreamBroken("It broke."), Surface.OPEN_RESPONSES, sequence_number=7)
-    name, data = event.removesuffix(b"\n\n").split(b"\n")
-    assert name == b"event: error"
-    assert json.loads(data.removeprefix(b"data: ")) == {
-        "type": "error",
-        "sequence_number": 7,
-        "error": {"message": "It broke.", "type": "model_error", "param": None, "code": "upstream_broken"},
-        "code": "upstream_broken",
-        "message": "It broke.",
-        "param": None,
-    }
