@@ -21,6 +21,9 @@ MEGAPIXEL = 1024 * 1024
 PIXELS_AT_MOST = 4 * MEGAPIXEL
 
 
+#: A resolution that has no name.
+_UNKNOWN = ""
+
 # Looking up a member of an enumeration takes a tenth of a microsecond.
 _ESTIMATED, _MEASURED = Basis.ESTIMATED, Basis.MEASURED
 
@@ -132,13 +135,18 @@ def _picture_price(price: Price, offer: Offer, call: ImageCall) -> int:
 
 def _second_price(price: Price, offer: Offer, call: VideoCall) -> int:
     width, height = offer.size_for(call.width, call.height) or (None, None)
-    resolution = call.options.get("resolution", offer.defaults.get("resolution"))
-    return price.second_price(
-        quality=_quality(offer, call.quality),
-        width=width,
-        height=height,
-        resolution=resolution if isinstance(resolution, str) else None,
-    )
+    by_size = price.second_price(quality=_quality(offer, call.quality), width=width, height=height)
+    has_size = call.width is not None and call.height is not None
+    resolution = call.options.get("resolution")
+    if resolution is None and not has_size:
+        # Half a size is none that is known.
+        is_open = call.width is None and call.height is None
+        resolution = offer.defaults.get("resolution") if is_open else _UNKNOWN
+    named = None if resolution is None else price.named_second_price(resolution)
+    if named is None:
+        return by_size
+    # Which of the two counts, the provider knows.
+    return max(named, by_size) if has_size else named
 
 
 def _quality(offer: Offer, asked: str | None) -> str | None:

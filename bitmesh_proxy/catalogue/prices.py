@@ -130,23 +130,26 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         by_resolution = _resolution_price(self.image_tiers, width, height, IMAGE_RESOLUTIONS)
         return _or(by_resolution, _or(self.image_nano_usd, 0))
 
-    def second_price(
-        self,
-        *,
-        quality: str | None = None,
-        width: int | None = None,
-        height: int | None = None,
-        resolution: str | None = None,
-    ) -> int:
+    def second_price(self, *, quality: str | None = None, width: int | None = None, height: int | None = None) -> int:
         """Nano-dollars of one second of a clip. A size between two resolutions counts as the higher one.
 
-        ``resolution`` is a name (``"1080p"``) that the caller gave in place of a size. 0 when there is no figure.
+        0 when there is no figure.
         """
-        for name in (resolution, *_tier_names(quality, width, height)):
-            if name is not None and name in self.second_tiers:
+        for name in _tier_names(quality, width, height):
+            if name in self.second_tiers:
                 return self.second_tiers[name]
         by_resolution = _resolution_price(self.second_tiers, width, height, VIDEO_RESOLUTIONS)
         return _or(by_resolution, _or(self.second_nano_usd, 0))
+
+    def named_second_price(self, resolution: object) -> int | None:
+        """The same of a clip whose resolution the caller named (``"1080p"``); a word that nobody knows is as dear as
+        any. None where the price has no figures for resolutions."""
+        if all(resolution_pixels(name, VIDEO_RESOLUTIONS) is None for name in self.second_tiers):
+            return None
+        lines = resolution_pixels(resolution, VIDEO_RESOLUTIONS) if isinstance(resolution, str) else None
+        if not lines:
+            return max(self.second_nano_usd or 0, *self.second_tiers.values())
+        return self.second_price(width=lines, height=lines)
 
 
 def _tier_names(quality: str | None, width: int | None, height: int | None) -> Iterator[str]:

@@ -208,6 +208,42 @@ def test_clips(price: Price, changes: dict[str, Any], nano: int) -> None:
     assert cost(usage, at, call) == nano
 
 
+TIERS = {"720p": 10, "1080p": 20, "4k": 60}
+
+
+@pytest.mark.parametrize(
+    ("changes", "a_second"),
+    [
+        ({}, 10),
+        ({"options": {"resolution": "4k"}}, 60),
+        ({"options": {"resolution": "4K"}}, 60),
+        ({"options": {"resolution": "2160p"}}, 60),
+        ({"options": {"resolution": "UHD"}}, 60),
+        ({"options": {"resolution": ["720p"]}}, 60),
+        ({"width": 1920, "height": 1080, "options": {"resolution": "720p"}}, 20),
+        ({"width": 1280, "height": 720, "options": {"resolution": "1080p"}}, 20),
+        ({"width": 3840}, 60),
+        ({"height": 2160}, 60),
+    ],
+)
+def test_no_word_for_a_resolution_makes_a_clip_cheaper(changes: dict[str, Any], a_second: int) -> None:
+    price = Price(second_nano_usd=50, second_tiers=TIERS)
+    call = VideoCall(model=MODEL, prompt="a", seconds="5", **changes)
+    assert hold(call, offer(Operation.VIDEO, price, default_size="1280x720")) == 5 * a_second
+
+
+def test_an_offers_own_resolution_counts_where_the_caller_names_no_size() -> None:
+    at = offer(
+        Operation.VIDEO,
+        Price(second_nano_usd=50, second_tiers=TIERS),
+        default_size="1280x720",
+        defaults={"resolution": "1080p"},
+    )
+    call = VideoCall(model=MODEL, prompt="a", seconds="5")
+    assert hold(call, at) == 100
+    assert hold(replace(call, width=1280, height=720), at) == 50
+
+
 def test_sound_and_speech() -> None:
     speech = offer(Operation.SPEECH, Price(characters_nano_usd_per_million=parse_usd("15")))
     assert hold(SpeechCall(model=MODEL, text="x" * 100), speech) == 100 * 15_000

@@ -133,9 +133,22 @@ def test_a_second_of_a_clip_costs_what_its_resolution_costs(
 
 
 def test_a_resolution_that_the_caller_named_needs_no_size() -> None:
-    price = Price(second_nano_usd=99, second_tiers={"720p": 7})
-    assert price.second_price(resolution="720p") == 7
-    assert price.second_price(resolution="8k") == 99
+    price = Price(second_nano_usd=99, second_tiers={"720p": 7, "1080p": 12})
+    assert price.named_second_price("720p") == 7
+    assert price.named_second_price("720P") == 7
+    assert price.named_second_price("900p") == 12
+    assert price.named_second_price("4k") == 99
+
+
+@pytest.mark.parametrize("word", ["8k", "UHD", "", "0p", 4, ["720p"], {}])
+def test_a_resolution_that_nobody_knows_is_as_dear_as_any(word: object) -> None:
+    price = Price(second_nano_usd=99, second_tiers={"720p": 7, "4k": 150})
+    assert price.named_second_price(word) == 150
+
+
+def test_a_price_without_resolutions_says_nothing_of_them() -> None:
+    assert Price(second_nano_usd=99, second_tiers={"high": 7}).named_second_price("720p") is None
+    assert Price(second_nano_usd=99).named_second_price("720p") is None
 
 
 def test_a_price_without_such_figures_gives_none_of_them() -> None:
