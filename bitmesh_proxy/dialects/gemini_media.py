@@ -34,6 +34,7 @@ _RATIOS: Final = {
 _RATIO_TOLERANCE: Final = 0.04
 #: Class of resolution → most pixels that still belong to it.
 _IMAGE_SIZES: Final = (("512", 500_000), ("1K", 2_100_000), ("2K", 8_000_000), ("4K", 32_000_000))
+_CLIP_LINES: Final = {"720p": 720, "1080p": 1080, "4k": 2160}
 _OPERATION: Final = re.compile(r"models/[\w.\-]+/operations/[\w.\-]+")
 #: What the API's own paths begin with; what comes after it is a path for us.
 _VERSION: Final = "/v1beta/"
@@ -174,11 +175,16 @@ def _video_request(call: VideoCall, offer: Offer) -> UpstreamRequest:
     seconds = offer.seconds_for(call.seconds)
     if seconds is not None:
         parameters["durationSeconds"] = int(seconds)
+    if (call.width is None) != (call.height is None):
+        raise UnsupportedValue("This model takes width and height together.", param="size")
+    named = _named_resolution(call.options.get("resolution"))
     if call.width is not None and call.height is not None:
         parameters["aspectRatio"] = _clip_ratio(call.width, call.height)
         parameters["resolution"] = _resolution(min(call.width, call.height))
-    elif resolution := call.options.get("resolution"):
-        parameters["resolution"] = resolution
+        if named not in (None, parameters["resolution"]):
+            raise UnsupportedValue("The size is of another resolution.", param="resolution")
+    elif named is not None:
+        parameters["resolution"] = named
     if call.negative_prompt is not None:
         parameters["negativePrompt"] = call.negative_prompt
     if call.seed is not None:
@@ -211,8 +217,18 @@ def _clip_ratio(width: int, height: int) -> str:
     return name
 
 
+def _named_resolution(said: object) -> str | None:
+    """The provider's word for what the caller named: the price goes by it, so it has to be one."""
+    if said is None:
+        return None
+    name = said.lower() if isinstance(said, str) else ""
+    if name not in _CLIP_LINES:
+        raise UnsupportedValue(f"This model knows the resolutions {', '.join(_CLIP_LINES)}.", param="resolution")
+    return name
+
+
 def _resolution(lines: int) -> str:
-    for name, known in (("720p", 720), ("1080p", 1080), ("4k", 2160)):
+    for name, known in _CLIP_LINES.items():
         if lines <= known:
             return name
     raise UnsupportedValue("This model makes clips of at most 4k.", param="size")

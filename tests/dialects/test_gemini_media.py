@@ -200,6 +200,7 @@ def test_a_clip_is_an_instance_and_parameters() -> None:
         "durationSeconds": 8,
         "resolution": "720p",
     }
+    assert video_body(video(options={"resolution": "4K"}))["parameters"] == {"resolution": "4k"}
     assert video_body(video()) == {"instances": [{"prompt": "A cat runs"}]}
 
 
@@ -210,6 +211,10 @@ def test_a_clip_is_an_instance_and_parameters() -> None:
         (video(width=7680, height=4320), "size"),
         (video(frames=(Frame(media=PNG, position=24),)), "frame_images"),
         (video(frames=(Frame(media=PNG), Frame(media=PNG))), "frame_images"),
+        (video(width=1280), "size"),
+        (video(options={"resolution": "UHD"}), "resolution"),
+        (video(options={"resolution": {"height": 2160}}), "resolution"),
+        (video(width=1280, height=720, options={"resolution": "4k"}), "resolution"),
     ],
 )
 def test_what_a_clip_cannot_be_is_refused_by_name(call: VideoCall, param: str) -> None:
