@@ -20,9 +20,9 @@ MOST_S = 1e10
 #: Of bytes and of anything else; sums of these stay within the database's integers.
 MOST = 10**15
 Seconds = Annotated[float, Meta(gt=0, le=MOST_S)]
-SecondsOrNone = Annotated[float, Meta(ge=0, le=MOST_S)]
+SecondsOrZero = Annotated[float, Meta(ge=0, le=MOST_S)]
 Count = Annotated[int, Meta(ge=1, le=MOST)]
-CountOrNone = Annotated[int, Meta(ge=0, le=MOST)]
+CountOrZero = Annotated[int, Meta(ge=0, le=MOST)]
 MIB = 1024 * 1024
 #: Budgets count the calls of this month and the one before.
 LEAST_LEDGER_KEEP_S = 63 * 86400.0
@@ -65,7 +65,7 @@ class Data(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     #: Requests waiting for the writer; more get 503.
     max_pending_writes: Count = 10_000
     #: With less, nothing new is taken on. Copies of media leave twice as much.
-    min_free_bytes: CountOrNone = 16 * MIB
+    min_free_bytes: CountOrZero = 16 * MIB
 
 
 class Auth(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,11 +80,11 @@ class Auth(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Token buckets (per minute, with a burst) and concurrency. 0 switches a limit off."""
 
-    address_per_minute: CountOrNone = 1200
-    address_burst: CountOrNone = 300
-    key_per_minute: CountOrNone = 600
-    key_burst: CountOrNone = 120
-    key_max_concurrent: CountOrNone = 64
+    address_per_minute: CountOrZero = 1200
+    address_burst: CountOrZero = 300
+    key_per_minute: CountOrZero = 600
+    key_burst: CountOrZero = 120
+    key_max_concurrent: CountOrZero = 64
     #: Per key and endpoint name (``chat``, ``image``, ``video`` …), requests per minute.
     endpoint_per_minute: Mapping[str, int] = msgspec.field(default_factory=dict)
 
@@ -122,11 +122,11 @@ class Ledger(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is kept of calls that have ended."""
 
     #: Each call has a row of its own for so long; then it is part of its month's sums. 0 keeps all rows.
-    keep_s: SecondsOrNone = 400 * 86400.0
+    keep_s: SecondsOrZero = 400 * 86400.0
 
 
 class Jobs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Long work: videos, transcriptions."""
+    """Long work, which videos are."""
 
     first_poll_s: Seconds = 2.0
     max_poll_s: Seconds = 20.0
@@ -147,9 +147,9 @@ class Media(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     max_bytes: Count = 512 * MIB
     fetch_timeout_s: Seconds = 300.0
-    max_redirects: CountOrNone = 3
+    max_redirects: CountOrZero = 3
     #: Copies on disk, because providers' links die within the hour.
-    cache_bytes: CountOrNone = 4096 * MIB
+    cache_bytes: CountOrZero = 4096 * MIB
     keep_s: Seconds = 7 * 86400.0
     #: Empty: ``$CACHE_DIRECTORY`` (systemd), else ``media`` in the data directory.
     cache_dir: str = ""
@@ -157,7 +157,7 @@ class Media(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     #: Make the copy when the provider hands out the link, not only when somebody asks for it.
     copy_at_once: bool = True
     #: A copy whose last caller has left is finished if no more than this is missing.
-    finish_alone_bytes: CountOrNone = 128 * MIB
+    finish_alone_bytes: CountOrZero = 128 * MIB
     #: A caller who takes nothing for so long is cut off.
     stall_timeout_s: Seconds = 60.0
 
@@ -230,7 +230,7 @@ class Sandbox(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     mode: Literal["auto", "on", "off"] = "auto"
     port: Annotated[int, Meta(ge=0, le=65535)] = 0
-    token_interval_ms: CountOrNone = 15
+    token_interval_ms: CountOrZero = 15
     job_duration_s: Seconds = 6.0
     #: A clip has at most so many frames, and so many pixels in each, whatever is asked: drawing is work.
     max_clip_frames: Count = 48
@@ -271,7 +271,7 @@ class ProviderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     base_urls: Mapping[str, str] = msgspec.field(default_factory=dict)
     credential: str = ""
     enabled: bool = True
-    max_concurrent: CountOrNone = 0
+    max_concurrent: CountOrZero = 0
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
