@@ -399,7 +399,9 @@ async def jobs(app: web.Application) -> AsyncIterator[None]:
         access=app[keys.ACCESS],
         attempts=app[keys.ATTEMPTS],
         media=app[keys.MEDIA],
+        settlements=app[keys.SETTLEMENTS],
         settings=settings,
+        instance=app[keys.INSTANCE],
     )
     poller = asyncio.create_task(polling(app, service, store))
     yield

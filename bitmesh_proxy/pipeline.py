@@ -148,7 +148,7 @@ class Pipeline:
             caller, context = incoming.caller, incoming.context
             is_job = isinstance(call, VideoCall)
             progress = Progress()
-            with self._jobs.place(caller.key_id, context.request_id) if is_job else nullcontext():
+            async with self._jobs.place(caller.key_id, context.request_id) if is_job else nullcontext():
                 async with self._books.reserve(
                     context=context,
                     caller=caller,

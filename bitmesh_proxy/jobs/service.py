@@ -13,12 +13,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 from bitmesh_proxy.billing.bill import Ending, bill_of
 from bitmesh_proxy.billing.reservation import Books, Outcome, Reservation
+from bitmesh_proxy.billing.settlements import Settlements
 from bitmesh_proxy.calls import JobState, JobStatus, Media, MediaOutput, Usage, VideoCall
 from bitmesh_proxy.catalogue.catalogue import Catalogue
 from bitmesh_proxy.catalogue.offer import Offer
@@ -53,7 +55,7 @@ _SOME_PICTURE = Media(kind="image")
 
 
 class JobService:
-    """Everything about jobs but the poller's clockwork. ``clock`` is Unix time."""
+    """Everything about jobs but the poller's clockwork. ``instance`` is this process's number, ``clock`` Unix time."""
 
     def __init__(
         self,
@@ -64,7 +66,9 @@ class JobService:
         access: Mapping[str, ProviderAccess],
         attempts: Attempts,
         media: MediaResults,
+        settlements: Settlements,
         settings: JobSettings,
+        instance: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -73,35 +77,42 @@ class JobService:
         self._access = access
         self._attempts = attempts
         self._media = media
+        self._settlements = settlements
         self._settings = settings
+        self._instance = instance
         self._clock = clock
         self._polls: dict[str, asyncio.Task[Job]] = {}
-        #: Requests that hand in a job here at this moment, by their keys.
-        self._starting: dict[str, set[str]] = {}
         self._ended = asyncio.Event()
         #: Set when a job was started or polled, so that the poller does not sleep over its next poll.
         self.changed = asyncio.Event()
 
-    @contextmanager
-    def place(self, key_id: str, request_id: str) -> Iterator[None]:
+    @asynccontextmanager
+    async def place(self, key_id: str, request_id: str) -> AsyncIterator[None]:
         """For as long as a job is being handed in: its place among those that the key may have open.
 
         Raises RateLimited when the key has as many as it may have.
         """
-        # What is being handed in here is counted by this, for its row comes once the provider has taken it.
-        starting = self._starting.setdefault(key_id, set())
+        limit = self._settings.max_open_per_key
+        may_be_taken = True
         try:
-            if len(starting) + self._store.count_open(key_id, but_for=starting) >= self._settings.max_open_per_key:
+            may_be_taken = await self._store.take_place(key_id, request_id, instance=self._instance, limit=limit)
+            if not may_be_taken:
                 raise RateLimited(
-                    f"Too many jobs under way with this API key: {self._settings.max_open_per_key} are allowed.",
+                    f"Too many jobs under way with this API key: {limit} are allowed.",
                     retry_after_s=self._settings.max_poll_s,
                 )
-            starting.add(request_id)
             yield
         finally:
-            starting.discard(request_id)
-            if not starting:
-                self._starting.pop(key_id, None)
+            if may_be_taken:
+                await self._leave(request_id)
+
+    async def _leave(self, request_id: str) -> None:
+        """Before the answer, so that whoever has it may take the place; or as soon as the database takes it."""
+        leave = partial(self._store.leave_place, request_id)
+        try:
+            await self._settlements.run(leave())
+        except Unavailable:
+            self._settlements.insist(leave)
 
     async def start(
         self,

@@ -1,9 +1,12 @@
-"""Jobs: long work at a provider, each with the request whose hold it lives on."""
+"""Jobs: long work at a provider, each with the request whose hold it lives on.
+
+While one is being handed in, its place among those of its key stands for it, for all processes to count.
+"""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -64,6 +67,16 @@ DELETE FROM jobs
 WHERE number IN (SELECT number FROM jobs WHERE completed_at_ms < ? ORDER BY completed_at_ms LIMIT ?)
 """
 
+_TAKE_PLACE = """
+INSERT INTO job_places (request_id, key_id, instance)
+SELECT :request, :key, :instance
+WHERE (SELECT count(*) FROM job_places WHERE key_id = :key)
+    + (SELECT count(*) FROM jobs
+       WHERE key = (SELECT number FROM keys WHERE id = :key) AND next_poll_at_ms IS NOT NULL) < :limit
+"""
+
+_LEAVE_PLACE = "DELETE FROM job_places WHERE request_id = ?"
+
 _SELECT = """
 SELECT jobs.id, accounts.id, keys.id, request_id, model, provider, offer, provider_job_id, status, facts, state, polls,
        refusals, jobs.created_at_ms, next_poll_at_ms, completed_at_ms
@@ -111,6 +124,7 @@ class JobStore:
             rows: list[Row] = connection.execute(_SELECT + "WHERE request_id = ?", (new.request_id,)).fetchall()
             if not rows:
                 raise NotFound("The API key does not exist any more.")
+            connection.execute(_LEAVE_PLACE, (new.request_id,))
             return rows[0]
 
         return _job(await self._database.write(insert))
@@ -171,15 +185,33 @@ class JobStore:
         )
         return None if row is None or row[0] is None else row[0] / 1000
 
-    def count_open(self, key_id: str, *, but_for: Collection[str] = ()) -> int:
-        """How many jobs a key has under way, but for those of these requests."""
-        row = self._database.lookup(
-            "SELECT count(*) FROM jobs"
-            " WHERE key = (SELECT number FROM keys WHERE id = ?) AND next_poll_at_ms IS NOT NULL"
-            " AND request_id NOT IN (SELECT value FROM json_each(?))",
-            (key_id, orjson.dumps(list(but_for)).decode()),
-        )
-        return 0 if row is None else int(row[0])
+    async def take_place(self, key_id: str, request_id: str, *, instance: int, limit: int) -> bool:
+        """Take a place for a job that is to come. False when the key has ``limit`` jobs and places already.
+
+        ``instance`` is the number of this process: with its end the place is free again.
+        """
+
+        def take(connection: sqlite3.Connection) -> bool:
+            connection.execute("DELETE FROM job_places WHERE instance NOT IN (SELECT number FROM instances)")
+            taken = connection.execute(
+                _TAKE_PLACE, {"key": key_id, "request": request_id, "instance": instance, "limit": limit}
+            )
+            return bool(taken.rowcount)
+
+        return await self._database.write(take, is_new_work=True)
+
+    async def leave_place(self, request_id: str) -> None:
+        """Give up a place, if there is one still: no job has come for it."""
+
+        def leave(connection: sqlite3.Connection) -> None:
+            connection.execute(_LEAVE_PLACE, (request_id,))
+
+        await self._database.write(leave)
+
+    async def open_requests(self) -> set[str]:
+        """The requests whose jobs are under way, by id."""
+        rows = await self._database.read("SELECT request_id FROM jobs WHERE next_poll_at_ms IS NOT NULL")
+        return {row[0] for row in rows}
 
     async def hold_of(self, request_id: str) -> NanoUsd:
         """What the job's request holds. Raises NotFound."""

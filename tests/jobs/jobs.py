@@ -59,7 +59,9 @@ def service_of(
         access=app[keys.ACCESS] if access is None else access,
         attempts=attempts or app[keys.ATTEMPTS],
         media=app[keys.MEDIA],
+        settlements=app[keys.SETTLEMENTS],
         settings=SETTINGS,
+        instance=app[keys.INSTANCE],
         clock=clock,
     )
 

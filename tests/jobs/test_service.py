@@ -289,32 +289,53 @@ async def test_who_leaves_while_asking_spoils_it_for_nobody(room: Room) -> None:
 async def test_a_key_has_room_for_so_many(room: Room) -> None:
     for _ in range(SETTINGS.max_open_per_key - 1):
         await room.submit()
-    assert not is_full(room)
+    assert not await is_full(room)
     job = await room.submit("A cat [[sandbox: job_s=0]]")
-    with pytest.raises(RateLimited) as refused, room.service.place(room.gateway.key.id, "req_one"):
-        pass
+    with pytest.raises(RateLimited) as refused:
+        async with room.service.place(room.gateway.key.id, "req_one"):
+            pass
     assert refused.value.retry_after_s == SETTINGS.max_poll_s
     await room.service.poll(job)
-    assert not is_full(room)
+    assert not await is_full(room)
 
 
 async def test_a_job_that_is_being_handed_in_takes_a_place_once(room: Room) -> None:
-    key_id = room.gateway.key.id
-    with room.service.place(key_id, "req_one"), room.service.place(key_id, "req_two"):
-        with room.service.place(key_id, "req_three"):
-            assert is_full(room)
-            with room.service.place("key_other", "req_four"):  # each key has its own
+    key_id, place = room.gateway.key.id, room.service.place
+    async with place(key_id, "req_one"), place(key_id, "req_two"):
+        async with place(key_id, "req_three"):
+            assert await is_full(room)
+            async with place("key_other", "req_four"):  # each key has its own
                 pass
         job = await room.submit()
-        assert is_full(room)
-    with room.service.place(key_id, job.request_id), room.service.place(key_id, "req_five"):
-        assert not is_full(room)  # its row is there already, and it is still being handed in
+        assert await is_full(room)
+    async with place(key_id, "req_five"):
+        assert not await is_full(room)
+        assert job.request_id not in await places(room), "its row stands for it"
+    assert await places(room) == []
 
 
-def is_full(room: Room) -> bool:
+async def test_who_is_cancelled_while_a_place_is_taken_leaves_none(room: Room) -> None:
+    async def enter() -> None:
+        async with room.service.place(room.gateway.key.id, "req_one"):
+            raise AssertionError("was cancelled before")
+
+    entering = asyncio.create_task(enter())
+    await asyncio.sleep(0)
+    entering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await entering
+    assert await places(room) == []
+
+
+async def places(room: Room) -> list[str]:
+    """The requests that have a place without a job."""
+    return [row[0] for row in await room.gateway.app[keys.DATABASE].read("SELECT request_id FROM job_places")]
+
+
+async def is_full(room: Room) -> bool:
     """Is there no place left for a further job of the key?"""
     try:
-        with room.service.place(room.gateway.key.id, "req_further"):
+        async with room.service.place(room.gateway.key.id, "req_further"):
             return False
     except RateLimited:
         return True

@@ -29,7 +29,7 @@ from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.keys import KeyStore
 from tests.auth.bitmesh_clients import authorization, payload_signature
-from tests.journeys.gateway import CHAT_MODEL, Books, bearer, chat, open_books
+from tests.journeys.gateway import CHAT_MODEL, Books, bearer, chat, open_books, video
 from tests.journeys.processes import PATIENTLY, Served, serving
 from tests.journeys.test_processes import config_of
 
@@ -116,6 +116,7 @@ async def two_workers(directory: Path, env: Mapping[str, str] | None = None) -> 
     data_dir = directory / "data"
     environment = {
         **CREDENTIAL,
+        "BITMESH_JOBS__MAX_OPEN_PER_KEY": "2",
         "BITMESH_LIMITS__ADDRESS_PER_MINUTE": "0",
         "BITMESH_LIMITS__KEY_MAX_CONCURRENT": "0",
         "BITMESH_LIMITS__KEY_PER_MINUTE": "0",
@@ -153,7 +154,8 @@ async def test_what_is_counted_is_counted_once(tmp_path: Path) -> None:
         rows = await house.books.rows()
         replays = 9  # answers of the ten with one Idempotency-Key that are in no row of their own
         assert answered == [f"{len([row for row in rows if row.http_status == 200]) + replays:.1f}"]
-        await house.books.check()
+        await clips_under_way_are_exact(house)
+        await house.books.check(open_requests=2)
 
 
 async def balances_are_exact(house: House) -> None:
@@ -170,6 +172,15 @@ async def rates_and_places_are_exact(house: House) -> None:
     key = await house.new_key(max_concurrent=3)
     assert await house.statuses_while_held(key, times=60) == {200: 3, 429: 57}
     assert await house.statuses(key, times=3) == {200: 3}, "the places were given back"
+
+
+async def clips_under_way_are_exact(house: House) -> None:
+    """Also those that the provider has not taken yet."""
+    headers = bearer(await house.new_key())
+    house.slow(0.3, times=2)
+    clip = video("A cat [[sandbox: job_s=3600]]")
+    answers = await asyncio.gather(*(house.post("/video", clip, headers) for _ in range(12)))
+    assert Counter(status for status, _ in answers) == {200: 2, 429: 10}
 
 
 async def a_signature_is_good_once(house: House) -> None:

@@ -10,6 +10,7 @@ from bitmesh_proxy.calls import JobStatus
 from bitmesh_proxy.errors import NotFound
 from bitmesh_proxy.storage.accounts import Account, AccountStore
 from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.instances import register_instance
 from bitmesh_proxy.storage.jobs import _FORGET_ENDED, MAX_STATE_BYTES, JobStore, NewJob
 from bitmesh_proxy.storage.keys import KeyRecord, KeyStore
 from bitmesh_proxy.storage.ledger import LedgerStore
@@ -145,18 +146,30 @@ async def test_open_job_keeps_its_request_over_a_restart(
     assert [row.request_id for row in await ledger.find_open()] == ["req_1"]
 
 
-async def test_open_jobs_are_counted_by_key(
-    jobs: JobStore, ledger: LedgerStore, account: Account, key: KeyRecord, keys: KeyStore
+async def test_jobs_and_those_to_come_are_counted_by_key(
+    jobs: JobStore, ledger: LedgerStore, account: Account, key: KeyRecord, keys: KeyStore, database: Database
 ) -> None:
+    instance = await register_instance(database)
+
+    async def take(request_id: str, key_id: str = "key_1") -> bool:
+        return await jobs.take_place(key_id, request_id, instance=instance.number, limit=2)
+
     await keys.create(key_spec(account.id, id="key_2", token_digest=None, consumer_key="ck"))
     await ledger.open_reservation(opening("req_1", account.id))
+    assert [await take("req_1"), await take("req_2"), await take("req_3")] == [True, True, False]
+    assert await take("req_4", "key_2")
     first = await jobs.create(new_job(account, "req_1"))
-    await jobs.create(new_job(account, "req_2"))
-    await jobs.create(new_job(account, "req_3", key_id="key_2"))
-    assert jobs.count_open("key_1") == 2
+    await jobs.leave_place("req_1")
+    assert not await take("req_3"), "the job has the place of its request, and no second one"
+    await jobs.leave_place("req_2")
+    assert await take("req_3")
     await jobs.finish(first.id, status=JobStatus.CANCELLED, state={}, completed_at_s=NOON_S, closing=released("req_1"))
-    assert jobs.count_open("key_1") == 1
-    assert jobs.count_open("key_unknown") == 0
+    assert await take("req_5")
+    assert not await take("req_6")
+    await instance.close()
+    other = await register_instance(database)
+    assert await jobs.take_place("key_1", "req_6", instance=other.number, limit=1), "with a process its places go"
+    await other.close()
 
 
 async def test_newest_job_of_a_name_counts(jobs: JobStore, account: Account, key: KeyRecord) -> None:
