@@ -214,6 +214,20 @@ def test_imports_run_one_way() -> None:
     assert list(wrong_directions()) == []
 
 
+#: What a string begins with that is a statement of SQL, or a part of one.
+SQL = re.compile(r"""["'](?:SELECT|INSERT INTO|UPDATE \w+ SET|DELETE FROM|CREATE \w+|PRAGMA|VACUUM)\b""")
+
+
+def test_sql_is_written_in_storage_alone() -> None:
+    found = [
+        f"{module.relative_to(ROOT)}: {match[0]}"
+        for module in modules()
+        if room_of(name_of(module)) != "storage"
+        for match in SQL.finditer(module.read_text(encoding="utf-8"))
+    ]
+    assert found == []
+
+
 def test_no_imports_go_in_a_circle() -> None:
     """So any module can be the first to be imported. Packages' registries count, which Python imports on the way."""
     graph = {

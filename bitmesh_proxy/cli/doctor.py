@@ -28,11 +28,12 @@ from bitmesh_proxy.settings import Settings, SettingsError, resolve_credential, 
 from bitmesh_proxy.storage.database import DATABASE_NAME, Database
 from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.instances import census
+from bitmesh_proxy.storage.jobs import JobStore
 from bitmesh_proxy.storage.keys import KeyStore
 from bitmesh_proxy.storage.ledger import LedgerStore
 from bitmesh_proxy.storage.months import Due, Hindrance, LedgerMonths
 from bitmesh_proxy.storage.structure import compare_structure
-from bitmesh_proxy.storage.verification import verify_books
+from bitmesh_proxy.storage.verification import check_file, verify_books
 from bitmesh_proxy.upstream.access import ProviderAccess, configured_access
 
 PROBE_TIMEOUT_S = 10.0
@@ -124,9 +125,9 @@ async def _check_database(settings: Settings) -> AsyncIterator[Finding]:
             yield Finding(check="database", verdict="warning", detail=f"{path} is not there yet")
             return
         async with open_database(settings) as database:
-            integrity = await database.read("PRAGMA quick_check")
-            verdict: Literal["ok", "fault"] = "ok" if integrity == [("ok",)] else "fault"
-            yield Finding(check="database", verdict=verdict, detail=f"{database.path.name}: {integrity[0][0]}")
+            found = await check_file(database)
+            verdict: Literal["ok", "fault"] = "ok" if found == "ok" else "fault"
+            yield Finding(check="database", verdict=verdict, detail=f"{database.path.name}: {found}")
             foreign = await _find_strangers(database)
             if foreign:
                 yield Finding(check="schema", verdict="warning", detail=f"not made by this program: {foreign}")
@@ -164,7 +165,7 @@ async def _find_strangers(database: Database) -> str:
 async def _explain_open_holds(database: Database) -> Finding:
     """Every open hold belongs to a job, or to a running process; else it waits for the next start."""
     rows = await LedgerStore(database).find_open()
-    jobs = {row[0] for row in await database.read("SELECT request_id FROM jobs WHERE next_poll_at_ms IS NOT NULL")}
+    jobs = await JobStore(database).open_requests()
     alive = await _alive(database)
     by_job = [row for row in rows if row.request_id in jobs]
     running = [row for row in rows if row.request_id not in jobs and row.instance in alive]

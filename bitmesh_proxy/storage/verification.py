@@ -189,6 +189,12 @@ _CHECKS = (
 )
 
 
+async def check_file(database: Database) -> str:
+    """What SQLite finds wrong with the file first; ``ok`` where nothing is."""
+    rows = await database.read("PRAGMA quick_check(1)")
+    return str(rows[0][0])
+
+
 async def verify_books(database: Database) -> list[str]:
     """What does not agree, in words; empty when the books are right."""
     async with database.snapshot() as snapshot:

@@ -102,6 +102,7 @@ async def test_end_closes_job_and_request_together_and_once(
 ) -> None:
     await ledger.open_reservation(opening("req_1", account.id, hold_nano_usd=usd(2)))
     job = await jobs.create(new_job(account))
+    assert await jobs.open_requests() == {"req_1"}
     ends = [
         jobs.finish(
             job.id,
@@ -124,6 +125,7 @@ async def test_end_closes_job_and_request_together_and_once(
     late = await jobs.update(job.id, status=JobStatus.QUEUED, state={}, next_poll_at_s=NOON_S)
     assert late == first
     assert await jobs.due(NOON_S * 2, latest_s=NOON_S * 3, limit=10) == []
+    assert await jobs.open_requests() == set()
     assert await verify_books(database) == []
 
 

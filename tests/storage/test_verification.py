@@ -12,7 +12,7 @@ from bitmesh_proxy.storage.keys import KeyStore
 from bitmesh_proxy.storage.ledger import LedgerStore
 from bitmesh_proxy.storage.months import LedgerMonths
 from bitmesh_proxy.storage.runs import extend_runs
-from bitmesh_proxy.storage.verification import verify_books
+from bitmesh_proxy.storage.verification import check_file, verify_books
 from tests.storage.examples import NOON_S, closing, key_spec, opening, released, usd
 
 
@@ -33,6 +33,10 @@ def tamper(path: Path, script: str) -> None:
     with sqlite3.connect(path) as connection:
         connection.executescript(script)
     connection.close()
+
+
+async def test_a_whole_file_is_ok(database: Database) -> None:
+    assert await check_file(database) == "ok"
 
 
 async def test_right_books_have_nothing_to_say(books: Database) -> None:
