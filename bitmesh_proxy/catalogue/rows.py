@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 
 Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^\S+$")]
 Count = Annotated[int, Meta(ge=1)]
-CountOrNone = Annotated[int, Meta(ge=0)]
+CountOrZero = Annotated[int, Meta(ge=0)]
 
 
 class PriceRow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,7 +63,7 @@ class OfferRow(PriceRow, frozen=True, kw_only=True, forbid_unknown_fields=True):
     priority: int = 100
     retires_on: datetime.date | None = None
 
-    max_images_in: CountOrNone = 0
+    max_images_in: CountOrZero = 0
     last_frame: bool = False
     mask: bool = False
     max_count: Count = 1
