@@ -21,7 +21,6 @@ from bitmesh_proxy.errors import (
     InvalidRequest,
     UpstreamBroken,
     UpstreamTimeout,
-    UpstreamUnreachable,
 )
 
 
@@ -61,13 +60,12 @@ def as_gateway_error(error: FetchError, *, param: str | None = None) -> GatewayE
     """The error that a caller of the API gets.
 
     ``param`` names the caller's field when the link came from the caller: then what is wrong with it is the caller's to
-    mend (400, 413). Without it the link came from a provider, and it is the provider's side that failed (502, 504).
+    mend (400, 413). Without it the link came from a provider, and it is the provider's side that failed (502, 504), in
+    no way that lets another provider be tried: what the link leads to has been made, and is paid already.
     """
     if isinstance(error, FetchTimedOut):
         return UpstreamTimeout(str(error), param=param)
     if param is not None:
         kind = BodyTooLarge if isinstance(error, FetchTooLarge) else InvalidRequest
         return kind(str(error), param=param)
-    if isinstance(error, FetchUnreachable):
-        return UpstreamUnreachable(str(error))
     return UpstreamBroken(str(error))

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from bitmesh_proxy.calls import ImageCall
 from bitmesh_proxy.errors import (
     BodyTooLarge,
     GatewayError,
     InvalidRequest,
     UpstreamBroken,
+    UpstreamError,
     UpstreamTimeout,
-    UpstreamUnreachable,
 )
 from bitmesh_proxy.media.fetch_errors import (
     FetchBroken,
@@ -25,10 +26,11 @@ from bitmesh_proxy.media.fetch_errors import (
     FetchUnreachable,
     as_gateway_error,
 )
+from bitmesh_proxy.upstream.failover import may_try_next
 
 AS_PROVIDERS: dict[type[FetchError], type[GatewayError]] = {
     FetchRefused: UpstreamBroken,
-    FetchUnreachable: UpstreamUnreachable,
+    FetchUnreachable: UpstreamBroken,
     FetchTimedOut: UpstreamTimeout,
     FetchTooLarge: UpstreamBroken,
     FetchBroken: UpstreamBroken,
@@ -61,6 +63,13 @@ def test_a_providers_link_is_the_providers_fault(error: type[FetchError], expect
     answer = as_gateway_error(error("why"))
     assert type(answer) is expected
     assert (answer.message, answer.param) == ("why", None)
+
+
+@pytest.mark.parametrize("error", AS_PROVIDERS)
+def test_what_cannot_be_fetched_has_been_made_and_is_not_made_again_elsewhere(error: type[FetchError]) -> None:
+    answer = as_gateway_error(error("why"))
+    assert isinstance(answer, UpstreamError)
+    assert not may_try_next(ImageCall(model="m", prompt="p"), answer)
 
 
 @pytest.mark.parametrize(("error", "expected"), AS_CALLERS.items())
