@@ -88,7 +88,7 @@ def parse_transcription(body: JsonObject, caller: Caller) -> TranscriptionCall:
         raise InvalidRequest("Invalid 'file': expected one sound file in a form.", param="file")
     check_fields(body, TRANSCRIPTION_FIELDS)
     if body.get("stream"):
-        raise UnsupportedParameter("stream: transcripts come whole here.", param="stream")
+        raise UnsupportedParameter("'stream' is not supported here: transcripts come whole.", param="stream")
     return TranscriptionCall(
         model=model,
         audio=audio,
@@ -108,7 +108,7 @@ def render_transcript(call: TranscriptionCall, transcript: Transcript) -> tuple[
     if call.response_format == "verbose_json":
         return orjson.dumps(_verbose(call, transcript)), "application/json"
     raise UnsupportedValue(
-        f"response_format: no provider of this model answers {call.response_format}.", param="response_format"
+        f"No provider of this model answers in the format '{call.response_format}'.", param="response_format"
     )
 
 

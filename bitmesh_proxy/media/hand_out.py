@@ -60,6 +60,6 @@ async def _load(results: MediaResults, url: str, *, max_bytes: int) -> bytes:
     try:
         return await results.load(url.rpartition("/")[2], max_bytes=max_bytes)
     except NotFound as exc:
-        raise UpstreamBroken("The provider's result is gone already") from exc
+        raise UpstreamBroken("The provider's result is gone already.") from exc
     except FetchError as exc:
         raise as_gateway_error(exc) from exc

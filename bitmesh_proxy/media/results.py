@@ -110,7 +110,7 @@ class MediaResults:
         try:
             parse_link(url)
         except FetchRefused as exc:
-            raise UpstreamBroken("The provider's result carries a link that cannot be followed") from exc
+            raise UpstreamBroken("The provider's result carries a link that cannot be followed.") from exc
         record = await self._remember_short(output, url, provider=provider, account_id=account_id)
         if record is None:
             record = await self._remember_own(output, url, provider=provider, account_id=account_id)
@@ -162,10 +162,10 @@ class MediaResults:
     async def _register_bytes(self, output: MediaOutput, data: bytes, *, provider: str, account_id: str) -> str:
         media_type = served_type(data[:SNIFF_BYTES], output.media_type, kind=output.kind) if data else None
         if media_type is None:
-            raise UpstreamBroken("The provider's result is not a picture, film or sound")
+            raise UpstreamBroken("The provider's result is not a picture, film or sound.")
         record = await self._remember_own(output, None, provider=provider, account_id=account_id)
         try:
             await self._copies.put(record.media_id, data, media_type=media_type)
         except CopyFailed as exc:
-            raise Unavailable("The result cannot be kept for a link; ask for it as base64", retry_after_s=None) from exc
+            raise Unavailable("The result cannot be kept for a link; ask for it as base64.", retry_after_s=None) from exc
         return record.media_id

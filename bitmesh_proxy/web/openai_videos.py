@@ -62,7 +62,7 @@ async def handle_content(request: web.Request) -> web.StreamResponse:
     if variant not in ("video", "thumbnail", "spritesheet"):
         raise InvalidRequest("Invalid 'variant': expected 'video'.", param="variant")
     if variant != "video":
-        raise UnsupportedParameter(f"variant: providers give no {variant} here.", param="variant")
+        raise UnsupportedParameter(f"Providers give no {variant} here.", param="variant")
     jobs = request.app[keys.JOBS]
     job = await jobs.refresh(await _job(request))
     view = await _view(request, job)
