@@ -167,5 +167,7 @@ class MediaResults:
         try:
             await self._copies.put(record.media_id, data, media_type=media_type)
         except CopyFailed as exc:
-            raise Unavailable("The result cannot be kept for a link; ask for it as base64.", retry_after_s=None) from exc
+            raise Unavailable(
+                "The result cannot be kept for a link; ask for it as base64.", retry_after_s=None
+            ) from exc
         return record.media_id
