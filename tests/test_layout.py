@@ -25,7 +25,7 @@ PACKAGE = ROOT / "bitmesh_proxy"
 #: what stands on it or below; on one floor imports may not go in a circle.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset(
-        {"awaitables", "errors", "money", "defaults", "discreet", "deferred", "draining", "nesting", "service"}
+        {"awaitables", "errors", "money", "defaults", "discreet", "deferred", "draining", "nesting", "service_manager"}
         | {"shared_memory", "shielded", "counting", "freed_memory"}
     ),
     frozenset({"calls", "context", "plain_chats", "settings", "settings_sources", "logs", "metrics", "shared_metrics"}),

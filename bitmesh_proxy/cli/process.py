@@ -15,7 +15,7 @@ from aiohttp import web
 
 from bitmesh_proxy import keys
 from bitmesh_proxy.freed_memory import keep_freed_memory
-from bitmesh_proxy.service import EXTENSION_S
+from bitmesh_proxy.service_manager import EXTENSION_S
 
 #: A request makes a few hundred objects and almost no circles, so that looking for them after every 700 is in vain.
 GC_THRESHOLDS: Final = (20_000, 20, 20)

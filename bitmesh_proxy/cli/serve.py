@@ -13,7 +13,7 @@ from typing import Any
 import click
 from aiohttp import web
 
-from bitmesh_proxy import keys, service
+from bitmesh_proxy import keys, service_manager
 from bitmesh_proxy.app import StartError, make_app, make_runner
 from bitmesh_proxy.cli.first_run import welcome
 from bitmesh_proxy.cli.options import EXIT_CONFIG, common_options, fail, on_ignored_variables, settings_of
@@ -94,16 +94,16 @@ async def _serve(settings: Settings) -> None:
     runner = make_runner(app := make_app(settings))
     try:
         # Not once it is to stop: that would put off the stop's own end.
-        async with starting(app, lambda: stop.is_set() or service.ask_for_time()):
+        async with starting(app, lambda: stop.is_set() or service_manager.ask_for_time()):
             await runner.setup()
         address = await _listen(runner, settings)
         settle_memory()
         await welcome(app, address)
-        service.notify(b"READY=1")
-        async with beating(partial(service.notify, b"WATCHDOG=1"), service.watchdog_interval_s()):
+        service_manager.notify(b"READY=1")
+        async with beating(partial(service_manager.notify, b"WATCHDOG=1"), service_manager.watchdog_interval_s()):
             await stop.wait()
         log.info("draining: no new calls are taken, running ones are finished")
-        service.notify(b"STOPPING=1")
+        service_manager.notify(b"STOPPING=1")
         app[keys.DRAINING].set()
     finally:
         await runner.cleanup()
@@ -111,7 +111,7 @@ async def _serve(settings: Settings) -> None:
 
 async def _listen(runner: LaneRunner, settings: Settings) -> str:
     """Open the sockets (those of systemd, if it gave any) and give the first one's URL."""
-    given = service.listen_sockets()
+    given = service_manager.listen_sockets()
     if given:
         for sock in given:
             await web.SockSite(runner, sock, backlog=BACKLOG).start()

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Final
 
-from bitmesh_proxy import service
+from bitmesh_proxy import service_manager
 from bitmesh_proxy.cli.children import WELCOME, Child
 from bitmesh_proxy.cli.options import EXIT_CONFIG
 from bitmesh_proxy.cli.process import HANGUP_ANSWER, settle_memory, stop_signals
@@ -109,7 +109,7 @@ class Supervisor:
 
     def _look_after_all(self) -> None:
         """Until the stop."""
-        service.notify(f"READY=1\nSTATUS={len(self._serving)} workers".encode())
+        service_manager.notify(f"READY=1\nSTATUS={len(self._serving)} workers".encode())
         self._serving[0].order(WELCOME)
         while not self._is_stopping:
             for child in self._turn(self._until_next_s()):
@@ -121,7 +121,7 @@ class Supervisor:
                 self._was_hung_up = False
                 log.warning(HANGUP_ANSWER)
         log.info("draining: no new calls are taken, running ones are finished")
-        service.notify(b"STOPPING=1")
+        service_manager.notify(b"STOPPING=1")
 
     def _replace(self) -> None:
         for child in self._children:
@@ -163,7 +163,7 @@ class Supervisor:
                 self._woken.recv(4096)
             else:
                 if key.data.listen(self._clock()) and not (key.data.is_ready or self._is_stopping):
-                    service.ask_for_time()  # (when stopping, it would put off the end of that)
+                    service_manager.ask_for_time()  # (when stopping, it would put off the end of that)
         ended = [child for child in self._children if child.has_ended(self._clock())]
         for child in ended:
             self._selector.unregister(child.reports)
@@ -189,7 +189,7 @@ class Supervisor:
         now_s, interval_s = self._clock(), self._watchdog_interval_s
         if interval_s is not None and now_s - self._alive_told_s >= interval_s and not self._is_stopping:
             self._alive_told_s = now_s
-            service.notify(b"WATCHDOG=1")
+            service_manager.notify(b"WATCHDOG=1")
 
     def _until_next_s(self) -> float | None:
         """Until there is something to do although nothing has happened; None: never."""

@@ -13,7 +13,7 @@ import os
 from functools import partial
 from typing import Final
 
-from bitmesh_proxy import service
+from bitmesh_proxy import service_manager
 from bitmesh_proxy.app import StartError, access_by, offered_by, sandbox_port_taken
 from bitmesh_proxy.billing.settlements import CLOSE_TIMEOUT_S
 from bitmesh_proxy.cli.children import Child
@@ -33,14 +33,14 @@ def supervise(settings: Settings) -> int:
     seats = settings.http.workers
     catalogue = offered_by(settings, os.environ)
     is_sandbox = access_by(settings, os.environ) is None
-    given = service.listen_sockets()
+    given = service_manager.listen_sockets()
     callers = Callers(given, [] if given else reserve(settings.http.host, settings.http.port))
     try:
         sandbox_sockets = reserve("127.0.0.1", settings.sandbox.port) if is_sandbox else []
     except OSError as exc:
         raise sandbox_port_taken(settings, exc) from exc
     memories, doors = Memories.create(seats), Doors.open(seats)
-    interval_s = service.watchdog_interval_s()
+    interval_s = service_manager.watchdog_interval_s()
     played = [Child(name="the sandbox", run=partial(run_sandbox, settings, sock, callers)) for sock in sandbox_sockets]
     serving = []
     for seat in range(seats):

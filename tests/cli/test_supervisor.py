@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent.parent
 SCRIPT = """
 import logging, os, select, signal, sys
 from functools import partial
-from bitmesh_proxy import service
+from bitmesh_proxy import service_manager
 from bitmesh_proxy.cli.children import BEAT, READY, WELCOME, Child
 from bitmesh_proxy.cli.supervisor import Supervisor
 
@@ -57,7 +57,7 @@ def run(name, lines):
     return 0
 
 logging.basicConfig(stream=sys.stdout, format="log %(message)s", level="INFO")
-interval_s = service.watchdog_interval_s()
+interval_s = service_manager.watchdog_interval_s()
 def child(name, seat=None):
     return Child(name=name, run=partial(run, name), seat=seat, beat_interval_s=interval_s and interval_s / 2)
 supervisor = Supervisor(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bitmesh_proxy.service import listen_sockets, notify, watchdog_interval_s
+from bitmesh_proxy.service_manager import listen_sockets, notify, watchdog_interval_s
 
 
 @contextmanager
@@ -59,7 +59,7 @@ import json, os, socket, subprocess, sys
 os.dup2(int(sys.argv[1]), 3)
 os.environ.update(LISTEN_FDS="1", LISTEN_FDNAMES="http")
 os.environ["LISTEN_PID"] = str(os.getpid()) if sys.argv[2] == "ours" else "1"
-from bitmesh_proxy.service import listen_sockets
+from bitmesh_proxy.service_manager import listen_sockets
 sockets = listen_sockets()
 child = subprocess.run(
     [sys.executable, "-c", "import os; os.fstat(3)"], close_fds=False, capture_output=True
