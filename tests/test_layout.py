@@ -25,8 +25,8 @@ PACKAGE = ROOT / "bitmesh_proxy"
 #: what stands on it or below; on one floor imports may not go in a circle.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset(
-        {"awaitables", "errors", "money", "defaults", "discreet", "deferred", "draining", "nesting", "service_manager"}
-        | {"shared_memory", "shielded", "counting", "freed_memory"}
+        {"awaitables", "counting", "defaults", "deferred_packages", "discreet", "draining", "errors", "freed_memory"}
+        | {"money", "nesting", "service_manager", "shared_memory", "shielded"}
     ),
     frozenset({"calls", "context", "plain_chats", "settings", "settings_sources", "logs", "metrics", "shared_metrics"}),
     frozenset({"storage", "limits", "auth", "catalogue", "billing", "dialects", "providers", "endpoints"}),

@@ -19,7 +19,7 @@ from typing import Any, Literal, TextIO
 import click
 
 from bitmesh_proxy import __version__
-from bitmesh_proxy.deferred import defer
+from bitmesh_proxy.deferred_packages import defer
 
 #: Name → module under ``cli`` that holds a click command of that name.
 COMMANDS = ("account", "doctor", "key", "ledger", "model", "sandbox", "serve", "usage")

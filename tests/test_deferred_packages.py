@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from bitmesh_proxy.deferred import defer
+from bitmesh_proxy.deferred_packages import defer
 
 
 def run(script: str, *paths: Path) -> str:
     """What the script prints; everything that it writes on standard error is a failure."""
     opening = "".join(f"import sys; sys.path.insert(0, {str(path)!r})\n" for path in paths)
     ran = subprocess.run(
-        [sys.executable, "-c", f"from bitmesh_proxy.deferred import defer\n{opening}{script}"],
+        [sys.executable, "-c", f"from bitmesh_proxy.deferred_packages import defer\n{opening}{script}"],
         capture_output=True,
         text=True,
         check=False,
