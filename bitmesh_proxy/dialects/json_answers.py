@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable, Iterable
 from decimal import Decimal, InvalidOperation
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
 
 from bitmesh_proxy.dialects.provider_errors import refused_within_success
 from bitmesh_proxy.errors import UpstreamBroken
 from bitmesh_proxy.nesting import MAX_WRITTEN_DEPTH, parsed_is_deeper
+
+T = TypeVar("T")
 
 #: No sound or clip is longer (31 years). ``"1e999999"`` has eight letters, and a million digits as a whole number.
 _MOST_SECONDS: Final = 10**9
@@ -57,6 +60,21 @@ def read_success(body: bytes, *needed: str, may_be_empty: bool = False) -> dict[
 def objects(value: object) -> list[dict[str, Any]]:
     """The objects of a list; of anything else none."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def those_readable(items: Iterable[dict[str, Any]], read: Callable[[dict[str, Any]], T]) -> tuple[T, ...]:
+    """What ``read`` makes of each, without those that it cannot read: of several pictures one may be missing, and the
+    others are made and paid. Raises UpstreamBroken where there are items and none can be read."""
+    found: list[T] = []
+    problem: UpstreamBroken | None = None
+    for item in items:
+        try:
+            found.append(read(item))
+        except UpstreamBroken as exc:
+            problem = problem or exc
+    if problem is not None and not found:
+        raise problem
+    return tuple(found)
 
 
 def child(value: object, *path: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from bitmesh_proxy.calls import ImageCall, MediaOutput, MediaResult, Usage
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.dialects.base import FormPart, ImageDialect, UpstreamRequest
-from bitmesh_proxy.dialects.json_answers import child, from_base64, link, objects, read_success, string
+from bitmesh_proxy.dialects.json_answers import child, from_base64, link, objects, read_success, string, those_readable
 from bitmesh_proxy.dialects.media_inputs import file_part, is_remote, link_of, text_part
 from bitmesh_proxy.dialects.openai_usage import details, find_all_usages, first_count, token_count
 from bitmesh_proxy.dialects.provider_errors import error_message, read_redacted
@@ -192,7 +192,7 @@ def _accept(call: ImageCall) -> dict[str, str]:
 
 def _read(body: bytes) -> MediaResult:
     answer = read_success(body, "data")
-    outputs = tuple(_read_item(item, answer) for item in objects(answer["data"]))
+    outputs = those_readable(objects(answer["data"]), lambda item: _read_item(item, answer))
     if not outputs:
         raise UpstreamBroken("The provider's answer holds no picture.")
     usage = parse_image_usage(child(answer, "usage") or None) or Usage()

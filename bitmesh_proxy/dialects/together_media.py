@@ -15,7 +15,16 @@ from bitmesh_proxy.calls import Frame, ImageCall, JobState, JobStatus, MediaOutp
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.dialects.base import ImageDialect, UpstreamRequest, VideoDialect
 from bitmesh_proxy.dialects.job_states import read_status
-from bitmesh_proxy.dialects.json_answers import child, from_base64, link, milliseconds, objects, read_success, string
+from bitmesh_proxy.dialects.json_answers import (
+    child,
+    from_base64,
+    link,
+    milliseconds,
+    objects,
+    read_success,
+    string,
+    those_readable,
+)
 from bitmesh_proxy.dialects.media_inputs import link_of
 from bitmesh_proxy.dialects.provider_errors import error_code, error_message, redacted
 from bitmesh_proxy.errors import UnsupportedParameter, UnsupportedValue, UpstreamBroken
@@ -83,7 +92,7 @@ def _output_format(asked: str | None) -> str | None:
 
 def _read_images(body: bytes) -> MediaResult:
     answer = read_success(body, "data")
-    outputs = tuple(_read_image(item) for item in objects(answer["data"]))
+    outputs = those_readable(objects(answer["data"]), _read_image)
     if not outputs:
         raise UpstreamBroken("The provider's answer holds no picture.")
     return MediaResult(

@@ -119,6 +119,13 @@ def test_what_is_no_picture_is_a_broken_upstream(body: bytes) -> None:
         read_image(body)
 
 
+@pytest.mark.parametrize("other", ["{}", '{"b64_json":"!"}', '{"url":null,"respect_moderation":false}'])
+def test_of_several_pictures_those_that_are_there_count(other: str) -> None:
+    result = read_image(b'{"data":[' + other.encode() + b',{"b64_json":"iVBORw=="}]}')
+    assert result.outputs == (MediaOutput(kind="image", data=b"\x89PNG"),)
+    assert result.usage == Usage(images=1)
+
+
 def test_a_refusal_that_came_as_a_success() -> None:
     with pytest.raises(ProviderRefused) as caught:
         read_image(b'{"error":{"code":400,"message":"Blocked"}}')

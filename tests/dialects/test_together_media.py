@@ -91,6 +91,12 @@ def test_what_is_no_picture_is_a_broken_upstream(item: str) -> None:
         IMAGES.read(b'{"id":"1","data":[' + item.encode() + b"]}")
 
 
+def test_of_several_pictures_those_that_are_there_count() -> None:
+    result = IMAGES.read(b'{"id":"1","data":[{"index":0,"b64_json":"%%"},{"index":1,"url":"https://x.test/a.png"}]}')
+    assert result.outputs == (MediaOutput(kind="image", url="https://x.test/a.png"),)
+    assert result.usage == Usage(images=1)
+
+
 def video(**fields: Any) -> VideoCall:
     return VideoCall(model="m", prompt="A cat runs", **fields)
 
