@@ -272,6 +272,8 @@ class ProviderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     credential: str = ""
     enabled: bool = True
     max_concurrent: CountOrZero = 0
+    #: Of a further server: a chat or an embedding costs what its ``usage.cost`` says, where it does.
+    takes_reported_cost: bool = False
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -8,6 +8,7 @@ names is dropped: no field of a caller's ever reaches a provider unseen. Source:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -16,9 +17,9 @@ import orjson
 from bitmesh_proxy.calls import ChatCall
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.dialects.base import ChatDialect, UpstreamRequest
-from bitmesh_proxy.dialects.openai_chat_meter import OpenAIChatMeter
+from bitmesh_proxy.dialects.openai_chat_meter import CostReadingMeter, OpenAIChatMeter
 from bitmesh_proxy.dialects.openai_chat_reader import OpenAIChatReader, read_whole
-from bitmesh_proxy.dialects.openai_usage import read_whole_usage
+from bitmesh_proxy.dialects.openai_usage import parse_usage_with_cost, read_whole_usage
 from bitmesh_proxy.plain_chats import PLAIN_OPTIONS, PlainWriter
 
 WIRE_FORMAT: Final = "openai_chat"
@@ -74,13 +75,15 @@ def dialect(
     stream_options: bool = True,
     adapt: Adapt | None = None,
     adapts_plain_chats: bool = True,
+    reads_cost: bool = False,
 ) -> ChatDialect:
     """Make a provider's chat dialect.
 
     ``rename`` gives fields the provider's own names (a field sent under its own name wins), ``drop`` and ``extra`` are
     fields of the protocol that it lacks and further ones that it has. ``stream_options``: it has that switch, and
     without it streams no usage. ``adapt`` changes the finished body where a table cannot say it;
-    ``adapts_plain_chats``: perhaps also that of a ``PlainChat``.
+    ``adapts_plain_chats``: perhaps also that of a ``PlainChat``. ``reads_cost``: what a call cost is what its figures
+    say, if they do.
     """
     known = (FIELDS | extra | frozenset(rename)) - drop
     changes_of_all = _plain_changes(known, rename)  # but for offers with fields of their own
@@ -114,10 +117,10 @@ def dialect(
     return ChatDialect(
         wire_format=WIRE_FORMAT,
         request=request,
-        read_usage=read_whole_usage,
-        read_whole=read_whole,
-        meter=OpenAIChatMeter,
-        reader=OpenAIChatReader,
+        read_usage=partial(read_whole_usage, parse=parse_usage_with_cost) if reads_cost else read_whole_usage,
+        read_whole=partial(read_whole, parse=parse_usage_with_cost) if reads_cost else read_whole,
+        meter=CostReadingMeter if reads_cost else OpenAIChatMeter,
+        reader=partial(OpenAIChatReader, parse_usage_with_cost) if reads_cost else OpenAIChatReader,
         adds_usage_chunk=stream_options,
         body=body_of,
         plain_writer=plain_writer,

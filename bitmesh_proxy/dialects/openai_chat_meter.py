@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 from bitmesh_proxy.calls import Usage
-from bitmesh_proxy.dialects.openai_usage import find_id, find_usage, value_start
+from bitmesh_proxy.dialects.openai_usage import find_id, find_usage, parse_usage_with_cost, value_start
 from bitmesh_proxy.dialects.provider_errors import error_message, read_redacted
 from bitmesh_proxy.dialects.sse import EventCutter, Overflow
 
@@ -251,6 +251,17 @@ class OpenAIChatMeter:
         self._first = whole[:1024]
         self._keys = keys = _SPACED if whole.find(b'": "') >= 0 else _COMPACT
         return keys
+
+
+class CostReadingMeter(OpenAIChatMeter):
+    """The same where the provider's figures say what the call cost."""
+
+    __slots__ = ()
+
+    @property
+    def usage(self) -> Usage | None:
+        """See ``OpenAIChatMeter``."""
+        return None if self._common >= _RECENT_CHUNKS else find_usage(self._end(), parse_usage_with_cost)
 
 
 def _plain_text_bytes(events: bytes, keys: _Keys) -> int:

@@ -30,7 +30,7 @@ from bitmesh_proxy.calls import (
 )
 from bitmesh_proxy.dialects.json_answers import from_base64, objects, read_event, read_object, string
 from bitmesh_proxy.dialects.openai_chat_text import only_text
-from bitmesh_proxy.dialects.openai_usage import parse_usage
+from bitmesh_proxy.dialects.openai_usage import UsageParser, parse_usage
 from bitmesh_proxy.dialects.provider_errors import error_code, error_message, redacted, refused_within_success
 from bitmesh_proxy.dialects.sse import SseParser
 from bitmesh_proxy.errors import UpstreamBroken
@@ -63,7 +63,8 @@ class _ToolCall(msgspec.Struct):
 class OpenAIChatReader:
     """The ``StreamReader`` of OpenAI's chat completions. Only the choice with index 0 is read."""
 
-    def __init__(self) -> None:
+    def __init__(self, parse: UsageParser = parse_usage) -> None:
+        self._parse_usage = parse
         self._parser = SseParser()
         self._is_started = False
         self._is_finished = False
@@ -133,7 +134,7 @@ class OpenAIChatReader:
                 yield from self._finish(reason)
             usage_places.append(choice.get("usage"))  # Moonshot
         for place in usage_places:
-            if (usage := parse_usage(place)) is not None:
+            if (usage := self._parse_usage(place)) is not None:
                 yield UsageReport(usage=usage)
                 break
 
@@ -219,9 +220,9 @@ class OpenAIChatReader:
         return StreamFailed(message=error_message(clean) or "The provider reported an error.", code=error_code(clean))
 
 
-def read_whole(body: bytes) -> Sequence[Event]:
+def read_whole(body: bytes, parse: UsageParser = parse_usage) -> Sequence[Event]:
     """The events of a whole answer. Raises ProviderRefused for an error in it, UpstreamBroken for what is no answer."""
-    return OpenAIChatReader().read_message(read_object(body))
+    return OpenAIChatReader(parse).read_message(read_object(body))
 
 
 def picture_from_url(url: str) -> MediaOutput | None:

@@ -7,12 +7,14 @@ already been made.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import orjson
+from msgspec.structs import replace
 
 from bitmesh_proxy.calls import Usage
+from bitmesh_proxy.money import NanoUsd, parse_reported_usd
 from bitmesh_proxy.plain_chats import MAX_TOKENS, NOT_PLAIN, read_plain_usage
 
 _KEY: Final = b'"usage"'
@@ -20,6 +22,9 @@ _KEY_BYTES: Final = len(_KEY)
 _COLON: Final = 0x3A
 _BACKSLASH: Final = 0x5C
 _DECODER: Final = json.JSONDecoder()
+
+#: ``parse_usage``, or ``parse_usage_with_cost``.
+UsageParser = Callable[[object], Usage | None]
 
 #: A usage object with every known detail is under 1 KiB; OpenRouter's with its cost details under 2.
 _MAX_USAGE_BYTES: Final = 16 * 1024
@@ -88,7 +93,24 @@ def parse_usage(raw: object) -> Usage | None:
     )
 
 
-def find_usage(text: bytes) -> Usage | None:
+def parse_usage_with_cost(raw: object) -> Usage | None:
+    """As ``parse_usage``, with what the call cost by the provider's own word: ``cost``, in US dollars.
+
+    Where the tokens were paid with a key of the operator's own (``is_byok``), that is the fee alone, and what the
+    maker of the model takes stands in the details. A cost that cannot be read, or of no tokens, is none.
+    Source: OpenRouter's published API description and its page on usage accounting, read 2026-11-23.
+    """
+    usage = parse_usage(raw)
+    if usage is None or not isinstance(raw, dict) or not (usage.input_tokens or usage.output_tokens):
+        return usage
+    cost = parse_reported_usd(raw.get("cost"))
+    if cost is not None and raw.get("is_byok") is True:
+        of_maker = parse_reported_usd(details(raw, "cost_details").get("upstream_inference_cost"))
+        cost = None if of_maker is None else NanoUsd(cost + of_maker)
+    return usage if cost is None else replace(usage, reported_cost_nano_usd=cost)
+
+
+def find_usage(text: bytes, parse: UsageParser = parse_usage) -> Usage | None:
     """The last usage object somewhere in JSON text, without parsing the rest.
 
     ``"usage"`` followed by a colon can only be a member's name: inside a JSON string its quotes would be escaped.
@@ -98,7 +120,7 @@ def find_usage(text: bytes) -> Usage | None:
         return None
     if text[at + _KEY_BYTES : at + _KEY_BYTES + 1] == b":":
         # Plain figures as the last member of an event, as most are: what ``parse_usage`` makes of them, in one typed
-        # pass.
+        # pass. (With a cost they are not plain.)
         try:
             plain = read_plain_usage(text[at + _KEY_BYTES + 1 : text.find(b"}\n", at)])
         except NOT_PLAIN:
@@ -116,7 +138,7 @@ def find_usage(text: bytes) -> Usage | None:
         if text[start - 1 : start + 1] != b":{":  # as most write it
             start = value_start(text, at + _KEY_BYTES)
         if text[start : start + 1] == b"{":
-            usage = parse_usage(_value_at(text, start))
+            usage = parse(_value_at(text, start))
             if usage is not None:
                 return usage
         at = text.rfind(_KEY, 0, at)
@@ -133,7 +155,7 @@ def find_all_usages(text: bytes) -> Iterator[object]:
         at = text.find(_KEY, at + len(_KEY))
 
 
-def read_whole_usage(body: bytes) -> tuple[Usage | None, str | None]:
+def read_whole_usage(body: bytes, parse: UsageParser = parse_usage) -> tuple[Usage | None, str | None]:
     """Usage and id of a whole answer, looking at its two ends only if it is large.
 
     An answer that is nothing but an error (some providers send those with status 200) has used nothing. One whose
@@ -145,19 +167,19 @@ def read_whole_usage(body: bytes) -> tuple[Usage | None, str | None]:
         try:
             answer = orjson.loads(body)
         except orjson.JSONDecodeError:
-            return _usage_within(body) if body.lstrip()[:1] == b"{" else (None, None)
+            return _usage_within(body, parse) if body.lstrip()[:1] == b"{" else (None, None)
         if not isinstance(answer, dict):
             return None, None
         request_id = answer.get("id")
-        usage = _not_nothing(parse_usage(answer.get("usage")))
+        usage = _not_nothing(parse(answer.get("usage")))
         if usage is None and answer.get("error") and not answer.get("choices"):
             usage = Usage()
         return usage, request_id if isinstance(request_id, str) else None
-    return _usage_within(body)
+    return _usage_within(body, parse)
 
 
-def _usage_within(body: bytes) -> tuple[Usage | None, str | None]:
-    return _not_nothing(find_usage(body)), find_id(body[:1024])
+def _usage_within(body: bytes, parse: UsageParser) -> tuple[Usage | None, str | None]:
+    return _not_nothing(find_usage(body, parse)), find_id(body[:1024])
 
 
 def _not_nothing(usage: Usage | None) -> Usage | None:

@@ -13,16 +13,19 @@ import orjson
 from bitmesh_proxy.calls import EmbeddingCall, ModerationCall, Usage
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.dialects.base import EmbeddingDialect, ModerationDialect, UpstreamRequest
-from bitmesh_proxy.dialects.openai_usage import read_whole_usage
+from bitmesh_proxy.dialects.openai_usage import UsageParser, parse_usage, parse_usage_with_cost, read_whole_usage
 
 
 def embedding_dialect(
-    *, options: frozenset[str] = frozenset({"dimensions", "encoding_format", "user"})
+    *, options: frozenset[str] = frozenset({"dimensions", "encoding_format", "user"}), reads_cost: bool = False
 ) -> EmbeddingDialect:
-    """``POST /embeddings``. ``options`` are the further fields that the provider knows."""
+    """``POST /embeddings``. ``options`` are the further fields that the provider knows.
+
+    ``reads_cost``: what a call cost is what its figures say, if they do.
+    """
     return EmbeddingDialect(
         request=partial(_embedding_request, options=options),
-        read_usage=_embedding_usage,
+        read_usage=partial(_embedding_usage, parse=parse_usage_with_cost if reads_cost else parse_usage),
     )
 
 
@@ -40,8 +43,8 @@ def _embedding_request(call: EmbeddingCall, offer: Offer, *, options: frozenset[
     return UpstreamRequest(path="/embeddings", body=orjson.dumps(body))
 
 
-def _embedding_usage(body: bytes) -> Usage | None:
-    return read_whole_usage(body)[0]
+def _embedding_usage(body: bytes, *, parse: UsageParser) -> Usage | None:
+    return read_whole_usage(body, parse)[0]
 
 
 def _moderation_request(call: ModerationCall, offer: Offer) -> UpstreamRequest:

@@ -32,9 +32,10 @@ _CHAT_EXTRAS: Final = frozenset(
 )
 
 
-def make(name: str, *, title: str = "", base_urls: Mapping[str, str]) -> Provider:
+def make(name: str, *, title: str = "", base_urls: Mapping[str, str], reads_cost: bool = False) -> Provider:
     """A provider from its configuration. ``base_urls`` needs ``default`` (``http://host:8000/v1``).
 
+    ``reads_cost``: what a chat or an embedding cost is what the server says (``usage.cost``), if it does.
     Raises ValueError when that is missing or is no http address.
     """
     roots = {root: url.rstrip("/") for root, url in base_urls.items()}
@@ -47,7 +48,7 @@ def make(name: str, *, title: str = "", base_urls: Mapping[str, str]) -> Provide
         auth=bearer,
         credential_env="",
         read_error=error_reader(),
-        chat=openai_chat.dialect(extra=_CHAT_EXTRAS),
+        chat=openai_chat.dialect(extra=_CHAT_EXTRAS, reads_cost=reads_cost),
         image=openai_images.dialect(
             takes_response_format=lambda _offer: True,
             takes_image_urls=False,
@@ -56,6 +57,6 @@ def make(name: str, *, title: str = "", base_urls: Mapping[str, str]) -> Provide
         video=openai_videos.dialect(takes_image_urls=False),
         speech=openai_audio.speech_dialect(),
         transcription=openai_audio.transcription_dialect(),
-        embedding=openai_vectors.embedding_dialect(),
+        embedding=openai_vectors.embedding_dialect(reads_cost=reads_cost),
         moderation=openai_vectors.moderation_dialect(),
     )

@@ -58,6 +58,11 @@ def configured_access(settings: Settings, environ: Mapping[str, str] | None = No
     access: dict[str, ProviderAccess] = {}
     for provider in PROVIDERS:
         entry = by_name.pop(provider.name, None)
+        if entry is not None and entry.takes_reported_cost:
+            raise SettingsError(
+                f"providers.{provider.name}.takes_reported_cost: only for a further server "
+                '(`kind = "openai_compatible"`)'
+            )
         if entry is not None and not entry.enabled:
             continue
         reference = entry.credential if entry and entry.credential else f"env:{provider.credential_env}"
@@ -103,7 +108,12 @@ def provider_names(settings: Settings) -> Sequence[str]:
 
 def _compatible(entry: ProviderSettings) -> Provider:
     try:
-        return openai_compatible.make(entry.name, title=entry.title or entry.name, base_urls=entry.base_urls)
+        return openai_compatible.make(
+            entry.name,
+            title=entry.title or entry.name,
+            base_urls=entry.base_urls,
+            reads_cost=entry.takes_reported_cost,
+        )
     except ValueError as exc:
         raise SettingsError(str(exc)) from exc
 

@@ -9,6 +9,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from bitmesh_proxy.calls import Usage
 from bitmesh_proxy.dialects.openai_usage import (
@@ -17,6 +18,7 @@ from bitmesh_proxy.dialects.openai_usage import (
     find_usage,
     is_token_count,
     parse_usage,
+    parse_usage_with_cost,
     read_whole_usage,
 )
 
@@ -152,6 +154,44 @@ def test_a_million_of_the_largest_counts_can_be_summed_by_the_books() -> None:
     assert usage is not None
     assert usage.input_tokens == usage.output_tokens
     assert 10**12 < usage.input_tokens < 2**63 // 10**6
+
+
+NO_COSTS: list[Any] = [-0.1, None, True, "free", [1], {}, 1e300]
+FEE = {**PLAIN, "cost": 0.0001, "is_byok": True}
+
+
+@pytest.mark.parametrize(
+    ("raw", "cost_nano_usd"),
+    [
+        ({**PLAIN, "cost": 0.0012, "cost_details": {"upstream_inference_cost": 7}, "is_byok": False}, 1_200_000),
+        ({**PLAIN, "cost": 1.4e-9}, 2),
+        ({**PLAIN, "cost": 0}, 0),
+        ({**PLAIN, "cost": "0.5"}, 500_000_000),
+        ({**FEE, "cost_details": {"upstream_inference_cost": 0.002}}, 2_100_000),
+        ({**FEE, "cost_details": {"upstream_inference_cost": None}}, None),
+        (FEE, None),
+        (PLAIN, None),
+        ({"prompt_tokens": 0, "completion_tokens": 0, "cost": 1}, None),
+        *(({**PLAIN, "cost": odd}, None) for odd in NO_COSTS),
+    ],
+)
+def test_what_a_call_cost_by_the_providers_own_word(raw: dict[str, Any], cost_nano_usd: int | None) -> None:
+    plain = parse_usage(raw)
+    assert plain is not None
+    usage = parse_usage_with_cost(raw)
+    assert usage == replace(plain, reported_cost_nano_usd=cost_nano_usd)
+    text = orjson.dumps({"id": "c-1", "usage": raw})
+    assert find_usage(b"data: " + text + b"\n\n", parse_usage_with_cost) == usage
+    assert find_usage(b"data: " + text + b"\n\n") == plain
+    for whole in (text, text.replace(b"c-1", b"c" * 50_000)):
+        found = read_whole_usage(whole, parse_usage_with_cost)[0]
+        assert found == (usage if usage != Usage() else None)
+
+
+def test_a_cost_that_is_no_number_is_none() -> None:
+    for odd in (b"NaN", b"1e999", b"-Infinity"):
+        body = b'{"usage":{"prompt_tokens":3,"completion_tokens":2,"cost":%b}}' % odd
+        assert read_whole_usage(body, parse_usage_with_cost)[0] == Usage(input_tokens=3, output_tokens=2)
 
 
 def test_what_is_a_count() -> None:

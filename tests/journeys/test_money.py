@@ -7,11 +7,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from bitmesh_proxy import keys
+from bitmesh_proxy.calls import Basis
 from bitmesh_proxy.money import NanoUsd
 from bitmesh_proxy.storage.accounts import AccountStore
 from tests.journeys.gateway import bearer, chat, image, running_gateway, video
+from tests.journeys.scripted import MODEL, TOKEN_NANO_USD, Script, at, scripted, with_more
 
 pytestmark = pytest.mark.journey
 
@@ -106,6 +109,74 @@ async def test_markup_is_what_the_account_pays_on_top(tmp_path: Path) -> None:
         assert row.charge_nano_usd == -(-row.cost_nano_usd * 3 // 2)
         assert float(answer.headers["X-Bitmesh-Cost"]) == pytest.approx(row.charge_nano_usd / 1e9)
         await gateway.check_books()
+
+
+def priced_answer(cost: str) -> Script:
+    """A provider that says what each call cost, as OpenRouter does."""
+    usage = f'{{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5,"cost":{cost},"cost_details":{{}}}}'
+
+    async def script(request: web.Request) -> web.StreamResponse:
+        if not (await request.json()).get("stream"):
+            choice = '{"index":0,"message":{"role":"assistant","content":"Hello"},"finish_reason":"stop"}'
+            return web.Response(
+                text=f'{{"id":"c-1","choices":[{choice}],"usage":{usage}}}', content_type="application/json"
+            )
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for event in (
+            '{"id":"c-1","choices":[{"index":0,"delta":{"content":"Hello"}}]}',
+            '{"id":"c-1","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}',
+            f'{{"id":"c-1","choices":[],"usage":{usage}}}',
+            "[DONE]",
+        ):
+            await response.write(f"data: {event}\n\n".encode())
+        return response
+
+    return script
+
+
+@pytest.mark.both_ways
+@pytest.mark.parametrize(
+    ("cost", "basis", "cost_nano_usd"),
+    [("0.0000021", Basis.REPORTED, 2_100), ("0", Basis.REPORTED, 0), ("-1", Basis.MEASURED, 5 * TOKEN_NANO_USD)],
+)
+async def test_what_a_provider_says_that_a_call_cost_is_what_it_costs(
+    tmp_path: Path, cost: str, basis: Basis, cost_nano_usd: int
+) -> None:
+    """If it is to be taken at its word, and that can be read."""
+    async with scripted(priced_answer(cost)) as upstream:
+        settings = with_more(at(tmp_path / "rows", one=upstream.url), billing={"markup": "1.5"})
+        settings["providers"][0]["takes_reported_cost"] = True
+        async with running_gateway(tmp_path / "data", settings) as gateway:
+            say = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
+            respond = {"model": MODEL, "input": "Hello", "max_output_tokens": 16}
+            for path, body in (("/chat", say), ("/v1/responses", respond)):
+                for stream in (False, True):
+                    answer = await gateway.post(path, {**body, "stream": stream})
+                    assert answer.status == 200
+                    row = await gateway.last_row()
+                    assert (row.basis, row.cost_nano_usd) == (basis, cost_nano_usd)
+                    assert row.charge_nano_usd == cost_nano_usd * 3 // 2
+                    assert (row.input_tokens, row.output_tokens) == (3, 2)
+            await gateway.check_books()
+
+
+@pytest.mark.both_ways
+async def test_no_word_of_a_provider_is_charged_beyond_the_hold(tmp_path: Path) -> None:
+    """And none at all, but for those who are to be taken at their word."""
+    async with scripted(priced_answer("3.0")) as upstream:
+        settings = at(tmp_path / "rows", one=upstream.url)
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
+        async with running_gateway(tmp_path / "data", settings) as gateway:
+            await gateway.post("/chat", body)
+            row = await gateway.last_row()
+            assert (row.basis, row.cost_nano_usd) == (Basis.MEASURED, 5 * TOKEN_NANO_USD)
+        settings["providers"][0]["takes_reported_cost"] = True
+        async with running_gateway(tmp_path / "more", settings) as gateway:
+            await gateway.post("/chat", body)
+            row = await gateway.last_row()
+            assert (row.basis, row.cost_nano_usd, row.charge_nano_usd) == (Basis.REPORTED, 3 * 10**9, row.hold_nano_usd)
+            await gateway.check_books()
 
 
 async def test_a_key_has_a_bounded_number_of_clips_under_way(tmp_path: Path) -> None:

@@ -53,6 +53,12 @@ def test_a_credential_comes_from_a_file_by_reference(tmp_path: Path) -> None:
     assert list(configured_access(settings(), environ)) == ["together"]
 
 
+def test_only_a_further_server_is_taken_at_its_word_on_what_calls_cost() -> None:
+    known = settings({"name": "together", "takes_reported_cost": True})
+    with pytest.raises(SettingsError, match=r"providers\.together\.takes_reported_cost"):
+        configured_access(known, {"TOGETHER_API_KEY": SECRET})
+
+
 def test_a_further_server_needs_no_credential() -> None:
     own = {"name": "own", "kind": "openai_compatible", "base_urls": {"default": "http://127.0.0.1:8000/v1"}}
     access = configured_access(settings(own), {})["own"]
