@@ -22,7 +22,7 @@ from bitmesh_proxy.errors import GatewayError
 from bitmesh_proxy.settings import Settings, resolve_data_dir
 from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.database import DATABASE_NAME, Database
-from bitmesh_proxy.storage.failures import StorageError
+from bitmesh_proxy.storage.failures import StorageError, said_to_operators
 
 T = TypeVar("T")
 
@@ -84,7 +84,7 @@ def with_database(settings: Settings, work: Callable[[Database], Awaitable[T]]) 
     except UnicodeEncodeError as exc:
         fail(f"not UTF-8: {exc.object!r}")
     except (GatewayError, ValueError) as exc:
-        fail(str(exc))
+        fail(said_to_operators(exc))
     except OSError as exc:
         fail(f"{resolve_data_dir(settings)}: {exc.strerror or exc}")
 

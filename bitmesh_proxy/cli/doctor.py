@@ -26,7 +26,7 @@ from bitmesh_proxy.cli.tables import print_json, print_table
 from bitmesh_proxy.errors import GatewayError
 from bitmesh_proxy.settings import Settings, SettingsError, resolve_credential, resolve_data_dir
 from bitmesh_proxy.storage.database import DATABASE_NAME, Database
-from bitmesh_proxy.storage.failures import StorageError
+from bitmesh_proxy.storage.failures import StorageError, said_to_operators
 from bitmesh_proxy.storage.instances import census
 from bitmesh_proxy.storage.jobs import JobStore
 from bitmesh_proxy.storage.keys import KeyStore
@@ -142,7 +142,7 @@ async def _check_database(settings: Settings) -> AsyncIterator[Finding]:
             if (detail := await _on_consumer_secrets(settings, KeyStore(database))) is not None:
                 yield Finding(check="consumer secrets", verdict="warning", detail=detail)
     except (StorageError, GatewayError, OSError) as exc:
-        yield Finding(check="database", verdict="fault", detail=str(exc))
+        yield Finding(check="database", verdict="fault", detail=said_to_operators(exc))
 
 
 async def _on_consumer_secrets(settings: Settings, store: KeyStore) -> str | None:

@@ -89,3 +89,10 @@ def as_unavailable(exc: BaseException) -> Unavailable:
     unavailable = Unavailable("The books cannot be written at the moment. Please try again.")
     unavailable.__cause__ = exc
     return unavailable
+
+
+def said_to_operators(exc: BaseException) -> str:
+    """An error in words for who may know what the database said, and can do something about it."""
+    if isinstance(exc, Unavailable) and isinstance(exc.__cause__, sqlite3.Error):
+        return f"the database cannot be used: {exc.__cause__}"
+    return str(exc)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -162,6 +163,21 @@ def test_a_file_that_is_no_database_is_a_fault(run: Run, data_dir: Path) -> None
     data_dir.mkdir()
     (data_dir / "bitmesh-proxy.db").write_bytes(b"not a database at all, but long enough to look like one" * 20)
     assert verdicts(run, status=1)["database"][0] == "fault"
+
+
+def test_a_file_that_is_damaged_is_called_so(run: Run, data_dir: Path) -> None:
+    run("account", "create", "acme", "--credit", "1")
+    path = data_dir / "bitmesh-proxy.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        root_page = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'accounts'").fetchone()[0]
+        page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
+    with path.open("r+b") as file:
+        file.seek((root_page - 1) * page_bytes)
+        file.write(b"x" * page_bytes)
+    verdict, detail = verdicts(run, status=1)["database"]
+    assert (verdict, "malformed" in detail) == ("fault", True), detail
+    assert "malformed" in run("account", "list", status=1).stderr
 
 
 def answered(
