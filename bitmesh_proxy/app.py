@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
@@ -25,11 +24,7 @@ from bitmesh_proxy.billing.pruning import Pruner
 from bitmesh_proxy.billing.recovery import recover
 from bitmesh_proxy.billing.reservation import Books
 from bitmesh_proxy.billing.settlements import Settlements
-from bitmesh_proxy.catalogue.catalogue import Catalogue
 from bitmesh_proxy.catalogue.health import OfferHealth
-from bitmesh_proxy.catalogue.kept import load_kept_catalogue
-from bitmesh_proxy.catalogue.loader import catalogue_dirs
-from bitmesh_proxy.catalogue.row_files import CatalogueError
 from bitmesh_proxy.draining import Draining
 from bitmesh_proxy.endpoints.models import ModelList
 from bitmesh_proxy.errors import Unavailable
@@ -45,9 +40,10 @@ from bitmesh_proxy.media.room import open_inputs, open_media
 from bitmesh_proxy.metrics import Metrics
 from bitmesh_proxy.money import parse_usd
 from bitmesh_proxy.pipeline import Pipeline
-from bitmesh_proxy.settings import Limits, Settings, SettingsError, resolve_data_dir, resolve_media_dir
+from bitmesh_proxy.settings import Limits, Settings, resolve_data_dir, resolve_media_dir
+from bitmesh_proxy.startup import StartError, access_by, offered_by, sandbox_for, sandbox_port_taken
 from bitmesh_proxy.storage.database import DATABASE_NAME, Database
-from bitmesh_proxy.storage.failures import StorageError, may_pass
+from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.idempotency import IdempotencyStore
 from bitmesh_proxy.storage.instances import register_instance, run_alone
 from bitmesh_proxy.storage.jobs import JobStore
@@ -59,7 +55,7 @@ from bitmesh_proxy.storage.months import LedgerMonths
 from bitmesh_proxy.storage.nonces import SqliteNonces
 from bitmesh_proxy.storage.responses import ResponseStore
 from bitmesh_proxy.straight import StraightLine
-from bitmesh_proxy.upstream.access import ProviderAccess, configured_access, provider_names, sandbox_access
+from bitmesh_proxy.upstream.access import sandbox_access
 from bitmesh_proxy.upstream.attempts import Attempts
 from bitmesh_proxy.upstream.client import Upstream
 from bitmesh_proxy.upstream.outcomes import Outcomes
@@ -79,26 +75,14 @@ from bitmesh_proxy.work import OfferWork
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bitmesh_proxy.sandbox.server import Sandbox
     from bitmesh_proxy.worker import Worker
 
 log = logging.getLogger(__name__)
 
 #: When the worker that sums up old requests has died, another one does it after so long.
 PRUNER_LOOK_AGAIN_S = 60.0
-#: In the data directory: what the sandbox has to remember when the service is restarted.
-SANDBOX_JOURNAL_NAME = "sandbox.kept"
 #: Copies of media leave so many times ``data.min_free_bytes``: calls must not be refused because of a cache.
 FREE_BESIDE_COPIES = 2
-
-
-class StartError(Exception):
-    """The application cannot start as it is configured, or as things are. The message is for the operator."""
-
-    @property
-    def may_pass(self) -> bool:
-        """Is it worth another try as it is configured? A full disk may have room again."""
-        return may_pass(self.__cause__)
 
 
 def make_app(
@@ -274,33 +258,6 @@ def pruning(app: web.Application) -> Coroutine[Any, Any, None]:
     return run_alone(db, "pruner", pruner.run, look_again_s=PRUNER_LOOK_AGAIN_S)
 
 
-def offered_by(settings: Settings, environ: Mapping[str, str]) -> Catalogue:
-    """Models, offers and prices. Raises StartError."""
-    try:
-        return load_kept_catalogue(
-            catalogue_dirs(settings),
-            providers=provider_names(settings),
-            directory=resolve_data_dir(settings, environ),
-        )
-    except (CatalogueError, SettingsError, FileNotFoundError) as exc:
-        raise StartError(str(exc)) from exc
-
-
-def access_by(settings: Settings, environ: Mapping[str, str]) -> Mapping[str, ProviderAccess] | None:
-    """How each provider is reached; None where the sandbox is to play them all. Raises StartError."""
-    try:
-        access = configured_access(settings, environ)
-    except (SettingsError, FileNotFoundError) as exc:
-        raise StartError(str(exc)) from exc
-    mode = settings.sandbox.mode
-    if mode == "off" or (mode == "auto" and access):
-        return access
-    # With several workers both could listen, and the kernel would divide callers between them.
-    if settings.sandbox.port and settings.sandbox.port == settings.http.port:
-        raise StartError(f"sandbox.port: must not be http.port ({settings.http.port})")
-    return None
-
-
 async def catalogue(app: web.Application) -> AsyncIterator[None]:
     """Models, offers and prices; the sandbox, if it is to play the providers; and how each provider is reached."""
     settings, worker = app[keys.SETTINGS], app.get(keys.WORKER)
@@ -323,26 +280,6 @@ async def catalogue(app: web.Application) -> AsyncIterator[None]:
                 raise sandbox_port_taken(settings, exc) from exc
             app[keys.ACCESS] = sandbox_access(settings, sandbox.url)
             yield
-
-
-def sandbox_port_taken(settings: Settings, exc: OSError) -> StartError:
-    """What to say when the sandbox cannot listen."""
-    return StartError(f"sandbox.port: cannot listen on 127.0.0.1:{settings.sandbox.port}: {exc.strerror or exc}")
-
-
-def sandbox_for(settings: Settings, environ: Mapping[str, str], sock: socket.socket | None = None) -> Sandbox:
-    """The providers' stand-in, not started. ``sock``: where it is to listen, if not at the configured port."""
-    from bitmesh_proxy.sandbox.server import Sandbox  # a gateway with real providers need not load Pillow
-    from bitmesh_proxy.sandbox.stage import Options
-
-    options = Options(
-        token_interval_s=settings.sandbox.token_interval_ms / 1000,
-        job_duration_s=settings.sandbox.job_duration_s,
-        max_movie_frames=settings.sandbox.max_clip_frames,
-        max_movie_pixels=settings.sandbox.max_clip_pixels,
-    )
-    journal = resolve_data_dir(settings, environ) / SANDBOX_JOURNAL_NAME
-    return Sandbox(port=settings.sandbox.port, sock=sock, options=options, journal=journal)
 
 
 def example_of(app: web.Application) -> ExamplePicture | None:

@@ -33,13 +33,13 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"upstream", "media", "jobs", "idempotency"}),
     frozenset({"pipeline", "straight", "work", "worker"}),
     frozenset({"web", "keys"}),
-    frozenset({"app"}),
+    frozenset({"app", "startup"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )
 #: Plays the providers from outside: it knows nothing of the gateway, and only what starts the gateway knows it.
 SANDBOX_MAY_IMPORT = frozenset({"sandbox", "money"})
-MAY_IMPORT_SANDBOX = frozenset({"sandbox", "keys", "app", "cli"})
+MAY_IMPORT_SANDBOX = frozenset({"sandbox", "keys", "app", "startup", "cli"})
 #: Callers' formats and providers' formats meet in calls.py and nowhere else: N + M, not N × M.
 APART = (frozenset({"endpoints", "dialects"}), frozenset({"endpoints", "providers"}))
 

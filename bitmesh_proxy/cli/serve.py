@@ -14,7 +14,7 @@ import click
 from aiohttp import web
 
 from bitmesh_proxy import keys, service_manager
-from bitmesh_proxy.app import StartError, make_app, make_runner
+from bitmesh_proxy.app import make_app, make_runner
 from bitmesh_proxy.cli.first_run import welcome
 from bitmesh_proxy.cli.options import EXIT_CONFIG, common_options, fail, on_ignored_variables, settings_of
 from bitmesh_proxy.cli.process import (
@@ -29,6 +29,7 @@ from bitmesh_proxy.cli.process import (
 )
 from bitmesh_proxy.logs import set_up_logs
 from bitmesh_proxy.settings import Settings
+from bitmesh_proxy.startup import StartError
 from bitmesh_proxy.web.lane.server import LaneRunner
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""What a child of the supervisor (``workers.py``) does from its fork to its end: serve, or play the providers.
+"""What a child of the supervisor (``supervisor.py``) does from its fork to its end: serve, or play the providers.
 
 It has two pipes. On one come orders; its end means that the supervisor is gone, however that came about, and then a
 child drains and ends as on SIGTERM. Into the other goes a byte when it serves, and one each time its loop has turned
@@ -23,12 +23,13 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from bitmesh_proxy import keys
-from bitmesh_proxy.app import StartError, make_app, make_runner, sandbox_for
+from bitmesh_proxy.app import make_app, make_runner
 from bitmesh_proxy.cli.children import BEAT, READY, WELCOME, Lines
 from bitmesh_proxy.cli.first_run import welcome
 from bitmesh_proxy.cli.options import EXIT_CONFIG
 from bitmesh_proxy.cli.process import BACKLOG, beating, beside, loop_factory, settle_memory, starting, url_of
 from bitmesh_proxy.settings import Settings
+from bitmesh_proxy.startup import StartError, sandbox_for
 from bitmesh_proxy.worker import Worker, settings_of_seat
 
 

@@ -14,13 +14,13 @@ from functools import partial
 from typing import Final
 
 from bitmesh_proxy import service_manager
-from bitmesh_proxy.app import StartError, access_by, offered_by, sandbox_port_taken
 from bitmesh_proxy.billing.settlements import CLOSE_TIMEOUT_S
 from bitmesh_proxy.cli.children import Child
 from bitmesh_proxy.cli.process import reserve, url_of
 from bitmesh_proxy.cli.supervisor import Supervisor
 from bitmesh_proxy.cli.worker_process import Callers, run_sandbox, run_worker
 from bitmesh_proxy.settings import Settings, SettingsError
+from bitmesh_proxy.startup import StartError, access_by, offered_by, sandbox_port_taken
 from bitmesh_proxy.worker import Doors, Memories, Worker, settings_of_seat
 
 #: Beyond the time that running answers have: what the books may take at the end, and a little.

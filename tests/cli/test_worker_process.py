@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent.parent
 SCRIPT = """
 import os, sys
 from pathlib import Path
-from bitmesh_proxy.app import offered_by
+from bitmesh_proxy.startup import offered_by
 from bitmesh_proxy.cli.process import reserve
 from bitmesh_proxy.cli.children import Lines
 from bitmesh_proxy.cli.worker_process import Callers, run_sandbox, run_worker

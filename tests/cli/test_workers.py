@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from bitmesh_proxy.app import StartError
 from bitmesh_proxy.cli.workers import check
 from bitmesh_proxy.settings_sources import load_settings
+from bitmesh_proxy.startup import StartError
 from tests.journeys.processes import PATIENTLY, ROOT, run, serving
 
 pytestmark = [pytest.mark.journey, PATIENTLY]

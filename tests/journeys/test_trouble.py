@@ -15,7 +15,7 @@ import aiohttp
 import orjson
 import pytest
 
-from bitmesh_proxy.app import StartError
+from bitmesh_proxy.startup import StartError
 from tests.journeys.gateway import (
     IMAGE_MODEL,
     bearer,
