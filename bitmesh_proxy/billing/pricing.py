@@ -11,12 +11,10 @@ from msgspec.structs import replace
 from bitmesh_proxy.billing.usage import ChatBound, PromptSize, chat_bound, prompt_tokens_at_most, usage_bound
 from bitmesh_proxy.calls import Basis, Call, ChatCall, ImageCall, SpeechCall, TranscriptionCall, Usage, VideoCall
 from bitmesh_proxy.catalogue.offer import Offer
-from bitmesh_proxy.catalogue.prices import Price
+from bitmesh_proxy.catalogue.prices import MEGAPIXEL, Price
 from bitmesh_proxy.errors import InternalError
 from bitmesh_proxy.money import NANO_PER_USD, PER_MILLION, ZERO, NanoUsd, round_half_even, round_up
 
-#: What makers of pictures bill as one; every further one that is begun counts whole.
-MEGAPIXEL = 1024 * 1024
 #: A picture of unknown size, at an offer that names none either.
 PIXELS_AT_MOST = 4 * MEGAPIXEL
 
@@ -126,10 +124,10 @@ def _units(usage: Usage, price: Price, offer: Offer, call: Call) -> int:
 def _picture_price(price: Price, offer: Offer, call: ImageCall) -> int:
     width, height = offer.size_for(call.width, call.height) or (None, None)
     each = price.image_price(quality=_quality(offer, call.quality), width=width, height=height)
-    if price.megapixel_first_nano_usd is not None:
-        pixels = width * height if width and height else offer.abilities.max_pixels or PIXELS_AT_MOST
-        further = max(0, -(-pixels // MEGAPIXEL) - 1)
-        each += price.megapixel_first_nano_usd + further * price.megapixel_more_nano_usd
+    pixels = width * height if width and height else offer.abilities.max_pixels or PIXELS_AT_MOST
+    each += price.megapixels_price(pixels)
+    if call.steps is not None and offer.priced_steps is not None and call.steps > offer.priced_steps:
+        each = round_up(each * call.steps, offer.priced_steps)
     return each
 
 

@@ -57,9 +57,7 @@ def _picture_cost(offer: Offer, call: ImageCall) -> int:
     price = offer.price
     width, height = offer.size_for(call.width, call.height) or (1024, 1024)
     each = price.image_price(quality=offer.quality_for(call.quality), width=width, height=height)
-    if price.megapixel_first_nano_usd is not None:
-        more_pixels = max(0, width * height - PER_MILLION)
-        each += price.megapixel_first_nano_usd + more_pixels * price.megapixel_more_nano_usd // PER_MILLION
+    each += price.megapixels_price(width * height)
     return call.count * each + len(call.images) * price.input_image_nano_usd
 
 

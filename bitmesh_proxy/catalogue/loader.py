@@ -178,6 +178,7 @@ def _make_offer(placed: Placed[OfferRow], model: ModelRow, operation: Operation)
         priority=row.priority,
         default_seconds=row.default_seconds,
         default_size=row.default_size,
+        priced_steps=row.priced_steps,
         quality_map=row.quality_map,
         max_output_tokens=row.max_output_tokens or model.max_output_tokens,
         context_tokens=model.context_tokens,
@@ -215,6 +216,8 @@ def _check_abilities(row: OfferRow, operation: Operation, complain: Complain) ->
         complain("rounds_seconds_up: means nothing without seconds")
     if operation is Operation.VIDEO and row.usd_per_second is not None and row.default_seconds is None:
         complain("default_seconds: needed to price a call that names no length")
+    if row.priced_steps is not None and operation is not Operation.IMAGE:
+        complain("priced_steps: means something for pictures only")
     for repeated, times in Counter(row.sizes).items():
         if times > 1:
             complain(f"sizes: {repeated} stands there {times} times")

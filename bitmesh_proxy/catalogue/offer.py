@@ -59,6 +59,8 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     priority: int = 100
     default_seconds: int | None = None
     default_size: str | None = None
+    #: The most steps that the prices of a picture cover; more cost in proportion. None: steps do not count.
+    priced_steps: int | None = None
     #: Callers' words for a quality → the provider's.
     quality_map: Mapping[str, str] = msgspec.field(default_factory=dict)
     max_output_tokens: int | None = None

@@ -15,6 +15,8 @@ import msgspec
 from bitmesh_proxy.calls import Usage
 from bitmesh_proxy.money import PER_MILLION, NanoUsd, round_half_even
 
+#: What makers of pictures bill as one; every further one that is begun counts whole.
+MEGAPIXEL = 1024 * 1024
 #: Resolutions by name, as the greatest length of a picture's shorter side in pixels. ``2k`` is 2048x2048 for pictures
 #: and 2560x1440 for clips.
 IMAGE_RESOLUTIONS: Mapping[str, int] = {"0.5k": 512, "1k": 1024, "2k": 2048, "4k": 4096}
@@ -118,6 +120,13 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             + usage.characters * price.characters_nano_usd_per_million
         )
         return round_half_even(total, PER_MILLION)
+
+    def megapixels_price(self, pixels: int) -> int:
+        """Nano-dollars that a picture of so many pixels costs by its megapixels; 0 without a figure for them."""
+        if self.megapixel_first_nano_usd is None:
+            return 0
+        further = max(0, -(-pixels // MEGAPIXEL) - 1)
+        return self.megapixel_first_nano_usd + further * self.megapixel_more_nano_usd
 
     def image_price(self, *, quality: str | None = None, width: int | None = None, height: int | None = None) -> int:
         """Nano-dollars of one picture of that quality and size; the tier that says most about it wins.

@@ -74,6 +74,8 @@ class OfferRow(PriceRow, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sizes: tuple[str, ...] = ()
     max_pixels: Count | None = None
     default_size: str | None = None
+    #: The most steps that the prices of a picture cover; more cost in proportion.
+    priced_steps: Count | None = None
     tools: bool = False
     images_in_chat: bool = False
     audio_in_chat: bool = False

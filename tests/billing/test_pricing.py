@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from bitmesh_proxy.billing.pricing import MEGAPIXEL, bound_of, charge_of, cost_of, with_markup
+from bitmesh_proxy.billing.pricing import bound_of, charge_of, cost_of, with_markup
 from bitmesh_proxy.billing.usage import usage_bound
 from bitmesh_proxy.calls import (
     Basis,
@@ -27,7 +27,7 @@ from bitmesh_proxy.calls import (
 from bitmesh_proxy.catalogue.catalogue import Catalogue
 from bitmesh_proxy.catalogue.loader import load_catalogue
 from bitmesh_proxy.catalogue.offer import Abilities, Offer
-from bitmesh_proxy.catalogue.prices import Price
+from bitmesh_proxy.catalogue.prices import MEGAPIXEL, Price
 from bitmesh_proxy.defaults import defaults_dir
 from bitmesh_proxy.errors import InternalError
 from bitmesh_proxy.money import NanoUsd, parse_usd
@@ -161,6 +161,14 @@ def test_long_words_to_a_picture_or_a_sound_are_held_too(words: str) -> None:
         (Operation.TRANSCRIPTION, sound, 100_000),
     ):
         assert hold(call, offer(operation, price)) == rest + cost(used, offer(operation, price), call)
+
+
+@pytest.mark.parametrize(("steps", "nano"), [(None, 2 * 30), (8, 2 * 30), (9, 2 * 34), (40, 2 * 150)])
+def test_more_steps_than_a_price_covers_cost_in_proportion(steps: int | None, nano: int) -> None:
+    at = offer(Operation.IMAGE, Price(image_nano_usd=30), priced_steps=8)
+    call = ImageCall(model=MODEL, prompt="a", count=2, steps=steps)
+    assert hold(call, at) == nano
+    assert cost(Usage(images=2), at, call) == nano
 
 
 def test_picture_of_unknown_size_is_bounded_by_what_the_offer_can() -> None:

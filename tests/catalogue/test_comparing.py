@@ -103,3 +103,10 @@ def test_the_cheaper_offer_of_this_call_compares_as_cheaper(call: Call, cheaper:
         return comparison_cost(offer, call)
 
     assert cost(cheaper) < cost(dearer)
+
+
+def test_a_usual_picture_is_one_megapixel_as_it_is_billed() -> None:
+    call = ImageCall(model="m", prompt="p", width=1024, height=1024)
+    flat, by_megapixel = Price(image_nano_usd=20), Price(megapixel_first_nano_usd=20, megapixel_more_nano_usd=1000)
+    costs = {comparison_cost(make_offer(operation=call.operation, price=price), call) for price in (flat, by_megapixel)}
+    assert costs == {20}

@@ -235,6 +235,7 @@ def test_a_clip_by_the_second_needs_a_length_of_its_own(tmp_path: Path) -> None:
         ('free = true\nsizes = ["1024"]', "'1024' is no size"),
         ('free = true\nsizes = ["99999x10"]', "'99999x10' is no size"),
         ('free = true\ndefault_size = "0x10"', "'0x10' is no size"),
+        ("free = true\npriced_steps = 8", "priced_steps: means something for pictures only"),
         ('free = true\nsizes = ["8x8", "8x8"]', "sizes: 8x8 stands there 2 times"),
         ('free = true\nsizes = ["8x8"]\ndefault_size = "9x9"', "default_size: 9x9 is not among sizes"),
         ("free = true\nseconds = [10, 5]", "seconds: want each length once, shortest first"),

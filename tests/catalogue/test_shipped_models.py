@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from bitmesh_proxy.calls import Usage
+from bitmesh_proxy.billing.pricing import bound_of
+from bitmesh_proxy.calls import ImageCall, Usage
 from bitmesh_proxy.catalogue.catalogue import Catalogue
 from bitmesh_proxy.catalogue.loader import load_catalogue
 from bitmesh_proxy.catalogue.offer import Offer
@@ -233,8 +234,6 @@ def test_golden_costs_of_tokens_and_characters(
         ("together:google/gemini-3-pro-image", None, (4096, 4096), "0.24"),
         ("gemini:gemini-3.1-flash-image", None, (512, 512), "0.06"),
         ("gemini:gemini-3.1-flash-image", None, (1376, 768), "0.08"),
-        ("runware:runware:400@1", "hd", None, "0.0275"),
-        ("runware:runware:108@20", None, None, "0.0096"),
     ),
 )
 def test_golden_prices_of_a_picture(
@@ -245,6 +244,26 @@ def test_golden_prices_of_a_picture(
     width, height = offer.size_for(*(size or (None, None))) or (None, None)
     price = offer.price.image_price(quality=offer.quality_for(quality), width=width, height=height)
     assert price == nano_usd(Decimal(expected_usd))
+
+
+@pytest.mark.parametrize(
+    ("offer_id", "asked", "expected_usd"),
+    shipped(
+        ("runware:runware:400@1", {"quality": "hd"}, "0.0275"),
+        ("runware:runware:108@20", {}, "0.0096"),
+        # Four megapixels, and twice the steps: 4 × 2 × 0.007 USD, three times
+        ("runware:runware:101@1", {"width": 2048, "height": 2048, "steps": 90, "count": 3}, "0.168"),
+        # 0.09 + 3 × 0.015 USD
+        ("runware:bfl:5@1", {"width": 2048, "height": 2048}, "0.135"),
+    ),
+)
+def test_golden_reservations_of_a_picture_whose_cost_is_reported(
+    catalogue: Catalogue, offer_id: str, asked: dict[str, Any], expected_usd: str
+) -> None:
+    offer = catalogue.offer(offer_id)
+    assert offer is not None
+    call = ImageCall(model=offer.model_id, prompt="", **asked)
+    assert bound_of(call, offer, offer.price, 1, None) == nano_usd(Decimal(expected_usd))
 
 
 @pytest.mark.parametrize(
