@@ -17,6 +17,8 @@ from bitmesh_proxy.dialects.media_inputs import (
     text_part,
 )
 from bitmesh_proxy.errors import InvalidRequest
+from bitmesh_proxy.media.sniff import EXTENSIONS
+from bitmesh_proxy.settings import Uploads
 
 LINK = Media(kind="image", url="https://x.test/a.png")
 URI = Media(kind="image", url="data:image/webp;base64,aGk=")
@@ -65,6 +67,12 @@ def test_a_file_in_a_form_has_a_name_of_ours() -> None:
     part = file_part("image", DATA, param="image")
     assert (part.name, part.filename, part.media_type, part.value) == ("image", "image.jpg", "image/jpeg", b"hi")
     assert file_part("f", Media(kind="file", data=b"x"), param="f").filename == "file.bin"
+
+
+@pytest.mark.parametrize("media_type", sorted({*Uploads().image_types, *Uploads().audio_types}))
+def test_a_file_of_a_type_that_is_taken_is_named_after_it(media_type: str) -> None:
+    part = file_part("file", Media(kind="audio", data=b"x", media_type=media_type), param="file")
+    assert part.filename == f"audio.{EXTENSIONS[media_type]}"
 
 
 def test_plain_fields_are_written_as_json_has_them() -> None:
