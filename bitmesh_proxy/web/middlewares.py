@@ -123,9 +123,8 @@ async def render_errors(request: web.Request, handler: Handler) -> web.StreamRes
     state.error_code = error.code
     if error.__cause__ is not None:
         log.info("%s: %s", error.code, cause_of(error), extra={"request_id": state.context.request_id})
-    if (
-        state.response is not None
-    ):  # another head now would be written into the open body: cut, so that nobody takes it for whole
+    if state.response is not None:
+        # Another head now would be written into the open body: cut, so that nobody takes it for whole.
         if request.transport is not None:
             request.transport.abort()
         raise asyncio.CancelledError
