@@ -9,8 +9,9 @@
     ├── FetchNotMedia     an answer, but not of a kind that was asked for (an HTML page)
     └── FetchGone         the other side says that there is nothing (any more)
 
-The link itself never stands in a message: it may carry a signature, and messages reach logs and callers.
-``as_gateway_error`` says what a caller gets when a fetch is part of an API call; ``/imgrslt`` has its own two texts.
+The link itself never stands in a message: it may carry a signature, and messages reach logs and (as the end of a
+sentence) callers. ``as_gateway_error`` says what a caller gets when a fetch is part of an API call; ``/imgrslt`` has
+its own two texts.
 """
 
 from __future__ import annotations
@@ -63,9 +64,11 @@ def as_gateway_error(error: FetchError, *, param: str | None = None) -> GatewayE
     mend (400, 413). Without it the link came from a provider, and it is the provider's side that failed (502, 504), in
     no way that lets another provider be tried: what the link leads to has been made, and is paid already.
     """
+    what = "The provider's result" if param is None else f"The link in '{param}'"
+    message = f"{what} cannot be fetched: {error}."
     if isinstance(error, FetchTimedOut):
-        return UpstreamTimeout(str(error), param=param)
+        return UpstreamTimeout(message, param=param)
     if param is not None:
         kind = BodyTooLarge if isinstance(error, FetchTooLarge) else InvalidRequest
-        return kind(str(error), param=param)
-    return UpstreamBroken(str(error))
+        return kind(message, param=param)
+    return UpstreamBroken(message)

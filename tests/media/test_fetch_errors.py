@@ -62,7 +62,7 @@ def test_no_reason_is_forgotten() -> None:
 def test_a_providers_link_is_the_providers_fault(error: type[FetchError], expected: type[GatewayError]) -> None:
     answer = as_gateway_error(error("why"))
     assert type(answer) is expected
-    assert (answer.message, answer.param) == ("why", None)
+    assert (answer.message, answer.param) == ("The provider's result cannot be fetched: why.", None)
 
 
 @pytest.mark.parametrize("error", AS_PROVIDERS)
@@ -76,4 +76,4 @@ def test_what_cannot_be_fetched_has_been_made_and_is_not_made_again_elsewhere(er
 def test_a_callers_link_is_the_callers_to_mend(error: type[FetchError], expected: type[GatewayError]) -> None:
     answer = as_gateway_error(error("why"), param="image_url")
     assert type(answer) is expected
-    assert (answer.message, answer.param) == ("why", "image_url")
+    assert (answer.message, answer.param) == ("The link in 'image_url' cannot be fetched: why.", "image_url")
