@@ -31,7 +31,7 @@ def account() -> None:
 
 @account.command()
 @click.argument("name", type=NAME)
-@click.option("--credit", type=USD, help="Start with so many US dollars.")
+@click.option("--credit", type=USD, help="Opening credit in US dollars.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @common_options
 @click.pass_context
@@ -70,7 +70,7 @@ def credit(
 @account.command()
 @click.argument("account_id", metavar="ACCOUNT")
 @click.option("--by", "amount", type=USD, required=True, help="US dollars to add; a negative amount is taken away.")
-@click.option("--note", required=True, help="Which mistake this makes good.")
+@click.option("--note", required=True, help="Which mistake this corrects.")
 @common_options
 @click.pass_context
 def correct(
@@ -108,7 +108,7 @@ def enable(ctx: click.Context, account_id: str, config: Path | None, data_dir: P
 @common_options
 @click.pass_context
 def statement(ctx: click.Context, account_id: str, as_json: bool, config: Path | None, data_dir: Path | None) -> None:
-    """Payments, corrections, what was used of them, and what is left.
+    """Payments, corrections, what has been used, and what is left.
 
     `bitmesh-proxy usage --account` says what it was used for.
     """

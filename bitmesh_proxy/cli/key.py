@@ -53,14 +53,14 @@ def key() -> None:
 @click.option(
     "--bound-model",
     type=MODEL,
-    help="The only model that it speaks to; requests need not name it (in Bitmesh's dialect they must not).",
+    help="The only model that it may call; requests need not name it (in Bitmesh's dialect they must not).",
 )
 @click.option(
     "--allow-model",
     "allowed_models",
     type=MODEL,
     multiple=True,
-    help="A model that it may use; may be given again. Default: any.",
+    help="A model that it may call; may be repeated. Default: any.",
 )
 @click.option(
     "--rate-per-minute",
@@ -85,7 +85,10 @@ def key() -> None:
     help="US dollars that it may spend per UTC month. Default: no limit.",
 )
 @click.option(
-    "--expires", "expires_at_s", type=AHEAD, help="When it ends: 2026-12-31 (UTC), or in 30d, 12h. Default: never."
+    "--expires",
+    "expires_at_s",
+    type=AHEAD,
+    help="When it expires: 2026-12-31 (UTC), or 30d, 12h from now. Default: never.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: id, token, consumer_key, consumer_secret.")
 @common_options
@@ -209,13 +212,13 @@ def enable(ctx: click.Context, key_id: str, config: Path | None, data_dir: Path 
 @key.command()
 @click.argument("key_id")
 @click.option("--name", type=NAME, help="What you call the key.")
-@click.option("--bound-model", type=OrWord(MODEL), help="The only model that it speaks to; none: any.")
+@click.option("--bound-model", type=OrWord(MODEL), help="The only model that it may call; none: any.")
 @click.option(
     "--allow-model",
     "allowed_models",
     type=MODEL,
     multiple=True,
-    help="A model that it may use; may be given again; none: any.",
+    help="A model that it may call; may be repeated; none: any.",
 )
 @click.option(
     "--rate-per-minute",
@@ -240,7 +243,10 @@ def enable(ctx: click.Context, key_id: str, config: Path | None, data_dir: Path 
     help="US dollars that it may spend per UTC month; none: no limit.",
 )
 @click.option(
-    "--expires", "expires_at_s", type=OrWord(AHEAD), help="When it ends: 2026-12-31 (UTC), or in 30d, 12h; none: never."
+    "--expires",
+    "expires_at_s",
+    type=OrWord(AHEAD),
+    help="When it expires: 2026-12-31 (UTC), or 30d, 12h from now; none: never.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @common_options
@@ -248,7 +254,7 @@ def enable(ctx: click.Context, key_id: str, config: Path | None, data_dir: Path 
 def change(
     ctx: click.Context, /, key_id: str, as_json: bool, config: Path | None, data_dir: Path | None, **options: Any
 ) -> None:
-    """Change what a key may do, from its next request on. What is not said stays, and what it has spent counts."""
+    """Change what a key may do, from its next request on. What is not given stays; what it has spent still counts."""
     said = given(ctx, options)
     if "none" in said.get("allowed_models", ()):
         if len(said["allowed_models"]) > 1:

@@ -45,7 +45,7 @@ def prune_command(
 ) -> None:
     """Sum old calls up by month, now, and let their rows go. Balances and all totals stay what they are.
 
-    A running service does so by itself, and is not disturbed. Interrupted, it can be gone on with at any time.
+    A running service does this by itself, and is not disturbed. It may be interrupted, and continued at any time.
     """
     settings = settings_of(ctx, config, data_dir)
     now_s = time.time()

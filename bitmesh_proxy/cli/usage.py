@@ -39,13 +39,13 @@ FIGURES = (
 
 @click.command()
 @click.option(
-    "--by", "dimensions", multiple=True, type=click.Choice(DIMENSIONS), help="Group by this; may be given again."
+    "--by", "dimensions", multiple=True, type=click.Choice(DIMENSIONS), help="Group by this; may be repeated."
 )
 @click.option("--account", "account_id", help="This account (id or name) only.")
 @click.option("--key", "key_id", help="This key (id) only.")
 @click.option("--model", "model_id", help="This model (id) only.")
 @click.option("--since", "since_s", type=AGO, help="From this moment on: 2026-12-01 (UTC), or 7d, 12h ago.")
-@click.option("--until", "until_s", type=AGO, help="Up to this moment, said likewise.")
+@click.option("--until", "until_s", type=AGO, help="Up to this moment, in the same forms.")
 @click.option("--live/--test", "is_live", default=None, help="Charged calls only, or test calls only.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON list.")
 @click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values with a heading.")
@@ -64,8 +64,8 @@ def usage(
 ) -> None:
     """Requests, tokens and money, by model or as --by says.
 
-    Calls older than ledger.keep_s are known by month only: by day, they stand under their month (2026-08), and with
-    --since and --until a month's sum counts whole, where the month begins.
+    Calls older than ledger.keep_s are known by month only: by day, they are listed under their month (2026-08), and
+    --since and --until take or leave a month as a whole, by when it begins.
     """
     groups = cast(tuple[Dimension, ...], tuple(dict.fromkeys(dimensions)) or ("model",))
     if as_json and as_csv:
