@@ -134,7 +134,9 @@ class SpeechCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TranscriptionCall(msgspec.Struct, frozen=True, kw_only=True):
-    """Text from speech. ``duration_s`` is measured from the container where that is possible."""
+    """Text from speech. ``duration_s`` is measured from the container where that is possible; ``claimed_s`` is what
+    other containers say, which their senders may have made up.
+    """
 
     operation: Literal[Operation.TRANSCRIPTION] = Operation.TRANSCRIPTION
     model: str
@@ -143,6 +145,7 @@ class TranscriptionCall(msgspec.Struct, frozen=True, kw_only=True):
     prompt: str | None = None
     response_format: str | None = None
     duration_s: float | None = None
+    claimed_s: float | None = None
     options: JsonObject = msgspec.field(default_factory=dict)
     stream: bool = False
     test: bool = False

@@ -52,7 +52,7 @@ FILE_TOKENS_USUALLY = 5_000
 #: Size of a compressed sound per second at the lowest rate in use (8 kbit/s speech), and at a common one.
 SOUND_BYTES_PER_SECOND_AT_LEAST = 1_000
 SOUND_BYTES_PER_SECOND_USUALLY = 8_000
-#: A sound behind a link: the longest that the providers' interfaces take.
+#: A sound behind a link, or one that says it is so long: the longest that the providers' interfaces take.
 SOUND_SECONDS_AT_MOST = 4 * 3600
 #: A clip whose length neither caller nor offer names.
 CLIP_SECONDS_AT_MOST = 60
@@ -373,13 +373,16 @@ def _characters(call: SpeechCall) -> int:
 
 
 def _sound_ms_at_most(call: TranscriptionCall) -> int:
-    """Rather too long than as it was measured: some providers count tokens or whole seconds."""
+    """Rather too long than as it was measured: some providers count tokens or whole seconds. Silence takes far less
+    than ``SOUND_BYTES_PER_SECOND_AT_LEAST``, so what a sound says of itself counts too, as far as anybody takes sounds.
+    """
     by_size_ms = _sound_ms(
         call,
         bytes_per_second=SOUND_BYTES_PER_SECOND_AT_LEAST,
         unknown_s=0 if call.duration_s else SOUND_SECONDS_AT_MOST,
     )
-    return max(_known_sound_ms(call), by_size_ms)
+    claimed_ms = int(min(call.claimed_s or 0, SOUND_SECONDS_AT_MOST) * 1000)
+    return max(_known_sound_ms(call), by_size_ms, claimed_ms)
 
 
 def _known_sound_ms(call: TranscriptionCall) -> int:

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from bitmesh_proxy.calls import Call, ChatCall, ImageCall, JsonObject, Media, TranscriptionCall, VideoCall
 from bitmesh_proxy.dialects.media_inputs import bytes_of, is_remote
 from bitmesh_proxy.errors import BodyTooLarge, InvalidRequest, NotFound
+from bitmesh_proxy.media.claimed_length import claimed_length_s
 from bitmesh_proxy.media.examples import is_example
 from bitmesh_proxy.media.fetch_errors import FetchError, as_gateway_error
 from bitmesh_proxy.media.guarded_fetch import GuardedFetcher
@@ -66,8 +67,10 @@ class InputMedia:
             return replace(call, frames=frames, references=references)
         if isinstance(call, TranscriptionCall):
             audio = await change(call.audio, param="file")
-            length_s = call.duration_s if audio.data is None else sound_length_s(audio.data)
-            return replace(call, audio=audio, duration_s=length_s)
+            if audio.data is None:
+                return replace(call, audio=audio)
+            length_s, claimed_s = sound_length_s(audio.data), claimed_length_s(audio.data)
+            return replace(call, audio=audio, duration_s=length_s, claimed_s=claimed_s)
         if isinstance(call, ChatCall):
             return await _changed_chat(call, change)
         return call

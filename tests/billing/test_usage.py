@@ -221,6 +221,9 @@ def test_length_of_a_sound() -> None:
     assert ms(duration_s=1.5, media={"data": b"x"}) == (1500, 1500)
     assert ms(duration_s=1.5, media={"data": b"x" * 80_000}) == (80_000, 1500), "what is held stays on the safe side"
     assert ms(media={"data": b"x" * 80_000}) == (80_000, 10_000)
+    assert ms(claimed_s=900.5, media={"data": b"x" * 80_000}) == (900_500, 10_000), "for the hold alone"
+    assert ms(claimed_s=1.0, media={"data": b"x" * 80_000}) == (80_000, 10_000)
+    assert ms(claimed_s=1e12, media={"data": b"x" * 80_000}) == (4 * 3600 * 1000, 10_000)
     assert ms(media={"url": "https://example.test/a.mp3"}) == (4 * 3600 * 1000, 5000)
 
 

@@ -27,6 +27,7 @@ from bitmesh_proxy.media.inputs import InputMedia, own_result_id
 from bitmesh_proxy.media.room import open_inputs
 from bitmesh_proxy.settings import Uploads
 from tests.media.rooms import Room, media_room
+from tests.media.test_sound_length import wav
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 100
 JPEG = b"\xff\xd8\xff\xe0" + b"\0" * 100
@@ -104,6 +105,17 @@ async def test_a_data_uri_becomes_bytes_of_the_type_that_they_are(inputs: InputM
     assert clip.references[0].media_type == "image/jpeg"
     sound = await checked(inputs, TranscriptionCall(model="m", audio=Media(kind="audio", data=WAV)))
     assert sound.audio.media_type == "audio/wav"
+
+
+async def test_what_a_sound_says_of_its_length_is_not_taken_for_measured(inputs: InputMedia) -> None:
+    silence = b"fLaC\x80\0\0\x22" + bytes(10) + (8_000 << 44 | 8_000 * 3600).to_bytes(8, "big") + bytes(50)
+    said = await checked(inputs, TranscriptionCall(model="m", audio=Media(kind="audio", data=silence)))
+    assert isinstance(said, TranscriptionCall)
+    assert (said.duration_s, said.claimed_s) == (None, 3600.0)
+    data = wav(seconds=0.01)
+    measured = await checked(inputs, TranscriptionCall(model="m", audio=Media(kind="audio", data=data)))
+    assert isinstance(measured, TranscriptionCall)
+    assert (measured.duration_s, measured.claimed_s) == (0.01, None)
 
 
 async def test_calls_without_media_and_links_of_others_stay_as_they_are(inputs: InputMedia, outside: Outside) -> None:
