@@ -6,6 +6,8 @@ import base64
 import binascii
 from typing import Final
 
+import orjson
+
 from bitmesh_proxy.calls import Media
 from bitmesh_proxy.dialects.base import FormPart
 from bitmesh_proxy.errors import InvalidRequest
@@ -112,6 +114,6 @@ def file_part(name: str, media: Media, *, param: str) -> FormPart:
 
 
 def text_part(name: str, value: object) -> FormPart:
-    """A plain field of a form. Booleans are written as JSON has them."""
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    return FormPart(name=name, value=text.encode())
+    """A plain field of a form. Booleans, lists and objects are written as JSON has them."""
+    is_json = isinstance(value, bool | list | dict)
+    return FormPart(name=name, value=orjson.dumps(value) if is_json else str(value).encode())

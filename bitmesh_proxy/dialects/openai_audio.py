@@ -13,7 +13,7 @@ import orjson
 
 from bitmesh_proxy.calls import SpeechCall, Transcript, TranscriptionCall, Usage
 from bitmesh_proxy.catalogue.offer import Offer
-from bitmesh_proxy.dialects.base import FormPart, SpeechDialect, TranscriptionDialect, UpstreamRequest
+from bitmesh_proxy.dialects.base import SpeechDialect, TranscriptionDialect, UpstreamRequest
 from bitmesh_proxy.dialects.json_answers import child, milliseconds, read_success, string
 from bitmesh_proxy.dialects.media_inputs import file_part, text_part
 from bitmesh_proxy.dialects.openai_usage import parse_usage
@@ -100,17 +100,11 @@ def _transcription_request(call: TranscriptionCall, offer: Offer) -> UpstreamReq
         **{name: value for name, value in call.options.items() if name in _TRANSCRIPTION_OPTIONS},
     }
     parts = [file_part("file", call.audio, param="file")]
-    parts += [_field(name, value) for name, value in fields.items() if value is not None]
+    parts += [text_part(name, value) for name, value in fields.items() if value is not None]
     for name in sorted(_TRANSCRIPTION_LISTS & call.options.keys()):
         values = call.options[name]
         parts += [text_part(f"{name}[]", value) for value in (values if isinstance(values, list) else [values])]
     return UpstreamRequest(path="/audio/transcriptions", form=tuple(parts))
-
-
-def _field(name: str, value: Any) -> FormPart:
-    if isinstance(value, dict):
-        return FormPart(name=name, value=orjson.dumps(value))
-    return text_part(name, value)
 
 
 def _transcription_usage(call: TranscriptionCall, body: bytes) -> Usage:

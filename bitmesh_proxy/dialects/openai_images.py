@@ -37,17 +37,23 @@ def dialect(
     *,
     takes_response_format: Callable[[Offer], bool],
     takes_image_urls: bool = True,
+    gives_links: bool = True,
     extra: frozenset[str] = frozenset(),
 ) -> ImageDialect:
     """Make a provider's dialect.
 
     ``takes_response_format``: the model of this offer knows the field, and answers links without it.
-    ``takes_image_urls``: it fetches input pictures itself. ``extra``: further options it knows, and ``steps``, ``seed``
-    where it takes them.
+    ``takes_image_urls``: it fetches input pictures itself. ``gives_links``: it may be asked for them. ``extra``: what
+    further options it knows, and ``steps`` (or ``num_inference_steps``), ``seed`` where it takes them.
     """
 
     def request(call: ImageCall, offer: Offer) -> UpstreamRequest:
-        body = _fields(call, offer, takes_response_format=takes_response_format(offer), extra=extra)
+        body = _fields(call, offer, extra=extra)
+        if takes_response_format(offer) and "response_format" not in offer.options.get("refuses", ()):
+            if not gives_links or call.response_format in ("b64_json", "b64_ephemeral"):
+                body["response_format"] = "b64_json"
+            elif call.response_format is not None:
+                body["response_format"] = "url"
         if not call.images:
             if call.mask is not None:
                 raise UnsupportedParameter("A mask needs a picture that it belongs to.", param="mask")
@@ -151,7 +157,7 @@ class OpenAIImagesMeter:
         return self._cutter.is_holding
 
 
-def _fields(call: ImageCall, offer: Offer, *, takes_response_format: bool, extra: frozenset[str]) -> dict[str, Any]:
+def _fields(call: ImageCall, offer: Offer, *, extra: frozenset[str]) -> dict[str, Any]:
     quality = offer.quality_for(call.quality)
     said: dict[str, Any] = {
         "model": offer.upstream_model,
@@ -162,12 +168,10 @@ def _fields(call: ImageCall, offer: Offer, *, takes_response_format: bool, extra
         "output_format": call.output_format,
         "stream": True if call.stream else None,
     }
-    if takes_response_format and call.response_format is not None:
-        said["response_format"] = "url" if call.response_format == "url" else "b64_json"
     known = _OPTIONS | extra
     if call.images:
         known = (known | _EDIT_ONLY) - _NOT_IN_EDITS
-    further = {**call.options, "steps": call.steps, "seed": call.seed}
+    further = {"num_inference_steps": call.steps, **call.options, "steps": call.steps, "seed": call.seed}
     said.update({name: value for name, value in further.items() if name in known})
     refused = frozenset(offer.options.get("refuses", ()))
     return {

@@ -22,10 +22,29 @@ from bitmesh_proxy.dialects.provider_errors import error_code, error_message, re
 from bitmesh_proxy.errors import UnsupportedParameter, UnsupportedValue, UpstreamBroken
 
 
-def dialect(*, takes_image_urls: bool = True) -> VideoDialect:
-    """Make a provider's dialect. ``takes_image_urls``: it fetches the reference picture itself."""
+def dialect(
+    *, takes_image_urls: bool = True, takes_json: bool = True, extra: frozenset[str] = frozenset()
+) -> VideoDialect:
+    """Make a provider's dialect.
+
+    ``takes_image_urls``: it fetches the reference picture itself. ``takes_json``: a call without a file may be JSON; a
+    form every server takes. ``extra``: fields beyond OpenAI's that it knows.
+    """
+
+    def submit(call: VideoCall, offer: Offer) -> UpstreamRequest:
+        body = _fields(call, offer, extra)
+        reference = _reference(call)
+        if takes_json and (reference is None or is_remote(reference)):
+            if reference is not None:
+                body["input_reference"] = {"image_url": link_of(reference)}
+            return UpstreamRequest(path="/videos", body=orjson.dumps(body))
+        parts = [text_part(name, value) for name, value in body.items()]
+        if reference is not None:
+            parts.append(file_part("input_reference", reference, param="image"))
+        return UpstreamRequest(path="/videos", form=tuple(parts))
+
     return VideoDialect(
-        submit=_submit,
+        submit=submit,
         read_submit=_read_job,
         poll=_poll,
         read_poll=_read_job,
@@ -33,7 +52,9 @@ def dialect(*, takes_image_urls: bool = True) -> VideoDialect:
     )
 
 
-def _submit(call: VideoCall, offer: Offer) -> UpstreamRequest:
+def _fields(call: VideoCall, offer: Offer, extra: frozenset[str]) -> dict[str, Any]:
+    if (call.width is None) != (call.height is None):
+        raise UnsupportedValue("This model takes width and height together.", param="size")
     seconds = offer.seconds_for(call.seconds)
     size = offer.size_for(call.width, call.height)
     said: dict[str, Any] = {
@@ -42,16 +63,17 @@ def _submit(call: VideoCall, offer: Offer) -> UpstreamRequest:
         "seconds": f"{seconds.normalize():f}" if seconds is not None else call.seconds,
         "size": f"{size[0]}x{size[1]}" if size is not None else None,
     }
-    body = {**offer.defaults, **{name: value for name, value in said.items() if value is not None}}
-    reference = _reference(call)
-    if reference is None:
-        return UpstreamRequest(path="/videos", body=orjson.dumps(body))
-    if is_remote(reference):
-        return UpstreamRequest(
-            path="/videos", body=orjson.dumps({**body, "input_reference": {"image_url": link_of(reference)}})
-        )
-    fields = [text_part(name, value) for name, value in body.items()]
-    return UpstreamRequest(path="/videos", form=(*fields, file_part("input_reference", reference, param="image")))
+    further = {
+        "num_inference_steps": call.steps,
+        **call.options,
+        "fps": call.fps,
+        "guidance_scale": call.guidance_scale,
+        "negative_prompt": call.negative_prompt,
+        "seed": call.seed,
+        "steps": call.steps,
+    }
+    said |= {name: value for name, value in further.items() if name in extra}
+    return {**offer.defaults, **{name: value for name, value in said.items() if value is not None}}
 
 
 def _reference(call: VideoCall) -> Media | None:

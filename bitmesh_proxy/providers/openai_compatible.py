@@ -30,6 +30,8 @@ _CHAT_EXTRAS: Final = frozenset(
         "modalities",
     }
 )
+#: Of pictures and clips. Servers call the steps by either name.
+_DIFFUSION: Final = frozenset({"steps", "num_inference_steps", "seed", "negative_prompt", "guidance_scale"})
 
 
 def make(name: str, *, title: str = "", base_urls: Mapping[str, str], reads_cost: bool = False) -> Provider:
@@ -52,9 +54,11 @@ def make(name: str, *, title: str = "", base_urls: Mapping[str, str], reads_cost
         image=openai_images.dialect(
             takes_response_format=lambda _offer: True,
             takes_image_urls=False,
-            extra=frozenset({"steps", "seed", "negative_prompt", "guidance_scale"}),
+            gives_links=False,  # vLLM-Omni and SGLang refuse to be asked for them; all know base64
+            extra=_DIFFUSION,
         ),
-        video=openai_videos.dialect(takes_image_urls=False),
+        # vLLM-Omni takes nothing but a form.
+        video=openai_videos.dialect(takes_image_urls=False, takes_json=False, extra=_DIFFUSION | {"fps"}),
         speech=openai_audio.speech_dialect(),
         transcription=openai_audio.transcription_dialect(),
         embedding=openai_vectors.embedding_dialect(reads_cost=reads_cost),

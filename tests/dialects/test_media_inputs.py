@@ -76,12 +76,14 @@ def test_a_file_of_a_type_that_is_taken_is_named_after_it(media_type: str) -> No
 
 
 def test_plain_fields_are_written_as_json_has_them() -> None:
-    assert [text_part("x", value).value for value in (True, False, 3, 0.5, "é")] == [
+    assert [text_part("x", value).value for value in (True, False, 3, 0.5, "é", {"a": [1]}, [None])] == [
         b"true",
         b"false",
         b"3",
         b"0.5",
         "é".encode(),
+        b'{"a":[1]}',
+        b"[null]",
     ]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bitmesh_proxy.calls import ChatCall, ImageCall, Media, Operation
+from bitmesh_proxy.calls import ChatCall, Frame, ImageCall, Media, Operation, VideoCall
+from bitmesh_proxy.errors import InvalidRequest
 from bitmesh_proxy.providers.openai_compatible import make
 from tests.dialects.offers import make_offer
 from tests.providers.contracts import sent_form, sent_json
@@ -35,12 +36,51 @@ def test_fields_of_local_engines_pass() -> None:
     assert body["stream_options"] == {"include_usage": True}
 
 
-def test_pictures_are_sent_as_bytes_and_links_asked_for() -> None:
+def test_pictures_are_sent_as_bytes_and_asked_for_as_bytes() -> None:
     assert SERVER.image is not None
     assert not SERVER.image.takes_image_urls
     offer = make_offer(Operation.IMAGE, "flux")
     plain = ImageCall(model="m", prompt="A cat", seed=7, steps=4, response_format="b64_ephemeral")
     body = sent_json(SERVER.image.request(plain, offer))
-    assert body == {"model": "flux", "prompt": "A cat", "seed": 7, "steps": 4, "response_format": "b64_json"}
+    steps = {"steps": 4, "num_inference_steps": 4}
+    assert body == {"model": "flux", "prompt": "A cat", "seed": 7, **steps, "response_format": "b64_json"}
+    linked = ImageCall(model="m", prompt="A cat", response_format="url")
+    assert sent_json(SERVER.image.request(linked, offer))["response_format"] == "b64_json"
+    refusing = make_offer(Operation.IMAGE, "flux", options={"refuses": ["response_format"]})
+    assert "response_format" not in sent_json(SERVER.image.request(linked, refusing))
     edit = ImageCall(model="m", prompt="A dog", images=(Media(kind="image", data=b"\x89PNG"),))
     assert sent_form(SERVER.image.request(edit, offer))["image"] == [b"\x89PNG"]
+
+
+def test_a_clip_is_a_form_with_all_that_servers_of_diffusion_models_know() -> None:
+    assert SERVER.video is not None
+    call = VideoCall(
+        model="m",
+        prompt="A cat",
+        width=1280,
+        height=720,
+        seconds="5",
+        fps=16,
+        steps=40,
+        seed=7,
+        guidance_scale=4.5,
+        negative_prompt="dogs",
+        options={"num_inference_steps": 20, "unheard_of": 1},
+    )
+    assert sent_form(SERVER.video.submit(call, make_offer(Operation.VIDEO, "wan"))) == {
+        "model": [b"wan"],
+        "prompt": [b"A cat"],
+        "size": [b"1280x720"],
+        "seconds": [b"5"],
+        "fps": [b"16"],
+        "steps": [b"40"],
+        "num_inference_steps": [b"20"],
+        "seed": [b"7"],
+        "guidance_scale": [b"4.5"],
+        "negative_prompt": [b"dogs"],
+    }
+    picture = Media(kind="image", data=b"\x89PNG", media_type="image/png")
+    begun = VideoCall(model="m", prompt="A cat", frames=(Frame(media=picture),))
+    assert sent_form(SERVER.video.submit(begun, make_offer(Operation.VIDEO, "wan")))["input_reference"] == [b"\x89PNG"]
+    with pytest.raises(InvalidRequest):
+        SERVER.video.submit(VideoCall(model="m", prompt="A cat", width=1280), make_offer(Operation.VIDEO, "wan"))
