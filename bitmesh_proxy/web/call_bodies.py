@@ -19,6 +19,8 @@ from bitmesh_proxy.web.multipart import Form, UploadedFile
 from bitmesh_proxy.web.received import Received, receive
 
 FileKind = Literal["image", "audio"]
+#: How much of a name that a caller has made up an error says.
+MAX_PARAM_CHARACTERS = 64
 
 
 async def received_of(request: web.Request) -> Received:
@@ -58,19 +60,35 @@ async def digest_of(request: web.Request) -> bytes:
     return digest.digest()
 
 
-async def _form_object(form: Form, fields: Fields, kind: FileKind, limits: Uploads) -> JsonObject:
-    most_files = limits.max_images + 1  # and a mask
-    if len(form.files) > most_files:
-        raise InvalidRequest(f"Too many files: {len(form.files)}, and at most {most_files} are taken.", param=kind)
-    most_bytes = limits.max_image_bytes if kind == "image" else limits.max_audio_bytes
-    files = [(each.name, await _media_of(each, kind, most_bytes)) for each in form.files]
-    return body_of_form(form.fields, files, fields)
+async def read_files(form: Form, limits: Uploads, *, max_bytes: int) -> list[tuple[UploadedFile, bytes]]:
+    """The files of a form with what is in them, each of ``max_bytes`` at most.
+
+    Raises InvalidRequest for too many files, or an empty one, and BodyTooLarge.
+    """
+    most = limits.max_images + 1  # and a mask
+    if len(form.files) > most:
+        message = f"Too many files: {len(form.files)}, and at most {most} are taken."
+        raise InvalidRequest(message, param=_param_of(form.files[most]))
+    return [(file, await _read(file, max_bytes)) for file in form.files]
 
 
-async def _media_of(file: UploadedFile, kind: FileKind, most_bytes: int) -> Media:
-    param = file.name.removesuffix("[]")
-    if file.size_bytes > most_bytes:
-        raise BodyTooLarge(f"'{param}' has {file.size_bytes} bytes; at most {most_bytes} are taken.", param=param)
+async def _read(file: UploadedFile, max_bytes: int) -> bytes:
+    param = _param_of(file)
+    if file.size_bytes > max_bytes:
+        raise BodyTooLarge(f"'{param}' has {file.size_bytes} bytes; at most {max_bytes} are taken.", param=param)
     if not file.size_bytes:
         raise InvalidRequest(f"Invalid '{param}': the file is empty.", param=param)
-    return Media(kind=kind, data=await file.read(), name=file.filename)
+    return await file.read()
+
+
+def _param_of(file: UploadedFile) -> str:
+    return file.name.removesuffix("[]")[:MAX_PARAM_CHARACTERS]
+
+
+async def _form_object(form: Form, fields: Fields, kind: FileKind, limits: Uploads) -> JsonObject:
+    max_bytes = limits.max_image_bytes if kind == "image" else limits.max_audio_bytes
+    files = [
+        (file.name, Media(kind=kind, data=data, name=file.filename))
+        for file, data in await read_files(form, limits, max_bytes=max_bytes)
+    ]
+    return body_of_form(form.fields, files, fields)

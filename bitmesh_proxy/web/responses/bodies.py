@@ -15,11 +15,12 @@ from bitmesh_proxy import keys
 from bitmesh_proxy.context import Surface
 from bitmesh_proxy.endpoints.responses.form_body import FormFile, body_of_form
 from bitmesh_proxy.endpoints.responses.request import Vocabulary, vocabulary_of, vocabulary_of_start
-from bitmesh_proxy.errors import BodyTooLarge, InvalidRequest
+from bitmesh_proxy.errors import InvalidRequest
 from bitmesh_proxy.media.sniff import SNIFF_BYTES, sniff
 from bitmesh_proxy.settings import Uploads
 from bitmesh_proxy.web.bodies import check_encoding, read_body
-from bitmesh_proxy.web.multipart import Form, UploadedFile
+from bitmesh_proxy.web.call_bodies import read_files
+from bitmesh_proxy.web.multipart import Form
 from bitmesh_proxy.web.received import Received, receive
 
 URL_ENCODED = "application/x-www-form-urlencoded"
@@ -83,20 +84,11 @@ def _of_pairs(raw: bytes, *, max_depth: int) -> dict[str, Any]:
 
 
 async def _of_form(form: Form, limits: Uploads, *, max_depth: int) -> dict[str, Any]:
-    most = limits.max_images + 1  # and a mask
-    if len(form.files) > most:
-        raise InvalidRequest(f"Too many files: {len(form.files)}, and at most {most} are taken.", param="image")
-    files = [await _read(each, limits) for each in form.files]
+    max_bytes = max(limits.max_image_bytes, limits.max_audio_bytes)
+    files = [
+        FormFile(name=file.name, filename=file.filename, data=data, media_type=sniff(data[:SNIFF_BYTES]))
+        for file, data in await read_files(form, limits, max_bytes=max_bytes)
+    ]
     if sum(len(file.data) for file in files) > THREAD_BYTES:
         return await asyncio.to_thread(body_of_form, form.fields, files, max_depth=max_depth)
     return body_of_form(form.fields, files, max_depth=max_depth)
-
-
-async def _read(file: UploadedFile, limits: Uploads) -> FormFile:
-    most_bytes = max(limits.max_image_bytes, limits.max_audio_bytes)
-    if file.size_bytes > most_bytes:
-        raise BodyTooLarge(f"'{file.name[:64]}' has {file.size_bytes} bytes; at most {most_bytes} are taken.")
-    if not file.size_bytes:
-        raise InvalidRequest("The file is empty.", param=file.name[:64])
-    data = await file.read()
-    return FormFile(name=file.name, filename=file.filename, data=data, media_type=sniff(data[:SNIFF_BYTES]))

@@ -47,18 +47,19 @@ async def test_files_have_their_limits(tmp_path: Path) -> None:
     limits = {"uploads": {"max_images": 1, "max_image_bytes": 60, "max_audio_bytes": 60}}
     async with running_gateway(tmp_path, limits) as gateway:
 
-        async def upload(*files: bytes) -> int:
+        async def upload(*files: bytes) -> tuple[int, str | None]:
             form = aiohttp.FormData()
             form.add_field("model", IMAGE_MODEL)
             form.add_field("messages", '[{"role": "user", "content": "x"}]')
             for data in files:
                 form.add_field("image", data, filename="a.png")
-            return (await gateway.call("POST", PATH, data=form)).status
+            answer = await gateway.call("POST", PATH, data=form)
+            return answer.status, answer.json["error"]["param"]
 
-        assert await upload(PNG) == 413
-        assert await upload(b"") == 400
-        assert await upload(b"no picture") == 415
-        assert await upload(PNG[:50], PNG[:50], PNG[:50]) == 400
+        assert await upload(PNG) == (413, "image")
+        assert await upload(b"") == (400, "image")
+        assert await upload(b"no picture") == (415, None)
+        assert await upload(PNG[:50], PNG[:50], PNG[:50]) == (400, "image")
         assert gateway.upstream_calls() == []
 
 
