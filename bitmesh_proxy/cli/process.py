@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -21,6 +22,9 @@ from bitmesh_proxy.service_manager import EXTENSION_S
 GC_THRESHOLDS: Final = (20_000, 20, 20)
 #: Connections that wait to be accepted.
 BACKLOG: Final = 1024
+#: Files that a process may have open, as in the systemd unit, and what is too few for some hundreds of streams.
+MANY_FILES: Final = 65_536
+FEW_FILES: Final = 2_048
 #: What is said to a SIGHUP that does not end us.
 HANGUP_ANSWER: Final = "SIGHUP changes nothing: settings, models and prices are read at a start"
 
@@ -47,6 +51,22 @@ def stop_signals() -> tuple[signal.Signals, ...]:
     except OSError:
         return (signal.SIGTERM, signal.SIGINT)
     return (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def allow_many_files() -> int:
+    """Let this process and its children have as many files and connections open as they may; gives how many.
+
+    Each stream takes two. Shells and containers begin with 1,024, and the event loop cuts off callers beyond that
+    without an answer.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed, wanted = (MANY_FILES if each == resource.RLIM_INFINITY else min(each, MANY_FILES) for each in (soft, hard))
+    if allowed >= wanted:
+        return allowed
+    with contextlib.suppress(OSError, ValueError):  # who may not has what was there
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return allowed
 
 
 def settle_memory() -> None:

@@ -19,7 +19,9 @@ from bitmesh_proxy.cli.first_run import welcome
 from bitmesh_proxy.cli.options import EXIT_CONFIG, common_options, fail, on_ignored_variables, settings_of
 from bitmesh_proxy.cli.process import (
     BACKLOG,
+    FEW_FILES,
     HANGUP_ANSWER,
+    allow_many_files,
     beating,
     loop_factory,
     settle_memory,
@@ -68,6 +70,10 @@ def serve(
     set_up_logs(settings.logging)
     for sentence in on_ignored_variables(settings):
         log.warning(sentence)
+    if (files := allow_many_files()) < FEW_FILES:
+        log.warning(
+            "only %d files may be open (ulimit -n), and each stream takes two: callers beyond are cut off", files
+        )
     try:
         if settings.http.workers > 1:
             from bitmesh_proxy.cli.workers import supervise  # one process need not load what several need

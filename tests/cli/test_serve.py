@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pty
+import resource
 import signal
 import socket
 import sqlite3
@@ -13,6 +14,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from bitmesh_proxy.cli.process import MANY_FILES
 from tests.first_start import make_older_database
 from tests.journeys.processes import PATIENTLY, run, serving
 
@@ -120,6 +122,16 @@ async def test_a_variable_that_sets_nothing_is_named_once(tmp_path: Path, worker
         assert await served.ended() == 0
         assert served.text().count("BITMESH_HTTP_WORKERS in the environment is not a setting") == 1
         assert served.text().count("BITMESH_HTTP__WORKERS") == 1
+
+
+async def test_it_takes_as_many_files_as_it_may_have(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        async with serving(tmp_path / "data") as served:
+            assert resource.prlimit(served.process.pid, resource.RLIMIT_NOFILE) == (min(hard, MANY_FILES), hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_the_second_start_makes_no_second_account(tmp_path: Path) -> None:
