@@ -35,6 +35,7 @@ from bitmesh_proxy.logs import ACCESS, cause_of
 from bitmesh_proxy.web.cross_origin import answer_options
 from bitmesh_proxy.web.error_formats import render_error
 from bitmesh_proxy.web.forwarded import public_base_url
+from bitmesh_proxy.web.replies import SERVER
 from bitmesh_proxy.web.request_ids import make_request_id
 from bitmesh_proxy.web.route import Access, route_of
 
@@ -190,7 +191,8 @@ MIDDLEWARES = (request_state, access_line, render_errors, limit_address, authent
 
 
 async def add_common_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Every answer names its request; limited ones say how much is left."""
+    """Every answer names its request and who answers; limited ones say how much is left."""
+    response.headers["Server"] = SERVER  # in place of aiohttp's
     state = request.get(keys.STATE)
     if state is None:
         return

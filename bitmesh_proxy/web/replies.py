@@ -8,12 +8,16 @@ no turn of the event loop for a piece.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
+from typing import Final
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
 from bitmesh_proxy.awaitables import Deferred
 from bitmesh_proxy.errors import CallerLeft
+
+#: Who answers (``Server``). Versions would be of use to nobody but those who look for faults in them.
+SERVER: Final = "bitmesh-proxy"
 
 
 class HttpReply:

@@ -17,6 +17,7 @@ from aiohttp.web_protocol import RequestHandler
 from bitmesh_proxy.context import Surface
 from bitmesh_proxy.errors import ExpectationFailed, GatewayError, InvalidRequest
 from bitmesh_proxy.web.error_formats import render_error
+from bitmesh_proxy.web.replies import SERVER
 from bitmesh_proxy.web.request_ids import make_request_id
 from bitmesh_proxy.web.route import route_of
 
@@ -42,6 +43,7 @@ class JsonRefusals(RequestHandler):
             raise exc
         answer = super().handle_error(request, status, exc, message)
         if not isinstance(exc, HttpProcessingError):
+            answer.headers["Server"] = SERVER
             return answer
         if isinstance(exc, LineTooLong):
             error = InvalidRequest("The request's address or one of its headers is too long.")
@@ -61,6 +63,6 @@ class JsonRefusals(RequestHandler):
 
 def _refusal(error: GatewayError, surface: Surface) -> web.Response:
     rendered = render_error(error, surface, make_request_id())
-    refusal = web.Response(status=rendered.status, headers=rendered.headers, body=rendered.body)
+    refusal = web.Response(status=rendered.status, headers={**rendered.headers, "Server": SERVER}, body=rendered.body)
     refusal.force_close()
     return refusal

@@ -70,6 +70,20 @@ async def test_a_streamed_chat_arrives_byte_for_byte(gateway: Gateway, path: str
     await gateway.check_books()
 
 
+@pytest.mark.both_ways
+async def test_answers_name_the_program_and_no_versions(gateway: Gateway) -> None:
+    """Of it, or of what it is made of."""
+    for answer in (
+        await gateway.post("/chat", chat()),
+        await gateway.post("/chat", chat(stream=True)),
+        await gateway.post("/chat", {}),
+        await gateway.post("/image", image()),
+        await gateway.get("/nowhere"),
+        await gateway.get("/health"),
+    ):
+        assert answer.headers["Server"] == "bitmesh-proxy"
+
+
 async def test_a_picture_is_served_under_our_own_address(gateway: Gateway) -> None:
     answer = await gateway.post("/image", image(n=2))
     assert answer.status == 200

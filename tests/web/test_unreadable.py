@@ -55,6 +55,7 @@ async def test_what_cannot_be_read_is_refused_in_json(gateway: Gateway, request_
         assert words in answer.json["error"]
         assert SECRET not in answer.body.decode()
         assert (answer.get("X-Request-Id") or "").startswith("req_")
+        assert answer.get("Server") == "bitmesh-proxy"
         assert await caller.is_closed_by_gateway()
 
 

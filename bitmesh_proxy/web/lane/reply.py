@@ -11,13 +11,13 @@ from time import time
 from typing import Final, Protocol
 
 from aiohttp.helpers import rfc822_formatted_time
-from aiohttp.http import SERVER_SOFTWARE
 from msgspec import Struct
 
 from bitmesh_proxy.errors import CallerLeft, InternalError
 from bitmesh_proxy.limits.base import Passed, lines_of, snapshots_of
 from bitmesh_proxy.limits.headers import rate_limit_headers
 from bitmesh_proxy.upstream.reply import STREAM_HEADERS
+from bitmesh_proxy.web.replies import SERVER
 
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
 CHUNKS_END: Final = b"0\r\n\r\n"
@@ -57,7 +57,7 @@ class _Moment:
     def next(self) -> str:
         """The lines of this second."""
         self.second = int(time())
-        self.lines = f"Date: {rfc822_formatted_time()}\r\nServer: {SERVER_SOFTWARE}\r\n"
+        self.lines = f"Date: {rfc822_formatted_time()}\r\nServer: {SERVER}\r\n"
         return self.lines
 
 
