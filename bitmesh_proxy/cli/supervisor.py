@@ -158,7 +158,14 @@ class Supervisor:
 
     def _turn(self, timeout_s: float | None) -> list[Child]:
         """Wait until something happens, and take note of it. Gives the children that have ended."""
-        for key, _ in self._selector.select(timeout_s):
+        began_s = self._clock()
+        happened = self._selector.select(timeout_s)
+        if timeout_s is not None:
+            # Where we were not let on (a container or a machine that was paused), children were not, or were not heard.
+            overslept_s = max(0.0, self._clock() - began_s - timeout_s)
+            for child in self._children:
+                child.heard_s += overslept_s
+        for key, _ in happened:
             if key.data is None:
                 self._woken.recv(4096)
             else:

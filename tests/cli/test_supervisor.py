@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent.parent
 #: Children that say their name and number and do nothing until they are told to end. Those that are named in the
 #: arguments end at their start.
 SCRIPT = """
-import logging, os, select, signal, sys
+import logging, os, select, signal, sys, time
 from functools import partial
 from bitmesh_proxy import service_manager
 from bitmesh_proxy.cli.children import BEAT, READY, WELCOME, Child
@@ -56,6 +56,8 @@ def run(name, lines):
     say(name, "ends")
     return 0
 
+leaps_s = []  # the clock goes on while this process does not
+signal.signal(signal.SIGUSR1, lambda number, frame: leaps_s.append(3600.0))
 logging.basicConfig(stream=sys.stdout, format="log %(message)s", level="INFO")
 interval_s = service_manager.watchdog_interval_s()
 def child(name, seat=None):
@@ -67,6 +69,7 @@ supervisor = Supervisor(
     on_death=lambda child: say("dead", child.name),
     watchdog_interval_s=interval_s,
     stop_patience_s=float(os.environ.get("STOP_PATIENCE_S", 60)),
+    clock=lambda: time.monotonic() + sum(leaps_s),
 )
 sys.exit(supervisor.run())
 """
@@ -197,6 +200,21 @@ def test_one_that_stands_still_is_killed_and_replaced(tmp_path: Path) -> None:
         while told[-1] == b"WATCHDOG=1":
             told.append(manager.recv(100))
         assert told[-1] == b"STOPPING=1"
+
+
+def test_who_was_paused_with_all_its_children_takes_none_for_dead(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(30)
+        env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "60000000"}
+        with supervised(env=env) as running:
+            running.until("one is told to welcome")
+            assert manager.recv(100) == b"READY=1\nSTATUS=2 workers"
+            running.process.send_signal(signal.SIGUSR1)
+            assert manager.recv(100) == b"WATCHDOG=1"
+            running.process.send_signal(signal.SIGTERM)
+            assert [line for line in running.rest() if "stood still" in line or line.endswith("again")] == []
+            assert running.process.wait() == 0
 
 
 def test_for_one_whose_start_goes_on_more_time_is_asked(tmp_path: Path) -> None:
