@@ -13,21 +13,13 @@ from bitmesh_proxy.calls import ChatCall, JsonObject
 from bitmesh_proxy.context import Caller, Surface
 from bitmesh_proxy.endpoints.endpoint import Endpoint
 from bitmesh_proxy.endpoints.openai_chat_answers import ChunkRenderer, render_chat
-from bitmesh_proxy.endpoints.openai_fields import model_of
+from bitmesh_proxy.endpoints.openai_fields import is_integer, is_number, model_of
 from bitmesh_proxy.errors import InvalidRequest, MissingParameter
 
 _ROLES: Final = frozenset(("system", "developer", "user", "assistant", "tool", "function"))
 #: Fields with a place of their own, and those that have no say.
 _NO_OPTIONS: Final = frozenset(("model", "messages", "stream", "test"))
 _MAX_MESSAGES: Final = 10_000
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _strings(value: object) -> bool:
@@ -42,16 +34,16 @@ def _objects(value: object) -> bool:
 _FIELDS: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
     "stream": ("a boolean", lambda value: isinstance(value, bool)),
     "stream_options": ("an object", lambda value: isinstance(value, dict)),
-    "temperature": ("a number from 0 to 2", lambda value: _number(value) and 0 <= value <= 2),
-    "top_p": ("a number from 0 to 1", lambda value: _number(value) and 0 <= value <= 1),
-    "frequency_penalty": ("a number from -2 to 2", lambda value: _number(value) and -2 <= value <= 2),
-    "presence_penalty": ("a number from -2 to 2", lambda value: _number(value) and -2 <= value <= 2),
-    "n": ("an integer from 1 to 128", lambda value: _integer(value) and 1 <= value <= 128),
-    "max_tokens": ("an integer of at least 1", lambda value: _integer(value) and value >= 1),
-    "max_completion_tokens": ("an integer of at least 1", lambda value: _integer(value) and value >= 1),
-    "seed": ("an integer", _integer),
+    "temperature": ("a number from 0 to 2", lambda value: is_number(value) and 0 <= value <= 2),
+    "top_p": ("a number from 0 to 1", lambda value: is_number(value) and 0 <= value <= 1),
+    "frequency_penalty": ("a number from -2 to 2", lambda value: is_number(value) and -2 <= value <= 2),
+    "presence_penalty": ("a number from -2 to 2", lambda value: is_number(value) and -2 <= value <= 2),
+    "n": ("an integer from 1 to 128", lambda value: is_integer(value) and 1 <= value <= 128),
+    "max_tokens": ("an integer of at least 1", lambda value: is_integer(value) and value >= 1),
+    "max_completion_tokens": ("an integer of at least 1", lambda value: is_integer(value) and value >= 1),
+    "seed": ("an integer", is_integer),
     "logprobs": ("a boolean", lambda value: isinstance(value, bool)),
-    "top_logprobs": ("an integer from 0 to 20", lambda value: _integer(value) and 0 <= value <= 20),
+    "top_logprobs": ("an integer from 0 to 20", lambda value: is_integer(value) and 0 <= value <= 20),
     "stop": ("a string or a list of strings", _strings),
     "tools": ("a list of objects", _objects),
     "response_format": ("an object", lambda value: isinstance(value, dict)),
