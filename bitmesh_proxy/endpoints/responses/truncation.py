@@ -14,6 +14,7 @@ from bitmesh_proxy.calls import JsonObject
 from bitmesh_proxy.endpoints.responses.items import GIVEN, OUTPUTS
 from bitmesh_proxy.errors import ContextLengthExceeded
 
+#: About four characters of English are a token (OpenAI's rule of thumb).
 CHARACTERS_PER_TOKEN: Final = 4
 #: No language has so many characters in a token on average: what is too long by this measure is too long.
 CHARACTERS_PER_TOKEN_AT_MOST: Final = 8

@@ -40,9 +40,8 @@ from bitmesh_proxy.endpoints.responses.media_parts import caption, logprob, outp
 from bitmesh_proxy.endpoints.responses.open_item import ItemKind, OpenItem, PartKind, no_obfuscation
 from bitmesh_proxy.endpoints.responses.request import ResponseRequest, Vocabulary
 from bitmesh_proxy.endpoints.responses.resource import Cost, ResponseState, render_response, render_usage
+from bitmesh_proxy.endpoints.responses.truncation import CHARACTERS_PER_TOKEN
 
-#: About four characters of English are a token (OpenAI's rule of thumb), for answers whose usage nobody named.
-CHARACTERS_PER_TOKEN: Final = 4
 #: A delta and its padding together are a multiple of this many characters.
 OBFUSCATION_BLOCK: Final = 16
 
@@ -410,6 +409,7 @@ class EventWriter:
         return self._random_text(OBFUSCATION_BLOCK - len(delta) % OBFUSCATION_BLOCK)
 
     def _estimate(self) -> Usage:
+        """For answers whose usage nobody named."""
         return Usage(
             input_tokens=-(-self._input_characters // CHARACTERS_PER_TOKEN),
             output_tokens=-(-self._output_characters // CHARACTERS_PER_TOKEN),
