@@ -11,7 +11,7 @@ from aiohttp import web
 from bitmesh_proxy import keys
 from bitmesh_proxy.context import Surface
 from bitmesh_proxy.endpoints.models import ModelList, parse_query
-from bitmesh_proxy.web.route import Access, Route
+from bitmesh_proxy.web.route import OPENAI_PREFIXES, Access, Route
 
 
 class ListedModels:
@@ -57,7 +57,7 @@ def routes() -> list[Route]:
             surface=Surface.OPENAI,
             access=Access.PUBLIC,
         )
-        for prefix in ("/v1", "/v1/openai")
+        for prefix in OPENAI_PREFIXES
         for path, handler in (("/models", handle_models), ("/models/{id:.+}", handle_model))
     ]
 

@@ -16,11 +16,8 @@ from bitmesh_proxy.errors import UnsupportedParameter
 from bitmesh_proxy.web.call_bodies import read_call_body
 from bitmesh_proxy.web.held_open import WholeReply, answer_held_open
 from bitmesh_proxy.web.replies import HttpReply
-from bitmesh_proxy.web.route import HttpHandler, Route
+from bitmesh_proxy.web.route import LEGACY_PREFIX, OPENAI_PREFIXES, HttpHandler, Route
 from bitmesh_proxy.web.serve_call import call_handler, serve_call
-
-LEGACY_PREFIX = "/v1/openai"
-PREFIXES = ("/v1", LEGACY_PREFIX)
 
 
 def pictures_handler(endpoint: Endpoint) -> HttpHandler:
@@ -78,5 +75,5 @@ def routes() -> list[Route]:
             plain_call=openai_chat.COMPLETIONS if path == "/chat/completions" else None,
         )
         for path, handler, name in table
-        for prefix in PREFIXES
+        for prefix in OPENAI_PREFIXES
     ]

@@ -19,10 +19,9 @@ from bitmesh_proxy.money import ZERO, format_usd
 from bitmesh_proxy.storage.jobs import Job
 from bitmesh_proxy.storage.ledger import LedgerRow, LedgerStore
 from bitmesh_proxy.web.held_open import WholeReply, answer_held_open
-from bitmesh_proxy.web.route import HttpHandler, Route
+from bitmesh_proxy.web.route import OPENAI_PREFIXES, HttpHandler, Route
 from bitmesh_proxy.web.serve_call import call_handler, caller_of, query_of, serve_call
 
-PREFIXES = ("/v1", "/v1/openai")
 DEFAULT_PAGE = 20
 MAX_PAGE = 100
 
@@ -148,7 +147,7 @@ def routes() -> list[Route]:
     return [
         Route(method=method, path=prefix + path, handler=handler, name=name, surface=Surface.OPENAI)
         for method, path, handler, name in table
-        for prefix in PREFIXES
+        for prefix in OPENAI_PREFIXES
     ]
 
 

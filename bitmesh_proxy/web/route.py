@@ -5,12 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 from aiohttp import web
 
 from bitmesh_proxy.context import Surface
 from bitmesh_proxy.endpoints.endpoint import Endpoint
+
+#: Where the older gateway had OpenAI's routes.
+LEGACY_PREFIX: Final = "/v1/openai"
+#: Where OpenAI's routes are.
+OPENAI_PREFIXES: Final = ("/v1", LEGACY_PREFIX)
 
 HttpHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SurfaceOf = Callable[[web.Request], Awaitable[Surface]]

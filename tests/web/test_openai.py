@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from bitmesh_proxy.context import Surface
-from bitmesh_proxy.web.openai import PREFIXES, routes
-from bitmesh_proxy.web.route import Access
+from bitmesh_proxy.web.openai import routes
+from bitmesh_proxy.web.route import OPENAI_PREFIXES, Access
 from tests.journeys.gateway import IMAGE_MODEL, running_gateway
 
 
 def test_every_route_stands_under_both_prefixes_and_needs_a_key() -> None:
     table = routes()
     paths = {route.path for route in table}
-    for prefix in PREFIXES:
+    for prefix in OPENAI_PREFIXES:
         for path in ("chat/completions", "embeddings", "moderations", "audio/speech", "audio/transcriptions"):
             assert f"{prefix}/{path}" in paths
         for path in ("images/generations", "images/edits", "images/variations"):
