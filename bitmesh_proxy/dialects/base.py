@@ -148,6 +148,8 @@ class VideoDialect(msgspec.Struct, frozen=True, kw_only=True):
     There is no cancel, as no protocol here has one: Together, Runware and Google document neither that nor a delete,
     and OpenAI's ``DELETE`` is for a clip that is completed or failed. So a clip that nobody wants any more is made to
     its end, and is charged.
+    ``names_job``: where a provider tells of a job's failure with an error status, whether such an answer (its JSON)
+    speaks of this job; any other refused question says nothing about it.
     """
 
     submit: Callable[[VideoCall, Offer], UpstreamRequest]
@@ -155,6 +157,7 @@ class VideoDialect(msgspec.Struct, frozen=True, kw_only=True):
     poll: Callable[[str, Offer], UpstreamRequest]
     read_poll: Callable[[bytes], JobState]
     takes_image_urls: bool = True
+    names_job: Callable[[str, Mapping[str, object]], bool] | None = None
 
 
 class SpeechDialect(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ task types of Runware's Python SDK 1.8.0 (schemas 20261012), read 2026-11.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
@@ -49,6 +50,7 @@ def video_dialect() -> VideoDialect:
         read_submit=_read_submitted,
         poll=_poll_request,
         read_poll=_read_job,
+        names_job=_names_job,
     )
 
 
@@ -208,6 +210,11 @@ def _frame(frame: Frame, name: str, *, is_alone: bool) -> dict[str, Any]:
 
 def _poll_request(provider_job_id: str, _offer: Offer) -> UpstreamRequest:
     return UpstreamRequest(path="", body=orjson.dumps([{"taskType": "getResponse", "taskUUID": provider_job_id}]))
+
+
+def _names_job(provider_job_id: str, answer: Mapping[str, object]) -> bool:
+    """What its own providers say no to may come with their status."""
+    return any(error.get("taskUUID") == provider_job_id for error in objects(answer.get("errors")))
 
 
 def _read_submitted(body: bytes) -> JobState:

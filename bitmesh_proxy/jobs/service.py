@@ -3,9 +3,9 @@
 A job is a row. Whoever wants to know how it is doing, poller or owner, asks the provider through ``poll``, which lets
 only one question per job be under way. The books are closed once, in the same transaction as the row. A question that
 fails says nothing about the job: it is asked again later, and the hold stays (unless, time after time, the answer is
-larger than is taken). Nor is a job done without a clip that can be handed out: its link may come a little after the
-word, and if it does not, the job has failed. So has one, in the end, of which no last word came within
-``jobs.give_up_after_s``, for whatever reason.
+larger than is taken, or an error that names the job). Nor is a job done without a clip that can be handed out: its link
+may come a little after the word, and if it does not, the job has failed. So has one, in the end, of which no last word
+came within ``jobs.give_up_after_s``, for whatever reason.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 #: A job that its provider does not know, or calls done without giving a clip, or answers with more than is taken, or
 #: that is too old, so many polls in a row, is lost.
 LOST_AFTER_REFUSALS = 5
+#: A question refused so may be answered later.
+_PASSING_STATUSES = frozenset({408, 425, 429, 503})
 #: Whoever waits for a job looks at its row at least so often.
 LOOK_AGAIN_S = 1.0
 #: Between the attempts to write a new job's row while the database cannot be written.
@@ -242,9 +244,19 @@ class JobService:
         log.info("a job could not be polled: %s", why, extra={"job_id": job.id, "provider": job.provider})
         if isinstance(error, ProviderRefused) and error.provider_status in (404, 410):
             return await self._refused(job, "job_lost", "The provider does not know this job any more.")
+        if isinstance(error, ProviderRefused) and self._is_about(job, error):
+            return await self._refused(job, error.provider_code or "provider_error", error.message)
         if isinstance(error, UpstreamBroken) and error.is_too_large:
             return await self._refused(job, "answer_too_large", error.message)
         return await self._not_known(job)
+
+    def _is_about(self, job: Job, error: ProviderRefused) -> bool:
+        """Does a refusal speak of the job, rather than of the question or the moment?"""
+        access = self._access.get(job.provider)
+        video = None if access is None else access.provider.video
+        if video is None or video.names_job is None or error.body is None or error.provider_status in _PASSING_STATUSES:
+            return False
+        return video.names_job(job.provider_job_id, error.body)
 
     async def _not_known(self, job: Job, *, refusals: int = 0) -> Job:
         """Note a poll that says nothing; one of too many if the job is too old."""

@@ -272,3 +272,10 @@ def test_how_a_job_fails() -> None:
 def test_a_job_that_nobody_could_ask_for_has_not_begun(body: bytes) -> None:
     with pytest.raises(UpstreamBroken, match="no id"):
         VIDEOS.read_submit(body)
+
+
+def test_an_error_is_about_the_job_that_it_names() -> None:
+    assert VIDEOS.names_job is not None
+    assert VIDEOS.names_job("a", {"errors": [{"code": "x"}, {"code": "invalidProviderContent", "taskUUID": "a"}]})
+    for answer in ({}, {"errors": [{"taskUUID": "b"}]}, {"errors": "a"}, {"error": {"taskUUID": "a"}}):
+        assert not VIDEOS.names_job("a", answer)

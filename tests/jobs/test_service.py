@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import orjson
 import pytest
@@ -105,6 +106,34 @@ async def test_a_job_that_its_provider_does_not_know_so_often_is_lost(room: Room
     row = await room.gateway.last_row()
     assert (row.state, row.outcome, row.charge_nano_usd) == ("released", "job_failed", 0)
     await room.gateway.check_books()
+
+
+@pytest.mark.parametrize(
+    ("status", "is_about_it"), [(400, True), (500, True), (429, False), (503, False), (400, False)]
+)
+async def test_an_error_that_names_the_job_so_often_is_its_end(room: Room, status: int, is_about_it: bool) -> None:
+    job = await room.submit()
+    known = room.gateway.app[keys.ACCESS][job.provider]
+    video = known.provider.video
+    assert video is not None
+    asked: list[str] = []
+
+    def names_job(job_id: str, answer: Mapping[str, object]) -> bool:
+        asked.append(job_id)
+        return is_about_it and "error" in answer
+
+    provider = replace(known.provider, video=replace(video, names_job=names_job))
+    service = service_of(room.gateway, room.clock, access={job.provider: replace(known, provider=provider)})
+    room.gateway.fault(f"status={status}", method="GET", times=LOST_AFTER_REFUSALS)
+    for _ in range(LOST_AFTER_REFUSALS):
+        assert not job.status.is_final
+        job = await service.poll(job)
+    assert job.status.is_final is is_about_it
+    assert set(asked) <= {job.provider_job_id}
+    if is_about_it:
+        row = await room.gateway.last_row()
+        assert (row.state, row.outcome, row.charge_nano_usd) == ("released", "job_failed", 0)
+    await room.gateway.check_books(open_requests=0 if is_about_it else 1)
 
 
 def service_that_hears(room: Room, job: Job, *states: JobState) -> JobService:
