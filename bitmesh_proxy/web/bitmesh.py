@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import orjson
 from aiohttp import web
 
 from bitmesh_proxy import keys
 from bitmesh_proxy.context import Surface
 from bitmesh_proxy.endpoints import bitmesh
+from bitmesh_proxy.web.replies import json_answer
 from bitmesh_proxy.web.route import Route
 from bitmesh_proxy.web.serve_call import call_handler, caller_of
 
@@ -15,7 +15,7 @@ from bitmesh_proxy.web.serve_call import call_handler, caller_of
 async def handle_test(request: web.Request) -> web.StreamResponse:
     """Says that authentication and limits let this caller through."""
     caller_of(request)
-    return _json({"message": "you are the man"})
+    return json_answer({"message": "you are the man"})
 
 
 async def handle_video_status(request: web.Request) -> web.StreamResponse:
@@ -24,11 +24,11 @@ async def handle_video_status(request: web.Request) -> web.StreamResponse:
     jobs = request.app[keys.JOBS]
     job = await jobs.get(caller_of(request).account_id, request.match_info["id"])
     view = await jobs.view(await jobs.refresh(job), public_base_url=state.context.public_base_url)
-    return _json(bitmesh.render_job(view))
+    return json_answer(bitmesh.render_job(view))
 
 
 def routes() -> list[Route]:
-    """Everything in ``bitmesh-api.md`` but the public media."""
+    """All but those of the public media."""
     table = [
         ("GET", "/test", handle_test, "test", None),
         ("POST", "/chat", call_handler(bitmesh.CHAT), "chat", bitmesh.CHAT),
@@ -42,7 +42,3 @@ def routes() -> list[Route]:
         for method, path, handler, name, plain in table
         for prefix in ("", "/v1")
     ]
-
-
-def _json(body: object) -> web.Response:
-    return web.Response(body=orjson.dumps(body), content_type="application/json")

@@ -10,7 +10,6 @@ import datetime
 import time
 from typing import Any, Final
 
-import orjson
 from aiohttp import web
 
 from bitmesh_proxy import keys
@@ -20,6 +19,7 @@ from bitmesh_proxy.money import format_usd
 from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.keys import KeyStore
 from bitmesh_proxy.storage.usage import UsageFilter, UsageReports
+from bitmesh_proxy.web.replies import json_answer
 from bitmesh_proxy.web.route import Route
 from bitmesh_proxy.web.serve_call import caller_of, query_of
 
@@ -32,7 +32,7 @@ async def handle_auth_test(request: web.Request) -> web.StreamResponse:
     account = await AccountStore(request.app[keys.DATABASE]).get(caller_of(request).account_id)
     if account is None:
         raise InternalError("a key without an account")
-    return _json({"success": True, "credits": account.balance_nano_usd // NANO_USD_PER_CREDIT})
+    return json_answer({"success": True, "credits": account.balance_nano_usd // NANO_USD_PER_CREDIT})
 
 
 async def handle_credits(request: web.Request) -> web.StreamResponse:
@@ -53,7 +53,7 @@ async def handle_credits(request: web.Request) -> web.StreamResponse:
     }
     if _WORDS[asked]:
         answer["usage_by_api_key"] = await _by_key(request, account_id)
-    return _json(answer)
+    return json_answer(answer)
 
 
 async def _by_key(request: web.Request, account_id: str) -> list[dict[str, Any]]:
@@ -86,7 +86,3 @@ def routes() -> list[Route]:
         Route(method="POST", path="/v1/auth/test", handler=handle_auth_test, name="auth_test", surface=Surface.OPENAI),
         Route(method="GET", path="/v1/credits", handler=handle_credits, name="credits", surface=Surface.OPENAI),
     ]
-
-
-def _json(body: object) -> web.Response:
-    return web.Response(body=orjson.dumps(body), content_type="application/json")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import orjson
 from aiohttp import web
 
 from bitmesh_proxy import keys
 from bitmesh_proxy.context import Surface
 from bitmesh_proxy.endpoints.models import ModelList, parse_query
+from bitmesh_proxy.web.replies import json_answer
 from bitmesh_proxy.web.route import OPENAI_PREFIXES, Access, Route
 
 
@@ -37,13 +37,13 @@ async def handle_models(request: web.Request) -> web.StreamResponse:
     """The list; its parameters are in ``endpoints.models``."""
     query = parse_query([(name, value) for name, value in request.query.items()])
     models = await request.app[keys.MODELS].get()
-    return _json(models.select(query))
+    return json_answer(models.select(query))
 
 
 async def handle_model(request: web.Request) -> web.StreamResponse:
     """One model, by id or alias; slashes in it may be raw or escaped."""
     models = await request.app[keys.MODELS].get()
-    return _json(models.get(request.match_info["id"]))
+    return json_answer(models.get(request.match_info["id"]))
 
 
 def routes() -> list[Route]:
@@ -60,7 +60,3 @@ def routes() -> list[Route]:
         for prefix in OPENAI_PREFIXES
         for path, handler in (("/models", handle_models), ("/models/{id:.+}", handle_model))
     ]
-
-
-def _json(body: object) -> web.Response:
-    return web.Response(body=orjson.dumps(body), content_type="application/json")

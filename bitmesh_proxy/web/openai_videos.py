@@ -19,6 +19,7 @@ from bitmesh_proxy.money import ZERO, format_usd
 from bitmesh_proxy.storage.jobs import Job
 from bitmesh_proxy.storage.ledger import LedgerRow, LedgerStore
 from bitmesh_proxy.web.held_open import WholeReply, answer_held_open
+from bitmesh_proxy.web.replies import json_answer
 from bitmesh_proxy.web.route import OPENAI_PREFIXES, HttpHandler, Route
 from bitmesh_proxy.web.serve_call import call_handler, caller_of, query_of, serve_call
 
@@ -29,7 +30,7 @@ MAX_PAGE = 100
 async def handle_retrieve(request: web.Request) -> web.StreamResponse:
     """How a clip is doing."""
     jobs = request.app[keys.JOBS]
-    return _json(openai_videos.render_video(await _view(request, await jobs.refresh(await _job(request)))))
+    return json_answer(openai_videos.render_video(await _view(request, await jobs.refresh(await _job(request)))))
 
 
 async def handle_list(request: web.Request) -> web.StreamResponse:
@@ -45,14 +46,14 @@ async def handle_list(request: web.Request) -> web.StreamResponse:
         newest_first=order == "desc",
     )
     views = [await _view(request, job) for job in found[:limit]]
-    return _json(openai_videos.render_list(views, has_more=len(found) > limit))
+    return json_answer(openai_videos.render_list(views, has_more=len(found) > limit))
 
 
 async def handle_delete(request: web.Request) -> web.StreamResponse:
     """Forget a clip that is done: the job and the link to its bytes. The ledger keeps its row."""
     job = await _job(request)
     await request.app[keys.JOBS].delete(job)
-    return _json(openai_videos.render_deleted(job.provider_job_id))
+    return json_answer(openai_videos.render_deleted(job.provider_job_id))
 
 
 async def handle_content(request: web.Request) -> web.StreamResponse:
@@ -149,7 +150,3 @@ def routes() -> list[Route]:
         for method, path, handler, name in table
         for prefix in OPENAI_PREFIXES
     ]
-
-
-def _json(body: object) -> web.Response:
-    return web.Response(body=orjson.dumps(body), content_type="application/json")

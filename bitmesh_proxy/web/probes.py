@@ -9,19 +9,19 @@ import asyncio
 from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
 
-import orjson
 from aiohttp import web
 
 from bitmesh_proxy import __version__, keys
 from bitmesh_proxy.context import Surface
 from bitmesh_proxy.errors import NotFound, Unavailable
 from bitmesh_proxy.metrics import CONTENT_TYPE, load_renderer
+from bitmesh_proxy.web.replies import json_answer
 from bitmesh_proxy.web.route import Access, Route
 
 
 async def handle_health(request: web.Request) -> web.StreamResponse:
     """Alive."""
-    return web.Response(body=orjson.dumps({"status": "ok", "version": __version__}), content_type="application/json")
+    return json_answer({"status": "ok", "version": __version__})
 
 
 async def handle_ready(request: web.Request) -> web.StreamResponse:
@@ -35,8 +35,8 @@ async def handle_ready(request: web.Request) -> web.StreamResponse:
         checks["database"] = exc.message
     checks["accepting"] = "ok" if not app[keys.DRAINING].is_set() else "draining"
     is_ready = all(value == "ok" for value in checks.values())
-    body = orjson.dumps({"status": "ready" if is_ready else "not ready", "checks": checks})
-    return web.Response(status=200 if is_ready else 503, body=body, content_type="application/json")
+    body = {"status": "ready" if is_ready else "not ready", "checks": checks}
+    return json_answer(body, status=200 if is_ready else 503)
 
 
 async def handle_metrics(request: web.Request) -> web.StreamResponse:

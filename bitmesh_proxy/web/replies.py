@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Mapping
 from typing import Final
 
+import orjson
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
@@ -18,6 +19,11 @@ from bitmesh_proxy.errors import CallerLeft
 
 #: Who answers (``Server``). Versions would be of use to nobody but those who look for faults in them.
 SERVER: Final = "bitmesh-proxy"
+
+
+def json_answer(body: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """A whole answer of JSON, for routes that ask no provider."""
+    return web.Response(status=status, headers=headers, body=orjson.dumps(body), content_type="application/json")
 
 
 class HttpReply:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
 
-import orjson
 from aiohttp import web
 from msgspec.structs import replace
 
@@ -20,6 +18,7 @@ from bitmesh_proxy.pipeline import Incoming
 from bitmesh_proxy.storage.responses import StoredResponse
 from bitmesh_proxy.upstream.reply import STREAM_HEADERS
 from bitmesh_proxy.web.call_bodies import digest_of
+from bitmesh_proxy.web.replies import json_answer
 from bitmesh_proxy.web.responses.bodies import read_request_body, surface_of_unread
 from bitmesh_proxy.web.responses.replies import KEEP_ALIVE, MEDIA_GRACE_S, VERSION_HEADERS, HeldReply
 from bitmesh_proxy.web.responses.service import Prepared, Responses
@@ -267,6 +266,5 @@ def _integer(query: Mapping[str, str], name: str, default: int, *, low: int, hig
     return value
 
 
-def _json(body: Any, headers: Mapping[str, str] = VERSION_HEADERS) -> web.Response:
-    headers = {**headers, **VERSION_HEADERS}
-    return web.Response(body=orjson.dumps(body), content_type="application/json", headers=headers)
+def _json(body: object, headers: Mapping[str, str] = VERSION_HEADERS) -> web.Response:
+    return json_answer(body, headers={**headers, **VERSION_HEADERS})
