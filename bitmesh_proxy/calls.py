@@ -95,7 +95,7 @@ class ImageCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VideoCall(msgspec.Struct, frozen=True, kw_only=True):
-    """One clip. ``seconds`` is a decimal string as the contract has it (``"5"``); ``None`` is the model's default."""
+    """One clip. ``seconds`` is a decimal string, as Bitmesh's API has it (``"5"``); ``None`` is the model's default."""
 
     operation: Literal[Operation.VIDEO] = Operation.VIDEO
     model: str
