@@ -170,6 +170,27 @@ async def test_a_web_socket_goes_through_and_other_connections_are_kept(
                 assert await answer.json() == {"connection": None, "keep": True}
 
 
+async def test_a_kept_connection_that_has_ended_costs_nobody_but_a_post_an_answer(tmp_path: Path) -> None:
+    """A service that restarts closes connections on which nginx has just sent a request. A POST may have been heard."""
+    heard: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError):
+            for answer in (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b""):  # only the first is answered
+                heard.append((await reader.readuntil(b"\r\n\r\n")).partition(b" HTTP")[0])
+                writer.write(answer)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server, nginx_before(server.sockets[0].getsockname()[1], tmp_path) as url:
+        async with aiohttp.ClientSession() as client:
+            statuses = []
+            for method, path in (("GET", "/test"), ("GET", "/v1/models"), ("POST", "/chat")):
+                async with client.request(method, url.join(URL(path))) as answer:
+                    statuses.append(answer.status)
+    assert heard == [b"GET /test", b"GET /v1/models", b"GET /v1/models", b"POST /chat"]
+    assert statuses == [200, 200, 502]
+
+
 async def test_while_the_service_is_down_callers_get_json_of_their_own_api(tmp_path: Path) -> None:
     async with nginx_before(free_port(), tmp_path) as url, aiohttp.ClientSession() as client:
         for path in ("chat", "v1/chat", "v1/image/", "v1/video", "v1/video/job-1", "v1/test", "openai/x"):
