@@ -30,6 +30,8 @@ _NOT_IN_EDITS: Final = frozenset({"style"})
 #: Not in the form of an edit, though it is in its JSON.
 _NOT_IN_FORMS: Final = frozenset({"moderation"})
 
+#: The end of the ``type`` of a finished picture's event.
+_FINISHED: Final = b'.completed"'
 _MAX_TAIL_BYTES: Final = 16 * 1024
 
 
@@ -94,10 +96,20 @@ def parse_image_usage(raw: object) -> Usage | None:
 class OpenAIImagesMeter:
     """The ``StreamMeter`` of streamed pictures: one usage for each finished picture, which are added up.
 
-    A picture's event may be megabytes of base64; only the end of an event is looked at, where the usage stands.
+    A picture's event may be megabytes of base64; only the end of an event is looked at, where the usage stands, and all
+    of it for one word that no base64 can hold: some servers name no usage, and the picture is finished all the same.
     """
 
-    __slots__ = ("_cutter", "_images", "_recent", "_usages", "output_characters", "provider_request_id")
+    __slots__ = (
+        "_cutter",
+        "_finished",
+        "_images",
+        "_last",
+        "_recent",
+        "_usages",
+        "output_characters",
+        "provider_request_id",
+    )
 
     def __init__(self) -> None:
         self.output_characters = 0
@@ -105,10 +117,15 @@ class OpenAIImagesMeter:
         self._cutter = EventCutter(_MAX_TAIL_BYTES, overflow=Overflow.KEEP_END)
         self._usages: list[Usage] = []
         self._images = 0
+        self._finished = 0
+        self._last = b""
         self._recent: deque[bytes] = deque(maxlen=2)
 
     def feed(self, data: bytes) -> None:
         """Look at the next bytes of the stream, cut anywhere."""
+        seen = self._last + data
+        self._finished += seen.count(_FINISHED)
+        self._last = seen[-(len(_FINISHED) - 1) :]
         whole = self._cutter.cut(data)
         if not whole:
             return
@@ -123,7 +140,7 @@ class OpenAIImagesMeter:
     def usage(self) -> Usage | None:
         """The figures of all pictures that were finished."""
         if not self._usages:
-            return None
+            return Usage(images=self._finished) if self._finished else None
         # Sums are counts too: no larger than the books can take.
         return Usage(
             input_tokens=token_count(sum(usage.input_tokens for usage in self._usages)),
@@ -137,7 +154,7 @@ class OpenAIImagesMeter:
     @property
     def is_complete(self) -> bool:
         """Was a picture finished? The stream has no other end."""
-        return bool(self._usages)
+        return bool(self._usages) or self._finished > 0
 
     @property
     def error(self) -> str | None:

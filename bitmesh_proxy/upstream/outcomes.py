@@ -9,7 +9,7 @@ from bitmesh_proxy.billing.bill import Bill, Ending, bill_of, hold_of
 from bitmesh_proxy.billing.chat_tariff import ChatTariff, chat_tariff
 from bitmesh_proxy.billing.reservation import Outcome
 from bitmesh_proxy.billing.usage import prompt_size
-from bitmesh_proxy.calls import Call, ChatCall
+from bitmesh_proxy.calls import Call, ChatCall, ImageCall
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.errors import GatewayError, ProviderRefused, Unavailable
 from bitmesh_proxy.money import ZERO, NanoUsd
@@ -88,7 +88,7 @@ class Outcomes:
 
     def accrued(self, call: Call, reservation: Held, progress: Progress) -> Accrued | None:
         """What would be charged if everything stopped now: noted now and then, for the case of a crash."""
-        if not progress.delivered:
+        if not _has_delivered(call, progress):
             return None
         bill = self._bill(call, reservation, progress, outcome=CALLER_LEFT, error=None)
         return Accrued(cost_nano_usd=bill.cost_nano_usd, charge_nano_usd=bill.charge_nano_usd)
@@ -107,6 +107,13 @@ class Outcomes:
         )
 
 
+def _has_delivered(call: Call, progress: Progress) -> bool:
+    """Has the caller got anything to pay for? Of pictures the sketches that come before a finished one are nothing."""
+    if not progress.delivered or isinstance(call, ChatCall):
+        return progress.delivered
+    return not isinstance(call, ImageCall) or progress.reported_usage is not None
+
+
 def ending_of(call: Call, progress: Progress, *, outcome: str, error: GatewayError | None, settings: Billing) -> Ending:
     """How a call ended, as far as the bill depends on it.
 
@@ -117,7 +124,7 @@ def ending_of(call: Call, progress: Progress, *, outcome: str, error: GatewayErr
         return Ending.COMPLETE
     if not progress.sent or isinstance(error, ProviderRefused):
         return Ending.NOTHING
-    if progress.delivered:
+    if _has_delivered(call, progress):
         return Ending.CUT
     if outcome in (CALLER_LEFT, INTERRUPTED) and not isinstance(call, ChatCall) and settings.charge_abandoned_media:
         return Ending.CUT

@@ -153,3 +153,16 @@ def test_a_stream_of_pictures_is_metered_cut_anywhere() -> None:
     assert not meter.is_complete
     meter.feed(b'\n\nevent: error\ndata: {"type":"error","error":{"message":"Blocked"}}\n\n')
     assert meter.error == "Blocked"
+
+
+def test_a_finished_picture_without_usage_is_a_finished_picture() -> None:
+    assert DIALECT.stream_meter is not None
+    sketch = b'data: {"type":"image_edit.partial_image","b64_json":"' + b"AAAA" + b'"}\n\n'
+    finished = sketch.replace(b"partial_image", b"completed")
+    for chunks in ways_to_cut(sketch + finished + finished):
+        meter = DIALECT.stream_meter()
+        meter.feed(sketch)
+        assert (meter.is_complete, meter.usage) == (False, None)
+        for chunk in chunks:
+            meter.feed(chunk)
+        assert (meter.is_complete, meter.usage) == (True, Usage(images=2))

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from bitmesh_proxy.billing.bill import Ending
-from bitmesh_proxy.calls import Call, ChatCall, ImageCall
+from bitmesh_proxy.calls import Call, ChatCall, ImageCall, Usage
 from bitmesh_proxy.errors import (
     GatewayError,
     ProviderRefused,
@@ -64,6 +64,25 @@ def test_how_a_call_ended_decides_what_it_costs_whom(
 ) -> None:
     progress = Progress(sent=sent, delivered=delivered)
     assert ending_of(call, progress, outcome=outcome, error=error, settings=Billing()) is ending
+
+
+@pytest.mark.parametrize(
+    ("usage", "outcome", "error", "ending"),
+    [
+        (None, "upstream_broken", UpstreamBroken("x"), Ending.UNDELIVERED),
+        (None, "provider_error", None, Ending.UNDELIVERED),
+        (None, LEFT, None, Ending.CUT),
+        (Usage(images=1), "upstream_broken", UpstreamBroken("x"), Ending.CUT),
+        (Usage(images=1), LEFT, None, Ending.CUT),
+    ],
+)
+def test_sketches_of_a_picture_that_was_never_finished_are_not_charged(
+    usage: Usage | None, outcome: str, error: GatewayError | None, ending: Ending
+) -> None:
+    progress = Progress(sent=True, delivered=True, usage=usage)
+    assert ending_of(IMAGE, progress, outcome=outcome, error=error, settings=Billing()) is ending
+    outcomes = Outcomes(Billing(), markup_nano=10**9)
+    assert (outcomes.accrued(IMAGE, Plan(hold_nano_usd=NanoUsd(5)), progress) is None) is (usage is None)
 
 
 def test_abandoned_media_are_the_operators_to_pay_by_setting() -> None:
