@@ -89,9 +89,11 @@ def versioned(handler: Handler) -> Handler:
 
 async def message(ask: Ask) -> web.StreamResponse:
     await check(ask)
-    completion = await think(replace(ask, body=as_chat(ask.body)), player=TITLE)
-    choice = completion.choices[0]
     thoughts = _thoughts(ask)
+    chat = as_chat(ask.body)
+    chat["max_tokens"] -= count_tokens(thoughts)  # which count as well
+    completion = await think(replace(ask, body=chat), player=TITLE)
+    choice = completion.choices[0]
     usage = _usage(ask, completion, thoughts)
     if ask.body.get("stream"):
         return await send_events(ask, _events(ask, choice, thoughts, usage), broken=_broken())
@@ -117,10 +119,11 @@ def _end(choice: Choice) -> dict[str, Any]:
 
 
 def _thoughts(ask: Ask) -> str:
-    """What it thinks before it answers; nothing unless thinking is on."""
+    """What it thinks before it answers, as far as the limit goes; nothing unless thinking is on."""
     if (ask.body.get("thinking") or {}).get("type") not in ("enabled", "adaptive"):
         return ""
-    return f"The user said {quote(ask.prompt)}. The sandbox does not think; it only says so."
+    thoughts = f"The user said {quote(ask.prompt)}. The sandbox does not think; it only says so."
+    return "".join(tokenize(thoughts)[: ask.body["max_tokens"]])
 
 
 def _usage(ask: Ask, completion: Completion, thoughts: str) -> dict[str, Any]:
@@ -142,7 +145,8 @@ def _content(ask: Ask, choice: Choice, thoughts: str) -> list[dict[str, Any]]:
     if thoughts:
         content.append({"type": "thinking", "thinking": thoughts, "signature": _signature(thoughts)})
     if choice.tool_call is not None:
-        content.append(_tool_use(ask.stage, choice.tool_call.name, json.loads(choice.tool_call.arguments)))
+        given = {} if choice.finish_reason == "length" else json.loads(choice.tool_call.arguments)
+        content.append(_tool_use(ask.stage, choice.tool_call.name, given))
     elif choice.text:
         content.append({"type": "text", "text": choice.text, "citations": None})
     return content

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any, Literal
 
@@ -111,8 +111,7 @@ def _choice(body: Mapping[str, Any], prompt: str, directives: Directives, *, pla
     material = json.dumps([body["model"], body["messages"], body.get("seed"), index], sort_keys=True)
     rng = random.Random(sha256(material.encode()).digest())  # noqa: S311 (text of a sandbox)
     if (tool := _chosen_tool(body)) is not None:
-        call = _call(tool, prompt, rng)
-        return Choice(tokens=tuple(tokenize(call.arguments)), finish_reason="tool_calls", tool_call=call)
+        return _called(_call(tool, prompt, rng), limit=_limit(body))
     if directives.tokens is not None:
         # All choices together say no more than one may.
         count = min(directives.tokens, MAX_TOKENS // (body.get("n") or 1))
@@ -122,6 +121,15 @@ def _choice(body: Mapping[str, Any], prompt: str, directives: Directives, *, pla
     else:
         tokens = tokenize(compose(_subject(body, prompt), player=player, rng=rng))
     return _ended(tokens, stops=_stops(body), limit=_limit(body))
+
+
+def _called(call: ToolCall, *, limit: int | None) -> Choice:
+    """As far as the limit goes; without its beginning there is no call."""
+    tokens = tuple(tokenize(call.arguments))
+    if limit is None or len(tokens) <= limit:
+        return Choice(tokens=tokens, finish_reason="tool_calls", tool_call=call)
+    begun = replace(call, arguments="".join(tokens[: max(0, limit)])) if limit > 0 else None
+    return Choice(tokens=tokens[: max(0, limit)], finish_reason="length", tool_call=begun)
 
 
 def _subject(body: Mapping[str, Any], prompt: str) -> str:

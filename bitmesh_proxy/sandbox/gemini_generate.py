@@ -97,11 +97,17 @@ async def _content(ask: Ask) -> Content:
 
 async def _text(ask: Ask) -> Content:
     chat = as_chat(ask.body, _model(ask))
+    thoughts, is_shown = _thoughts(ask)
+    if (limit := chat["max_tokens"]) is not None:
+        thoughts = "".join(tokenize(thoughts)[:limit])
+        chat["max_tokens"] = limit - count_tokens(thoughts)  # which count as well
     completion = await think(replace(ask, body=chat), player=TITLE)
     choice = completion.choices[0]
-    thoughts, is_shown = _thoughts(ask)
     parts: list[Part] = [{"text": thoughts, "thought": True}] if is_shown else []
-    parts.append(_call_part(ask, choice) if choice.tool_call is not None else {"text": choice.text})
+    if choice.tool_call is None:
+        parts += [{"text": choice.text}] if choice.text else []
+    elif choice.finish_reason != "length":  # of half a call nothing is said
+        parts.append(_call_part(ask, choice))
     return Content(
         parts=parts,
         tokens={"TEXT": len(choice.tokens)},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -66,7 +67,7 @@ def put_together(answer: Answer) -> dict[str, Any]:
                     field = delta["type"].removesuffix("_delta")
                     block[field] += delta[field]
             case "content_block_stop":
-                if partial:
+                with suppress(json.JSONDecodeError):  # nothing, or a limit has cut it
                     message["content"][event["index"]]["input"] = json.loads(partial)
             case "message_delta":
                 message |= event["delta"]
@@ -95,7 +96,9 @@ async def test_a_whole_message_is_as_published(caller: Caller) -> None:
         ({"max_tokens": 3}, "max_tokens"),
         ({"stop_sequences": ["sandbox"]}, "stop_sequence"),
         ({"tools": [TOOL]}, "tool_use"),
+        ({"tools": [TOOL], "max_tokens": 2}, "max_tokens"),
         ({"thinking": {"type": "adaptive"}}, "end_turn"),
+        ({"thinking": {"type": "adaptive"}, "max_tokens": 3}, "max_tokens"),
     ],
 )
 async def test_a_stream_tells_the_same_as_the_whole(caller: Caller, more: Mapping[str, Any], stop_reason: str) -> None:
@@ -110,6 +113,7 @@ async def test_a_stream_tells_the_same_as_the_whole(caller: Caller, more: Mappin
             block.pop("id", None)
     assert told == whole
     assert whole["stop_reason"] == stop_reason
+    assert whole["usage"]["output_tokens"] <= more.get("max_tokens", 10_000)
     assert whole["stop_sequence"] == ("sandbox" if stop_reason == "stop_sequence" else None)
 
 

@@ -103,6 +103,15 @@ def test_tool_choice_is_obeyed(tool_choice: Any, called: str) -> None:
     assert (call.name, call.is_custom) == (called, called == "note")
 
 
+def test_a_limit_cuts_a_call_too() -> None:
+    whole = ask("Rome", tools=TOOLS).choices[0]
+    cut = ask("Rome", tools=TOOLS, max_tokens=2).choices[0]
+    assert (cut.finish_reason, cut.tokens) == ("length", whole.tokens[:2])
+    assert cut.tool_call is not None
+    assert cut.tool_call.arguments == cut.text
+    assert ask("Rome", tools=TOOLS, max_tokens=len(whole.tokens)).choices[0] == whole
+
+
 def test_no_tool_is_called_when_none_may_be() -> None:
     assert ask(tools=TOOLS, tool_choice="none").choices[0].tool_call is None
     assert ask(tools=[]).choices[0].tool_call is None

@@ -29,6 +29,9 @@ TOOL = {
 }
 
 
+THINKING = {"thinkingBudget": 512, "includeThoughts": True}
+
+
 @pytest.fixture
 async def caller() -> AsyncIterator[Caller]:
     async with calling() as caller:
@@ -74,9 +77,11 @@ def put_together(answer: Answer) -> tuple[list[dict[str, Any]], str, dict[str, A
     [
         ({}, "STOP"),
         ({"generationConfig": {"maxOutputTokens": 3}}, "MAX_TOKENS"),
+        ({"generationConfig": {"maxOutputTokens": 30, "thinkingConfig": THINKING}}, "MAX_TOKENS"),
+        ({"generationConfig": {"maxOutputTokens": 2, "thinkingConfig": THINKING}}, "MAX_TOKENS"),
         ({"generationConfig": {"stopSequences": ["sandbox"]}}, "STOP"),
         ({"tools": [TOOL]}, "STOP"),
-        ({"generationConfig": {"thinkingConfig": {"thinkingBudget": 512, "includeThoughts": True}}}, "STOP"),
+        ({"generationConfig": {"thinkingConfig": THINKING}}, "STOP"),
         ({"systemInstruction": {"parts": [{"text": "Be brief."}]}}, "STOP"),
     ],
 )
@@ -87,8 +92,17 @@ async def test_a_stream_tells_the_same_as_the_whole(caller: Caller, more: Mappin
     assert parts == parts_of(whole)
     assert told_reason == whole.json["candidates"][0]["finishReason"] == reason
     assert usage == whole.json["usageMetadata"]
-    said = usage["candidatesTokenCount"] + usage.get("thoughtsTokenCount", 0)
+    said = usage.get("candidatesTokenCount", 0) + usage.get("thoughtsTokenCount", 0)
     assert usage["totalTokenCount"] == usage["promptTokenCount"] + said
+    assert said <= more.get("generationConfig", {}).get("maxOutputTokens", 10_000)
+
+
+async def test_of_half_a_call_nothing_is_said(caller: Caller) -> None:
+    answer = await ask(caller, tools=[TOOL], generationConfig={"maxOutputTokens": 2})
+    assert_published("gemini", "generate", answer.json)
+    [candidate] = answer.json["candidates"]
+    assert (candidate["finishReason"], candidate.get("content")) == ("MAX_TOKENS", None)
+    assert answer.json["usageMetadata"]["candidatesTokenCount"] == 2
 
 
 async def test_without_sse_a_stream_is_one_array(caller: Caller) -> None:
