@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -40,6 +39,7 @@ from bitmesh_proxy.money import ZERO
 from bitmesh_proxy.pipeline import Incoming
 from bitmesh_proxy.web.bodies import parse_json_object
 from bitmesh_proxy.web.error_formats import render_error
+from bitmesh_proxy.web.request_ids import make_request_id
 from bitmesh_proxy.web.responses.replies import VERSION_HEADERS, SocketReply
 from bitmesh_proxy.web.responses.session import Transport
 
@@ -196,7 +196,7 @@ class _Connection:
         app, state = self._request.app, self._request[keys.STATE]
         context = replace(
             state.context,
-            request_id="req_" + secrets.token_hex(12),
+            request_id=make_request_id(),
             received_at_s=time.time(),
             started_s=time.monotonic(),
         )

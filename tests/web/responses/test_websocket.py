@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bitmesh_proxy import keys
+from bitmesh_proxy.web.request_ids import RequestIds
 from tests.journeys.gateway import CHAT_MODEL, eventually, running_gateway
 
 PATH = "/v1/responses"
@@ -55,3 +56,16 @@ async def test_a_message_may_be_as_large_as_a_body_and_no_larger(tmp_path: Path)
             await connection.send_json({**turn, "input": "x" * 7_000_000})
             await connection.receive(timeout=8)
             assert connection.closed
+
+
+async def test_turns_are_called_as_other_requests_are(tmp_path: Path) -> None:
+    """The time comes first in their ids, so that each belongs at the end of the ledger's index."""
+    async with running_gateway(tmp_path) as gateway:
+        ids = RequestIds()
+        before = ids.make()
+        async with gateway.http.ws_connect(gateway.url + PATH, headers=gateway.bearer) as client:
+            await client.send_json({"type": "response.create", "model": CHAT_MODEL, "input": "Hello"})
+            while (await client.receive_json(timeout=8))["type"] != "response.completed":
+                pass
+        digits = len("req_") + 10
+        assert before[:digits] <= (await gateway.last_row()).request_id[:digits] <= ids.make()[:digits]
