@@ -73,7 +73,7 @@ class _Run(msgspec.Struct):
 class EventWriter:
     """One response. Call ``start``, then ``feed`` as often as there is something, then ``finish`` or ``fail``.
 
-    ``clock`` is Unix time. ``input_characters`` is for an estimate where the provider names no usage.
+    ``clock`` is Unix time. ``input_tokens`` is an estimate, for where the provider names no usage.
     ``random_text`` gives so many random letters, for the padding that a caller may ask for. ``around`` gives what is to
     stand before and behind an event of a type, for ``more_text``. ``tells_errors``: an ``error`` event precedes
     ``response.failed``; without it, that one, which says the same, comes alone.
@@ -87,7 +87,7 @@ class EventWriter:
         created_at_s: float,
         new_id: NewId,
         clock: Callable[[], float],
-        input_characters: int = 0,
+        input_tokens: int = 0,
         random_text: Callable[[int], str] = "x".__mul__,
         around: Callable[[str], tuple[bytes, bytes]] = lambda _: (b"", b""),
         tells_errors: bool = True,
@@ -97,7 +97,7 @@ class EventWriter:
         self._created_at_s = int(created_at_s)
         self._new_id = new_id
         self._clock = clock
-        self._input_characters = input_characters
+        self._input_tokens = input_tokens
         self._random_text = random_text
         self._around = around
         self._tells_errors = tells_errors
@@ -411,7 +411,7 @@ class EventWriter:
     def _estimate(self) -> Usage:
         """For answers whose usage nobody named."""
         return Usage(
-            input_tokens=-(-self._input_characters // CHARACTERS_PER_TOKEN),
+            input_tokens=self._input_tokens,
             output_tokens=-(-self._output_characters // CHARACTERS_PER_TOKEN),
             is_estimated=True,
         )

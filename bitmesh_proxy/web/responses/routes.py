@@ -173,7 +173,7 @@ async def handle_input_tokens(request: web.Request) -> web.StreamResponse:
     body = await read_request_body(request)
     _speak(request, body)
     prepared = await responses.prepare(body, caller_of(request), request[keys.STATE].context)
-    return _json({"object": "response.input_tokens", "input_tokens": responses.estimate(prepared), "estimated": True})
+    return _json({"object": "response.input_tokens", "input_tokens": prepared.input_tokens, "estimated": True})
 
 
 async def handle_compact(request: web.Request) -> web.StreamResponse:

@@ -22,7 +22,7 @@ from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.endpoints.responses.media_calls import call_for
 from bitmesh_proxy.endpoints.responses.request import ResponseRequest, parse_request
 from bitmesh_proxy.endpoints.responses.resource import render_items
-from bitmesh_proxy.endpoints.responses.truncation import estimate_tokens, fit
+from bitmesh_proxy.endpoints.responses.truncation import CHARACTERS_PER_TOKEN, estimate_tokens, fit
 from bitmesh_proxy.errors import InvalidRequest, NotFound, ProviderRefused
 from bitmesh_proxy.jobs.service import JobService
 from bitmesh_proxy.media.results import MediaResults
@@ -42,12 +42,12 @@ _NOT_KEPT = frozenset(("input", "messages", "image", "images", "mask", "previous
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
-    """A request with its conversation and the call that it becomes."""
+    """A request with its conversation and the call that it becomes. ``input_tokens`` is an estimate."""
 
     request: ResponseRequest
     call: Call
     conversation: Conversation
-    input_characters: int
+    input_tokens: int
     asked: Mapping[str, Any]
 
     @property
@@ -107,7 +107,7 @@ class Responses:
             everything,
             context_tokens=model.context_tokens,
             is_auto=request.truncation == "auto",
-            reserved_tokens=(request.max_output_tokens or 0) + len(request.instructions or "") // 4,
+            reserved_tokens=(request.max_output_tokens or 0) + len(request.instructions or "") // CHARACTERS_PER_TOKEN,
             param=request.input_name,
         )
         # What was cut off is cut off the context first.
@@ -117,7 +117,7 @@ class Responses:
             request=conversation.request,
             call=call_for(called, model.operation, shown[:cut]),
             conversation=conversation,
-            input_characters=estimate_tokens(shown, instructions=request.instructions) * 4,
+            input_tokens=estimate_tokens(shown, instructions=request.instructions),
             asked={name: value for name, value in body.items() if name not in _NOT_KEPT} | {"model": request.model},
         )
 
@@ -133,14 +133,10 @@ class Responses:
             store=self.store,
             instance=self._instance,
             transport=transport,
-            input_characters=prepared.input_characters,
+            input_tokens=prepared.input_tokens,
             asked=prepared.asked,
             clock=self._clock,
         )
-
-    def estimate(self, prepared: Prepared) -> int:
-        """About how many tokens the input is."""
-        return prepared.input_characters // 4
 
     # ------------------------------------------------------------ through it
 

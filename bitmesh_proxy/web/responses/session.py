@@ -92,7 +92,7 @@ class ResponseSession:
         store: ResponseStore,
         instance: int,
         transport: Transport,
-        input_characters: int = 0,
+        input_tokens: int = 0,
         asked: JsonObject | None = None,
         response_id: str | None = None,
         created_at_s: float | None = None,
@@ -108,7 +108,7 @@ class ResponseSession:
         self.job_id: str | None = None
         self._store = store
         self._instance = instance
-        self._input_characters = input_characters
+        self._input_tokens = input_tokens
         self._asked = asked or {}
         self._created_at_s = context.received_at_s if created_at_s is None else created_at_s
         self._clock = clock
@@ -300,7 +300,7 @@ class ResponseSession:
             created_at_s=self._created_at_s,
             new_id=new_id,
             clock=self._clock,
-            input_characters=self._input_characters,
+            input_tokens=self._input_tokens,
             random_text=random_letters,
             around=around_sse if self.transport is Transport.SSE else around_line,
             # A client of a WebSocket takes the first ``error`` for the end of its turn.

@@ -39,7 +39,7 @@ def a_writer(request: ResponseRequest | None = None, *, created_at_s: float = CR
         created_at_s=created_at_s,
         new_id=counted_ids(),
         clock=lambda: created_at_s + 2,
-        input_characters=5,
+        input_tokens=2,
     )
 
 

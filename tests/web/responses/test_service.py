@@ -25,7 +25,7 @@ async def test_a_call_fits_its_model(tmp_path: Path) -> None:
         picture = await responses.prepare({"model": IMAGE_MODEL, "input": "x"}, CALLER, CONTEXT)
         assert isinstance(chat.call, ChatCall)
         assert isinstance(picture.call, ImageCall)
-        assert responses.estimate(chat) == 10
+        assert chat.input_tokens == 10
         assert [item["content"][0]["text"] for item in chat.items] == ["x" * 40]
         with pytest.raises(ModelNotFound):
             await responses.prepare({"model": "no/such", "input": "x"}, CALLER, CONTEXT)
