@@ -15,7 +15,6 @@ from tests.journeys.gateway import CHAT_MODEL, IMAGE_MODEL, Gateway, chat
 pytestmark = pytest.mark.journey
 
 PREFIXES = ("/v1", "/v1/openai")
-PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
 def events_of(body: bytes) -> list[dict[str, Any]]:

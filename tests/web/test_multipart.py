@@ -6,7 +6,7 @@ import asyncio
 import io
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ LIMITS = FormLimits(
     max_fields_bytes=150_000,
     memory_file_bytes=64 * 1024,
 )
-Look = Callable[[Form], Awaitable[Any]]
 
 
 class Forms:
