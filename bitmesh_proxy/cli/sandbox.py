@@ -7,6 +7,8 @@ import signal
 
 import click
 
+from bitmesh_proxy.cli.options import fail
+
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
@@ -50,7 +52,7 @@ async def _run(host: str, port: int, *, token_interval_ms: int, job_duration_s: 
             for play in PLAYS:
                 click.echo(f"  {play.name:<12} {running.url}/{play.name}")
             await stop.wait()
-    except UnicodeError as exc:
-        raise click.ClickException(f"cannot listen on {host}:{port}: that is no name of a host") from exc
+    except UnicodeError:
+        fail(f"cannot listen on {host}:{port}: that is no name of a host")
     except OSError as exc:
-        raise click.ClickException(f"cannot listen on {host}:{port}: {exc.strerror or exc}") from exc
+        fail(f"cannot listen on {host}:{port}: {exc.strerror or exc}")

@@ -42,4 +42,4 @@ async def test_a_host_that_can_be_no_name_is_said_in_a_line() -> None:
     )
     _, said = await process.communicate()
     assert process.returncode == 1
-    assert said.decode() == "Error: cannot listen on a..b:0: that is no name of a host\n"
+    assert said.decode() == "bitmesh-proxy: cannot listen on a..b:0: that is no name of a host\n"
