@@ -14,7 +14,7 @@ from bitmesh_proxy.pipeline import Incoming
 from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.responses import ResponseStore
 from bitmesh_proxy.upstream.reply import Reply
-from bitmesh_proxy.web.responses.replies import EventLog
+from bitmesh_proxy.web.responses.replies import STOPPED, EventLog
 from bitmesh_proxy.web.responses.session import ResponseSession
 
 log = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ class Background:
             if response_id in self._cancelled:
                 await events.send(200, {}, session.cancel())
             elif session.job_id is None:
-                stopped = Unavailable("The service was stopped while it worked on this response.")
+                stopped = Unavailable(STOPPED)
                 await events.send(200, {}, await asyncio.shield(session.fail(stopped)))
             else:
                 events.break_off()  # a job goes on, and is found by whoever asks for the response later

@@ -23,6 +23,8 @@ KEEP_ALIVE = b": keep-alive\n\n"
 #: A stream of media is opened so long after its call began: until then an error can still be a status.
 MEDIA_GRACE_S = 1.0
 VERSION_HEADERS = {"OpenResponses-Version": "2026-04-24"}
+#: What becomes of a response whose process ends before it does.
+STOPPED = "The service was stopped while it worked on this response."
 
 
 class HeldReply:
@@ -311,7 +313,7 @@ class EventLog:
                 place = len(self.frames)
                 yield new
             elif self._is_broken:
-                raise Unavailable("The service was stopped while it worked on this response.")
+                raise Unavailable(STOPPED)
             elif self.is_over:
                 return
             else:

@@ -35,6 +35,7 @@ from bitmesh_proxy.web.responses.background import Background
 from bitmesh_proxy.web.responses.compactor import Compactor
 from bitmesh_proxy.web.responses.conversation import Conversation, Conversations
 from bitmesh_proxy.web.responses.long_work import LongWork
+from bitmesh_proxy.web.responses.replies import STOPPED
 from bitmesh_proxy.web.responses.session import ResponseSession, Transport, in_words_of, new_id
 
 #: What of a request is kept elsewhere, or not at all, when a job is to be finished later.
@@ -166,7 +167,7 @@ class Responses:
         if stored.instance != self._instance and await self.store.is_alive(stored.instance):
             # Its row says "queued" up to its end; it is made as soon as it is taken.
             return self._shown(replace(stored, body={**stored.body, "status": "in_progress"}))
-        error = {"code": "interrupted", "message": "The service was stopped while it worked on this response."}
+        error = {"code": "interrupted", "message": STOPPED}
         return await self._ended(stored, {"status": "failed", "error": error})
 
     async def cancel(self, caller: Caller, response_id: str, context: RequestContext) -> StoredResponse:
