@@ -15,7 +15,7 @@ from bitmesh_proxy.catalogue.loader import catalogue_dirs
 from bitmesh_proxy.catalogue.row_files import CatalogueError
 from bitmesh_proxy.settings import Settings, SettingsError, resolve_data_dir
 from bitmesh_proxy.storage.failures import may_pass
-from bitmesh_proxy.upstream.access import ProviderAccess, configured_access, provider_names
+from bitmesh_proxy.upstream.access import ProviderAccess, configured_access, missing_credentials, provider_names
 
 if TYPE_CHECKING:
     from bitmesh_proxy.sandbox.server import Sandbox
@@ -46,18 +46,35 @@ def offered_by(settings: Settings, environ: Mapping[str, str]) -> Catalogue:
 
 
 def access_by(settings: Settings, environ: Mapping[str, str]) -> Mapping[str, ProviderAccess] | None:
-    """How each provider is reached; None where the sandbox is to play them all. Raises StartError."""
+    """How each provider is reached; None where the sandbox is to play them all. Raises StartError.
+
+    Where the settings name a credential that is not there, somebody meant the provider and not its player, whose
+    answers would be sold for real ones.
+    """
     try:
         access = configured_access(settings, environ)
+        missing = missing_credentials(settings, environ)
     except (SettingsError, FileNotFoundError) as exc:
         raise StartError(str(exc)) from exc
     mode = settings.sandbox.mode
-    if mode == "off" or (mode == "auto" and access):
+    if mode == "off" or (mode == "auto" and (access or missing)):
         return access
     # With several workers both could listen, and the kernel would divide callers between them.
     if settings.sandbox.port and settings.sandbox.port == settings.http.port:
         raise StartError(f"sandbox.port: must not be http.port ({settings.http.port})")
     return None
+
+
+def on_missing_credentials(settings: Settings, environ: Mapping[str, str]) -> list[str]:
+    """What is to be said of providers whose credential is not where it is meant to be, one sentence for each."""
+    try:
+        missing = missing_credentials(settings, environ)
+    except SettingsError:  # the start will say so
+        return []
+    return [
+        f"provider {name}: there is nothing at {reference}, where the settings say that its credential is"
+        for name, reference in missing.items()
+    ]
 
 
 def sandbox_port_taken(settings: Settings, exc: OSError) -> StartError:

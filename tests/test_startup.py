@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bitmesh_proxy.startup import StartError, access_by, offered_by, sandbox_port_taken
+from bitmesh_proxy.startup import StartError, access_by, offered_by, on_missing_credentials, sandbox_port_taken
 from tests.journeys.gateway import settings_for
 
 
@@ -25,6 +25,20 @@ def test_the_sandbox_plays_when_no_real_credential_is_there_or_when_told_to(
 ) -> None:
     access = access_by(settings_for(tmp_path, {"sandbox": {"mode": mode}}), environ)
     assert (None if access is None else sorted(access)) == providers
+
+
+@pytest.mark.parametrize(("mode", "is_played"), [("auto", False), ("on", True)])
+def test_nobody_is_played_for_want_of_a_credential_that_the_settings_name(
+    tmp_path: Path, mode: str, is_played: bool
+) -> None:
+    settings = settings_for(
+        tmp_path, {"sandbox": {"mode": mode}, "providers": [{"name": "openai", "credential": "credential:opneai"}]}
+    )
+    access = access_by(settings, {})
+    assert (access is None) is is_played
+    assert on_missing_credentials(settings, {}) == [
+        "provider openai: there is nothing at credential:opneai, where the settings say that its credential is"
+    ]
 
 
 def test_gateway_and_sandbox_cannot_have_one_port(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from bitmesh_proxy.cli.catalogue import read_catalogue
 from bitmesh_proxy.cli.options import common_options, on_ignored_variables, settings_of
 from bitmesh_proxy.cli.tables import print_json, print_table
 from bitmesh_proxy.errors import GatewayError
-from bitmesh_proxy.settings import Settings, SettingsError, resolve_credential, resolve_data_dir
+from bitmesh_proxy.settings import Settings, SettingsError, resolve_data_dir
 from bitmesh_proxy.storage.database import DATABASE_NAME, Database
 from bitmesh_proxy.storage.failures import StorageError, said_to_operators
 from bitmesh_proxy.storage.instances import census
@@ -34,7 +34,7 @@ from bitmesh_proxy.storage.ledger import LedgerStore
 from bitmesh_proxy.storage.months import Due, Hindrance, LedgerMonths
 from bitmesh_proxy.storage.structure import compare_structure
 from bitmesh_proxy.storage.verification import check_file, verify_books
-from bitmesh_proxy.upstream.access import ProviderAccess, configured_access
+from bitmesh_proxy.upstream.access import ProviderAccess, configured_access, missing_credentials
 
 PROBE_TIMEOUT_S = 10.0
 #: A clock that is further off refuses signed requests sooner than their senders expect.
@@ -241,33 +241,25 @@ def _check_catalogue(settings: Settings) -> list[Finding]:
 async def _check_providers(settings: Settings, *, offline: bool) -> list[Finding]:
     try:
         access = configured_access(settings)
-        empty = _find_empty_references(settings)
+        empty = [
+            Finding(
+                check=f"provider {name}",
+                verdict="warning",
+                detail=f"there is nothing at {reference}, where the settings say that its credential is",
+            )
+            for name, reference in missing_credentials(settings).items()
+        ]
     except SettingsError as exc:
         return [Finding(check="providers", verdict="fault", detail=str(exc))]
     if not access:
-        return [
-            *empty,
-            Finding(check="providers", verdict="warning", detail="no credential is configured: sandbox only"),
-        ]
+        detail = "no credential is there: none can be called" if empty else "no credential is configured: sandbox only"
+        return [*empty, Finding(check="providers", verdict="warning", detail=detail)]
     if offline:
         titles = [each.provider.title for each in access.values()]
         return [*empty, Finding(check="providers", verdict="ok", detail=f"not called: {', '.join(titles)}")]
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)) as session:
         found = await asyncio.gather(*(_probe(session, each) for each in access.values()))
     return [*empty, *(finding for pair in found for finding in pair)]
-
-
-def _find_empty_references(settings: Settings) -> list[Finding]:
-    """Credentials that the settings speak of, and that are not there. The service starts without them."""
-    return [
-        Finding(
-            check=f"provider {entry.name}",
-            verdict="warning",
-            detail=f"there is nothing at {entry.credential}, where the settings say that its credential is",
-        )
-        for entry in settings.providers
-        if entry.enabled and entry.credential and not resolve_credential(entry.credential)
-    ]
 
 
 async def _probe(session: aiohttp.ClientSession, access: ProviderAccess) -> list[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from functools import partial
@@ -31,7 +32,7 @@ from bitmesh_proxy.cli.process import (
 )
 from bitmesh_proxy.logs import set_up_logs
 from bitmesh_proxy.settings import Settings
-from bitmesh_proxy.startup import StartError
+from bitmesh_proxy.startup import StartError, on_missing_credentials
 from bitmesh_proxy.web.lane.server import LaneRunner
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,9 @@ def serve(
     set_up_logs(settings.logging)
     for sentence in on_ignored_variables(settings):
         log.warning(sentence)
+    if settings.sandbox.mode != "on":
+        for sentence in on_missing_credentials(settings, os.environ):
+            log.warning(sentence)
     if (files := allow_many_files()) < FEW_FILES:
         log.warning(
             "only %d files may be open (ulimit -n), and each stream takes two: callers beyond are cut off", files

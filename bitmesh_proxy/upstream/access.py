@@ -83,6 +83,15 @@ def configured_access(settings: Settings, environ: Mapping[str, str] | None = No
     return access
 
 
+def missing_credentials(settings: Settings, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """References of the settings behind which there is nothing, by provider. Raises SettingsError as a start does."""
+    return {
+        entry.name: entry.credential
+        for entry in settings.providers
+        if entry.enabled and entry.credential and not resolve_credential(entry.credential, environ)
+    }
+
+
 def sandbox_access(settings: Settings, sandbox_url: str) -> dict[str, ProviderAccess]:
     """Every known provider, played by the sandbox at ``sandbox_url``. Further servers keep their own address."""
     access = {

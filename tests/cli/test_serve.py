@@ -124,6 +124,14 @@ async def test_a_variable_that_sets_nothing_is_named_once(tmp_path: Path, worker
         assert served.text().count("BITMESH_HTTP__WORKERS") == 1
 
 
+async def test_a_credential_that_is_not_where_the_settings_say_is_named_and_nobody_is_played(tmp_path: Path) -> None:
+    config = tmp_path / "x.toml"
+    config.write_text("[[providers]]\nname = 'openai'\ncredential = 'credential:opneai'\n")
+    async with serving(tmp_path / "data", arguments=["--config", str(config)]) as served:
+        assert "provider openai: there is nothing at credential:opneai" in served.text()
+        assert "(live)" in served.text()
+
+
 async def test_it_takes_as_many_files_as_it_may_have(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
