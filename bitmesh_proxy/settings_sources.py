@@ -222,6 +222,9 @@ def _check(settings: Settings) -> None:
     for endpoint, rate in settings.limits.endpoint_per_minute.items():
         if not 0 <= rate <= MOST:
             raise SettingsError(f"limits.endpoint_per_minute.{endpoint}: want a number from 0 to {MOST}")
+    for origin in settings.http.cors_origins:  # compared as they are with what browsers send
+        if origin not in ("*", "null") and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+", origin):
+            raise SettingsError(f"http.cors_origins: want scheme://host[:port] in lower case, not {origin!r}")
     for origin in settings.uploads.trusted_origins:
         if not re.fullmatch(r"https?://[^/?#@\s]+", origin) or not _is_address(origin):
             raise SettingsError(f"uploads.trusted_origins: want http(s)://host[:port], not {origin!r}")
