@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 @click.option(
     "--sandbox/--no-sandbox",
     default=None,
-    help="Play the providers. Default: sandbox.mode (on as long as no provider credential is configured).",
+    help="Play the providers instead of calling them. Default: sandbox.mode (on as long as none has a credential).",
 )
 @click.pass_context
 def serve(
