@@ -49,10 +49,6 @@ def provider_over_tls(bench: Bench) -> Work:
     return Work(name="tls", rows=[whole, fresh, chunk], measure=measure)
 
 
-def _with(target: Target, body: str) -> Target:
-    return Target(name=target.name, url=target.url, path=target.path, pid=target.pid, headers=target.headers, body=body)
-
-
 def _targets(bench: Bench, *, is_kept: bool) -> list[Target]:
     """nginx and us, in front of a provider that keeps connections or closes each."""
     name = "tls-kept" if is_kept else "tls-closed"
