@@ -55,7 +55,7 @@ def integer(lowest: int | None = None, highest: int | None = None) -> Field:
     return Field(
         expected="an integer" + _bounds(lowest, highest),
         is_valid=lambda value: is_integer(value) and _within(value, lowest, highest),
-        read_text=lambda text: int(text) if _INTEGER.fullmatch(text.strip()) else text,
+        read_text=lambda said: int(bare) if _INTEGER.fullmatch(bare := said.strip()) else said,
     )
 
 
@@ -219,9 +219,10 @@ def _holds_files(value: object) -> bool:
 
 
 def _read_number(said: str) -> Any:
-    if _INTEGER.fullmatch(said.strip()):
-        return int(said)
-    return float(said) if _NUMBER.fullmatch(said.strip()) else said
+    bare = said.strip()  # of more than ``int`` and ``float`` would pass over
+    if _INTEGER.fullmatch(bare):
+        return int(bare)
+    return float(bare) if _NUMBER.fullmatch(bare) else said
 
 
 def _within(value: float, lowest: float | None, highest: float | None) -> bool:
