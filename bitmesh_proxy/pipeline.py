@@ -27,7 +27,15 @@ from bitmesh_proxy.catalogue.health import OfferHealth
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.endpoints.endpoint import Endpoint
-from bitmesh_proxy.errors import CallerLeft, GatewayError, ProviderRefused, Unavailable, UpstreamError
+from bitmesh_proxy.errors import (
+    CallerLeft,
+    GatewayError,
+    ProviderRefused,
+    Unavailable,
+    UnsupportedParameter,
+    UnsupportedValue,
+    UpstreamError,
+)
 from bitmesh_proxy.idempotency import IdempotencyGate, Replay, Ticket
 from bitmesh_proxy.jobs.service import JobService
 from bitmesh_proxy.media.inputs import InputMedia
@@ -206,18 +214,26 @@ class Pipeline:
 
     async def _first_that_delivers(self, opened: OpenCall, offers: Sequence[Offer]) -> Whole | Streamed:
         """Try the offers in their order until one delivers. After the first byte there is no other try."""
+        problem: GatewayError | None = None
         for number, offer in enumerate(offers, start=1):
             opened.reservation.note_offer(offer)
             try:
                 delivery = await self._work.ask(opened, offer)
+            except (UnsupportedParameter, UnsupportedValue) as error:
+                if opened.progress.offer is offer:  # the attempt had begun
+                    raise
+                # What the provider's protocol has no words for, another one's may have.
+                problem = problem or error
+                continue
             except UpstreamError as error:
                 has_next = number < len(offers) and not opened.reply.is_started
                 if not self.failed(opened.call, offer, error, has_next=has_next, context=opened.context):
                     raise
+                problem = error
                 continue
             self.delivered(offer)
             return delivery
-        raise Unavailable("No provider can take this call now.")
+        raise problem or Unavailable("No provider can take this call now.")
 
     def delivered(self, offer: Tried) -> None:
         """Note that an offer has done its part."""

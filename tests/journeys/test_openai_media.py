@@ -184,6 +184,41 @@ async def test_an_edit_takes_json(gateway: Gateway) -> None:
     await gateway.check_books()
 
 
+async def test_what_one_provider_has_no_words_for_another_one_makes(gateway: Gateway) -> None:
+    body = {"model": "black-forest-labs/FLUX.2-pro", "prompt": "A lantern", "size": "256x256", "response_format": "url"}
+    usual = await gateway.post("/v1/images/generations", body)
+    assert (usual.status, usual.headers["X-Bitmesh-Provider"]) == (200, "together")
+    webp = await gateway.post("/v1/images/generations", {**body, "output_format": "webp"})  # not from Together
+    assert (webp.status, webp.headers["X-Bitmesh-Provider"]) == (200, "runware"), webp.json
+    assert len(gateway.upstream_calls()) == 2
+    await gateway.check_books()
+
+
+async def test_what_no_provider_has_words_for_is_refused_by_name(gateway: Gateway) -> None:
+    body = {"model": "black-forest-labs/FLUX.2-pro", "prompt": "A lantern", "output_format": "tiff"}
+    answer = await gateway.post("/image", body)
+    assert (answer.status, answer.json) == (400, {"error": "This model makes jpeg and png pictures."})
+    assert gateway.upstream_calls() == []
+    row = await gateway.last_row()
+    assert (row.state, row.outcome, row.charge_nano_usd) == ("released", "unsupported_value", 0)
+    await gateway.check_books()
+
+
+async def test_who_could_at_another_time_is_heard_rather_than_who_never_can(gateway: Gateway) -> None:
+    body = {
+        "model": "google/gemini-3-pro-image",
+        "prompt": "A lantern",
+        "output_format": "png",
+    }  # Google takes no format
+    gateway.fault("status=429", times=2)
+    answer = await gateway.post("/v1/images/generations", body)
+    assert (answer.status, answer.json["error"]["type"]) == (429, "rate_limit_error"), answer.json
+    assert len(gateway.upstream_calls()) == 2
+    row = await gateway.last_row()
+    assert (row.state, row.http_status, row.charge_nano_usd) == ("released", 429, 0)
+    await gateway.check_books()
+
+
 async def test_a_result_of_ours_is_an_input_like_any_other(gateway: Gateway) -> None:
     made = await gateway.post(
         "/v1/images/generations", {"model": IMAGE_MODEL, "prompt": "A lantern", "size": "256x256"}
