@@ -364,8 +364,11 @@ class Attempts:
 
 async def _built(build: Callable[[], UpstreamRequest], call: ImageCall | VideoCall) -> UpstreamRequest:
     """Build a request here, or in a thread when large pictures have to be written into it."""
-    inputs = call.images if isinstance(call, ImageCall) else [frame.media for frame in call.frames]
-    size_bytes = sum(len(media.data or b"") + len(media.url or "") for media in inputs)
+    if isinstance(call, ImageCall):
+        inputs = [*call.images, call.mask]
+    else:
+        inputs = [*(frame.media for frame in call.frames), *call.references]
+    size_bytes = sum(len(media.data or b"") + len(media.url or "") for media in inputs if media is not None)
     return await asyncio.to_thread(build) if size_bytes > THREAD_PARSE_BYTES else build()
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import threading
 import wave
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,16 @@ import aiohttp
 import orjson
 import pytest
 from aiohttp import web
+from msgspec.structs import replace
 
+from bitmesh_proxy import keys
 from bitmesh_proxy.billing.usage import BYTES_PER_TOKEN_USUALLY
+from bitmesh_proxy.calls import Frame, ImageCall, Media, VideoCall
+from bitmesh_proxy.errors import InvalidRequest
+from bitmesh_proxy.providers.base import UpstreamRequest
+from bitmesh_proxy.upstream.off_loop import THREAD_PARSE_BYTES
+from bitmesh_proxy.upstream.progress import Progress
+from tests.dialects.offers import make_offer
 from tests.journeys.gateway import Answer, Gateway, running_gateway
 from tests.journeys.scripted import MODEL, at, scripted, whole_answer
 from tests.upstream.scripted_provider import answering, provider
@@ -60,6 +69,44 @@ async def test_a_page_is_no_sound(gateway: Gateway) -> None:
     row = await gateway.last_row()
     assert (row.outcome, row.charge_nano_usd) == ("upstream_broken", 0)
     await gateway.check_books()
+
+
+LARGE = Media(kind="image", data=bytes(THREAD_PARSE_BYTES + 1))
+SMALL = Media(kind="image", data=b"x")
+
+
+@pytest.mark.parametrize(
+    ("call", "is_here"),
+    [
+        (ImageCall(model="m", prompt="p", images=(SMALL,), mask=SMALL), True),
+        (ImageCall(model="m", prompt="p", images=(SMALL, LARGE)), False),
+        (ImageCall(model="m", prompt="p", images=(SMALL,), mask=LARGE), False),
+        (VideoCall(model="m", prompt="p", frames=(Frame(media=LARGE),)), False),
+        (VideoCall(model="m", prompt="p", references=(SMALL, LARGE)), False),
+        (VideoCall(model="m", prompt="p", references=(SMALL,)), True),
+    ],
+)
+async def test_large_pictures_are_written_where_no_stream_waits_for_it(
+    gateway: Gateway, call: ImageCall | VideoCall, is_here: bool
+) -> None:
+    places: list[bool] = []
+
+    def write(_call: object, _offer: object) -> UpstreamRequest:
+        places.append(threading.current_thread() is threading.main_thread())
+        raise InvalidRequest("That is enough.")
+
+    access, attempts = gateway.app[keys.ACCESS]["together"], gateway.app[keys.ATTEMPTS]
+    image, video = access.provider.image, access.provider.video
+    assert image is not None
+    assert video is not None
+    provider = replace(access.provider, image=replace(image, request=write), video=replace(video, submit=write))
+    at, offer = replace(access, provider=provider), make_offer(call.operation)
+    attempt: Callable[..., Awaitable[object]] = attempts.submit_video
+    if isinstance(call, ImageCall):
+        attempt = attempts.image
+    with pytest.raises(InvalidRequest):
+        await attempt(call, offer, access=at, progress=Progress())
+    assert places == [is_here]
 
 
 TRANSCRIPTS = """
