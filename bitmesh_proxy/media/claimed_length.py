@@ -105,9 +105,10 @@ def _boxes(data: bytes, at: int, end: int) -> Iterator[_Box]:
             (size,) = struct.unpack_from(">Q", data, start)
             start += 8
         until = end if size == 0 else min(at + size, end)
-        if until <= start:
+        if until < start:
             return
-        yield name, start, until
+        if until > start:  # some are empty
+            yield name, start, until
         at = until
 
 

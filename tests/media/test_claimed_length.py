@@ -35,7 +35,8 @@ def box(name: bytes, *content: bytes, is_long: bool = False) -> bytes:
 
 
 def mp4(*of_moov: bytes) -> bytes:
-    return box(b"ftyp", b"M4A ") + box(b"mdat", bytes(50), is_long=True) + box(b"moov", *of_moov)
+    before = box(b"ftyp", b"M4A ") + box(b"free") + box(b"mdat", bytes(50), is_long=True)  # as ffmpeg writes it
+    return before + box(b"moov", *of_moov)
 
 
 def mvhd(scale: int, units: int, *, version: int = 0) -> bytes:
