@@ -62,7 +62,9 @@ class IdempotencyStore:
     async def claim(
         self, key_id: str, idempotency_key: str, *, fingerprint: bytes, request_id: str, now_s: float
     ) -> Claimed | Existing:
-        """Insert if absent, durably; else what is there. A row older than ``keep_s`` counts as absent."""
+        """Insert if absent, durably; else what is there. A row older than ``keep_s`` counts as absent, unless its call
+        still runs: it may do so for longer, or the clock has leapt, and it would be made and charged a second time.
+        """
         expired_before_ms = int((now_s - self._keep_s) * 1000)
         is_sweep_due = self._is_sweep_due(now_s)
 
@@ -70,7 +72,8 @@ class IdempotencyStore:
             if is_sweep_due:
                 self._sweep(connection, expired_before_ms)
             connection.execute(
-                "DELETE FROM idempotency WHERE key_id = ? AND idempotency_key = ? AND created_at_ms < ?",
+                "DELETE FROM idempotency"
+                " WHERE key_id = ? AND idempotency_key = ? AND created_at_ms < ? AND state <> 'running'",
                 (key_id, idempotency_key, expired_before_ms),
             )
             added = connection.execute(
@@ -160,7 +163,7 @@ class IdempotencyStore:
     def _sweep(self, connection: sqlite3.Connection, expired_before_ms: int) -> None:
         connection.execute(
             "DELETE FROM idempotency WHERE (key_id, idempotency_key) IN (SELECT key_id, idempotency_key"
-            " FROM idempotency WHERE created_at_ms < ? LIMIT ?)",
+            " FROM idempotency WHERE created_at_ms < ? AND state <> 'running' LIMIT ?)",
             (expired_before_ms, SWEEP_ROWS),
         )
         # The oldest answers of the keys that hold too much, until the rest fits; their calls stay known.

@@ -92,6 +92,16 @@ async def test_after_its_time_a_key_is_new(store: IdempotencyStore) -> None:
     assert isinstance(await claim(store, now_s=NOON_S + 100.001), Claimed)
 
 
+async def test_a_call_that_runs_for_longer_than_answers_are_kept_is_not_made_twice(store: IdempotencyStore) -> None:
+    await claim(store)
+    late_s = NOON_S + 86_400  # or the clock has leapt
+    found = await claim(store, request_id="req_2", now_s=late_s)
+    assert isinstance(found, Existing)
+    assert (found.state, found.request_id) == ("running", "req_1")
+    await finish(store)
+    assert isinstance(await claim(store, now_s=late_s), Claimed)
+
+
 async def test_old_rows_go(store: IdempotencyStore, database: Database) -> None:
     await claim(store, "old")
     await finish(store, "old")
@@ -135,6 +145,7 @@ async def test_totals_forget_what_is_gone(store: IdempotencyStore, database: Dat
 async def test_old_rows_go_as_fast_as_new_ones_come(store: IdempotencyStore, database: Database) -> None:
     """More come in a minute than go in one sweep."""
     await asyncio.gather(*(claim(store, f"old{number}") for number in range(1_400)))
+    await asyncio.gather(*(store.finish_stream("key_1", f"old{number}") for number in range(1_400)))
     await asyncio.gather(*(claim(store, f"new{number}", now_s=NOON_S + 101) for number in range(600)))
     assert [name for name in await kept(database) if name.startswith("old")] == []
 
