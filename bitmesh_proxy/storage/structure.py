@@ -18,8 +18,8 @@ import msgspec
 from bitmesh_proxy.storage.database import Snapshot
 from bitmesh_proxy.storage.migrations import migrate
 
-#: By kind and name, the statement's words.
-_Structure: TypeAlias = dict[tuple[str, str], tuple[str, ...]]
+#: By kind and name, the statement.
+_Structure: TypeAlias = dict[tuple[str, str], str]
 
 #: SQLite's own names begin so: what it remembers of sizes (ANALYZE), and indexes of constraints, which tables say.
 _STATEMENTS: Final = (
@@ -46,8 +46,8 @@ async def compare_structure(snapshot: Snapshot) -> Deviations:
     faults = [f"the database lacks the {_show(*each)}" for each in ours if each not in found]
     faults += [
         f"the database's {_show(*each)} has been changed"
-        for each, words in ours.items()
-        if found.get(each, words) != words
+        for each, sql in ours.items()
+        if each in found and found[each] != sql and _words_of(found[each]) != _words_of(sql)
     ]
     strangers = [each for each in found if each not in ours]
     faults += [f"the database has a {_show(*each)} that is not ours" for each in strangers if each[0] == "trigger"]
@@ -65,7 +65,7 @@ def _ours() -> _Structure:
 
 
 def _read(rows: list[tuple[str, str, str]]) -> _Structure:
-    return {(kind, name): _words_of(sql) for kind, name, sql in sorted(rows)}
+    return {(kind, name): sql for kind, name, sql in sorted(rows)}
 
 
 def _words_of(sql: str) -> tuple[str, ...]:
