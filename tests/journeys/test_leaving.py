@@ -77,7 +77,7 @@ async def test_a_stream_that_waits_for_its_next_token_notices_too(gateway: Gatew
 
 async def test_who_stays_and_takes_nothing_is_cut_off_when_the_longest_answer_is_over(tmp_path: Path) -> None:
     body = {"model": "openai/tts-1", "input": "Hello [[sandbox: huge=40000000]]", "voice": "alloy"}
-    async with running_gateway(tmp_path, {"upstream": {"total_timeout_s": 0.3}}) as gateway:
+    async with running_gateway(tmp_path, {"upstream": {"total_timeout_s": 1.0}}) as gateway:
         async with raw_call(gateway, "POST", "/v1/audio/speech", orjson.dumps(body)) as (reader, _):
             await reader.readuntil(b"\r\n\r\n")
             slots = gateway.app[keys.CONCURRENCY_LIMIT]
