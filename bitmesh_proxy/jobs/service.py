@@ -95,18 +95,20 @@ class JobService:
         Raises RateLimited when the key has as many as it may have.
         """
         limit = self._settings.max_open_per_key
-        may_be_taken = True
         try:
-            may_be_taken = await self._store.take_place(key_id, request_id, instance=self._instance, limit=limit)
-            if not may_be_taken:
-                raise RateLimited(
-                    f"Too many jobs under way with this API key: {limit} are allowed.",
-                    retry_after_s=self._settings.max_poll_s,
-                )
+            is_taken = await self._store.take_place(key_id, request_id, instance=self._instance, limit=limit)
+        except asyncio.CancelledError:
+            await self._leave(request_id)  # it may have been taken, or be so still
+            raise
+        if not is_taken:
+            raise RateLimited(
+                f"Too many jobs under way with this API key: {limit} are allowed.",
+                retry_after_s=self._settings.max_poll_s,
+            )
+        try:
             yield
         finally:
-            if may_be_taken:
-                await self._leave(request_id)
+            await self._leave(request_id)
 
     async def _leave(self, request_id: str) -> None:
         """Before the answer, so that whoever has it may take the place; or as soon as the database takes it."""
