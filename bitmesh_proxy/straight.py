@@ -21,11 +21,11 @@ from msgspec import Struct, field
 
 from bitmesh_proxy.billing.reservation import Books, Outcome, Reservation
 from bitmesh_proxy.billing.usage import tokens_of
+from bitmesh_proxy.dialects.base import StreamMeter
 from bitmesh_proxy.dialects.openai_chat_usage_filter import UsageChunkFilter
 from bitmesh_proxy.endpoints.endpoint import Endpoint
 from bitmesh_proxy.errors import CallerLeft, GatewayError, ProviderRefused, UpstreamBroken, UpstreamError
 from bitmesh_proxy.pipeline import Incoming, Pipeline, cost_comment, cost_headers
-from bitmesh_proxy.providers.base import StreamMeter
 from bitmesh_proxy.storage.ledger import Accrued
 from bitmesh_proxy.storage.writer import Failed
 from bitmesh_proxy.upstream.answers import MAX_ERROR_BYTES, is_good, marks_of, refusal_of, too_large

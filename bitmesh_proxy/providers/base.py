@@ -14,39 +14,15 @@ from typing import Any
 import msgspec
 
 from bitmesh_proxy.dialects.base import (
-    FRESH_UUID,
     ChatDialect,
     EmbeddingDialect,
     ErrorReader,
-    FormPart,
     ImageDialect,
     ModerationDialect,
     SpeechDialect,
-    StreamMeter,
-    StreamReader,
     TranscriptionDialect,
-    UpstreamRequest,
     VideoDialect,
 )
-
-__all__ = [
-    "FRESH_UUID",
-    "ChatDialect",
-    "EmbeddingDialect",
-    "ErrorReader",
-    "FormPart",
-    "ImageDialect",
-    "ModerationDialect",
-    "Provider",
-    "SpeechDialect",
-    "StreamMeter",
-    "StreamReader",
-    "TranscriptionDialect",
-    "UpstreamRequest",
-    "VideoDialect",
-    "bearer",
-    "header",
-]
 
 
 class Provider(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,9 +13,10 @@ from typing import ClassVar
 from msgspec.structs import replace
 
 from bitmesh_proxy.calls import MediaOutput
+from bitmesh_proxy.dialects.base import UpstreamRequest
 from bitmesh_proxy.discreet import Discreet
 from bitmesh_proxy.providers import PROVIDERS, openai_compatible
-from bitmesh_proxy.providers.base import Provider, UpstreamRequest
+from bitmesh_proxy.providers.base import Provider
 from bitmesh_proxy.settings import ProviderSettings, Settings, SettingsError, resolve_credential
 
 #: What the sandbox takes for a key. No secret: the sandbox takes any.

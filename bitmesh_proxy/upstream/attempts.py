@@ -31,11 +31,11 @@ from bitmesh_proxy.calls import (
     VideoCall,
 )
 from bitmesh_proxy.catalogue.offer import Offer
+from bitmesh_proxy.dialects.base import StreamMeter, StreamReader, UpstreamRequest
 from bitmesh_proxy.dialects.openai_chat_usage_filter import UsageChunkFilter
 from bitmesh_proxy.dialects.reading_meter import characters_of
 from bitmesh_proxy.endpoints.endpoint import ChunkRenderer
 from bitmesh_proxy.errors import GatewayError, ProviderRefused, UpstreamBroken, UpstreamError
-from bitmesh_proxy.providers.base import StreamMeter, StreamReader, UpstreamRequest
 from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.answers import (
     MAX_ERROR_BYTES,

@@ -21,8 +21,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
 
+from bitmesh_proxy.dialects.base import UpstreamRequest
 from bitmesh_proxy.errors import UpstreamBroken
-from bitmesh_proxy.providers.base import UpstreamRequest
 from bitmesh_proxy.settings import Upstream as UpstreamSettings
 from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.answers import too_large

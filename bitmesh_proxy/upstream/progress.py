@@ -6,8 +6,8 @@ import msgspec
 
 from bitmesh_proxy.calls import Usage
 from bitmesh_proxy.catalogue.offer import Offer
+from bitmesh_proxy.dialects.base import StreamMeter
 from bitmesh_proxy.dialects.sse import EVENT_END
-from bitmesh_proxy.providers.base import StreamMeter
 
 
 class Progress(msgspec.Struct, kw_only=True):

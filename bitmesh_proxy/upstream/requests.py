@@ -14,8 +14,8 @@ from typing import Final, NamedTuple
 from yarl import URL
 
 from bitmesh_proxy import __version__
+from bitmesh_proxy.dialects.base import FRESH_UUID, FormPart, UpstreamRequest
 from bitmesh_proxy.errors import InternalError
-from bitmesh_proxy.providers.base import FRESH_UUID, FormPart, UpstreamRequest
 from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.opening import Origin
 

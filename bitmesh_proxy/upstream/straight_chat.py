@@ -24,6 +24,7 @@ from bitmesh_proxy.catalogue import routing
 from bitmesh_proxy.catalogue.catalogue import Catalogue
 from bitmesh_proxy.catalogue.offer import Offer
 from bitmesh_proxy.context import Caller
+from bitmesh_proxy.dialects.base import ChatDialect
 from bitmesh_proxy.dialects.openai_usage import SMALL_BYTES
 from bitmesh_proxy.dialects.reading_meter import characters_of
 from bitmesh_proxy.endpoints.endpoint import Endpoint
@@ -32,7 +33,6 @@ from bitmesh_proxy.endpoints.plain_chat import BLANK_OR_NOTHING
 from bitmesh_proxy.errors import GatewayError, UpstreamBroken
 from bitmesh_proxy.money import NanoUsd
 from bitmesh_proxy.plain_chats import NOT_PLAIN, PLAIN_DEPTH, PlainWriter, read_plain_answer, read_plain_chat
-from bitmesh_proxy.providers.base import ChatDialect
 from bitmesh_proxy.storage.names import NameOrNumber
 from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.answers import check_is_no_refusal

@@ -9,8 +9,8 @@ import pytest
 
 from bitmesh_proxy.calls import ChatCall, Operation
 from bitmesh_proxy.dialects import openai_chat
+from bitmesh_proxy.dialects.base import ChatDialect
 from bitmesh_proxy.plain_chats import read_plain_chat
-from bitmesh_proxy.providers.base import ChatDialect
 from tests.dialects.offers import make_offer
 
 MESSAGES = [{"role": "user", "content": "Hi"}]

@@ -13,9 +13,9 @@ from bitmesh_proxy.calls import (
     Operation,
     Usage,
 )
+from bitmesh_proxy.dialects.base import UpstreamRequest
 from bitmesh_proxy.dialects.openai_images import dialect
 from bitmesh_proxy.errors import InvalidRequest, ProviderRefused, UpstreamBroken
-from bitmesh_proxy.providers.base import UpstreamRequest
 from tests.dialects.cuts import sample, ways_to_cut
 from tests.dialects.offers import make_offer
 from tests.providers.contracts import sent_form, sent_json

@@ -16,9 +16,9 @@ from bitmesh_proxy.calls import (
     Usage,
     VideoCall,
 )
+from bitmesh_proxy.dialects.base import UpstreamRequest
 from bitmesh_proxy.dialects.openai_videos import dialect
 from bitmesh_proxy.errors import InvalidRequest, UpstreamBroken
-from bitmesh_proxy.providers.base import UpstreamRequest
 from tests.dialects.offers import make_offer
 
 DIALECT = dialect()

@@ -17,10 +17,10 @@ from bitmesh_proxy.calls import (
     Usage,
     VideoCall,
 )
+from bitmesh_proxy.dialects.base import UpstreamRequest
 from bitmesh_proxy.dialects.together_media import image_dialect, video_dialect
 from bitmesh_proxy.errors import InvalidRequest, ProviderRefused, UpstreamBroken
 from bitmesh_proxy.money import parse_usd
-from bitmesh_proxy.providers.base import UpstreamRequest
 from tests.dialects.cuts import sample
 from tests.dialects.offers import make_offer
 from tests.providers.contracts import sent_json

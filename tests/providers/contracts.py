@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
-from bitmesh_proxy.providers.base import UpstreamRequest
+from bitmesh_proxy.dialects.base import UpstreamRequest
 
 SPECS = Path(__file__).parent.parent / "specs"
 

@@ -29,7 +29,7 @@ from bitmesh_proxy.calls import (
     UsageReport,
     VideoCall,
 )
-from bitmesh_proxy.providers.base import UpstreamRequest
+from bitmesh_proxy.dialects.base import UpstreamRequest
 from bitmesh_proxy.sandbox.server import Sandbox
 from bitmesh_proxy.sandbox.stage import Options
 from bitmesh_proxy.settings import Settings

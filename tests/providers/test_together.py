@@ -21,7 +21,7 @@ from bitmesh_proxy.calls import (
     TranscriptionCall,
     VideoCall,
 )
-from bitmesh_proxy.providers.base import UpstreamRequest
+from bitmesh_proxy.dialects.base import UpstreamRequest
 from bitmesh_proxy.providers.together import PROVIDER
 from tests.dialects.offers import make_offer
 from tests.providers.chat_options import CALL, CONVERSATIONS, OPTIONS

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-from bitmesh_proxy.providers.base import UpstreamRequest, bearer
+from bitmesh_proxy.dialects.base import UpstreamRequest
+from bitmesh_proxy.providers.base import bearer
 from bitmesh_proxy.providers.openai_compatible import make
 from bitmesh_proxy.settings import Upstream as UpstreamSettings
 from bitmesh_proxy.upstream.access import ProviderAccess

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from bitmesh_proxy.dialects.base import UpstreamRequest
 from bitmesh_proxy.providers import PROVIDERS
-from bitmesh_proxy.providers.base import UpstreamRequest
 from bitmesh_proxy.settings import Settings, SettingsError
 from bitmesh_proxy.settings_sources import load_settings
 from bitmesh_proxy.upstream.access import configured_access, provider_names, sandbox_access

@@ -19,8 +19,8 @@ from msgspec.structs import replace
 from bitmesh_proxy import keys
 from bitmesh_proxy.billing.usage import BYTES_PER_TOKEN_USUALLY
 from bitmesh_proxy.calls import Frame, ImageCall, Media, VideoCall
+from bitmesh_proxy.dialects.base import UpstreamRequest
 from bitmesh_proxy.errors import InvalidRequest
-from bitmesh_proxy.providers.base import UpstreamRequest
 from bitmesh_proxy.upstream.off_loop import THREAD_PARSE_BYTES
 from bitmesh_proxy.upstream.progress import Progress
 from tests.dialects.offers import make_offer

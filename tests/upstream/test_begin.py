@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
+from bitmesh_proxy.dialects.base import UpstreamRequest
 from bitmesh_proxy.errors import UpstreamBroken, UpstreamUnreachable
-from bitmesh_proxy.providers.base import UpstreamRequest
 from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.client import Upstream
 from bitmesh_proxy.upstream.connection import WRITE_BYTES

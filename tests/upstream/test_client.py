@@ -13,8 +13,8 @@ from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from bitmesh_proxy.dialects.base import FormPart, UpstreamRequest
 from bitmesh_proxy.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
-from bitmesh_proxy.providers.base import FormPart, UpstreamRequest
 from bitmesh_proxy.upstream.client import Upstream
 from bitmesh_proxy.upstream.opening import Origin
 from tests.upstream.answers import answers

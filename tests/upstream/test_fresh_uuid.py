@@ -7,7 +7,7 @@ import uuid
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from bitmesh_proxy.providers.base import FRESH_UUID, UpstreamRequest
+from bitmesh_proxy.dialects.base import FRESH_UUID, UpstreamRequest
 from bitmesh_proxy.providers.runware import PROVIDER
 from bitmesh_proxy.settings import Upstream as UpstreamSettings
 from bitmesh_proxy.upstream.access import ProviderAccess

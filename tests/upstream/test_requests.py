@@ -8,9 +8,9 @@ from types import MappingProxyType
 
 import pytest
 
+from bitmesh_proxy.dialects.base import FormPart, UpstreamRequest
 from bitmesh_proxy.errors import InternalError
 from bitmesh_proxy.providers import openai_compatible
-from bitmesh_proxy.providers.base import FormPart, UpstreamRequest
 from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.opening import Origin
 from bitmesh_proxy.upstream.requests import (
