@@ -124,8 +124,7 @@ class Database:
             turns = await asyncio.to_thread(_turns_of, path, takes_turns)
             key_changes = await asyncio.to_thread(KeyChanges, path.with_name(path.name + ".key-changes"))
         except (sqlite3.Error, OSError) as exc:
-            full = " (the disk is full)" if await asyncio.to_thread(_is_full, path.parent) else ""
-            raise StorageError(f"{path}: {exc}{full}") from exc
+            raise StorageError(f"{path}: {exc}{await asyncio.to_thread(_why, path)}") from exc
         writer = Writer(
             lambda: _connect_writer(path, timeout_s=busy_timeout_s),
             path,
@@ -258,6 +257,20 @@ def _change_and_undo(connection: sqlite3.Connection) -> None:
     """SQLite writes the page, for it has been changed, whatever it says now."""
     for by in (1, -1):
         connection.execute("UPDATE versions SET keys_version = keys_version + ?", (by,))
+
+
+def _why(path: Path) -> str:
+    """What SQLite does not say, in brackets, if it can be found out."""
+    if _is_full(path.parent):
+        return " (the disk is full)"
+    for beside in ("-wal", "-shm"):  # root may have made them, with a command of its own
+        try:
+            os.close(os.open(path.with_name(path.name + beside), os.O_RDWR))
+        except FileNotFoundError:
+            continue
+        except OSError as exc:
+            return f" ({exc})"
+    return ""
 
 
 def _is_full(directory: Path) -> bool:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sqlite3
 import stat
 import sys
@@ -76,6 +77,14 @@ def test_file_that_is_no_database_is_refused(path: Path, content: bytes) -> None
 def test_directory_in_place_of_the_file_is_refused(path: Path) -> None:
     path.mkdir()
     with pytest.raises(StorageError, match="directory"):
+        asyncio.run(open_database(path))
+
+
+def test_a_file_beside_it_that_cannot_be_opened_is_named(path: Path) -> None:
+    """As root's are, who has given a command of his own."""
+    log = path.with_name(path.name + "-wal")
+    log.mkdir()
+    with pytest.raises(StorageError, match=re.escape(f"'{log}'")):
         asyncio.run(open_database(path))
 
 
