@@ -12,8 +12,8 @@ Many clients send a head, and then its body in a packet of its own. The lane wai
 
 While the lane is at work aiohttp's handler sleeps, or has not begun yet, and its sleep is hidden from aiohttp
 (``_sleeper``), so that neither a further request nor the clock of idle connections wakes it. That clock is one for all
-connections (``watch.py``), as long as a connection's handler has not begun, which sets its own. This leans on private
-names of ``RequestHandler``, as there is no public way: ``tests/web/lane/test_protocol.py`` lists them, and
+connections (``upstream/watch.py``), as long as a connection's handler has not begun, which sets its own. This leans on
+private names of ``RequestHandler``, as there is no public way: ``tests/web/lane/test_protocol.py`` lists them, and
 ``pyproject.toml`` bounds the version.
 """
 
