@@ -72,6 +72,8 @@ def _video_call(request: ResponseRequest, context: Sequence[JsonObject]) -> Vide
     count = request.media.count
     _refuse(request, max_items=count if count != 1 else None, mask=request.media.mask)
     wishes, extras = request.media, Fields(request.extras)
+    if wishes.response_format in ("b64_json", "b64_ephemeral"):
+        raise UnsupportedValue("response_format: clips are answered as links ('url').", param="response_format")
     pictures = [
         Media(kind="image", url=part["image_url"]) for part in _inputs(request, context, kinds=("input_image",))
     ]

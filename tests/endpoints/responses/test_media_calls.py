@@ -147,6 +147,14 @@ def test_what_a_model_cannot_take_is_refused_by_name(operation: Operation, field
     assert raised.value.param == param
 
 
+@pytest.mark.parametrize("form", ["b64_json", "b64_ephemeral"])
+def test_a_clip_is_never_promised_as_base64(form: str) -> None:
+    with pytest.raises(UnsupportedValue) as raised:
+        call_for(a_request(input="A cat", response_format=form), VIDEO)
+    assert raised.value.param == "response_format"
+    assert isinstance(call_for(a_request(input="A cat", response_format="url"), VIDEO), VideoCall)
+
+
 @pytest.mark.parametrize("operation", [IMAGE, VIDEO, SPEECH, TRANSCRIPTION])
 def test_something_to_work_from_is_needed(operation: Operation) -> None:
     with pytest.raises(InvalidRequest) as raised:
