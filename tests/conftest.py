@@ -57,9 +57,7 @@ def watch(event: str, arguments: tuple[object, ...]) -> None:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         file, function = frame.f_code.co_filename, frame.f_code.co_name
-        if function in MAY_BLOCK_FUNCTIONS and any(
-            file.endswith(end) and function == name for end, name in MAY_BLOCK
-        ):
+        if function in MAY_BLOCK_FUNCTIONS and any(file.endswith(end) and function == name for end, name in MAY_BLOCK):
             return
         if culprit is None and file.startswith(PACKAGE):
             culprit = f"{file.removeprefix(PACKAGE)}:{frame.f_lineno} ({function})"
