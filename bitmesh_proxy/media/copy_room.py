@@ -12,11 +12,12 @@ import logging
 import stat
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from bitmesh_proxy.media.files import Files, FileThreads
+from bitmesh_proxy.media.files import Files, FileThreads, make_directories
 from bitmesh_proxy.media.ids import is_media_id
 from bitmesh_proxy.media.sniff import EXTENSIONS
 
@@ -203,9 +204,7 @@ class CopyRoom:
 
 
 def _clear(partial: Path, mark: str) -> None:
-    # Whoever may read a name has the id in it, and with that the result. (The mode is only that of the innermost.)
-    partial.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    partial.mkdir(mode=0o700, exist_ok=True)
+    make_directories(partial)
     for path in partial.iterdir():
         if path.name.partition(".")[2].startswith(mark):
             path.unlink(missing_ok=True)
@@ -213,8 +212,10 @@ def _clear(partial: Path, mark: str) -> None:
 
 def _scan(directory: Path) -> list[CopyEntry]:
     """The whole copies, least recently used first. Files with other names are not ours and stay untouched."""
-    found = [entry for path in directory.iterdir() if (entry := _entry_of(path)) is not None]
-    return sorted(found, key=lambda entry: entry.used_at_s)
+    with suppress(FileNotFoundError):  # somebody has emptied the cache by hand
+        found = [entry for path in directory.iterdir() if (entry := _entry_of(path)) is not None]
+        return sorted(found, key=lambda entry: entry.used_at_s)
+    return []
 
 
 def _find(directory: Path, media_id: str) -> CopyEntry | None:

@@ -24,7 +24,12 @@ class Files:
 
     def create(self, path: Path) -> int:
         """Open a new file for writing and reading. Raises FileExistsError rather than touching another's."""
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            return os.open(path, flags, 0o600)
+        except FileNotFoundError:  # somebody has emptied the cache by hand
+            make_directories(path.parent)
+            return os.open(path, flags, 0o600)
 
     def open(self, path: Path) -> int:
         """Open an existing file for reading, never through a symbolic link."""
@@ -57,8 +62,18 @@ class Files:
 
     def free_bytes(self, directory: Path) -> int:
         """What the file system has left for us."""
-        status = os.statvfs(directory)
+        try:
+            status = os.statvfs(directory)
+        except FileNotFoundError:  # as above
+            status = os.statvfs(directory.parent)
         return status.f_bavail * status.f_frsize
+
+
+def make_directories(partial: Path) -> None:
+    """The directory of half copies and the one of whole ones, its parent. Raises OSError."""
+    # Whoever may read a name has the id in it, and with that the result. (The mode is only that of the innermost.)
+    partial.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    partial.mkdir(mode=0o700, exist_ok=True)
 
 
 class FileThreads:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -245,6 +246,20 @@ async def test_a_copy_whose_file_is_gone_is_forgotten(tmp_path: Path) -> None:
         (tmp_path / "abc.png").unlink()
         assert await store.open("abc") is None
         assert store.used_bytes == 0
+
+
+@pytest.mark.parametrize("shared_as", [None, "7"])
+async def test_a_cache_that_was_emptied_by_hand_is_filled_anew(tmp_path: Path, shared_as: str | None) -> None:
+    """Results that exist nowhere else would be lost, with what they cost."""
+    clock = HandClock()
+    async with store_in(tmp_path / "media", clock=clock, min_free_bytes=1, shared_as=shared_as) as store:
+        await store.put("abc", b"abc", media_type="image/png")
+        shutil.rmtree(tmp_path / "media")
+        clock.now_s += LOOK_INTERVAL_S
+        await store.put("def", b"def", media_type="image/png")
+        assert await content(store, "def") == b"def"
+        assert await store.open("abc") is None
+        assert store.used_bytes == 3
 
 
 async def test_a_cancelled_writer_leaves_no_open_file_and_no_debt(tmp_path: Path) -> None:
