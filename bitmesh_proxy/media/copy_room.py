@@ -160,7 +160,7 @@ class CopyRoom:
     async def _look_around(self) -> None:
         """Take up what other processes have made, and drop what they have removed."""
         began_s = self._clock()
-        if not self._is_shared or began_s < self._next_look_s:
+        if not self._is_shared or 0 < self._next_look_s - began_s <= LOOK_INTERVAL_S:  # as above
             return
         self._next_look_s = began_s + LOOK_INTERVAL_S
         there = {entry.media_id: entry for entry in await self._threads.run(_scan, self._directory)}
@@ -174,7 +174,7 @@ class CopyRoom:
 
     async def _sweep(self) -> None:
         """Remove what is too old, now and then: the look over all copies is not for every request."""
-        if self._clock() < self._next_sweep_s:
+        if 0 < self._next_sweep_s - self._clock() <= SWEEP_INTERVAL_S:  # (more, where the clock has gone back)
             return
         self._next_sweep_s = self._clock() + SWEEP_INTERVAL_S
         for entry in [entry for entry in self._entries.values() if self._is_expired(entry)]:

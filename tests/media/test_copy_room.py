@@ -120,6 +120,19 @@ async def test_what_is_too_old_is_removed_now_and_then(tmp_path: Path) -> None:
         assert store.used_bytes == 100
 
 
+async def test_a_clock_that_was_ahead_puts_no_sweep_off(tmp_path: Path) -> None:
+    clock = HandClock()
+    async with store_in(tmp_path, clock=clock, keep_s=3_500) as store:
+        await put(store, "a")
+        clock.now_s += 3_300
+        await put(store, "b")
+        clock.now_s -= 3_000
+        await put(store, "c")
+        clock.now_s += 3_250
+        await put(store, "d")
+        assert files_in(tmp_path) == ["b.png", "c.png", "d.png"]
+
+
 async def test_a_restart_sweeps_at_once(tmp_path: Path) -> None:
     clock = HandClock()
     async with store_in(tmp_path, clock=clock, keep_s=100) as store:
