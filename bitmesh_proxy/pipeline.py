@@ -294,6 +294,15 @@ def cost_headers(bill: Bill | None, provider: str | None) -> dict[str, str]:
     return headers
 
 
+def cost_lines(bill: Bill | None, provider: str) -> str:
+    """The same as the lines of a head."""
+    line = f"X-Bitmesh-Provider: {provider}\r\n"
+    if bill is None:
+        return line
+    cost = format_usd(bill.charge_nano_usd)
+    return f"{line}X-Bitmesh-Cost: {cost}\r\nX-Bitmesh-Request-Cost-Basis: {bill.basis._value_}\r\n"
+
+
 def cost_comment(headers: Mapping[str, str]) -> bytes:
     """The cost headers of whole answers as comments of an event stream, which are known only at its end."""
     return b"".join(f": {name}: {value}\n".encode() for name, value in sorted(headers.items())) + b"\n"

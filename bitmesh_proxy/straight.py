@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, Protocol
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from bitmesh_proxy.billing.reservation import Books, Outcome, Reservation
 from bitmesh_proxy.billing.usage import tokens_of
@@ -25,7 +25,7 @@ from bitmesh_proxy.dialects.base import StreamMeter
 from bitmesh_proxy.dialects.openai_chat_usage_filter import UsageChunkFilter
 from bitmesh_proxy.endpoints.endpoint import Endpoint
 from bitmesh_proxy.errors import CallerLeft, GatewayError, ProviderRefused, UpstreamBroken, UpstreamError
-from bitmesh_proxy.pipeline import Incoming, Pipeline, cost_comment, cost_headers
+from bitmesh_proxy.pipeline import Incoming, Pipeline, cost_comment, cost_headers, cost_lines
 from bitmesh_proxy.storage.ledger import Accrued
 from bitmesh_proxy.storage.writer import Failed
 from bitmesh_proxy.upstream.answers import MAX_ERROR_BYTES, is_good, marks_of, refusal_of, too_large
@@ -68,7 +68,8 @@ class Outlet(Protocol):
 class StraightReply(Reply, Protocol):
     """Where an answer goes: a ``Reply``, and the same at once. All but ``abort`` raise CallerLeft."""
 
-    def send_now(self, status: int, headers: Mapping[str, str], body: bytes) -> None: ...
+    def send_json_now(self, headers: Mapping[str, str], lines: str, body: bytes) -> None:
+        """A whole answer with status 200; ``lines`` are further headers as they are written, behind the others."""
 
     def start_now(self, status: int, headers: Mapping[str, str]) -> None: ...
 
@@ -154,8 +155,9 @@ class StraightCall(Struct, eq=False):
     _filter: UsageChunkFilter | None = None
     #: Of a stream that passes through as it is.
     _outlet: Outlet | None = None
-    #: What is read whole: an answer, or a refusal.
-    _pieces: list[bytes] = field(default_factory=list)
+    #: What is read whole: an answer, or a refusal. It mostly comes in one piece; else these are all of them.
+    _whole: bytes = b""
+    _pieces: list[bytes] | None = None
     _size_bytes: int = 0
     #: A stream's last bytes, but for what it cost.
     _tail: bytes = b""
@@ -285,7 +287,12 @@ class StraightCall(Struct, eq=False):
         if self._kind == _STREAM:
             self._begin_stream(data, framed)
             return
-        self._pieces.append(data)
+        if self._pieces is not None:
+            self._pieces.append(data)
+        elif self._whole:
+            self._pieces = [self._whole, data]
+        else:
+            self._whole = data
         self._size_bytes += len(data)
         if self._kind == _REFUSAL:
             if self._size_bytes >= MAX_ERROR_BYTES:
@@ -492,12 +499,8 @@ class StraightCall(Struct, eq=False):
                 tail += cost_comment(cost_headers(bill, provider))
             reply.finish_now(self._progress.behind(tail))
         else:
-            headers = {
-                "Content-Type": "application/json",
-                **marks_of(self._known_head().headers),
-                **cost_headers(bill, provider),
-            }
-            reply.send_now(200, headers, self._whole_body())
+            marks = marks_of(self._known_head().headers)
+            reply.send_json_now(marks, cost_lines(bill, provider), self._whole_body())
 
     def _outcome(self, *, status: int, word: str, error: GatewayError | None = None) -> Outcome:
         return self.line.outcomes.of(
@@ -517,9 +520,9 @@ class StraightCall(Struct, eq=False):
 
     def _whole_body(self) -> bytes:
         pieces = self._pieces
-        if len(pieces) != 1:
-            self._pieces = pieces = [b"".join(pieces)]
-        return pieces[0]
+        if pieces is not None:
+            self._whole, self._pieces = b"".join(pieces), None
+        return self._whole
 
     def _leave_provider(self) -> None:
         connection, self._connection = self._connection, None

@@ -19,6 +19,8 @@ import pytest
 
 from bitmesh_proxy import keys
 from bitmesh_proxy.auth.secrets import token_digest
+from bitmesh_proxy.billing.bill import Bill
+from bitmesh_proxy.calls import Basis
 from bitmesh_proxy.context import RequestContext, Surface
 from bitmesh_proxy.endpoints import bitmesh, openai_chat
 from bitmesh_proxy.endpoints.endpoint import Endpoint
@@ -31,7 +33,8 @@ from bitmesh_proxy.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from bitmesh_proxy.pipeline import Incoming
+from bitmesh_proxy.money import NanoUsd
+from bitmesh_proxy.pipeline import Incoming, cost_headers, cost_lines
 from bitmesh_proxy.straight import StraightCall, StraightLine
 from bitmesh_proxy.upstream.outcomes import Outcomes
 from tests.journeys.gateway import Gateway, eventually, running_gateway
@@ -76,6 +79,10 @@ class Written:
     def send_now(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         self.start_now(status, headers)
         self.finish_now(body)
+
+    def send_json_now(self, headers: Mapping[str, str], lines: str, body: bytes) -> None:
+        further = dict(line.split(": ", 1) for line in lines.split("\r\n")[:-1])
+        self.send_now(200, {"Content-Type": "application/json", **headers, **further}, body)
 
     def start_now(self, status: int, headers: Mapping[str, str]) -> None:
         self._check()
@@ -272,6 +279,12 @@ async def test_a_whole_answer(tmp_path: Path) -> None:
         assert (reply.status, reply.body, reply.is_finished) == (200, WHOLE, True)
         assert reply.headers["X-Bitmesh-Cost"] == "0.000005"
         assert await there.row() == ("settled", "completed", 200)
+
+
+@pytest.mark.parametrize("bill", [None, Bill(), Bill(charge_nano_usd=NanoUsd(8550), basis=Basis.ESTIMATED)])
+def test_what_it_cost_is_said_in_lines_as_in_headers(bill: Bill | None) -> None:
+    headers = cost_headers(bill, "openai")
+    assert cost_lines(bill, "openai") == "".join(f"{name}: {value}\r\n" for name, value in headers.items())
 
 
 @pytest.mark.parametrize("endpoint", [bitmesh.CHAT, openai_chat.COMPLETIONS])
@@ -529,7 +542,7 @@ async def test_leaving_while_a_large_answer_is_read_in_a_thread(tmp_path: Path) 
     async with stage(tmp_path, answering(json_answer(LARGE))) as there:
         call, reply = there.call()
         call.begin()
-        await turns_until(lambda: call._task is not None and bool(call._pieces))
+        await turns_until(lambda: call._task is not None and call._size_bytes > 0)
         call.caller_left()
         assert isinstance(await there.ended(), CallerLeft)
         assert (await there.row())[1:] == ("caller_left", 499)

@@ -161,6 +161,21 @@ async def test_headers(headers: Mapping[str, str], passed: Sequence[Passed]) -> 
         assert without_date(line.data) == without_date(expected)
 
 
+@pytest.mark.parametrize("headers", [{}, {"X-Bitmesh-Sandbox": "1"}])
+@pytest.mark.parametrize("further", [{}, {"X-Bitmesh-Provider": "openai", "X-Bitmesh-Cost": "0.1"}])
+@pytest.mark.parametrize("passed", [(), (COUNTED,), (COUNTED, SNAPSHOT)])
+async def test_an_answer_of_json(
+    headers: Mapping[str, str], further: Mapping[str, str], passed: Sequence[Passed]
+) -> None:
+    line, other = Line(), Line()
+    reply = LaneReply(line, REQUEST_ID, passed)
+    reply.send_json_now(headers, "".join(f"{name}: {value}\r\n" for name, value in further.items()), b"{}")
+    LaneReply(other, REQUEST_ID, passed).send_now(200, {**JSON_HEADERS, **headers, **further}, b"{}")
+    assert without_date(line.data) == without_date(other.data)
+    assert reply.is_started
+    assert reply.status == 200
+
+
 async def test_a_stream() -> None:
     headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     pieces = [b"data: 1\n\n", b"data: 2\n\n", b"x" * 5000]
@@ -258,6 +273,7 @@ async def test_nothing_written_is_no_end() -> None:
 Do = Any
 WRITING: dict[str, Do] = {
     "send": lambda reply: reply.send_now(200, {}, b""),
+    "send JSON": lambda reply: reply.send_json_now({}, "", b""),
     "begin": lambda reply: reply.begin_now(STREAM_HEADERS, b"x", None),
     "push": lambda reply: reply.push(b"x"),
     "write": lambda reply: reply.write_now(b"x"),
@@ -269,7 +285,7 @@ WRITING: dict[str, Do] = {
 @pytest.mark.parametrize("is_lost", [True, False])
 async def test_who_has_gone_is_not_written_to(how: str, is_lost: bool) -> None:
     reply, line = a_reply()
-    if how not in ("send", "begin"):
+    if how not in ("send", "send JSON", "begin"):
         reply.start_now(200, {})
     wire = line.wire
     if is_lost:
