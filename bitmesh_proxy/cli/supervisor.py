@@ -62,7 +62,8 @@ class Supervisor:
         self._clock = clock
         self._is_stopping = False
         self._was_hung_up = False
-        self._alive_told_s = clock()
+        #: When it was last looked what has happened, and told that we live.
+        self._turned_s = self._alive_told_s = clock()
         self._selector = selectors.EpollSelector()
         self._woken, self._waker = socket.socketpair()
 
@@ -113,7 +114,7 @@ class Supervisor:
         self._serving[0].order(WELCOME)
         while not self._is_stopping:
             for child in self._turn(self._until_next_s()):
-                pause_s = child.due_s - self._clock()
+                pause_s = max(0.0, child.due_s - self._clock())
                 log.error("%s ended: %s; another one comes in %.1f s", child.name, child.how, pause_s)
             self._replace()
             self._tell_that_we_live()
@@ -158,30 +159,32 @@ class Supervisor:
 
     def _turn(self, timeout_s: float | None) -> list[Child]:
         """Wait until something happens, and take note of it. Gives the children that have ended."""
-        began_s = self._clock()
         happened = self._selector.select(timeout_s)
+        # One look at the clock for all of this turn: whenever we are paused, it belongs to one turn, and to its end.
+        now_s, last_s = self._clock(), self._turned_s
+        self._turned_s = now_s
         if timeout_s is not None:
             # Where we were not let on (a container or a machine that was paused), children were not, or were not heard.
-            overslept_s = max(0.0, self._clock() - began_s - timeout_s)
+            overslept_s = max(0.0, now_s - last_s - timeout_s)
             for child in self._children:
                 child.heard_s += overslept_s
         for key, _ in happened:
             if key.data is None:
                 self._woken.recv(4096)
             else:
-                if key.data.listen(self._clock()) and not (key.data.is_ready or self._is_stopping):
+                if key.data.listen(now_s) and not (key.data.is_ready or self._is_stopping):
                     service_manager.ask_for_time()  # (when stopping, it would put off the end of that)
-        ended = [child for child in self._children if child.has_ended(self._clock())]
+        ended = [child for child in self._children if child.has_ended(now_s)]
         for child in ended:
             self._selector.unregister(child.reports)
             child.close()
             self._on_death(child)
         if not self._is_stopping:
-            self._mind_the_watchdog()
+            self._mind_the_watchdog(now_s)
         return ended
 
-    def _mind_the_watchdog(self) -> None:
-        now_s, interval_s = self._clock(), self._watchdog_interval_s
+    def _mind_the_watchdog(self, now_s: float) -> None:
+        interval_s = self._watchdog_interval_s
         for child in self._children:
             patience_s = START_PATIENCE_S
             if child.is_ready:

@@ -62,11 +62,15 @@ logging.basicConfig(stream=sys.stdout, format="log %(message)s", level="INFO")
 interval_s = service_manager.watchdog_interval_s()
 def child(name, seat=None):
     return Child(name=name, run=partial(run, name), seat=seat, beat_interval_s=interval_s and interval_s / 2)
+def note_death(child):
+    say("dead", child.name)
+    if "PAUSED_AT_DEATH" in os.environ:
+        leaps_s.append(3600.0)
 supervisor = Supervisor(
     [child("sandbox")],
     [child("one", 0), child("two", 1)],
     sockets=[],
-    on_death=lambda child: say("dead", child.name),
+    on_death=note_death,
     watchdog_interval_s=interval_s,
     stop_patience_s=float(os.environ.get("STOP_PATIENCE_S", 60)),
     clock=lambda: time.monotonic() + sum(leaps_s),
@@ -215,6 +219,18 @@ def test_who_was_paused_with_all_its_children_takes_none_for_dead(tmp_path: Path
             running.process.send_signal(signal.SIGTERM)
             assert [line for line in running.rest() if "stood still" in line or line.endswith("again")] == []
             assert running.process.wait() == 0
+
+
+def test_a_pause_within_a_turn_is_a_pause_too(tmp_path: Path) -> None:
+    with supervised(env={"WATCHDOG_USEC": "60000000", "PAUSED_AT_DEATH": "1"}) as running:
+        victim = pid_in(running.until("one"))
+        running.until("one is told to welcome")
+        os.kill(victim, signal.SIGKILL)
+        running.until("dead one")
+        assert running.until("one").endswith("again")
+        running.process.send_signal(signal.SIGTERM)
+        assert [line for line in running.said + running.rest() if "stood still" in line] == []
+        assert running.process.wait() == 0
 
 
 def test_for_one_whose_start_goes_on_more_time_is_asked(tmp_path: Path) -> None:
