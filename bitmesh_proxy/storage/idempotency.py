@@ -167,6 +167,9 @@ class IdempotencyStore:
             (expired_before_ms, SWEEP_ROWS),
         )
         # The oldest answers of the keys that hold too much, until the rest fits; their calls stay known.
+        (kept_bytes,) = connection.execute("SELECT coalesce(sum(size_bytes), 0) FROM idempotency_totals").fetchone()
+        if kept_bytes <= self._max_total_bytes:
+            return
         totals = dict(connection.execute("SELECT key_id, size_bytes FROM idempotency_totals"))
         going: list[tuple[str, str]] = []
         for key_id, over_bytes in over_fair_share(totals, self._max_total_bytes).items():

@@ -263,6 +263,9 @@ class ResponseStore:
             "DELETE FROM responses WHERE id IN (SELECT id FROM responses WHERE created_at_ms < ? LIMIT ?)",
             (oldest_ms, SWEEP_ROWS),
         )
+        (kept_bytes,) = connection.execute("SELECT coalesce(sum(size_bytes), 0) FROM response_totals").fetchone()
+        if kept_bytes <= self._max_total_bytes:
+            return
         totals = dict(connection.execute("SELECT account_id, size_bytes FROM response_totals"))
         going: list[tuple[str]] = []
         for account_id, over_bytes in over_fair_share(totals, self._max_total_bytes).items():
