@@ -6,6 +6,7 @@ of them: who holds less than that loses nothing, however much the others bring.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping
 
 
@@ -19,3 +20,26 @@ def over_fair_share(held_bytes: Mapping[str, int], room_bytes: int) -> dict[str,
             return {owner: held - share_bytes for owner, held in reversed(ascending[place:])}
         left_bytes -= size_bytes
     return {}
+
+
+def oldest_to_go(
+    connection: sqlite3.Connection, *, totals: str, oldest: str, room_bytes: int, most: int
+) -> list[tuple[str, str]]:
+    """What those have to give up who hold too much, as owner and id: their oldest, ``most`` at most; none while
+    everything fits.
+
+    ``totals`` is a query of owners and ``size_bytes``, ``oldest`` one of an owner's ids and bytes, the oldest first,
+    with a limit.
+    """
+    (held_bytes,) = connection.execute(f"SELECT coalesce(sum(size_bytes), 0) FROM ({totals})").fetchone()  # noqa: S608
+    if held_bytes <= room_bytes:  # as nearly always; the owners may be many
+        return []
+    going: list[tuple[str, str]] = []
+    for owner, over_bytes in over_fair_share(dict(connection.execute(totals)), room_bytes).items():
+        left_bytes = over_bytes
+        for thing, size_bytes in connection.execute(oldest, (owner, most - len(going))):
+            going.append((owner, thing))
+            left_bytes -= size_bytes
+            if left_bytes <= 0:
+                break
+    return going

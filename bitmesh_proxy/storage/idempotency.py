@@ -13,8 +13,8 @@ from typing import Literal
 import msgspec
 
 from bitmesh_proxy.storage.database import Database
-from bitmesh_proxy.storage.fair_share import over_fair_share
-from bitmesh_proxy.storage.sweeps import NowAndThen
+from bitmesh_proxy.storage.fair_share import oldest_to_go
+from bitmesh_proxy.storage.sweeps import OftenEnough
 
 State = Literal["running", "finished", "stream"]
 
@@ -55,9 +55,7 @@ class IdempotencyStore:
         self._instance = instance
         self._keep_s = keep_s
         self._max_total_bytes = max_total_bytes
-        self._sweeps = NowAndThen(SWEEP_INTERVAL_S)
-        self._kept_bytes_since = 0
-        self._new_rows_since = 0
+        self._sweeps = OftenEnough(SWEEP_INTERVAL_S, rows=SWEEP_AFTER_ROWS, room_bytes=max_total_bytes)
 
     async def claim(
         self, key_id: str, idempotency_key: str, *, fingerprint: bytes, request_id: str, now_s: float
@@ -66,7 +64,8 @@ class IdempotencyStore:
         still runs: it may do so for longer, or the clock has leapt, and it would be made and charged a second time.
         """
         expired_before_ms = int((now_s - self._keep_s) * 1000)
-        is_sweep_due = self._is_sweep_due(now_s)
+        self._sweeps.note(rows=1)
+        is_sweep_due = self._sweeps.is_due(now_s)
 
         def insert(connection: sqlite3.Connection) -> Claimed | Existing:
             if is_sweep_due:
@@ -102,7 +101,7 @@ class IdempotencyStore:
 
     async def finish(self, key_id: str, idempotency_key: str, *, status: int, headers: str, body: bytes) -> None:
         """Keep the whole answer."""
-        self._kept_bytes_since += len(body)
+        self._sweeps.note(size_bytes=len(body))
 
         def update(connection: sqlite3.Connection) -> None:
             connection.execute(
@@ -151,38 +150,21 @@ class IdempotencyStore:
 
         return await self._database.write(resolve)
 
-    def _is_sweep_due(self, now_s: float) -> bool:
-        """Asked once for each claim."""
-        self._new_rows_since += 1
-        is_much = self._new_rows_since >= SWEEP_AFTER_ROWS or self._kept_bytes_since >= self._max_total_bytes // 8
-        if not self._sweeps.is_due(now_s, at_once=is_much):
-            return False
-        self._new_rows_since = self._kept_bytes_since = 0
-        return True
-
     def _sweep(self, connection: sqlite3.Connection, expired_before_ms: int) -> None:
         connection.execute(
             "DELETE FROM idempotency WHERE (key_id, idempotency_key) IN (SELECT key_id, idempotency_key"
             " FROM idempotency WHERE created_at_ms < ? AND state <> 'running' LIMIT ?)",
             (expired_before_ms, SWEEP_ROWS),
         )
-        # The oldest answers of the keys that hold too much, until the rest fits; their calls stay known.
-        (kept_bytes,) = connection.execute("SELECT coalesce(sum(size_bytes), 0) FROM idempotency_totals").fetchone()
-        if kept_bytes <= self._max_total_bytes:
-            return
-        totals = dict(connection.execute("SELECT key_id, size_bytes FROM idempotency_totals"))
-        going: list[tuple[str, str]] = []
-        for key_id, over_bytes in over_fair_share(totals, self._max_total_bytes).items():
-            oldest_first = connection.execute(
-                "SELECT idempotency_key, length(body) FROM idempotency"
-                " WHERE key_id = ? AND body IS NOT NULL ORDER BY created_at_ms LIMIT ?",
-                (key_id, SWEEP_ROWS - len(going)),
-            )
-            for idempotency_key, size_bytes in oldest_first:
-                going.append((key_id, idempotency_key))
-                over_bytes -= size_bytes
-                if over_bytes <= 0:
-                    break
+        # Answers only: their calls stay known.
+        going = oldest_to_go(
+            connection,
+            totals="SELECT key_id, size_bytes FROM idempotency_totals",
+            oldest="SELECT idempotency_key, length(body) FROM idempotency"
+            " WHERE key_id = ? AND body IS NOT NULL ORDER BY created_at_ms LIMIT ?",
+            room_bytes=self._max_total_bytes,
+            most=SWEEP_ROWS,
+        )
         connection.executemany(
             "UPDATE idempotency SET state = 'stream', body = NULL WHERE key_id = ? AND idempotency_key = ?", going
         )

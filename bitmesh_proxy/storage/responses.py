@@ -19,15 +19,14 @@ import orjson
 
 from bitmesh_proxy.calls import JsonObject
 from bitmesh_proxy.storage.database import Database, Row
-from bitmesh_proxy.storage.fair_share import over_fair_share
-from bitmesh_proxy.storage.sweeps import NowAndThen
+from bitmesh_proxy.storage.fair_share import oldest_to_go
+from bitmesh_proxy.storage.sweeps import OftenEnough
 
-#: Old ones are looked for this often, and whenever so many have been kept since that a sweep removes no fewer.
+#: Old ones are looked for this often, and whenever an eighth of the space has been filled since, or so many have been
+#: kept that a sweep removes no fewer.
 SWEEP_INTERVAL_S = 60.0
 SWEEP_ROWS = 200
 SWEEP_AFTER_ROWS = 100
-#: Or so large a part of the space has been filled: an eighth.
-SWEEP_AFTER_SHARE = 8
 #: Conversations of more turns are no conversations.
 MAX_CHAIN = 2_000
 #: Larger ones are packed and unpacked off the loop.
@@ -114,9 +113,7 @@ class ResponseStore:
         self._keep_s = keep_s
         self._max_total_bytes = max_total_bytes
         self._clock = clock
-        self._sweeps = NowAndThen(SWEEP_INTERVAL_S)
-        self._kept_rows_since = 0
-        self._kept_bytes_since = 0
+        self._sweeps = OftenEnough(SWEEP_INTERVAL_S, rows=SWEEP_AFTER_ROWS, room_bytes=max_total_bytes)
 
     async def save(self, response: StoredResponse) -> None:
         """Keep it, or what has become of it. One that was cancelled meanwhile stays so."""
@@ -132,7 +129,8 @@ class ResponseStore:
         row = await _pack(response)
         item_ids = {item["id"] for item in (*response.input_items, *response.output) if isinstance(item.get("id"), str)}
         rows = [(response.account_id, item_id, response.id) for item_id in item_ids]
-        oldest_ms = self._oldest_ms() if self._is_sweep_due(size_bytes=row[_SIZE_AT]) else None
+        self._sweeps.note(rows=1, size_bytes=row[_SIZE_AT])
+        oldest_ms = self._oldest_ms() if self._sweeps.is_due(self._clock()) else None
 
         def upsert(connection: sqlite3.Connection) -> bool:
             if not is_new and not connection.execute("SELECT 1 FROM responses WHERE id = ?", row[:1]).fetchone():
@@ -245,40 +243,19 @@ class ResponseStore:
     def _oldest_ms(self) -> int:
         return int((self._clock() - self._keep_s) * 1000)
 
-    def _is_sweep_due(self, *, size_bytes: int) -> bool:
-        """Asked once for each that is kept."""
-        self._kept_rows_since += 1
-        self._kept_bytes_since += size_bytes
-        is_much = (
-            self._kept_rows_since >= SWEEP_AFTER_ROWS
-            or self._kept_bytes_since >= self._max_total_bytes // SWEEP_AFTER_SHARE
-        )
-        if not self._sweeps.is_due(self._clock(), at_once=is_much):
-            return False
-        self._kept_rows_since = self._kept_bytes_since = 0
-        return True
-
     def _sweep(self, connection: sqlite3.Connection, oldest_ms: int) -> None:
         connection.execute(
             "DELETE FROM responses WHERE id IN (SELECT id FROM responses WHERE created_at_ms < ? LIMIT ?)",
             (oldest_ms, SWEEP_ROWS),
         )
-        (kept_bytes,) = connection.execute("SELECT coalesce(sum(size_bytes), 0) FROM response_totals").fetchone()
-        if kept_bytes <= self._max_total_bytes:
-            return
-        totals = dict(connection.execute("SELECT account_id, size_bytes FROM response_totals"))
-        going: list[tuple[str]] = []
-        for account_id, over_bytes in over_fair_share(totals, self._max_total_bytes).items():
-            oldest_first = connection.execute(
-                "SELECT id, size_bytes FROM responses WHERE account_id = ? ORDER BY created_at_ms LIMIT ?",
-                (account_id, SWEEP_ROWS - len(going)),
-            )
-            for response_id, size_bytes in oldest_first:
-                going.append((response_id,))
-                over_bytes -= size_bytes
-                if over_bytes <= 0:
-                    break
-        connection.executemany("DELETE FROM responses WHERE id = ?", going)
+        going = oldest_to_go(
+            connection,
+            totals="SELECT account_id, size_bytes FROM response_totals",
+            oldest="SELECT id, size_bytes FROM responses WHERE account_id = ? ORDER BY created_at_ms LIMIT ?",
+            room_bytes=self._max_total_bytes,
+            most=SWEEP_ROWS,
+        )
+        connection.executemany("DELETE FROM responses WHERE id = ?", [(response_id,) for _, response_id in going])
 
 
 async def _pack(response: StoredResponse) -> tuple[Any, ...]:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from bitmesh_proxy.storage.sweeps import NowAndThen
+from bitmesh_proxy.storage.sweeps import NowAndThen, OftenEnough
 from tests.storage.examples import NOON_S
 
 
@@ -31,3 +31,17 @@ def test_each_has_its_own_times() -> None:
     one, other = NowAndThen(60.0), NowAndThen(60.0)
     assert one.is_due(NOON_S)
     assert other.is_due(NOON_S)
+
+
+def test_it_comes_sooner_where_much_has_come() -> None:
+    sweeps = OftenEnough(60.0, rows=3, room_bytes=80)
+    assert sweeps.is_due(NOON_S)
+    sweeps.note(rows=2, size_bytes=9)
+    assert not sweeps.is_due(NOON_S + 1)
+    sweeps.note(rows=1)
+    assert sweeps.is_due(NOON_S + 2)
+    sweeps.note(size_bytes=10)
+    assert sweeps.is_due(NOON_S + 3)
+    sweeps.note(rows=2, size_bytes=9)
+    assert not sweeps.is_due(NOON_S + 62.5)
+    assert sweeps.is_due(NOON_S + 63)
