@@ -71,10 +71,7 @@ def on_missing_credentials(settings: Settings, environ: Mapping[str, str]) -> li
         missing = missing_credentials(settings, environ)
     except SettingsError:  # the start will say so
         return []
-    return [
-        f"provider {name}: there is nothing at {reference}, where the settings say that its credential is"
-        for name, reference in missing.items()
-    ]
+    return [f"provider {name}: {detail}" for name, detail in missing.items()]
 
 
 def sandbox_port_taken(settings: Settings, exc: OSError) -> StartError:

@@ -242,12 +242,8 @@ async def _check_providers(settings: Settings, *, offline: bool) -> list[Finding
     try:
         access = configured_access(settings)
         empty = [
-            Finding(
-                check=f"provider {name}",
-                verdict="warning",
-                detail=f"there is nothing at {reference}, where the settings say that its credential is",
-            )
-            for name, reference in missing_credentials(settings).items()
+            Finding(check=f"provider {name}", verdict="warning", detail=detail)
+            for name, detail in missing_credentials(settings).items()
         ]
     except SettingsError as exc:
         return [Finding(check="providers", verdict="fault", detail=str(exc))]

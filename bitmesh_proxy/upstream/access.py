@@ -85,9 +85,9 @@ def configured_access(settings: Settings, environ: Mapping[str, str] | None = No
 
 
 def missing_credentials(settings: Settings, environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """References of the settings behind which there is nothing, by provider. Raises SettingsError as a start does."""
+    """Which providers' credentials are not where the settings say, in words. Raises SettingsError as a start does."""
     return {
-        entry.name: entry.credential
+        entry.name: f"there is nothing at {entry.credential}, where the settings say that its credential is"
         for entry in settings.providers
         if entry.enabled and entry.credential and not resolve_credential(entry.credential, environ)
     }
