@@ -20,6 +20,7 @@ import msgspec
 from bitmesh_proxy.media.files import Files, FileThreads, make_directories
 from bitmesh_proxy.media.ids import is_media_id
 from bitmesh_proxy.media.sniff import EXTENSIONS
+from bitmesh_proxy.storage.sweeps import NowAndThen
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class CopyRoom:
     ) -> None:
         self.used_bytes = 0
         self._is_shared = is_shared
-        self._next_look_s = 0.0
+        self._looks = NowAndThen(LOOK_INTERVAL_S)
         self._directory = directory
         self._max_bytes = max_bytes
         self._keep_s = keep_s
@@ -68,7 +69,7 @@ class CopyRoom:
         self._threads = threads
         self._entries: OrderedDict[str, CopyEntry] = OrderedDict()
         self._deciding = asyncio.Lock()
-        self._next_sweep_s = 0.0
+        self._sweeps = NowAndThen(SWEEP_INTERVAL_S)
 
     async def load(self, partial: Path, *, mark: str = "") -> None:
         """Take up what is there from before, throw away half copies whose second name begins with ``mark``.
@@ -160,9 +161,8 @@ class CopyRoom:
     async def _look_around(self) -> None:
         """Take up what other processes have made, and drop what they have removed."""
         began_s = self._clock()
-        if not self._is_shared or 0 < self._next_look_s - began_s <= LOOK_INTERVAL_S:  # as above
+        if not self._is_shared or not self._looks.is_due(began_s):
             return
-        self._next_look_s = began_s + LOOK_INTERVAL_S
         there = {entry.media_id: entry for entry in await self._threads.run(_scan, self._directory)}
         for media_id, entry in list(self._entries.items()):
             if media_id not in there and not entry.readers and entry.created_at_s < began_s:
@@ -174,9 +174,8 @@ class CopyRoom:
 
     async def _sweep(self) -> None:
         """Remove what is too old, now and then: the look over all copies is not for every request."""
-        if 0 < self._next_sweep_s - self._clock() <= SWEEP_INTERVAL_S:  # (more, where the clock has gone back)
+        if not self._sweeps.is_due(self._clock()):
             return
-        self._next_sweep_s = self._clock() + SWEEP_INTERVAL_S
         for entry in [entry for entry in self._entries.values() if self._is_expired(entry)]:
             if not entry.readers:
                 await self._evict(entry)

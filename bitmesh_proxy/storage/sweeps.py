@@ -1,4 +1,4 @@
-"""When old rows are looked for: with a write that happens anyway, and not with each of them."""
+"""When what is old is looked for: with something that happens anyway, and not each time that it does."""
 
 from __future__ import annotations
 
