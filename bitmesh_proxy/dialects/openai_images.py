@@ -32,6 +32,8 @@ _NOT_IN_FORMS: Final = frozenset({"moderation"})
 
 #: The end of the ``type`` of a finished picture's event.
 _FINISHED: Final = b'.completed"'
+#: So much of it may stand in one piece, and the rest in the next.
+_SEAM_BYTES: Final = len(_FINISHED) - 1
 _MAX_TAIL_BYTES: Final = 16 * 1024
 
 
@@ -123,9 +125,9 @@ class OpenAIImagesMeter:
 
     def feed(self, data: bytes) -> None:
         """Look at the next bytes of the stream, cut anywhere."""
-        seen = self._last + data
-        self._finished += seen.count(_FINISHED)
-        self._last = seen[-(len(_FINISHED) - 1) :]
+        seam = self._last + data[:_SEAM_BYTES]  # not all of it: that would be a copy of each piece
+        self._finished += data.count(_FINISHED) + seam.count(_FINISHED)
+        self._last = data[-_SEAM_BYTES:] if len(data) >= _SEAM_BYTES else seam[-_SEAM_BYTES:]
         whole = self._cutter.cut(data)
         if not whole:
             return
