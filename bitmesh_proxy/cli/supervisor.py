@@ -160,7 +160,7 @@ class Supervisor:
     def _turn(self, timeout_s: float | None) -> list[Child]:
         """Wait until something happens, and take note of it. Gives the children that have ended."""
         happened = self._selector.select(timeout_s)
-        # One look at the clock for all of this turn: whenever we are paused, it belongs to one turn, and to its end.
+        # One look at the clock serves the whole turn, so that a pause, wherever it falls, lies between two of them.
         now_s, last_s = self._clock(), self._turned_s
         self._turned_s = now_s
         if timeout_s is not None:
