@@ -64,7 +64,7 @@ def child(name, seat=None):
     return Child(name=name, run=partial(run, name), seat=seat, beat_interval_s=interval_s and interval_s / 2)
 def note_death(child):
     say("dead", child.name)
-    if "PAUSED_AT_DEATH" in os.environ:
+    if "PAUSED_AT_FIRST_DEATH" in os.environ and not leaps_s:
         leaps_s.append(3600.0)
 supervisor = Supervisor(
     [child("sandbox")],
@@ -222,7 +222,7 @@ def test_who_was_paused_with_all_its_children_takes_none_for_dead(tmp_path: Path
 
 
 def test_a_pause_within_a_turn_is_a_pause_too(tmp_path: Path) -> None:
-    with supervised(env={"WATCHDOG_USEC": "60000000", "PAUSED_AT_DEATH": "1"}) as running:
+    with supervised(env={"WATCHDOG_USEC": "60000000", "PAUSED_AT_FIRST_DEATH": "1"}) as running:
         victim = pid_in(running.until("one"))
         running.until("one is told to welcome")
         os.kill(victim, signal.SIGKILL)
