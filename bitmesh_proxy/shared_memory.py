@@ -77,12 +77,13 @@ class SharedMemory:
         self.threads.acquire()
         try:
             flock(self.lock_descriptor, LOCK_EX | LOCK_NB)
-        except BlockingIOError:
+        except OSError:
             self.wait()
 
     def wait(self) -> None:
-        """The rest of ``lock`` where another process has it. Whoever comes when somebody has waited in vain does not
-        wait, until it is free again. Where it raises Unavailable, ``threads`` is given back."""
+        """The rest of ``lock`` where it was not to be had, mostly because another process has it. Whoever comes when
+        somebody has waited in vain does not wait, until it is free again. Where it raises Unavailable, ``threads`` is
+        given back."""
         is_hopeless = self._was_in_vain
         end_s, tries = time.monotonic() + (0.0 if is_hopeless else PATIENCE_S), 0
         while True:
@@ -91,6 +92,9 @@ class SharedMemory:
                 break
             except BlockingIOError:
                 tries += 1
+            except OSError as exc:  # the kernel has no room for a lock
+                self.threads.release()
+                raise Unavailable(f"The {self.name} cannot be looked up at the moment. Please try again.") from exc
             if tries < _TRIES and not is_hopeless:
                 continue
             if time.monotonic() >= end_s:
@@ -110,8 +114,10 @@ class SharedMemory:
 
     def unlock(self) -> None:
         """Let the next one in."""
-        flock(self.lock_descriptor, LOCK_UN)
-        self.threads.release()
+        try:
+            flock(self.lock_descriptor, LOCK_UN)
+        finally:
+            self.threads.release()
 
     @contextmanager
     def locked(self) -> Iterator[None]:

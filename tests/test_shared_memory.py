@@ -118,6 +118,23 @@ def test_a_holder_that_is_stopped_keeps_nobody_waiting_for_ever(
     memory.unlock()
 
 
+def test_a_lock_that_the_kernel_refuses_is_refused_and_no_more(memory: SharedMemory) -> None:
+    """As for want of memory (ENOLCK). What keeps threads apart must not stay taken: the next one would never wake."""
+    works = memory.lock_descriptor
+    memory.lock_descriptor = os.open("/", os.O_PATH)  # flock(2) takes none of these
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            memory.lock()
+    os.close(memory.lock_descriptor)
+    memory.lock_descriptor = -1
+    assert memory.threads.acquire(blocking=False)
+    with pytest.raises(ValueError, match="descriptor"):
+        memory.unlock()
+    memory.lock_descriptor = works
+    with memory.locked():
+        pass
+
+
 def test_a_forked_child_has_a_lock_of_its_own(memory: SharedMemory) -> None:
     """What it inherits is the parent's: it would neither keep the parent out nor be kept out by it."""
     process = start(FORK, memory)

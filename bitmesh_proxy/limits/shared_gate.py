@@ -79,7 +79,7 @@ class Gate:
         memory.threads.acquire()
         try:
             flock(memory.lock_descriptor, LOCK_EX | LOCK_NB)
-        except BlockingIOError:
+        except OSError:
             memory.wait()
         try:
             if words[MOVES_AT] != self._moves and not self._has_found_all():
@@ -110,8 +110,10 @@ class Gate:
             self._put_back(len(passed))
             return None
         finally:
-            flock(memory.lock_descriptor, LOCK_UN)
-            memory.threads.release()
+            try:
+                flock(memory.lock_descriptor, LOCK_UN)
+            finally:
+                memory.threads.release()
 
     def _has_found_all(self) -> bool:
         """Look where all is. Under the lock."""

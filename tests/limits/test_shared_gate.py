@@ -363,6 +363,20 @@ def test_one_that_is_stopped_in_the_middle_keeps_nobody_waiting_for_ever(memory:
     assert slots.running("key") == 1
 
 
+def test_a_lock_that_the_kernel_refuses_is_refused_and_no_more(memory: SharedMemory) -> None:
+    slots, limits = here(memory)
+    gate = slots.gate("key", 2, [limit.bucket("key") for limit in limits], untold=0)
+    assert gate is not None
+    works = memory.lock_descriptor
+    memory.lock_descriptor = os.open("/", os.O_PATH)  # flock(2) takes none of these
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            gate.enter()
+    os.close(memory.lock_descriptor)
+    memory.lock_descriptor = works
+    assert gate.enter() is not None
+
+
 def test_one_that_is_killed_at_any_moment_costs_nobody_anything(memory: SharedMemory) -> None:
     slots, limits = here(memory)
     process = start(HAMMER, memory, 0)
