@@ -10,6 +10,7 @@ makes a queue, and whoever does not know of it merely waits as SQLite does.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from fcntl import LOCK_EX, LOCK_UN, flock
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +29,9 @@ class Turns:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        flock(self._descriptor, LOCK_UN)
+        # What was committed must not be reported as lost. (A lock that could not be given up is with the next turn.)
+        with suppress(OSError):
+            flock(self._descriptor, LOCK_UN)
 
     def close(self) -> None:
         """Leave the queue. A thread that still stands in it fails when it is its turn."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sqlite3
 import subprocess
@@ -62,6 +63,16 @@ def test_a_turn_ends_with_its_holder(tmp_path: Path) -> None:
     turns = Turns(tmp_path / "turns")
     with turns:
         pass
+    turns.close()
+
+
+def test_a_turn_that_cannot_be_given_back_does_not_spoil_what_was_written(tmp_path: Path) -> None:
+    turns = Turns(tmp_path / "turns")
+    with turns:
+        works = turns._descriptor
+        turns._descriptor = os.open("/", os.O_PATH)  # flock(2) takes none of these
+    os.close(turns._descriptor)
+    turns._descriptor = works
     turns.close()
 
 
