@@ -58,6 +58,8 @@ class Child(msgspec.Struct, eq=False, kw_only=True):
     #: 0: there is no process.
     pid: int = 0
     is_ready: bool = False
+    #: By us. It may take a while to be dead: its memory has to go, or a disk to answer.
+    is_killed: bool = False
     #: When the process was started, or heard of last.
     heard_s: float = 0.0
     ready_s: float = 0.0
@@ -102,7 +104,7 @@ class Child(msgspec.Struct, eq=False, kw_only=True):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
         os.close(orders)
         os.close(reports)
-        self.pid, self.is_ready, self.heard_s, self.status = pid, False, now_s, 0
+        self.pid, self.is_ready, self.is_killed, self.heard_s, self.status = pid, False, False, now_s, 0
         self.starts += 1
 
     def listen(self, now_s: float) -> bool:
@@ -142,6 +144,11 @@ class Child(msgspec.Struct, eq=False, kw_only=True):
         """To its process, if there is one. (One that has ended keeps its id until ``has_ended`` has said so.)"""
         if self.pid:
             os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End its process without asking."""
+        self.is_killed = True
+        self.signal(signal.SIGKILL)
 
     def close(self) -> None:
         """Let go of its pipes. May be called twice."""

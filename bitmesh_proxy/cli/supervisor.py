@@ -144,8 +144,10 @@ class Supervisor:
                     self._turn(left_s)
                     continue
                 for child in running:
-                    log.error("%s has not come to its end for %.1f s and is killed", child.name, self._stop_patience_s)
-                    child.signal(signal.SIGKILL)
+                    if not child.is_killed:
+                        patience_s = self._stop_patience_s
+                        log.error("%s has not come to its end for %.1f s and is killed", child.name, patience_s)
+                        child.kill()
                 self._turn(None)
         signal.set_wakeup_fd(-1)
         self._selector.close()
@@ -191,9 +193,9 @@ class Supervisor:
                 if interval_s is None or child.beat_interval_s is None:
                     continue
                 patience_s = 2 * interval_s
-            if child.pid and now_s - child.heard_s > patience_s:
+            if child.pid and not child.is_killed and now_s - child.heard_s > patience_s:
                 log.error("%s has stood still for %.1f s and is killed", child.name, patience_s)
-                child.signal(signal.SIGKILL)
+                child.kill()
 
     def _tell_that_we_live(self) -> None:
         now_s, interval_s = self._clock(), self._watchdog_interval_s
