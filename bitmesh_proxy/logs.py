@@ -15,6 +15,7 @@ from typing import Any, TextIO
 import orjson
 from aiohttp.http_exceptions import HttpProcessingError
 
+from bitmesh_proxy.log_outlet import handler_for
 from bitmesh_proxy.settings import Logging
 
 ACCESS = logging.getLogger("bitmesh_proxy.access")
@@ -101,7 +102,7 @@ def set_up_logs(settings: Logging, stream: TextIO | None = None) -> None:
     """Send everything to ``stream`` (standard error) in the configured form."""
     target = stream or sys.stderr
     as_text = settings.format == "text" or (settings.format == "auto" and target.isatty())
-    handler = logging.StreamHandler(target)
+    handler = handler_for(target)
     handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]

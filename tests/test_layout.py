@@ -26,7 +26,7 @@ PACKAGE = ROOT / "bitmesh_proxy"
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset(
         {"awaitables", "counting", "defaults", "deferred_packages", "discreet", "draining", "errors", "freed_memory"}
-        | {"money", "nesting", "service_manager", "shared_memory", "shielded"}
+        | {"log_outlet", "money", "nesting", "service_manager", "shared_memory", "shielded"}
     ),
     frozenset({"calls", "context", "plain_chats", "settings", "settings_sources", "logs", "metrics", "shared_metrics"}),
     frozenset({"storage", "limits", "auth", "catalogue", "billing", "dialects", "providers", "endpoints"}),
