@@ -46,6 +46,22 @@ class CallerLeft(Exception):
     """The caller hung up. Not an error: an outcome, recorded as 499; there is nobody to answer."""
 
 
+def forget_way(error: BaseException) -> None:
+    """Let go of the frames that an error, and what caused it, came through: to be called where it ends.
+
+    They hold the bodies that were worked on, and often the error itself. Such a circle lives until the collector of
+    garbage comes by, which is seldom: refusals then hold gigabytes.
+    """
+    met: set[int] = set()
+    errors: list[BaseException | None] = [error]
+    while errors:
+        each = errors.pop()
+        if each is not None and id(each) not in met:
+            met.add(id(each))
+            each.__traceback__ = None
+            errors += (each.__cause__, each.__context__)
+
+
 class GatewayError(Exception):
     """Anything that ends a call with an error answer."""
 

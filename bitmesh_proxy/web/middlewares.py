@@ -29,6 +29,7 @@ from bitmesh_proxy.errors import (
     PermissionDenied,
     RateLimited,
     Unavailable,
+    forget_way,
 )
 from bitmesh_proxy.limits.headers import rate_limit_headers
 from bitmesh_proxy.logs import ACCESS, cause_of
@@ -62,7 +63,10 @@ async def request_state(request: web.Request, handler: Handler) -> web.StreamRes
             surface=route_of(request).surface,
         )
     )
-    return await handler(request)
+    try:
+        return await handler(request)
+    finally:
+        request[keys.STATE].received = None  # aiohttp holds on to the request until there comes another
 
 
 @web.middleware
@@ -124,6 +128,7 @@ async def render_errors(request: web.Request, handler: Handler) -> web.StreamRes
     state.error_code = error.code
     if error.__cause__ is not None:
         log.info("%s: %s", error.code, cause_of(error), extra={"request_id": state.context.request_id})
+    forget_way(error)
     if state.response is not None:
         # Another head now would be written into the open body: cut, so that nobody takes it for whole.
         if request.transport is not None:

@@ -7,7 +7,6 @@ that quotes what it could not read, which may be a part of a key.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
 from typing import Any
 
 from aiohttp import web
@@ -51,14 +50,19 @@ class JsonRefusals(RequestHandler):
             error = InvalidRequest("The request is not valid HTTP.")
         return _refusal(error, Surface.BITMESH)
 
-    def finish_response(
+    async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
-        """See aiohttp, which answers an unknown expectation itself."""
+    ) -> tuple[web.StreamResponse, bool]:
+        """See aiohttp, which answers an unknown expectation itself, and holds on to an answer until there is another,
+        though it may have megabytes and the connection wait for minutes."""
         if isinstance(resp, web.HTTPExpectationFailed) and isinstance(request, web.Request):
             error = ExpectationFailed("The only expectation (Expect) that is met is 100-continue.")
             resp = _refusal(error, route_of(request).surface)
-        return super().finish_response(request, resp, start_time)
+        try:
+            return await super().finish_response(request, resp, start_time)
+        finally:
+            if isinstance(resp, web.Response):
+                resp.body = None
 
 
 def _refusal(error: GatewayError, surface: Surface) -> web.Response:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 
+from bitmesh_proxy import keys
 from bitmesh_proxy.errors import CallerLeft, InternalError
+from bitmesh_proxy.pipeline import Incoming
+from bitmesh_proxy.web.call_bodies import received_of
 from bitmesh_proxy.web.middlewares import MIDDLEWARES
 from tests.journeys.gateway import Gateway, chat, eventually, raw_call, running_gateway
 from tests.web.extra_routes import add
@@ -130,3 +135,46 @@ async def test_request_ids_are_never_the_same(gateway: Gateway) -> None:
     ids = {answer.headers["X-Request-Id"] for answer in answers}
     assert len(ids) == 20
     assert all(each.startswith("req_") and len(each) == 28 for each in ids)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/image", {"model": "black-forest-labs/FLUX-2-dev", "pad": ["x" * 300_000]}, 422),
+        ("/v1/chat/completions", chat("x" * 300_000), 502),
+        ("/v1/responses", {"model": "openai/gpt-oss-120b", "input": "x" * 300_000}, 502),
+    ],
+    ids=["invalid", "broken", "broken response"],
+)
+async def test_what_was_refused_is_not_kept(tmp_path: Path, path: str, body: dict[str, object], status: int) -> None:
+    """A body of megabytes, or an answer that was too large, until the collector comes by."""
+    async with running_gateway(tmp_path) as gateway:
+        gateway.fault("html=502", times=9)
+        gc.collect()
+        gc.disable()
+        try:
+            assert (await gateway.post(path, body)).status == status
+            assert [each for each in gc.get_objects() if isinstance(each, Incoming)] == []
+        finally:
+            gc.enable()
+
+
+async def big(request: web.Request) -> web.StreamResponse:
+    await received_of(request)
+    return web.Response(body=b"y" * 300_000)
+
+
+async def test_a_connection_that_waits_holds_neither_body_nor_answer(tmp_path: Path) -> None:
+    async with running_gateway(tmp_path, prepare=lambda app: add(app, "/big", big)) as gateway:
+        server = gateway.runner.server
+        assert server is not None
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{gateway.port}") as session:
+            async with session.get("/big", json={"pad": "x" * 300_000}) as answer:
+                assert len(await answer.read()) == 300_000
+            (connection,) = server.connections
+            task = connection._task_handler
+            assert task is not None
+            coroutine: Any = task.get_coro()
+            held = coroutine.cr_frame.f_locals  # as long as no other request comes
+            await eventually(lambda: held["resp"].body is None, "the answer is let go")
+            assert held["request"][keys.STATE].received is None
