@@ -6,6 +6,7 @@
     │   ├── MissingParameter      400
     │   ├── BodyTimeout           408
     │   ├── ExpectationFailed     417
+    │   ├── HeadTooLarge          431
     │   ├── ContextLengthExceeded 400
     │   ├── UnsupportedParameter  400  no offer of the model takes the field
     │   ├── UnsupportedValue      400  none takes this value of it
@@ -111,6 +112,13 @@ class ExpectationFailed(InvalidRequest):
 
     status = 417
     code = "expectation_failed"
+
+
+class HeadTooLarge(InvalidRequest):
+    """The request's headers are larger, all together, than the setting allows."""
+
+    status = 431
+    code = "request_headers_too_large"
 
 
 class ContextLengthExceeded(InvalidRequest):

@@ -23,7 +23,8 @@ Seconds = Annotated[float, Meta(gt=0, le=MOST_S)]
 SecondsOrZero = Annotated[float, Meta(ge=0, le=MOST_S)]
 Count = Annotated[int, Meta(ge=1, le=MOST)]
 CountOrZero = Annotated[int, Meta(ge=0, le=MOST)]
-MIB = 1024 * 1024
+KIB = 1024
+MIB = 1024 * KIB
 #: Budgets count the calls of this month and the one before.
 LEAST_LEDGER_KEEP_S = 63 * 86400.0
 
@@ -40,6 +41,8 @@ class Http(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     #: Scheme and host that callers use (``https://ai.example.org``). Empty: as a trusted proxy says, else the request.
     public_url: str = ""
     trusted_proxies: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
+    #: Of a head whose end has not come.
+    max_head_bytes: Count = 64 * KIB
     max_body_bytes: Count = 32 * MIB
     max_upload_bytes: Count = 512 * MIB
     max_json_depth: Count = 64

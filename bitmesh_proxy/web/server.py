@@ -18,15 +18,19 @@ from bitmesh_proxy.web.unreadable import JsonRefusals
 
 
 class Server(web.Server):
-    """The server that it stands in for, with that end. ``cutting`` is set once an answer has had its time."""
+    """The server that it stands in for, with that end. ``cutting`` is set once an answer has had its time.
 
-    def __init__(self, server: web.Server, cutting: asyncio.Event) -> None:
+    ``max_head_bytes``: see JsonRefusals.
+    """
+
+    def __init__(self, server: web.Server, cutting: asyncio.Event, *, max_head_bytes: int) -> None:
         self.__dict__.update(server.__dict__)
         self._cutting = cutting
+        self._max_head_bytes = max_head_bytes
 
     def __call__(self) -> RequestHandler:
         """A new connection."""
-        return JsonRefusals(self, loop=self._loop, **self._kwargs)
+        return JsonRefusals(self, max_head_bytes=self._max_head_bytes, loop=self._loop, **self._kwargs)
 
     async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - aiohttp's own signature
         """End all connections: running answers get ``timeout`` seconds, or as long as they take."""

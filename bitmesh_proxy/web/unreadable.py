@@ -3,6 +3,10 @@ and a request with an expectation that nobody knows.
 
 Where the former was meant to go is not known either, so the answer has Bitmesh's format. aiohttp's own is a plain text
 that quotes what it could not read, which may be a part of a key.
+
+aiohttp bounds the lines of a head and their number, which comes to megabytes for each connection, before anybody has
+shown a key; here it is bounded as a whole. This leans on private names of ``RequestHandler``, as there is no public
+way: ``tests/web/test_unreadable.py`` lists them, and ``pyproject.toml`` bounds the version.
 """
 
 from __future__ import annotations
@@ -11,20 +15,51 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from bitmesh_proxy.context import Surface
-from bitmesh_proxy.errors import ExpectationFailed, GatewayError, InvalidRequest
+from bitmesh_proxy.errors import ExpectationFailed, GatewayError, HeadTooLarge, InvalidRequest
 from bitmesh_proxy.web.error_formats import render_error
 from bitmesh_proxy.web.replies import SERVER
 from bitmesh_proxy.web.request_ids import make_request_id
 from bitmesh_proxy.web.route import route_of
 
 
-class JsonRefusals(RequestHandler):
-    """A connection of aiohttp's, with that answer."""
+class _Overlong(HttpProcessingError):
+    """A head does not end."""
 
-    __slots__ = ()
+
+class JsonRefusals(RequestHandler):
+    """A connection of aiohttp's, with that answer, and at most ``max_head_bytes`` of a head whose end has not come.
+
+    A head that comes in one read, which is 256 KiB at most, is kept no longer than its request.
+    """
+
+    __slots__ = ("_head_bytes", "_last_body", "_max_head_bytes")
+
+    def __init__(self, manager: web.Server, *, max_head_bytes: int, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._max_head_bytes = max_head_bytes
+        #: Of the head that is on its way; above the bound, it has been refused.
+        self._head_bytes = 0
+        #: Of the message that the parser found last.
+        self._last_body: StreamReader = EMPTY_PAYLOAD
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio. Called by aiohttp too, without data."""
+        if self._head_bytes > self._max_head_bytes:
+            return
+        queued, is_head = len(self._messages), self._last_body.is_eof()
+        super().data_received(data)
+        if len(self._messages) > queued:
+            self._head_bytes, self._last_body = 0, self._messages[-1][1]
+        elif is_head and self._payload_parser is None and not self._upgraded:
+            self._head_bytes += len(data)
+            if self._head_bytes > self._max_head_bytes:
+                self._messages.append((_ErrInfo(HeadTooLarge.status, _Overlong(), ""), EMPTY_PAYLOAD))
+                if self._waiter is not None and not self._waiter.done():
+                    self._waiter.set_result(None)
 
     def handle_error(
         self,
@@ -44,7 +79,10 @@ class JsonRefusals(RequestHandler):
         if not isinstance(exc, HttpProcessingError):
             answer.headers["Server"] = SERVER
             return answer
-        if isinstance(exc, LineTooLong):
+        error: GatewayError
+        if isinstance(exc, _Overlong):
+            error = HeadTooLarge(f"The request's headers are larger than {self._max_head_bytes} bytes.")
+        elif isinstance(exc, LineTooLong):
             error = InvalidRequest("The request's address or one of its headers is too long.")
         else:
             error = InvalidRequest("The request is not valid HTTP.")

@@ -32,14 +32,14 @@ class Connection:
 
 def server_of(*connections: Connection) -> tuple[Server, asyncio.Event]:
     original, cutting = web.Server(nothing), asyncio.Event()
-    server = Server(original, cutting)
+    server = Server(original, cutting, max_head_bytes=65_536)
     server._connections.update({cast(Any, each): cast(Any, None) for each in connections})
     return server, cutting
 
 
 async def test_all_private_names_of_aiohttp_that_are_used_are_there() -> None:
     of_the_connection, of_the_server = {"_request_in_progress", "_task_handler"}, {"_connections", "_kwargs", "_loop"}
-    assert private_names_of(module) - {"_cutting", "_end"} == of_the_connection | of_the_server
+    assert private_names_of(module) - {"_cutting", "_end", "_max_head_bytes"} == of_the_connection | of_the_server
     assert of_the_server <= vars(web.Server(nothing)).keys()
     assert all(hasattr(RequestHandler, name) for name in of_the_connection)
 

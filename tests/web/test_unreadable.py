@@ -11,10 +11,13 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+from aiohttp.web_protocol import RequestHandler
 
 from bitmesh_proxy import keys
+from bitmesh_proxy.web import unreadable
 from tests.journeys.gateway import Gateway, eventually, running_gateway
 from tests.web.lane.callers import Caller
+from tests.web.private_names import private_names_of
 
 SECRET = "bm_" + "s" * 43
 
@@ -57,6 +60,39 @@ async def test_what_cannot_be_read_is_refused_in_json(gateway: Gateway, request_
         assert (answer.get("X-Request-Id") or "").startswith("req_")
         assert answer.get("Server") == "bitmesh-proxy"
         assert await caller.is_closed_by_gateway()
+
+
+def test_all_private_names_of_aiohttp_that_are_used_are_there() -> None:
+    of_the_connection = {"_messages", "_payload_parser", "_upgraded", "_waiter"}
+    own = {"_head_bytes", "_last_body", "_max_head_bytes"}
+    assert private_names_of(unreadable) - own == of_the_connection
+    assert all(hasattr(RequestHandler, name) for name in of_the_connection)
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["first", "behind another"])
+async def test_a_head_that_does_not_end_is_refused(gateway: Gateway, is_first: bool) -> None:
+    """Each of its lines is short enough, and there are not too many of them: together they are two megabytes."""
+    async with calling(gateway) as caller:
+        if not is_first:
+            caller.send(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await caller.answer()).status == 200
+        caller.send(
+            b"GET /test HTTP/1.1\r\nHost: x\r\n" + b"".join(b"X-%d: %b\r\n" % (n, b"y" * 16_000) for n in range(120))
+        )
+        answer = await caller.answer()
+        assert (answer.status, answer.json) == (431, {"error": "The request's headers are larger than 65536 bytes."})
+        assert await caller.is_closed_by_gateway()
+
+
+async def test_what_comes_in_pieces_is_bounded_in_its_head_alone(gateway: Gateway) -> None:
+    async with calling(gateway) as caller:
+        for _ in range(3):
+            head = b"POST /test HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\nX-A: %b\r\n" % (b"y" * 15_000)
+            caller.send(head)
+            caller.send(b"X-B: %b\r\n\r\n" % (b"y" * 15_000))
+            for _ in range(4):
+                caller.send(b"z" * 50_000)
+            assert (await caller.answer()).status == 405
 
 
 @pytest.mark.parametrize("is_reset", [False, True], ids=["closed", "reset"])

@@ -12,6 +12,7 @@ from collections import deque
 
 from aiohttp import web
 from aiohttp.http import HttpRequestParser
+from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
 
 from bitmesh_proxy.web.unreadable import JsonRefusals
@@ -22,8 +23,11 @@ class Handler(JsonRefusals):
 
     __slots__ = ("_auto_decompress",)
 
-    def __init__(self, like: RequestHandler, auto_decompress: bool) -> None:  # not super's: that is the point
+    def __init__(  # not super's: that is the point
+        self, like: RequestHandler, auto_decompress: bool, *, max_head_bytes: int
+    ) -> None:
         self._auto_decompress = auto_decompress
+        self._max_head_bytes, self._head_bytes, self._last_body = max_head_bytes, 0, EMPTY_PAYLOAD
         # What settings decide, and what stands for a version of aiohttp.
         self._loop = like._loop
         self._manager = like._manager

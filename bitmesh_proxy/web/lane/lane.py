@@ -48,6 +48,7 @@ class Lane:
         self._routes = app[PLAIN_CALLS_KEY]
         self._forwarded = app[keys.FORWARDED]
         self._public_url = settings.http.public_url
+        self.max_head_bytes = settings.http.max_head_bytes
         self.authenticator = app[keys.AUTHENTICATOR]
         self.directory = self.authenticator.directory
         #: ``KeyDirectory.version`` as it is now.

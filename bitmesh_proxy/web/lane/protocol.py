@@ -45,7 +45,7 @@ class LaneProtocol(Handler):
     __slots__ = ("_call", "_coming", "_held", "_lane", "_left_bytes", "_peer", "_sleeper", "_watch", "watched_s")
 
     def __init__(self, like: RequestHandler, auto_decompress: bool, lane: Lane, watch: Watch) -> None:
-        Handler.__init__(self, like, auto_decompress)
+        Handler.__init__(self, like, auto_decompress, max_head_bytes=lane.max_head_bytes)
         self._lane = lane
         self._watch = watch
         #: See Watched.

@@ -26,8 +26,8 @@ DOORS: Final = 8
 class LaneServer(Server):
     """Makes the connections, and ends them. Everything else is the server that it stands in for."""
 
-    def __init__(self, server: web.Server, lane: Lane, cutting: asyncio.Event) -> None:
-        super().__init__(server, cutting)
+    def __init__(self, server: web.Server, lane: Lane, cutting: asyncio.Event, *, max_head_bytes: int) -> None:
+        super().__init__(server, cutting, max_head_bytes=max_head_bytes)
         self._lane = lane
         self._watch = Watch(self._loop)
         self._take_options(self._kwargs)
@@ -63,9 +63,10 @@ class LaneRunner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         server, cutting = await super()._make_server(), self.app[keys.CUTTING]
-        if self.app[keys.SETTINGS].http.lane:
-            return LaneServer(server, Lane(self.app), cutting)
-        return Server(server, cutting)
+        http = self.app[keys.SETTINGS].http
+        if http.lane:
+            return LaneServer(server, Lane(self.app), cutting, max_head_bytes=http.max_head_bytes)
+        return Server(server, cutting, max_head_bytes=http.max_head_bytes)
 
     async def open_doors(self, backlog: int) -> None:
         """Have callers let in ``DOORS`` at a time. To be called once, when all sockets listen (with that ``backlog``).

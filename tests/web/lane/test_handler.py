@@ -42,7 +42,7 @@ def made(options: dict[str, Any]) -> tuple[RequestHandler, Handler]:
     """One that aiohttp has made, and one of ours."""
     server = web.Server(lambda request: None)  # type: ignore[arg-type,return-value]  # it serves nothing
     like = RequestHandler(server, loop=asyncio.get_running_loop(), **options)
-    return like, Handler(like, options.get("auto_decompress", True))
+    return like, Handler(like, options.get("auto_decompress", True), max_head_bytes=65_536)
 
 
 @pytest.mark.parametrize("options", OPTIONS)
