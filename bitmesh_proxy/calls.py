@@ -134,13 +134,16 @@ class SpeechCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TranscriptionCall(msgspec.Struct, frozen=True, kw_only=True):
-    """Text from speech. ``duration_s`` is measured from the container where that is possible; ``claimed_s`` is what
-    other containers say, which their senders may have made up.
+    """Text from speech, in its own language or (``into_english``) translated.
+
+    ``duration_s`` is measured from the container where that is possible; ``claimed_s`` is what other containers say,
+    which their senders may have made up.
     """
 
     operation: Literal[Operation.TRANSCRIPTION] = Operation.TRANSCRIPTION
     model: str
     audio: Media
+    into_english: bool = False
     language: str | None = None
     prompt: str | None = None
     response_format: str | None = None

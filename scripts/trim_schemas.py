@@ -53,6 +53,7 @@ OPERATIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "video": ("/videos", JSON_BODY),
         "speech": ("/audio/speech", JSON_BODY),
         "transcription": ("/audio/transcriptions", FORM),
+        "translation": ("/audio/translations", FORM),
     },
     "openai": {
         "chat": ("/chat/completions", JSON_BODY),
@@ -67,6 +68,7 @@ OPERATIONS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "video_remix_form": ("/videos/{video_id}/remix", FORM),
         "speech": ("/audio/speech", JSON_BODY),
         "transcription": ("/audio/transcriptions", FORM),
+        "translation": ("/audio/translations", FORM),
     },
 }
 
@@ -108,6 +110,8 @@ ANSWERS: Mapping[str, Mapping[str, str]] = {
         "speech_chunk": "AudioSpeechStreamChunk",
         "transcription": "AudioTranscriptionJsonResponse",
         "transcription_verbose": "AudioTranscriptionVerboseJsonResponse",
+        "translation": "AudioTranslationJsonResponse",
+        "translation_verbose": "AudioTranslationVerboseJsonResponse",
         "video": "VideoJob",
     },
     "openai": {
@@ -129,6 +133,8 @@ ANSWERS: Mapping[str, Mapping[str, str]] = {
         "transcription_verbose": "CreateTranscriptionResponseVerboseJson",
         "transcript_delta": "TranscriptTextDeltaEvent",
         "transcript_done": "TranscriptTextDoneEvent",
+        "translation": "CreateTranslationResponseJson",
+        "translation_verbose": "CreateTranslationResponseVerboseJson",
         "video": "VideoResource",
         "video_deleted": "DeletedVideoResource",
         "video_list": "VideoListResource",
@@ -224,10 +230,13 @@ CORRECTIONS: Mapping[str, tuple[Correction, ...]] = {
         Correction(
             ("ToolChoice", "properties", "function", "required"), ["name"], "a named tool_choice has no arguments"
         ),
-        Correction(
-            ("AudioTranscriptionRequest", "properties", "file"),
-            {"type": "string"},
-            "upload or address: both are strings, so that no string is exactly one of them",
+        *(
+            Correction(
+                (name, "properties", "file"),
+                {"type": "string"},
+                "upload or address: both are strings, so that no string is exactly one of them",
+            )
+            for name in ("AudioTranscriptionRequest", "AudioTranslationRequest")
         ),
         Correction(
             ("VideoStatus", "enum"),

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from bitmesh_proxy.calls import Call, ChatCall, ImageCall, Operation, SpeechCall, VideoCall
+from bitmesh_proxy.calls import Call, ChatCall, ImageCall, Operation, SpeechCall, TranscriptionCall, VideoCall
 from bitmesh_proxy.catalogue.offer import Offer
 
 
@@ -127,6 +127,11 @@ def _check_speech(offer: Offer, call: SpeechCall) -> Iterator[Refusal]:
         yield Refusal(param="input", reason=f"takes at most {longest} characters", is_value=True)
 
 
+def _check_transcription(offer: Offer, call: TranscriptionCall) -> Iterator[Refusal]:
+    if call.into_english and not offer.abilities.translates:
+        yield Refusal(param="model", reason="does not translate", is_value=True)
+
+
 def _check_nothing(_offer: Offer, _call: Call) -> Iterator[Refusal]:
     return iter(())
 
@@ -163,7 +168,7 @@ _CHECKS: Mapping[Operation, Callable[[Offer, Any], Iterator[Refusal]]] = {
     Operation.IMAGE: _check_image,
     Operation.VIDEO: _check_video,
     Operation.SPEECH: _check_speech,
-    Operation.TRANSCRIPTION: _check_nothing,
+    Operation.TRANSCRIPTION: _check_transcription,
     Operation.EMBEDDING: _check_nothing,
     Operation.MODERATION: _check_nothing,
 }

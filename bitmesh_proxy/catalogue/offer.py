@@ -36,6 +36,8 @@ class Abilities(msgspec.Struct, frozen=True, kw_only=True):
     files_in_chat: bool = False
     #: Chat only: media are streamed by us where the provider does not.
     streams: bool = True
+    #: Transcription only: what was said in any language comes in English where that is asked.
+    translates: bool = False
     #: Longest text of a speech call.
     max_characters: int | None = None
     #: The provider's words for ``quality``; empty means that the model knows none, and any may be said.

@@ -81,6 +81,7 @@ class OfferRow(PriceRow, frozen=True, kw_only=True, forbid_unknown_fields=True):
     audio_in_chat: bool = False
     files_in_chat: bool = False
     streams: bool = True
+    translates: bool = False
     max_characters: Count | None = None
     qualities: tuple[Name, ...] = ()
     quality_map: Mapping[Name, Name] = msgspec.field(default_factory=dict)

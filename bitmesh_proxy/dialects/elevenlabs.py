@@ -125,6 +125,8 @@ def _media_type(call: SpeechCall, headers: Mapping[str, str]) -> str:
 
 
 def _transcription_request(call: TranscriptionCall, offer: Offer) -> UpstreamRequest:
+    if call.into_english:
+        raise UnsupportedValue("This model does not translate.", param="model")
     if call.prompt:
         raise UnsupportedParameter("This model takes no prompt.", param="prompt")
     if call.response_format not in (None, "json", "text", "verbose_json"):

@@ -1,4 +1,4 @@
-"""OpenAI's speech and transcription. Source: OpenAI's published API description of 2026-08-21.
+"""OpenAI's speech, transcription and translation. Source: OpenAI's published API description of 2026-08-21.
 
 Speech is bytes with no word on what it used: the characters of the text are counted here, which is an estimate by the
 books' terms although it is exact. A transcription names tokens or seconds, where it is JSON.
@@ -70,7 +70,7 @@ def speech_dialect(
 
 
 def transcription_dialect() -> TranscriptionDialect:
-    """``POST /audio/transcriptions``, a form with the sound as a file."""
+    """``POST /audio/transcriptions`` or ``/audio/translations``, a form with the sound as a file."""
     return TranscriptionDialect(
         wire_format=TRANSCRIPTION_WIRE_FORMAT,
         request=_transcription_request,
@@ -104,7 +104,9 @@ def _transcription_request(call: TranscriptionCall, offer: Offer) -> UpstreamReq
     for name in sorted(_TRANSCRIPTION_LISTS & call.options.keys()):
         values = call.options[name]
         parts += [text_part(f"{name}[]", value) for value in (values if isinstance(values, list) else [values])]
-    return UpstreamRequest(path="/audio/transcriptions", form=tuple(parts))
+    return UpstreamRequest(
+        path="/audio/translations" if call.into_english else "/audio/transcriptions", form=tuple(parts)
+    )
 
 
 def _transcription_usage(call: TranscriptionCall, body: bytes) -> Usage:

@@ -221,6 +221,7 @@ def _show(model: Model, offers: Sequence[Offer], *, markup_nano: int, is_free: b
         "qualities": _union(can.qualities for can in abilities),
         "max_images": max((can.max_images_in for can in abilities), default=0),
         "max_n": max((can.max_count for can in abilities), default=1) if model.operation is Operation.IMAGE else None,
+        "translates": any(can.translates for can in abilities),
         "max_characters": max((can.max_characters or 0 for can in abilities), default=0),
         "release_date": model.released_on,
         "retirement_date": model.retires_on,

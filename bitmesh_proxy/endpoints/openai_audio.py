@@ -1,7 +1,8 @@
-"""OpenAI's ``audio/speech`` and ``audio/transcriptions``: requests to calls, transcripts to answers. Pure.
+"""OpenAI's ``audio/speech``, ``audio/transcriptions`` and ``audio/translations``. Pure.
 
-Speech passes through as it comes. A transcript passes through where the provider speaks this format; else what it
-tells is written as the caller asked for it. Source: OpenAI's published API description of 2026-08-21.
+Requests become calls, and transcripts answers; a translation is a transcript in English. Speech passes through as it
+comes. A transcript passes through where the provider speaks this format; else what it tells is written as the caller
+asked for it. Source: OpenAI's published API description of 2026-08-21.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import orjson
+from msgspec.structs import replace
 
 from bitmesh_proxy.calls import JsonObject, Media, SpeechCall, Transcript, TranscriptionCall
 from bitmesh_proxy.context import Caller, Surface
@@ -53,6 +55,12 @@ TRANSCRIPTION_FIELDS: Final[Fields] = {
     ),
     "stream": boolean(),
 }
+TRANSLATION_FIELDS: Final[Fields] = {
+    **{name: TRANSCRIPTION_FIELDS[name] for name in ("prompt", "temperature", "stream")},
+    "response_format": one_of("json", "text", "srt", "verbose_json", "vtt"),
+}
+#: What says how to transcribe, and nothing to those who translate.
+_NOT_OF_TRANSLATIONS: Final = TRANSCRIPTION_FIELDS.keys() - TRANSLATION_FIELDS.keys()
 
 
 def parse_speech(body: JsonObject, caller: Caller) -> SpeechCall:
@@ -82,11 +90,24 @@ def _voice_of(value: object) -> str | None:
 
 def parse_transcription(body: JsonObject, caller: Caller) -> TranscriptionCall:
     """``POST audio/transcriptions``. Raises InvalidRequest."""
+    return _transcription_call(body, caller, TRANSCRIPTION_FIELDS)
+
+
+def parse_translation(body: JsonObject, caller: Caller) -> TranscriptionCall:
+    """``POST audio/translations``: what was said, in English. Raises InvalidRequest."""
+    call = _transcription_call(body, caller, TRANSLATION_FIELDS)
+    for name in sorted(_NOT_OF_TRANSLATIONS):
+        if body.get(name) is not None:
+            raise UnsupportedParameter(f"'{name}' is not supported for translations.", param=name)
+    return replace(call, into_english=True)
+
+
+def _transcription_call(body: JsonObject, caller: Caller, fields: Fields) -> TranscriptionCall:
     model = model_of(body, caller)
     audio = required(body, "file")
     if not isinstance(audio, Media):
         raise InvalidRequest("Invalid 'file': expected one sound file in a form.", param="file")
-    check_fields(body, TRANSCRIPTION_FIELDS)
+    check_fields(body, fields)
     if body.get("stream"):
         raise UnsupportedParameter("'stream' is not supported here: transcripts come whole.", param="stream")
     return TranscriptionCall(
@@ -115,7 +136,11 @@ def render_transcript(call: TranscriptionCall, transcript: Transcript) -> tuple[
 def _verbose(call: TranscriptionCall, transcript: Transcript) -> JsonObject:
     """All that is known. Words where they were asked for; no segments, as no provider of another format tells any."""
     duration_s = transcript.duration_s or call.duration_s
-    whole: dict[str, Any] = {"task": "transcribe", "language": call.language or transcript.language}
+    whole: dict[str, Any] = (
+        {"task": "translate", "language": "english"}
+        if call.into_english
+        else {"task": "transcribe", "language": call.language or transcript.language}
+    )
     if duration_s is not None:
         whole["duration"] = duration_s
     whole["text"] = transcript.text
@@ -139,3 +164,4 @@ TRANSCRIPTIONS: Final = Endpoint(
     parse=parse_transcription,
     render_transcript=render_transcript,
 )
+TRANSLATIONS: Final = replace(TRANSCRIPTIONS, name="translation", parse=parse_translation)

@@ -294,6 +294,13 @@ PLAY = Play(
             form_schema="transcription",
             prompt=text_at("prompt"),
         ),
+        Route(
+            method="POST",
+            path="/v1/audio/translations",
+            handler=openai_audio.translate,
+            form_schema="translation",
+            prompt=text_at("prompt"),
+        ),
         Route(method="GET", path="/v1/models", handler=models),
         Route(method="GET", path="/v1/models/{model}", handler=model),
     ),

@@ -1,7 +1,7 @@
-"""OpenAI's sound: ``/v1/audio/speech`` and ``/v1/audio/transcriptions``, whole or as a stream of events.
+"""OpenAI's sound: ``/v1/audio/speech``, ``transcriptions`` (both whole or as a stream of events) and ``translations``.
 
-Whisper's usage is a duration, the newer models' is tokens. Opus and AAC are refused: the sandbox has no encoder for
-them.
+Whisper's usage is a duration, the newer models' is tokens; a translation names none. What is heard stays in the
+language it is in: nobody here translates. Opus and AAC are refused: the sandbox has no encoder for them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aiohttp import web
 from bitmesh_proxy.sandbox.files import pad
 from bitmesh_proxy.sandbox.hearing import Heard, hear, render_subtitles
 from bitmesh_proxy.sandbox.pace import paced
-from bitmesh_proxy.sandbox.plays import Ask, Refused
+from bitmesh_proxy.sandbox.plays import Ask, Refused, Upload
 from bitmesh_proxy.sandbox.replies import Event, cut, json_event, send_bytes, send_events, send_json
 from bitmesh_proxy.sandbox.sounds import Speech, SpeechFormat
 from bitmesh_proxy.sandbox.words import count_tokens, tokenize
@@ -30,6 +30,7 @@ SPEECH_RESPONSE_FORMATS: Mapping[str, tuple[str, ...]] = {
     "gpt-4o-transcribe-diarize": ("json", "text", "diarized_json"),
 }
 OTHER_RESPONSE_FORMATS = ("json", "text")
+TRANSLATING_MODEL = "whisper-1"
 
 
 # ---------------------------------------------------------------- speech
@@ -67,16 +68,12 @@ def _broken() -> Event:
     return json_event({"type": "error", "error": error})
 
 
-# ---------------------------------------------------------------- transcription
+# ---------------------------------------------------------------- transcription and translation
 
 
 async def transcribe(ask: Ask) -> web.StreamResponse:
     body = ask.body
-    upload = ask.files["file"][0]
-    if len(upload.data) > MAX_FILE_BYTES:
-        raise Refused(413, f"Maximum content size limit ({MAX_FILE_BYTES}) exceeded ({len(upload.data)} bytes read)")
-    if upload.name.rpartition(".")[2].lower() not in EXTENSIONS:
-        raise Refused(400, f"Invalid file format. Supported formats: {list(EXTENSIONS)}", param="file")
+    upload = _upload(ask)
     model, form = body["model"], body.get("response_format", "json")
     allowed = SPEECH_RESPONSE_FORMATS.get(model, OTHER_RESPONSE_FORMATS)
     if form not in allowed:
@@ -89,14 +86,43 @@ async def transcribe(ask: Ask) -> web.StreamResponse:
     if body.get("stream") and model != "whisper-1":
         return await send_events(ask, _transcript_events(ask, heard, usage), broken=_broken())
     match form:
-        case "text":
-            return await _send_text(ask, heard.text + "\n")
-        case "srt" | "vtt":
-            return await _send_text(ask, render_subtitles(heard, is_vtt=form == "vtt"))
         case "verbose_json":
             return await send_json(ask, {**_verbose(ask, heard), **usage})
         case "diarized_json":
             return await send_json(ask, {**_diarized(heard), **usage})
+        case _:
+            return await _send_heard(ask, heard, usage)
+
+
+async def translate(ask: Ask) -> web.StreamResponse:
+    upload = _upload(ask)
+    model = ask.body["model"]
+    if model != TRANSLATING_MODEL:
+        raise Refused(400, f"The model '{model}' does not translate.", code="unsupported_value", param="model")
+    heard = await asyncio.to_thread(hear, upload)
+    if ask.body.get("response_format") == "verbose_json":
+        verbose = _verbose(ask, heard)
+        return await send_json(ask, {**verbose, "task": "translate", "language": "english"})
+    return await _send_heard(ask, heard, {})
+
+
+def _upload(ask: Ask) -> Upload:
+    """The sound that was sent. Raises Refused for one that is too large, or of no known kind by its name."""
+    upload = ask.files["file"][0]
+    if len(upload.data) > MAX_FILE_BYTES:
+        raise Refused(413, f"Maximum content size limit ({MAX_FILE_BYTES}) exceeded ({len(upload.data)} bytes read)")
+    if upload.name.rpartition(".")[2].lower() not in EXTENSIONS:
+        raise Refused(400, f"Invalid file format. Supported formats: {list(EXTENSIONS)}", param="file")
+    return upload
+
+
+async def _send_heard(ask: Ask, heard: Heard, usage: Mapping[str, Any]) -> web.StreamResponse:
+    """In one of the forms that say the text, or when it was said, and nothing else."""
+    match form := ask.body.get("response_format"):
+        case "text":
+            return await _send_text(ask, heard.text + "\n")
+        case "srt" | "vtt":
+            return await _send_text(ask, render_subtitles(heard, is_vtt=form == "vtt"))
         case _:
             return await send_json(ask, {"text": heard.text, **usage})
 

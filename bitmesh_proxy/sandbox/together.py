@@ -233,6 +233,13 @@ PLAY = Play(
             form_schema="transcription",
             prompt=text_at("prompt"),
         ),
+        Route(
+            method="POST",
+            path="/v1/audio/translations",
+            handler=together_audio.translate,
+            form_schema="translation",
+            prompt=text_at("prompt"),
+        ),
         Route(method="GET", path="/v1/models", handler=models),
         Route(
             method="POST",

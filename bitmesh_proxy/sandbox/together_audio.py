@@ -1,7 +1,8 @@
-"""Together's sound: ``/v1/audio/speech`` and ``/v1/audio/transcriptions``.
+"""Together's sound: ``/v1/audio/speech``, ``/v1/audio/transcriptions`` and ``/v1/audio/translations``.
 
 Speech is bytes, or with ``stream`` events of base64 that end with ``[DONE]``. µ-law and A-law are refused: not made
-here. A transcription's ``file`` is an upload; a web address is refused, as the sandbox fetches nothing.
+here. The ``file`` of the others is an upload; a web address is refused, as the sandbox fetches nothing. What is heard
+stays in the language it is in: nobody here translates.
 """
 
 from __future__ import annotations
@@ -62,6 +63,14 @@ def _broken() -> Event:
 
 
 async def transcribe(ask: Ask) -> web.StreamResponse:
+    return await _send_heard(ask, "transcribe")
+
+
+async def translate(ask: Ask) -> web.StreamResponse:
+    return await _send_heard(ask, "translate")
+
+
+async def _send_heard(ask: Ask, task: str) -> web.StreamResponse:
     uploads = ask.files.get("file")
     if not uploads:
         raise Refused(
@@ -70,13 +79,13 @@ async def transcribe(ask: Ask) -> web.StreamResponse:
     heard = await asyncio.to_thread(hear, uploads[0])
     if ask.body.get("response_format") != "verbose_json":
         return await send_json(ask, {"text": heard.text})
-    return await send_json(ask, _verbose(ask.body, heard))
+    return await send_json(ask, _verbose(ask.body, heard, task))
 
 
-def _verbose(body: Mapping[str, Any], heard: Heard) -> dict[str, Any]:
+def _verbose(body: Mapping[str, Any], heard: Heard, task: str) -> dict[str, Any]:
     wanted = body.get("timestamp_granularities", "segment")
     whole: dict[str, Any] = {
-        "task": "transcribe",
+        "task": task,
         "language": body.get("language", "en"),
         "duration": heard.duration_s,
         "text": heard.text,

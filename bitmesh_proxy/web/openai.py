@@ -61,6 +61,11 @@ def routes() -> list[Route]:
             call_handler(openai_audio.TRANSCRIPTIONS, fields=openai_audio.TRANSCRIPTION_FIELDS, files="audio"),
             "transcription",
         ),
+        (
+            "/audio/translations",
+            call_handler(openai_audio.TRANSLATIONS, fields=openai_audio.TRANSLATION_FIELDS, files="audio"),
+            "transcription",
+        ),
         ("/images/generations", pictures_handler(openai_images.GENERATIONS), "image"),
         ("/images/edits", pictures_handler(openai_images.EDITS), "image"),
         ("/images/variations", handle_variations, "image"),

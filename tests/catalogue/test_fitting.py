@@ -24,6 +24,7 @@ from bitmesh_proxy.catalogue.offer import Abilities
 from tests.catalogue.making import make_offer
 
 PICTURE = Media(kind="image", url="https://example.org/a.png")
+SOUND = Media(kind="audio", data=b"x")
 
 
 def chat(*parts: Any, stream: bool = False, **options: Any) -> ChatCall:
@@ -74,6 +75,7 @@ def refused(call: Call, **abilities: Any) -> list[Refusal]:
         (video(seconds="16"), {"max_seconds": 15}, "seconds", True),
         (video(seconds="soon"), {}, "seconds", True),
         (SpeechCall(model="m", text="x" * 11), {"max_characters": 10}, "input", True),
+        (TranscriptionCall(model="m", audio=SOUND, into_english=True), {}, "model", True),
     ],
 )
 def test_a_field_that_the_offer_does_not_take_is_named(
@@ -104,7 +106,8 @@ def test_a_field_that_the_offer_does_not_take_is_named(
         (video(seconds="5"), {"seconds": (4, 6), "rounds_seconds_up": True}),
         (video(), {"seconds": (4, 6)}),
         (SpeechCall(model="m", text="x" * 10), {"max_characters": 10}),
-        (TranscriptionCall(model="m", audio=Media(kind="audio", data=b"x")), {}),
+        (TranscriptionCall(model="m", audio=SOUND), {}),
+        (TranscriptionCall(model="m", audio=SOUND, into_english=True), {"translates": True}),
         (EmbeddingCall(model="m", inputs=["a"]), {}),
         (ModerationCall(model="m", inputs=["a"]), {}),
     ],

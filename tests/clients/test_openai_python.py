@@ -211,6 +211,21 @@ async def test_transcriptions(client: openai.AsyncOpenAI, gateway: Gateway) -> N
     await gateway.check_books()
 
 
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")  # the client's word, with whisper-1's end in sight
+async def test_translations(client: openai.AsyncOpenAI, gateway: Gateway) -> None:
+    whole = await client.audio.translations.create(model="whisper-1", file=("a.wav", wav()), prompt="Names: Ueli")
+    assert whole.text
+    verbose = await client.audio.translations.create(
+        model="whisper-1", file=("a.wav", wav()), response_format="verbose_json", temperature=0.5
+    )
+    assert (verbose.language, bool(verbose.segments)) == ("english", True)
+    plain = await client.audio.translations.create(model="whisper-1", file=("a.wav", wav()), response_format="vtt")
+    assert "-->" in str(plain)
+    with pytest.raises(openai.BadRequestError, match="does not translate"):
+        await client.audio.translations.create(model="gpt-4o-transcribe", file=("a.wav", wav()))
+    await gateway.check_books()
+
+
 async def test_embeddings_and_moderations(client: openai.AsyncOpenAI, gateway: Gateway) -> None:
     # The client asks for base64 and unpacks it by itself.
     vectors = await client.embeddings.create(model="text-embedding-3-small", input=["one", "two"], dimensions=16)

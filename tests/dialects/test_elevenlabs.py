@@ -118,7 +118,12 @@ def test_a_sound_is_a_file_or_a_link() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "param"), [({"prompt": "Ueli"}, "prompt"), ({"response_format": "srt"}, "response_format")]
+    ("fields", "param"),
+    [
+        ({"prompt": "Ueli"}, "prompt"),
+        ({"response_format": "srt"}, "response_format"),
+        ({"into_english": True}, "model"),
+    ],
 )
 def test_what_cannot_be_transcribed_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:

@@ -78,6 +78,12 @@ def test_a_transcription_is_metered(call: TranscriptionCall, body: bytes, usage:
     assert "Hi" in TRANSCRIPTION.read_transcript(call, body).text
 
 
+def test_a_translation_goes_elsewhere() -> None:
+    offer = make_offer(Operation.TRANSCRIPTION, "whisper-1")
+    paths = [TRANSCRIPTION.request(transcription(into_english=on), offer).path for on in (False, True)]
+    assert paths == ["/audio/transcriptions", "/audio/translations"]
+
+
 def test_the_prompt_of_silence_has_tokens_and_its_text_none() -> None:
     body = b'{"text":"","usage":{"type":"tokens","input_tokens":14,"output_tokens":0}}'
     assert TRANSCRIPTION.read_usage(transcription(duration_s=9.0), body) == Usage(input_tokens=14)

@@ -11,8 +11,10 @@ from bitmesh_proxy.calls import Media, SpeechCall, SpokenWord, Transcript, Trans
 from bitmesh_proxy.context import Caller
 from bitmesh_proxy.endpoints.openai_audio import (
     TRANSCRIPTION_FIELDS,
+    TRANSLATION_FIELDS,
     parse_speech,
     parse_transcription,
+    parse_translation,
     render_transcript,
 )
 from bitmesh_proxy.endpoints.openai_fields import body_of_form
@@ -88,6 +90,36 @@ def test_what_a_transcription_lacks_or_cannot_be_is_named() -> None:
         with pytest.raises(error) as caught:
             parse_transcription({"model": "m", "file": SOUND, **change}, CALLER)
         assert caught.value.param == param
+
+
+def test_a_translation_takes_what_openai_publishes_for_it() -> None:
+    texts = [("model", "m"), ("prompt", "p"), ("response_format", "vtt"), ("temperature", "1"), ("stream", "false")]
+    body = body_of_form(texts, [("file", SOUND)], TRANSLATION_FIELDS)
+    assert parse_translation(body, CALLER) == TranscriptionCall(
+        model="m", audio=SOUND, into_english=True, prompt="p", response_format="vtt", options={"temperature": 1}
+    )
+    for change, error, param in (
+        ({"file": None}, MissingParameter, "file"),
+        ({"response_format": "diarized_json"}, InvalidRequest, "response_format"),
+        ({"temperature": 2}, InvalidRequest, "temperature"),
+        ({"stream": True}, UnsupportedParameter, "stream"),
+        ({"language": "de"}, UnsupportedParameter, "language"),
+        ({"timestamp_granularities": ["word"]}, UnsupportedParameter, "timestamp_granularities"),
+    ):
+        with pytest.raises(error) as caught:
+            parse_translation({"model": "m", "file": SOUND, **change}, CALLER)
+        assert caught.value.param == param
+
+
+def test_a_translation_is_english() -> None:
+    call = TranscriptionCall(model="m", audio=SOUND, into_english=True, response_format="verbose_json")
+    told = Transcript(text="Hello", language="fr", duration_s=2.5)
+    assert orjson.loads(render_transcript(call, told)[0]) == {
+        "task": "translate",
+        "language": "english",
+        "duration": 2.5,
+        "text": "Hello",
+    }
 
 
 def test_a_text_is_written_as_asked() -> None:

@@ -123,17 +123,18 @@ async def test_a_transcript_without_figures_costs_what_the_sound_is_long(gateway
         ("vtt", "text/plain", b"WEBVTT"),
     ],
 )
+@pytest.mark.parametrize("endpoint", ["transcription", "translation"])
 async def test_a_transcript_comes_as_asked(
-    gateway: Gateway, response_format: str, content_type: str, start: bytes
+    gateway: Gateway, endpoint: str, response_format: str, content_type: str, start: bytes
 ) -> None:
     data = form(("file", wav()), ("model", "whisper-1"), ("response_format", response_format), ("temperature", "0"))
-    answer = await gateway.call("POST", "/v1/audio/transcriptions", data=data)
+    answer = await gateway.call("POST", f"/v1/audio/{endpoint}s", data=data)
     assert answer.status == 200, answer.body
     assert answer.headers["Content-Type"].startswith(content_type)
     assert answer.body.startswith(start)
     assert answer.body.strip()
     row = await gateway.last_row()
-    assert (row.endpoint, row.outcome) == ("transcription", "completed")
+    assert (row.endpoint, row.outcome) == (endpoint, "completed")
     assert row.duration_ms > 0
     assert row.charge_nano_usd > 0
     await gateway.check_books()
@@ -150,8 +151,17 @@ async def test_a_transcript_comes_as_asked(
     ],
 )
 async def test_a_bad_transcription_is_refused(gateway: Gateway, parts: list[Any], param: str) -> None:
-    answer = await gateway.call("POST", "/v1/audio/transcriptions", data=form(*parts))
-    assert (answer.status, answer.json["error"]["param"]) == (400, param)
+    for path in ("transcriptions", "translations"):
+        answer = await gateway.call("POST", f"/v1/audio/{path}", data=form(*parts))
+        assert (answer.status, answer.json["error"]["param"]) == (400, param)
+    assert await gateway.books.rows() == []
+
+
+async def test_a_model_that_does_not_translate_is_not_asked_to(gateway: Gateway) -> None:
+    data = form(("file", wav()), ("model", "gpt-4o-transcribe"))
+    answer = await gateway.call("POST", "/v1/audio/translations", data=data)
+    assert (answer.status, answer.json["error"]["param"]) == (400, "model")
+    assert gateway.upstream_calls("/audio/") == []
     assert await gateway.books.rows() == []
 
 

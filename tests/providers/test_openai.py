@@ -141,6 +141,10 @@ def transcription(**fields: Any) -> TranscriptionCall:
             },
         ),
         transcription(options={"chunking_strategy": "auto"}),
+        transcription(into_english=True),
+        transcription(
+            into_english=True, prompt="Names: Ueli", response_format="vtt", options={"temperature": 0.2, "unknown": 1}
+        ),
     ],
 )
 def test_every_transcription_keeps_the_schema(call: TranscriptionCall) -> None:

@@ -185,7 +185,9 @@ def test_speech_is_wav_unless_asked_otherwise() -> None:
 def test_every_transcription_keeps_the_schema(options: dict[str, Any]) -> None:
     sound = Media(kind="audio", data=b"RIFF", media_type="audio/wav")
     call = TranscriptionCall(model="m", audio=sound, language="de", response_format="verbose_json", options=options)
-    assert violations("together", request_of(call, upstream_model="openai/whisper-large-v3")) == []
+    translation = TranscriptionCall(model="m", audio=sound, into_english=True, prompt="p", response_format="json")
+    for each in (call, translation):
+        assert violations("together", request_of(each, upstream_model="openai/whisper-large-v3")) == []
 
 
 def test_every_embedding_keeps_the_schema() -> None:

@@ -20,10 +20,12 @@ async def speak(caller: Caller, **more: Any) -> Answer:
     return await caller.post("/openai/v1/audio/speech", body)
 
 
-async def transcribe(caller: Caller, sound: bytes, name: str = "a.wav", **fields: Any) -> Answer:
+async def transcribe(
+    caller: Caller, sound: bytes, name: str = "a.wav", work: str = "transcriptions", **fields: Any
+) -> Answer:
     form = aiohttp.FormData({"model": "whisper-1", **fields}, default_to_multipart=True)
     form.add_field("file", io.BytesIO(sound), filename=name)
-    return await caller.post("/openai/v1/audio/transcriptions", data=form)
+    return await caller.post(f"/openai/v1/audio/{work}", data=form)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +110,19 @@ async def test_the_other_forms_of_a_transcript(caller: Caller) -> None:
     assert [segment["text"] for segment in verbose.json["segments"]] == [TEXT]
     diarized = await transcribe(caller, sound, model="gpt-4o-transcribe-diarize", response_format="diarized_json")
     assert_published("openai", "transcription_diarized", diarized.json)
+
+
+async def test_a_translation(caller: Caller) -> None:
+    sound = (await speak(caller, response_format="wav")).body
+    plain = await transcribe(caller, sound, work="translations")
+    assert_published("openai", "translation", plain.json)
+    assert plain.json == {"text": TEXT}
+    verbose = await transcribe(caller, sound, work="translations", response_format="verbose_json")
+    assert_published("openai", "translation_verbose", verbose.json)
+    assert (verbose.json["task"], verbose.json["language"]) == ("translate", "english")
+    assert (await transcribe(caller, sound, work="translations", response_format="srt")).body.startswith(b"1\n")
+    for change in ({"language": "de"}, {"model": "gpt-4o-transcribe"}, {"response_format": "diarized_json"}):
+        assert (await transcribe(caller, sound, work="translations", **change)).status == 400
 
 
 async def test_a_streamed_transcript(caller: Caller) -> None:

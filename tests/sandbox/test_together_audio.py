@@ -66,11 +66,11 @@ async def test_what_is_not_spoken(caller: Caller, more: dict[str, Any]) -> None:
     assert_published("together", "error", answer.json)
 
 
-async def transcribe(caller: Caller, sound: bytes | None, **fields: str) -> Answer:
+async def transcribe(caller: Caller, sound: bytes | None, work: str = "transcriptions", **fields: str) -> Answer:
     form = aiohttp.FormData({"model": "openai/whisper-large-v3", **fields}, default_to_multipart=True)
     if sound is not None:
         form.add_field("file", sound, filename="a.wav", content_type="audio/wav")
-    return await caller.post("/together/v1/audio/transcriptions", data=form)
+    return await caller.post(f"/together/v1/audio/{work}", data=form)
 
 
 async def test_what_was_spoken_is_understood(caller: Caller) -> None:
@@ -87,6 +87,15 @@ async def test_a_verbose_transcription(caller: Caller) -> None:
     assert [word["word"] for word in answer.json["words"]] == TEXT.split()
     answer = await transcribe(caller, sound, response_format="verbose_json")
     assert "words" not in answer.json
+
+
+async def test_a_translation(caller: Caller) -> None:
+    sound = (await speak(caller)).body
+    answer = await transcribe(caller, sound, "translations")
+    assert_published("together", "translation", answer.json)
+    verbose = await transcribe(caller, sound, "translations", response_format="verbose_json")
+    assert_published("together", "translation_verbose", verbose.json)
+    assert verbose.json["task"] == "translate"
 
 
 async def test_a_sound_behind_an_address_is_not_fetched(caller: Caller) -> None:

@@ -14,7 +14,9 @@ def test_every_route_stands_under_both_prefixes_and_needs_a_key() -> None:
     table = routes()
     paths = {route.path for route in table}
     for prefix in OPENAI_PREFIXES:
-        for path in ("chat/completions", "embeddings", "moderations", "audio/speech", "audio/transcriptions"):
+        for path in ("chat/completions", "embeddings", "moderations"):
+            assert f"{prefix}/{path}" in paths
+        for path in ("audio/speech", "audio/transcriptions", "audio/translations"):
             assert f"{prefix}/{path}" in paths
         for path in ("images/generations", "images/edits", "images/variations"):
             assert f"{prefix}/{path}" in paths
