@@ -55,7 +55,7 @@ async def test_a_provider_is_asked_so_many_things_at_once(room: Room) -> None:
     for _ in range(4):
         await room.submit()
     room.clock.now_s += 2.5
-    room.gateway.fault("stall=0.2", method="GET", times=4)
+    room.gateway.fault("stall=1", method="GET", times=2)
     await poller_of(room).step()
     await eventually(lambda: polls(room) == SETTINGS.max_concurrent_polls_per_provider, "as many as may be")
     await asyncio.sleep(0.05)
