@@ -27,8 +27,9 @@ def missing_master_secret(settings: Settings, environ: Mapping[str, str] | None 
 def on_lost_secret(consumers: int) -> str:
     """What is to be said where so many keys have consumer secrets, and there is (or was) no master secret."""
     return (
-        f"Consumer secrets of keys ({consumers}) were made with another one: put that back, or rotate those keys. (If"
-        " systemd hands it to the service as a credential, they are right there, and none are to be made here.)"
+        f"Consumer secrets of keys ({consumers}) were made with another one: put that back, or rotate those keys (or"
+        " import them again with --replace, where they were imported). If systemd hands it to the service as a"
+        " credential, they are right there, and none are to be made here."
     )
 
 
@@ -41,7 +42,8 @@ def on_changed_secret(consumers: int) -> str:
     """What is to be said where the service has another master secret than when so many keys were made."""
     return (
         f"This is not the master secret that the service had before: of keys ({consumers}), consumer secrets that were"
-        " made with that one do not work. Put it back, or rotate those keys."
+        " made with that one do not work. Put it back, or rotate those keys (or import them again with --replace, where"
+        " they were imported)."
     )
 
 

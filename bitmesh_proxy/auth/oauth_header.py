@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 from oauthlib.oauth1.rfc5849 import SIGNATURE_HMAC_SHA1, SIGNATURE_HMAC_SHA256
 
+from bitmesh_proxy.auth.secrets import CONSUMER_KEY
 from bitmesh_proxy.discreet import Discreet
 from bitmesh_proxy.errors import AuthenticationFailed
 
@@ -21,7 +22,6 @@ MAX_HEADER_CHARS = 4096
 
 _PARAMETER = re.compile(r'[ \t]*([A-Za-z0-9_.~%-]{1,64})[ \t]*=[ \t]*"([ !#-\[\]-~]*)"[ \t]*(,|$)')
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_CONSUMER_KEY = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # 16 hex characters by the PHP client, 32 by the Python client and by the usual npm package.
 _NONCE = re.compile(r"[!-~]{8,128}")
 _TIMESTAMP = re.compile(r"[1-9][0-9]{0,11}")
@@ -137,7 +137,7 @@ def _check_values(values: Mapping[str, str]) -> None:
         raise AuthenticationFailed("The OAuth signature method must be HMAC-SHA1 or HMAC-SHA256.")
     if values.get("oauth_token"):
         raise AuthenticationFailed("OAuth tokens are not used here: sign with the consumer key and secret alone.")
-    if not _CONSUMER_KEY.fullmatch(values["oauth_consumer_key"]):
+    if not CONSUMER_KEY.fullmatch(values["oauth_consumer_key"]):
         raise AuthenticationFailed("The OAuth consumer key is malformed.")
     if not _TIMESTAMP.fullmatch(values["oauth_timestamp"]):
         raise AuthenticationFailed("The OAuth timestamp must be whole seconds of Unix time.")

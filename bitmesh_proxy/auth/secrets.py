@@ -2,7 +2,8 @@
 
 A bearer token is random and kept as its SHA-256 (256 random bits need no slow hash). A consumer secret must be known
 in the clear to check an HMAC, so it is not kept but derived: from the master secret, the key's id and its generation.
-Another generation makes another secret; another master secret makes every derived one worthless.
+Another generation makes another secret; another master secret makes every derived one worthless. (Secrets that come
+from elsewhere are sealed: ``consumer_secrets.py``.)
 
 The master secret comes from systemd (``$CREDENTIALS_DIRECTORY/master_secret``) or from a file made on first start.
 """
@@ -13,6 +14,7 @@ import base64
 import codecs
 import hmac
 import os
+import re
 import secrets
 import stat
 import sys
@@ -36,6 +38,8 @@ RandomBytes = Callable[[int], bytes]
 
 TOKEN_PREFIX = "bm_"  # noqa: S105 - a marker for secret scanners, no secret
 CONSUMER_KEY_PREFIX = "ck_"
+#: All of a consumer key that callers may sign with. (Those from elsewhere have other beginnings than ours.)
+CONSUMER_KEY: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 CREDENTIAL_NAME = "master_secret"
 MIN_MASTER_SECRET_BYTES = 32
 #: A credential of systemd may be 1 MB; nothing that long is a secret of ours.

@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,7 @@ import aiohttp
 import click
 import msgspec
 
+from bitmesh_proxy.auth.consumer_secrets import ConsumerSecrets
 from bitmesh_proxy.auth.master import load_master_secret, missing_master_secret, on_foreign_secret, on_lost_secret
 from bitmesh_proxy.auth.secrets import MasterSecretError, fingerprint_of
 from bitmesh_proxy.billing.pruning import show_day
@@ -146,15 +147,28 @@ async def _check_database(settings: Settings) -> AsyncIterator[Finding]:
 
 
 async def _on_consumer_secrets(settings: Settings, store: KeyStore) -> str | None:
-    """Is the master secret that is found here the one that they are derived from?"""
+    """Is the master secret that is found here the one that they are derived from, or sealed with?"""
     consumers, known = await store.count_consumers(), store.secret_fingerprint()
     if await asyncio.to_thread(missing_master_secret, settings) is not None:
         return on_lost_secret(consumers) if consumers else None
     try:
-        found = fingerprint_of(await asyncio.to_thread(load_master_secret, settings))
+        master_secret = await asyncio.to_thread(load_master_secret, settings)
     except MasterSecretError:  # said of the master secret
         return None
-    return None if known in (None, found) else on_foreign_secret(settings)
+    if known not in (None, fingerprint_of(master_secret)):
+        return on_foreign_secret(settings)
+    sealed = await store.sealed_secrets()
+    lost = await asyncio.to_thread(_not_to_open, ConsumerSecrets(master_secret), sealed)
+    if not lost:
+        return None
+    return (
+        f"of {len(sealed)} imported secrets {len(lost)} cannot be opened with this master secret, that of {lost[0]} for"
+        " example: import them again (key import --replace)"
+    )
+
+
+def _not_to_open(secrets: ConsumerSecrets, sealed: Mapping[str, bytes]) -> list[str]:
+    return [key_id for key_id, each in sealed.items() if not secrets.can_open(each, key_id)]
 
 
 async def _find_strangers(database: Database) -> str:

@@ -3,43 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from bitmesh_proxy.auth.secrets import derive_consumer_secret, new_token, token_digest
 from bitmesh_proxy.cli.account import find_account
 from bitmesh_proxy.cli.books import with_database
+from bitmesh_proxy.cli.key_import import import_keys
+from bitmesh_proxy.cli.key_limits import COUNT, MODEL, check_expiry, known_models, limit_options, names_in
 from bitmesh_proxy.cli.moments import AHEAD, BUDGET, show_moment
 from bitmesh_proxy.cli.new_key import TOKEN_HINT_CHARACTERS, NewKey, create_key, master_secret_for
 from bitmesh_proxy.cli.options import NAME, OrWord, common_options, fail, given, settings_of
 from bitmesh_proxy.cli.tables import print_json, print_table
 from bitmesh_proxy.money import NanoUsd, format_usd
-from bitmesh_proxy.settings import Settings
 from bitmesh_proxy.storage.accounts import AccountStore
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.keys import KeyChange, KeyRecord, KeyStore, check_binding
-
-if TYPE_CHECKING:
-    from bitmesh_proxy.cli.known_models import KnownModels
-
-#: More would be no limit, and far more than this the books cannot hold.
-COUNT = click.IntRange(0, 1_000_000_000)
-
-
-class ModelName(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5 only
-    """A model's id or alias; whether there is such a one, the catalogue says later."""
-
-    name = "MODEL"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Anything but nothing."""
-        return value if value.strip() else self.fail("a model has a name (see: bitmesh-proxy model list)", param, ctx)
-
-
-MODEL = ModelName()
 
 
 @click.group()
@@ -47,49 +28,13 @@ def key() -> None:
     """API keys."""
 
 
+key.add_command(import_keys)
+
+
 @key.command()
 @click.option("--account", "account_id", help="Account that pays (id or name). Default: the only one.")
 @click.option("--name", type=NAME, default="", help="What you call the key.")
-@click.option(
-    "--bound-model",
-    type=MODEL,
-    help="The only model that it may call; requests need not name it (in Bitmesh's dialect they must not).",
-)
-@click.option(
-    "--allow-model",
-    "allowed_models",
-    type=MODEL,
-    multiple=True,
-    help="A model that it may call; may be repeated. Default: any.",
-)
-@click.option(
-    "--rate-per-minute",
-    type=COUNT,
-    help="Requests per minute; 0: no limit. Default: limits.key_per_minute.",
-)
-@click.option(
-    "--max-concurrent",
-    type=COUNT,
-    help="Calls under way at once; 0: no limit. Default: limits.key_max_concurrent.",
-)
-@click.option(
-    "--budget-day",
-    "budget_day_nano_usd",
-    type=BUDGET,
-    help="US dollars that it may spend per UTC day. Default: no limit.",
-)
-@click.option(
-    "--budget-month",
-    "budget_month_nano_usd",
-    type=BUDGET,
-    help="US dollars that it may spend per UTC month. Default: no limit.",
-)
-@click.option(
-    "--expires",
-    "expires_at_s",
-    type=AHEAD,
-    help="When it expires: 2026-12-31 (UTC), or 30d, 12h from now. Default: never.",
-)
+@limit_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: id, token, consumer_key, consumer_secret.")
 @common_options
 @click.pass_context
@@ -106,13 +51,10 @@ def create(
 ) -> None:
     """Make a key: a bearer token and an OAuth consumer key. Their secrets are shown this once."""
     expires_at_s: float | None = limits["expires_at_s"]
-    if expires_at_s is not None and expires_at_s <= time.time():
-        raise click.BadParameter(
-            f"{show_moment(expires_at_s)} is over: the key would never work", param_hint="--expires"
-        )
+    check_expiry(expires_at_s)
     settings = settings_of(ctx, config, data_dir)
     bound_model: str | None = limits["bound_model"]
-    models = _named_models(settings, bound_model, allowed_models)
+    models = known_models(settings, names_in(bound_model, allowed_models))
 
     async def work(database: Database) -> NewKey:
         if models is not None:
@@ -262,7 +204,7 @@ def change(
         said["allowed_models"] = None
 
     settings = settings_of(ctx, config, data_dir)
-    models = _named_models(settings, said.get("bound_model"), said.get("allowed_models"))
+    models = known_models(settings, names_in(said.get("bound_model"), said.get("allowed_models")))
 
     async def work(database: Database) -> KeyRecord:
         keys, changes = KeyStore(database), KeyChange(**said)
@@ -297,19 +239,6 @@ def rotate(ctx: click.Context, key_id: str, as_json: bool, config: Path | None, 
         )
 
     _show_secrets(with_database(settings, work), as_json=as_json)
-
-
-def _named_models(
-    settings: Settings, bound_model: str | None, allowed_models: Sequence[str] | None
-) -> KnownModels | None:
-    """What is known of models, if a command names any."""
-    names = [*([] if bound_model is None else [bound_model]), *(allowed_models or ())]
-    if not names:
-        return None
-    # Most commands on keys need nothing of the catalogue, which takes a while to load.
-    from bitmesh_proxy.cli.known_models import KnownModels
-
-    return KnownModels(settings, names)
 
 
 def _state_of(record: KeyRecord) -> str:
@@ -357,6 +286,7 @@ def _as_json(record: KeyRecord) -> dict[str, Any]:
         "token_hint": record.token_hint if record.has_token else None,
         "consumer_key": record.consumer_key,
         "generation": record.generation,
+        "has_imported_secret": record.sealed_secret is not None,
         "bound_model": caller.bound_model,
         "allowed_models": sorted(caller.allowed_models) if caller.allowed_models is not None else None,
         "rate_per_minute": caller.rate_per_minute,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from bitmesh_proxy.billing.pruning import REST, prune, show_day
 from bitmesh_proxy.cli.books import with_database
 from bitmesh_proxy.cli.moments import AGO
 from bitmesh_proxy.cli.options import common_options, fail, settings_of
+from bitmesh_proxy.cli.progress import ProgressLine
 from bitmesh_proxy.settings import LEAST_LEDGER_KEEP_S, Settings, resolve_data_dir
 from bitmesh_proxy.storage.database import DATABASE_NAME, Database
 from bitmesh_proxy.storage.failures import StorageError
@@ -81,13 +81,15 @@ def _explain(hindrance: Hindrance) -> str:
 
 async def _sum_up(database: Database, due: Due, *, beside_service: bool) -> int:
     months = LedgerMonths(database) if beside_service else LedgerMonths(database, step_rows=STEP_ROWS_ALONE)
-    progress = _Progress(due.requests)
+    progress, done = ProgressLine(), 0
     try:
         async for step in prune(months, due, rest=REST if beside_service else 0):
-            progress.add(step.requests, step.started_at_s)
+            done += step.requests
+            what = f"up to {show_day(step.started_at_s)}" if step.requests else "now their index"
+            progress.say(f"{done:,} of {due.requests:,} requests, {what}")
     finally:
         progress.end()
-    return progress.done
+    return done
 
 
 def _limit(settings: Settings, before_s: float | None, now_s: float) -> float:
@@ -108,26 +110,3 @@ def _make_smaller(settings: Settings) -> None:
     except StorageError as exc:
         fail(str(exc))
     click.echo(f"The file took {before / 2**20:,.1f} MiB and takes {after / 2**20:,.1f} MiB.")
-
-
-class _Progress:
-    """One line on a terminal, written over once a second. Nothing elsewhere."""
-
-    def __init__(self, total: int) -> None:
-        self.done = 0
-        self._total = total
-        self._shown_s = time.monotonic()
-        self._is_shown = False
-
-    def add(self, requests: int, latest_s: float) -> None:
-        self.done += requests
-        now_s = time.monotonic()
-        if now_s - self._shown_s < 1 or not sys.stderr.isatty():
-            return
-        self._shown_s, self._is_shown = now_s, True
-        what = f"up to {show_day(latest_s)}" if requests else "now their index"
-        click.echo(f"\r{self.done:,} of {self._total:,} requests, {what}".ljust(70), nl=False, err=True)
-
-    def end(self) -> None:
-        if self._is_shown:
-            click.echo("\r".ljust(71) + "\r", nl=False, err=True)

@@ -1,7 +1,8 @@
 """API keys: what a key may do (``KeySpec``), and the store that changes it.
 
 The database never sees a token or a secret in the clear: a token comes in as the digest that ``auth`` makes, OAuth
-secrets are derived from the master secret. Whose a token is, is asked of ``key_directory.py``.
+secrets are derived from the master secret, or come in sealed with it. Whose a token is, is asked of
+``key_directory.py``.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -26,6 +27,7 @@ class KeySpec(msgspec.Struct, frozen=True, kw_only=True):
     """A key to be made. ``id`` comes from the maker, because secrets are derived from it.
 
     ``token_digest`` (32 bytes) or ``consumer_key`` or both. ``token_hint``: the token's last characters, for people.
+    ``sealed_secret``: the consumer secret, where it was made elsewhere and is not derived.
     """
 
     id: str
@@ -34,6 +36,7 @@ class KeySpec(msgspec.Struct, frozen=True, kw_only=True):
     token_digest: bytes | None = None
     token_hint: str = ""
     consumer_key: str | None = None
+    sealed_secret: bytes | None = None
     bound_model: str | None = None
     allowed_models: Sequence[str] | None = None
     rate_per_minute: int | None = None
@@ -66,6 +69,7 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     has_token: bool
     is_disabled: bool
     created_at_s: float
+    sealed_secret: bytes | None = None
 
     def is_expired(self, now_s: float) -> bool:
         """Is the key's time over at ``now_s`` (Unix time)?"""
@@ -80,7 +84,7 @@ SELECT_KEYS: Final = """
     keys.max_concurrent, keys.budget_day_nano_usd, keys.budget_month_nano_usd, keys.expires_at_ms,
     keys.consumer_key, keys.token_hint, keys.generation, keys.token_digest IS NOT NULL,
     keys.disabled_at_ms IS NOT NULL OR accounts.disabled_at_ms IS NOT NULL, keys.created_at_ms,
-    accounts.number, keys.number
+    accounts.number, keys.number, keys.sealed_secret
     FROM keys JOIN accounts ON accounts.number = keys.account
 """
 
@@ -108,18 +112,27 @@ class KeyStore:
 
     async def create(self, spec: KeySpec) -> KeyRecord:
         """Write a new key. Raises NotFound for an unknown account, Conflict for an id, token or consumer key in use."""
-        parameters = _parameters(spec, now_ms=int(self._clock() * 1000))
+        now_ms = int(self._clock() * 1000)
 
         def insert(connection: sqlite3.Connection) -> Row:
-            try:
-                added = connection.execute(_INSERT, parameters).rowcount
-            except sqlite3.IntegrityError as exc:
-                raise _double(exc) from exc
-            if not added:
-                raise NotFound(f"No such account: {spec.account_id}")
+            _insert(connection, spec, now_ms=now_ms)
             return _fetch(connection, spec.id)
 
         return record_of(await self._database.write(insert))
+
+    async def take_over(self, specs: Sequence[KeySpec], sealed_secrets: Mapping[str, bytes]) -> None:
+        """Write new keys, and give others, by their ids, secrets that were made elsewhere in place of those that they
+        have: all or, where it raises, nothing. Raises NotFound and Conflict."""
+        now_ms = int(self._clock() * 1000)
+
+        def write(connection: sqlite3.Connection) -> None:
+            for spec in specs:
+                _insert(connection, spec, now_ms=now_ms)
+            for key_id, sealed in sealed_secrets.items():
+                if not connection.execute(_RESEAL, (sealed, key_id)).rowcount:
+                    raise NotFound(f"No such key: {key_id}")
+
+        await self._database.write(write)
 
     async def get(self, key_id: str) -> KeyRecord | None:
         """The key as it is now."""
@@ -134,8 +147,18 @@ class KeyStore:
             rows = await self._database.read(SELECT_KEYS + "WHERE accounts.id = ? ORDER BY keys.number", (account_id,))
         return tuple(record_of(row) for row in rows)
 
+    async def ids_by_consumer_key(self) -> Mapping[str, str]:
+        """The ids of all keys that have a consumer key."""
+        rows = await self._database.read("SELECT consumer_key, id FROM keys WHERE consumer_key IS NOT NULL")
+        return dict(rows)
+
+    async def sealed_secrets(self) -> Mapping[str, bytes]:
+        """Those of all keys whose secrets were made elsewhere, by id."""
+        rows = await self._database.read("SELECT id, sealed_secret FROM keys WHERE sealed_secret IS NOT NULL")
+        return dict(rows)
+
     async def count_consumers(self) -> int:
-        """How many keys have a consumer key, and so a secret that is derived from the master secret."""
+        """How many keys have a consumer key, and so a secret that needs the master secret."""
         ((count,),) = await self._database.read("SELECT count(*) FROM keys WHERE consumer_key IS NOT NULL")
         return int(count)
 
@@ -178,11 +201,13 @@ class KeyStore:
         return await self._update(sql, (*values, key_id), key_id, check)
 
     async def rotate(self, key_id: str, *, token_digest: bytes | None, token_hint: str = "") -> KeyRecord:
-        """Give a key a new token and, by the next generation, a new derived secret. The old ones end at once.
+        """Give a key a new token and, by the next generation, a new derived secret, also where it was made elsewhere.
+        The old ones end at once.
 
         Raises NotFound, or Conflict when the digest is another key's.
         """
-        sql = "UPDATE keys SET token_digest = ?, token_hint = ?, generation = generation + 1 WHERE id = ?"
+        sql = """UPDATE keys SET token_digest = ?, token_hint = ?, generation = generation + 1, sealed_secret = NULL
+            WHERE id = ?"""
         return await self._update(sql, (token_digest, token_hint, key_id), key_id)
 
     async def _update(
@@ -209,11 +234,21 @@ class KeyStore:
 
 
 _INSERT = """
-INSERT INTO keys (id, account, name, token_digest, token_hint, consumer_key, bound_model, allowed_models,
+INSERT INTO keys (id, account, name, token_digest, token_hint, consumer_key, sealed_secret, bound_model, allowed_models,
                   rate_per_minute, max_concurrent, budget_day_nano_usd, budget_month_nano_usd, expires_at_ms,
                   created_at_ms)
-SELECT ?, number, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM accounts WHERE id = ?
+SELECT ?, number, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM accounts WHERE id = ?
 """
+_RESEAL = "UPDATE keys SET sealed_secret = ?, generation = generation + 1 WHERE id = ? AND consumer_key IS NOT NULL"
+
+
+def _insert(connection: sqlite3.Connection, spec: KeySpec, *, now_ms: int) -> None:
+    try:
+        added = connection.execute(_INSERT, _parameters(spec, now_ms=now_ms)).rowcount
+    except sqlite3.IntegrityError as exc:
+        raise _double(exc) from exc
+    if not added:
+        raise NotFound(f"No such account: {spec.account_id}")
 
 
 def _parameters(spec: KeySpec, *, now_ms: int) -> tuple[Any, ...]:
@@ -223,6 +258,7 @@ def _parameters(spec: KeySpec, *, now_ms: int) -> tuple[Any, ...]:
         spec.token_digest,
         spec.token_hint,
         spec.consumer_key,
+        spec.sealed_secret,
         spec.bound_model,
         _as_column("allowed_models", spec.allowed_models),
         spec.rate_per_minute,
@@ -265,7 +301,7 @@ def record_of(row: Sequence[Any]) -> KeyRecord:
     (
         key_id, account_id, name, bound_model, allowed_models, rate_per_minute, max_concurrent, budget_day,
         budget_month, expires_at_ms, consumer_key, token_hint, generation, has_token, is_disabled,
-        created_at_ms, account_number, key_number,
+        created_at_ms, account_number, key_number, sealed_secret,
     ) = row  # fmt: skip
     return KeyRecord(
         caller=Caller(
@@ -287,4 +323,5 @@ def record_of(row: Sequence[Any]) -> KeyRecord:
         has_token=bool(has_token),
         is_disabled=bool(is_disabled),
         created_at_s=created_at_ms / 1000,
+        sealed_secret=sealed_secret,
     )

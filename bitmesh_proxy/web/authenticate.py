@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import lru_cache, partial
 from typing import TypeAlias
 
 from aiohttp import web
 
 from bitmesh_proxy.auth.bearer import BearerCredential, OAuthCredential, credentials_of
+from bitmesh_proxy.auth.consumer_secrets import ConsumerSecrets
 from bitmesh_proxy.auth.nonces import NonceStore
 from bitmesh_proxy.auth.oauth1 import OAuthRequest, VerifiedOAuth, verify
 from bitmesh_proxy.auth.payload_signature import sent_signature, verify_fields_signature, verify_payload_signature
-from bitmesh_proxy.auth.secrets import derive_consumer_secret, token_digest
+from bitmesh_proxy.auth.secrets import token_digest
 from bitmesh_proxy.context import Caller, RequestContext
 from bitmesh_proxy.errors import AuthenticationFailed
 from bitmesh_proxy.settings import Http
@@ -29,8 +29,6 @@ from bitmesh_proxy.web.received import Received, receive
 #: Hears who has signed, or why that is not known.
 Known: TypeAlias = Callable[[Caller | Exception], None]
 
-#: Secrets that are kept in memory, which take 200 bytes each, beside the one that they are derived from.
-MAX_SECRETS = 4096
 #: Compared against when a consumer key is unknown, so that unknown and known ones take the same time.
 _NO_SUCH_KEY_ID = "key_unknown"
 
@@ -51,8 +49,7 @@ class Authenticator:
         #: Who is asked whose a credential is.
         self.directory = directory
         self._nonces = nonces
-        #: By key and generation, neither of which ever gets another secret.
-        self._secret_of = lru_cache(maxsize=MAX_SECRETS)(partial(derive_consumer_secret, master_secret))
+        self._secret_of = ConsumerSecrets(master_secret).of
         self._window_s = window_s
         self._http = http
         self._clock = clock
@@ -145,12 +142,15 @@ class Authenticator:
     ) -> tuple[Caller, VerifiedOAuth]:
         """The signature, but for the body and the nonce. ``now_s``: by which clock its time is judged, if not ours."""
         record = self.directory.by_consumer_key(credential.consumer_key)
-        key_id, generation = (record.caller.key_id, record.generation) if record else (_NO_SUCH_KEY_ID, 0)
+        if record is None:
+            secret = self._secret_of(_NO_SUCH_KEY_ID, 0, None)
+        else:
+            secret = self._secret_of(record.caller.key_id, record.generation, record.sealed_secret)
         verified = verify(
             OAuthRequest(
                 method=method, raw_target=raw_target, public_base_urls=(public_base_url,), header=credential.header
             ),
-            consumer_secret=self._secret_of(key_id, generation),
+            consumer_secret=secret,
             now_s=self._clock() if now_s is None else now_s,
             window_s=self._window_s,
         )

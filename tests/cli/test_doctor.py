@@ -159,6 +159,19 @@ def test_a_master_secret_that_is_not_the_services_is_a_warning(run: Run, data_di
     assert "not the service's master secret" in detail
 
 
+def test_imported_secrets_that_cannot_be_opened_are_counted(run: Run, data_dir: Path) -> None:
+    run("account", "create", "acme")
+    for name in ("ck_1", "ck_2"):
+        command = ["--data-dir", str(data_dir), "key", "import", "--consumer-key", name]
+        assert CliRunner().invoke(main, command, input="one that came").exit_code == 0
+    assert "consumer secrets" not in verdicts(run)
+    with closing(sqlite3.connect(data_dir / "bitmesh-proxy.db")) as connection, connection:
+        connection.execute("UPDATE keys SET sealed_secret = x'00' WHERE consumer_key = 'ck_2'")
+    verdict, detail = verdicts(run)["consumer secrets"]
+    assert verdict == "warning"
+    assert "of 2 imported secrets 1 cannot be opened" in detail
+
+
 def test_a_file_that_is_no_database_is_a_fault(run: Run, data_dir: Path) -> None:
     data_dir.mkdir()
     (data_dir / "bitmesh-proxy.db").write_bytes(b"not a database at all, but long enough to look like one" * 20)

@@ -175,9 +175,9 @@ def test_a_key_that_would_never_work_is_not_made(run: Run) -> None:
 def test_people_read_yes_or_no(run: Run) -> None:
     run("account", "create", "acme")
     key_id = json_of(run("key", "create", "--json"))["id"]
-    assert "is_disabled   no\n" in run("key", "show", key_id).output
+    assert "is_disabled          no\n" in run("key", "show", key_id).output
     run("key", "disable", key_id)
-    assert "is_disabled   yes\n" in run("key", "show", key_id).output
+    assert "is_disabled          yes\n" in run("key", "show", key_id).output
 
 
 def test_what_does_not_exist_is_said(run: Run) -> None:

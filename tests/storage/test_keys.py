@@ -124,6 +124,36 @@ async def test_rotation_ends_the_old_token(keys: KeyStore, key: KeyRecord, datab
     assert directory.by_token_digest(OTHER_DIGEST) == rotated.caller
 
 
+async def test_keys_are_taken_over_together_or_not_at_all(
+    keys: KeyStore, key: KeyRecord, account: Account, database: Database
+) -> None:
+    directory = KeyDirectory(database)
+    assert directory.by_consumer_key("ck_2") is None
+    second = key_spec(account.id, id="key_2", token_digest=None, consumer_key="ck_2", sealed_secret=b"two")
+    third = structs.replace(second, id="key_3", consumer_key="ck_3", sealed_secret=b"three")
+    for specs, sealed, error in (
+        ([second, structs.replace(third, consumer_key="ck_2")], {}, Conflict),
+        ([second, structs.replace(third, account_id="acct_none")], {}, NotFound),
+        ([second], {"key_none": b"x"}, NotFound),
+        ([second], {"key_1": b"x"}, NotFound),  # it has no consumer key
+    ):
+        with pytest.raises(error):
+            await keys.take_over(specs, sealed)
+        assert await keys.sealed_secrets() == {}
+    await keys.take_over([second, third], {})
+    assert await keys.ids_by_consumer_key() == {"ck_2": "key_2", "ck_3": "key_3"}
+    found = directory.by_consumer_key("ck_2")
+    assert found is not None
+    assert (found.sealed_secret, found.generation, found.has_token) == (b"two", 1, False)
+    await keys.take_over([], {"key_2": b"anew"})
+    found = directory.by_consumer_key("ck_2")
+    assert found is not None
+    assert (found.sealed_secret, found.generation) == (b"anew", 2)
+    rotated = await keys.rotate("key_2", token_digest=OTHER_DIGEST)
+    assert (rotated.sealed_secret, rotated.generation) == (None, 3)
+    assert await keys.sealed_secrets() == {"key_3": b"three"}
+
+
 async def test_rotation_to_a_token_in_use_is_refused(keys: KeyStore, key: KeyRecord, account: Account) -> None:
     await keys.create(key_spec(account.id, id="key_2", token_digest=OTHER_DIGEST))
     with pytest.raises(Conflict):
