@@ -37,6 +37,7 @@ from bitmesh_proxy.money import NanoUsd
 from bitmesh_proxy.pipeline import Incoming, cost_headers, cost_lines
 from bitmesh_proxy.straight import StraightCall, StraightLine
 from bitmesh_proxy.upstream.outcomes import Outcomes
+from tests.closed_port import closed_port
 from tests.journeys.gateway import Gateway, eventually, running_gateway
 from tests.journeys.scripted import MODEL, TOKEN_NANO_USD, at, whole_answer
 from tests.upstream.scripted_provider import Exchange, Provider, Script, answering, provider
@@ -214,12 +215,11 @@ class Stage:
 async def stage(tmp_path: Path, *scripts: Script | None, credit_usd: str = "10", **tables: Any) -> AsyncIterator[Stage]:
     """A line in front of providers, in this order of preference; None is one that cannot be reached."""
     async with AsyncExitStack() as stack:
-        nobody = stack.enter_context(socket.socket())
-        nobody.bind(("127.0.0.1", 0))
+        nobody = stack.enter_context(closed_port())
         providers, urls = [], {}
         for name, script in zip(("first", "second"), scripts, strict=False):
             there_is = await stack.enter_async_context(provider(script or silent))
-            port = there_is.port if script is not None else nobody.getsockname()[1]
+            port = there_is.port if script is not None else nobody
             urls[name] = f"http://127.0.0.1:{port}/v1"
             providers.append(there_is)
         settings = {**at(tmp_path / "rows", **urls), **tables}

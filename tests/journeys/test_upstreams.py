@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import io
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from aiohttp import web
 
 from bitmesh_proxy.calls import Basis
 from bitmesh_proxy.dialects.sse import SseParser
+from tests.closed_port import closed_port
 from tests.journeys.gateway import Gateway, chat, image, running_gateway
 from tests.journeys.scripted import MODEL, TOKEN_NANO_USD, at, scripted, whole_answer, with_more
 
@@ -180,15 +180,14 @@ async def test_a_refused_prompt_keeps_the_providers_error(gateway: Gateway) -> N
 
 @pytest.mark.both_ways
 async def test_an_unreachable_provider_is_502(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    settings = at(tmp_path / "rows", one=f"http://127.0.0.1:{port}/v1")
-    async with running_gateway(tmp_path / "data", settings) as gateway:
-        answer = await gateway.post("/chat", SAY)
-        assert (answer.status, answer.json) == (502, {"error": "The provider cannot be reached."})
-        row = await gateway.last_row()
-        assert (row.state, row.outcome, row.cost_nano_usd) == ("released", "upstream_unreachable", 0)
-        await gateway.check_books()
+    with closed_port() as port:
+        settings = at(tmp_path / "rows", one=f"http://127.0.0.1:{port}/v1")
+        async with running_gateway(tmp_path / "data", settings) as gateway:
+            answer = await gateway.post("/chat", SAY)
+            assert (answer.status, answer.json) == (502, {"error": "The provider cannot be reached."})
+            row = await gateway.last_row()
+            assert (row.state, row.outcome, row.cost_nano_usd) == ("released", "upstream_unreachable", 0)
+            await gateway.check_books()
 
 
 @pytest.mark.both_ways

@@ -17,6 +17,7 @@ from bitmesh_proxy.media.fetch_errors import FetchRefused, FetchTimedOut, FetchU
 from bitmesh_proxy.upstream.connection import ProviderConnection
 from bitmesh_proxy.upstream.connections import Connections
 from bitmesh_proxy.upstream.opening import Origin
+from tests.closed_port import closed_port
 from tests.media.outside import Names, body, serving
 
 TLS = Path(__file__).parent / "tls"
@@ -105,11 +106,10 @@ async def test_a_name_that_leads_nowhere(answers: Mapping[str, Sequence[Sequence
 
 
 async def test_where_nobody_listens() -> None:
-    async with serving({}) as gone:
-        pass
-    async with judged({}) as room:
-        with pytest.raises(FetchUnreachable):
-            await room.connect(Origin("127.0.0.1", gone.origin.port, False))
+    with closed_port() as port:
+        async with judged({}) as room:
+            with pytest.raises(FetchUnreachable):
+                await room.connect(Origin("127.0.0.1", port, False))
 
 
 class _SlowNames(Names):

@@ -24,6 +24,7 @@ from bitmesh_proxy.media.fetch_errors import (
 )
 from bitmesh_proxy.media.guarded_fetch import FetchLimits, GuardedFetcher
 from bitmesh_proxy.media.origins import Origin
+from tests.closed_port import closed_port
 from tests.media.outside import Names, Outside, body, raw_serving, redirect, serving
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4
@@ -158,13 +159,13 @@ async def test_with_tls_the_name_is_asked_for_and_checked() -> None:
 
 
 async def test_a_name_that_does_not_exist_and_a_port_where_nobody_listens() -> None:
-    async with serving({}) as outside:
-        gone = outside.origin
-    async with GuardedFetcher(QUICK, trusted_origins=[gone], resolver=Names({})) as fetcher:
-        with pytest.raises(FetchUnreachable):
-            await read(fetcher, "http://nowhere.test/")
-        with pytest.raises(FetchUnreachable):
-            await read(fetcher, f"http://127.0.0.1:{gone.port}/")
+    with closed_port() as port:
+        gone = Origin("http", "127.0.0.1", port)
+        async with GuardedFetcher(QUICK, trusted_origins=[gone], resolver=Names({})) as fetcher:
+            with pytest.raises(FetchUnreachable):
+                await read(fetcher, "http://nowhere.test/")
+            with pytest.raises(FetchUnreachable):
+                await read(fetcher, f"http://127.0.0.1:{port}/")
 
 
 # ------------------------------------------------------------ redirects

@@ -17,7 +17,9 @@ from bitmesh_proxy.errors import Unavailable
 from bitmesh_proxy.media.delivery import DeliveryLimits
 from bitmesh_proxy.media.files import Files
 from bitmesh_proxy.media.guarded_fetch import FetchLimits
+from bitmesh_proxy.media.origins import Origin
 from bitmesh_proxy.storage.media import MediaRecord
+from tests.closed_port import closed_port
 from tests.hand_clock import HandClock
 from tests.media.callers import ask, slow_caller
 from tests.media.disks import FailingFiles
@@ -173,11 +175,11 @@ async def test_what_cannot_be_fetched_is_an_error_in_the_documents_words(tmp_pat
 
 
 async def test_a_provider_that_cannot_be_reached(tmp_path: Path) -> None:
-    async with serving({}) as outside:
-        pass
-    async with gateway(tmp_path, outside) as room:
-        answer = await ask(await room.hand_out(outside.url("/a")))
-        assert (answer.status, answer.body) == (500, b"Error fetching image")
+    with closed_port() as port:
+        gone = Outside(origin=Origin("http", "127.0.0.1", port))
+        async with gateway(tmp_path, gone) as room:
+            answer = await ask(await room.hand_out(gone.url("/a")))
+            assert (answer.status, answer.body) == (500, b"Error fetching image")
 
 
 class _BrokenStore(MemoryMediaStore):

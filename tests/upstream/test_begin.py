@@ -12,6 +12,7 @@ from bitmesh_proxy.upstream.access import ProviderAccess
 from bitmesh_proxy.upstream.client import Upstream
 from bitmesh_proxy.upstream.connection import WRITE_BYTES
 from bitmesh_proxy.upstream.opening import Origin
+from tests.closed_port import closed_port
 from tests.upstream.calls import Call
 from tests.upstream.scripted_provider import Exchange, Provider, answering, post, provider, settings
 
@@ -83,12 +84,13 @@ async def test_a_place_is_free_again_when_the_call_is_over() -> None:
 
 
 async def test_nobody_there() -> None:
-    async with provider(answering(OK)) as running:
-        access, at = running.access(max_concurrent=1), origin(running)
-    async with Upstream(settings()) as upstream:
-        for _ in range(2):  # the place was given back
-            with pytest.raises(UpstreamUnreachable):
-                await begun_when_free(upstream, access, at)
+    with closed_port() as port:
+        gone = Provider(port)
+        access, at = gone.access(max_concurrent=1), origin(gone)
+        async with Upstream(settings()) as upstream:
+            for _ in range(2):  # the place was given back
+                with pytest.raises(UpstreamUnreachable):
+                    await begun_when_free(upstream, access, at)
 
 
 async def test_a_dead_connection_is_found_before_use() -> None:

@@ -17,6 +17,7 @@ from bitmesh_proxy.dialects.base import FormPart, UpstreamRequest
 from bitmesh_proxy.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from bitmesh_proxy.upstream.client import Upstream
 from bitmesh_proxy.upstream.opening import Origin
+from tests.closed_port import closed_port
 from tests.upstream.answers import answers
 from tests.upstream.calls import Call
 from tests.upstream.scripted_provider import Exchange, Provider, answering, get, post, provider, settings
@@ -126,14 +127,13 @@ async def test_no_answer_in_time() -> None:
 
 
 async def test_nobody_there() -> None:
-    async with provider(answering(OK)) as running:
-        access = running.access()
-    async with Upstream(settings()) as upstream:
-        sent: list[int] = []
-        with pytest.raises(UpstreamUnreachable):
-            async with upstream.open(access, post(), on_sent=lambda: sent.append(1)):
-                pass
-        assert not sent
+    with closed_port() as port:
+        async with Upstream(settings()) as upstream:
+            sent: list[int] = []
+            with pytest.raises(UpstreamUnreachable):
+                async with upstream.open(Provider(port).access(), post(), on_sent=lambda: sent.append(1)):
+                    pass
+            assert not sent
 
 
 async def test_a_post_that_may_have_arrived_is_not_sent_again() -> None:

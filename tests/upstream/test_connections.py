@@ -12,6 +12,7 @@ from bitmesh_proxy.errors import UpstreamTimeout, UpstreamUnreachable
 from bitmesh_proxy.upstream.connection import ProviderConnection
 from bitmesh_proxy.upstream.connections import Connections
 from bitmesh_proxy.upstream.opening import Origin
+from tests.closed_port import closed_port
 from tests.upstream.scripted_provider import Exchange, answering, provider
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -170,12 +171,11 @@ async def test_a_fresh_one_is_fresh_also_at_the_limit() -> None:
 
 
 async def test_nobody_listens() -> None:
-    async with provider(answering(ANSWER)) as running:
-        port = running.port
-    async with pool(max_per_origin=1) as connections:
-        for _ in range(2):  # the place was given back
-            with pytest.raises(UpstreamUnreachable):
-                await taken(connections, port)
+    with closed_port() as port:
+        async with pool(max_per_origin=1) as connections:
+            for _ in range(2):  # the place was given back
+                with pytest.raises(UpstreamUnreachable):
+                    await taken(connections, port)
 
 
 async def test_one_that_speaks_no_tls_cannot_be_reached() -> None:
