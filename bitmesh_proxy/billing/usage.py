@@ -11,7 +11,7 @@ English (https://platform.openai.com/tokenizer, "one token generally corresponds
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -281,23 +281,28 @@ def max_output_tokens(call: ChatCall, offer: Offer, default: int) -> int:
 
 
 def _add(value: Any, size: PromptSize) -> None:
-    if isinstance(value, str):
-        size.text_bytes += _utf8_length(value)
-    elif isinstance(value, dict | Mapping):  # dict first: the test for any Mapping takes longer
-        kind = value.get("type")
-        if isinstance(kind, str) and kind in _PICTURES:
-            size.pictures += 1
-        elif isinstance(kind, str) and kind in _FILES:
-            size.files.append(_tokens_by_size(value, is_played=kind in _PLAYED))
+    # Tools are thousands of small values: what is usual is told by its very type, and nothing calls itself.
+    text_bytes = 0
+    waiting = [value]
+    while waiting:
+        each = waiting.pop()
+        is_what = type(each)
+        if is_what is str or isinstance(each, str):
+            text_bytes += len(each) if each.isascii() else _utf8_length(each)
+        elif is_what is dict or isinstance(each, Mapping):
+            kind = each.get("type")
+            if type(kind) is str and kind in _PICTURES:
+                size.pictures += 1
+            elif type(kind) is str and kind in _FILES:
+                size.files.append(_tokens_by_size(each, is_played=kind in _PLAYED))
+            else:
+                text_bytes += len("".join(each))  # the names
+                waiting += each.values()
+        elif is_what is list or isinstance(each, list | tuple):
+            waiting += each
         else:
-            for name, inner in value.items():
-                size.text_bytes += len(name)
-                _add(inner, size)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            _add(inner, size)
-    else:
-        size.text_bytes += 8  # a number or a word such as true
+            text_bytes += 8  # a number or a word such as true
+    size.text_bytes += text_bytes
 
 
 def _utf8_length(text: str) -> int:
@@ -395,14 +400,18 @@ def _sound_ms(call: TranscriptionCall, *, bytes_per_second: int, unknown_s: int)
     return unknown_s * 1000
 
 
+def _are_tokens(inputs: Iterable[Any]) -> bool:
+    return set(map(type, inputs)) <= {int}
+
+
 def _input_tokens(call: EmbeddingCall | ModerationCall, *, bytes_per_token: int) -> int:
     """Texts by their bytes, lists of tokens by their length, pictures by a fixed bound."""
     inputs = call.inputs
-    if inputs and all(isinstance(each, int) for each in inputs):
+    if inputs and _are_tokens(inputs):
         return len(inputs)
     tokens = 0
     for each in inputs:
-        if isinstance(each, list | tuple) and all(isinstance(token, int) for token in each):
+        if isinstance(each, list | tuple) and _are_tokens(each):
             tokens += len(each)
             continue
         size = PromptSize()
