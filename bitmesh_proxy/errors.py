@@ -7,6 +7,7 @@
     │   ├── BodyTimeout           408
     │   ├── ExpectationFailed     417
     │   ├── HeadTooLarge          431
+    │   ├── VersionNotSupported   505  of HTTP
     │   ├── ContextLengthExceeded 400
     │   ├── UnsupportedParameter  400  no offer of the model takes the field
     │   ├── UnsupportedValue      400  none takes this value of it
@@ -119,6 +120,13 @@ class HeadTooLarge(InvalidRequest):
 
     status = 431
     code = "request_headers_too_large"
+
+
+class VersionNotSupported(InvalidRequest):
+    """The request's line names a version of HTTP that is not spoken here."""
+
+    status = 505
+    code = "http_version_not_supported"
 
 
 class ContextLengthExceeded(InvalidRequest):

@@ -11,23 +11,36 @@ way: ``tests/web/test_unreadable.py`` lists them, and ``pyproject.toml`` bounds 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
+from aiohttp.http import HttpVersion10, HttpVersion11, RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from bitmesh_proxy.context import Surface
-from bitmesh_proxy.errors import ExpectationFailed, GatewayError, HeadTooLarge, InvalidRequest
+from bitmesh_proxy.errors import (
+    ExpectationFailed,
+    GatewayError,
+    HeadTooLarge,
+    InvalidRequest,
+    VersionNotSupported,
+)
 from bitmesh_proxy.web.error_formats import render_error
 from bitmesh_proxy.web.replies import SERVER
 from bitmesh_proxy.web.request_ids import make_request_id
 from bitmesh_proxy.web.route import route_of
 
+_VERSIONS: Final = (HttpVersion10, HttpVersion11)
+
 
 class _Overlong(HttpProcessingError):
     """A head does not end."""
+
+
+class _OtherVersion(HttpProcessingError):
+    """The parser takes HTTP/0.9 and HTTP/2.0 in a request's line, but nobody can be answered in them."""
 
 
 class JsonRefusals(RequestHandler):
@@ -53,6 +66,10 @@ class JsonRefusals(RequestHandler):
         queued, is_head = len(self._messages), self._last_body.is_eof()
         super().data_received(data)
         if len(self._messages) > queued:
+            for at in range(queued, len(self._messages)):
+                message = self._messages[at][0]
+                if isinstance(message, RawRequestMessage) and message.version not in _VERSIONS:
+                    self._messages[at] = _ErrInfo(VersionNotSupported.status, _OtherVersion(), ""), EMPTY_PAYLOAD
             self._head_bytes, self._last_body = 0, self._messages[-1][1]
         elif is_head and self._payload_parser is None and not self._upgraded:
             self._head_bytes += len(data)
@@ -82,6 +99,8 @@ class JsonRefusals(RequestHandler):
         error: GatewayError
         if isinstance(exc, _Overlong):
             error = HeadTooLarge(f"The request's headers are larger than {self._max_head_bytes} bytes.")
+        elif isinstance(exc, _OtherVersion):
+            error = VersionNotSupported("The versions of HTTP that are spoken here are 1.0 and 1.1.")
         elif isinstance(exc, LineTooLong):
             error = InvalidRequest("The request's address or one of its headers is too long.")
         else:

@@ -84,6 +84,25 @@ async def test_a_head_that_does_not_end_is_refused(gateway: Gateway, is_first: b
         assert await caller.is_closed_by_gateway()
 
 
+@pytest.mark.parametrize("version", [b"HTTP/2.0", b"HTTP/0.9"])
+async def test_a_version_that_is_not_spoken_is_refused_before_anybody_is_asked(
+    gateway: Gateway, version: bytes
+) -> None:
+    body = b'{"model": "openai/gpt-oss-120b", "messages": [{"role": "user", "content": "Hi"}], "stream": true}'
+    request = b"POST /v1/chat/completions %b\r\nHost: x\r\nAuthorization: Bearer %b\r\nContent-Length: %d\r\n" % (
+        version, gateway.key.token.encode(), len(body),
+    )  # fmt: skip
+    async with calling(gateway) as caller:
+        caller.send(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await caller.answer()).status == 200
+        caller.send(request + b"Content-Type: application/json\r\n\r\n" + body)
+        answer = await caller.answer()
+        said = {"error": "The versions of HTTP that are spoken here are 1.0 and 1.1."}
+        assert (answer.status, answer.json) == (505, said)
+        assert await caller.is_closed_by_gateway()
+    assert gateway.upstream_calls() == []
+
+
 async def test_what_comes_in_pieces_is_bounded_in_its_head_alone(gateway: Gateway) -> None:
     async with calling(gateway) as caller:
         for _ in range(3):
