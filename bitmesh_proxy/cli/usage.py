@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +16,7 @@ from bitmesh_proxy.cli.account import find_account
 from bitmesh_proxy.cli.books import with_database
 from bitmesh_proxy.cli.moments import AGO
 from bitmesh_proxy.cli.options import common_options, fail, settings_of
+from bitmesh_proxy.cli.progress import ProgressLine
 from bitmesh_proxy.cli.tables import print_json, print_table
 from bitmesh_proxy.money import format_usd
 from bitmesh_proxy.storage.accounts import AccountStore
@@ -66,6 +68,9 @@ def usage(
 
     Calls older than ledger.keep_s are known by month only: by day, they are listed under their month (2026-08), and
     --since and --until take or leave a month as a whole, by when it begins.
+
+    A call counts as it is when its part of the ledger is read: one that is open then is open here. Calls that begin
+    later than this command do not count.
     """
     groups = cast(tuple[Dimension, ...], tuple(dict.fromkeys(dimensions)) or ("model",))
     if as_json and as_csv:
@@ -74,13 +79,20 @@ def usage(
         raise click.UsageError("--since is not before --until: no call lies between them")
     wanted["model"] = wanted.pop("model_id")
 
-    async def work(database: Database) -> tuple[list[UsageLine], float | None]:
+    async def work(database: Database) -> tuple[Iterator[UsageLine], float | None]:
         key_id: str | None = wanted["key_id"]
         if key_id is not None and await KeyStore(database).get(key_id) is None:
             fail(f"no key has the id {key_id!r}")
         paying = await find_account(AccountStore(database), account_id) if account_id else None
         which = UsageFilter(account_id=paying.id if paying else None, **wanted)
-        return await UsageReports(database).by(groups, which), await LedgerMonths(database).last_summed_up_s()
+        progress = ProgressLine()
+        try:
+            lines = await UsageReports(database).lines(
+                groups, which, on_part=lambda done, rows: progress.say(f"{done:,} of {rows:,} requests")
+            )
+        finally:
+            progress.end()
+        return lines, await LedgerMonths(database).last_summed_up_s()
 
     lines, last_summed_up_s = with_database(settings_of(ctx, config, data_dir), work)
     if as_json:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import asyncio
+import sqlite3
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -8,9 +11,10 @@ from bitmesh_proxy.calls import Usage
 from bitmesh_proxy.money import NanoUsd
 from bitmesh_proxy.storage.accounts import Account, AccountStore
 from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.keys import KeyRecord, KeyStore
 from bitmesh_proxy.storage.ledger import LedgerStore
-from bitmesh_proxy.storage.months import LedgerMonths
+from bitmesh_proxy.storage.months import LedgerMonths, sum_up
 from bitmesh_proxy.storage.runs import extend_runs
 from bitmesh_proxy.storage.usage import UsageFilter, UsageReports, _conditions, _from, _from_months
 from tests.storage.examples import DAY_S, NOON_S, closing, key_spec, opening, released, usd
@@ -174,5 +178,77 @@ async def test_reports_do_not_read_the_ledger_from_end_to_end(reports: UsageRepo
     for which in (UsageFilter(since_s=NOON_S), UsageFilter(key_id="key_1"), UsageFilter(account_id="a", until_s=1)):
         conditions, parameters = _conditions(which)
         sql = f"EXPLAIN QUERY PLAN SELECT 1 {_from(which)} {conditions}"
-        plan = [row[3] for row in await database.read(sql, parameters)]
+        plan = [row[3] for row in await database.read(sql, {**parameters, "first": 1, "last": 9})]
         assert not [step for step in plan if "SCAN requests" in step or "SCAN keys" in step], plan
+
+
+FILTERS = [UsageFilter(), UsageFilter(key_id="key_1"), UsageFilter(since_s=NOON_S)]
+
+
+@pytest.mark.parametrize("part_rows", [1, 2, 5])
+@pytest.mark.parametrize("run_rows", [(), (2, 3)])
+async def test_reports_in_parts_are_the_same(
+    reports: UsageReports, database: Database, part_rows: int, run_rows: tuple[int, ...]
+) -> None:
+    await make_runs(database, *run_rows)
+    for which in FILTERS:
+        whole = await reports.by(["month", "key", "outcome"], which)
+        assert await UsageReports(database, part_rows=part_rows).by(["month", "key", "outcome"], which) == whole
+
+
+async def test_each_part_sees_what_is_there_then_and_newer_requests_do_not_count(
+    reports: UsageReports, ledger: LedgerStore, account: Account, database: Database
+) -> None:
+    parts, waiting = [], []
+
+    def on_part(done: int, rows: int) -> None:
+        parts.append((done, rows))
+        if done == 2:
+            for work in (ledger.close(closing("r5", 7)), ledger.open_reservation(opening("r7", account.id))):
+                waiting.append(asyncio.ensure_future(work))  # within the rest
+
+    lines = await UsageReports(database, part_rows=2).by([], on_part=on_part)
+    await asyncio.gather(*waiting)
+    assert parts == [(2, 6), (4, 6), (6, 6)]
+    assert lines[0].requests == 6
+    (line,) = await reports.by([])
+    assert line.requests == 7
+
+
+@pytest.mark.parametrize("behind", [2, 0])
+async def test_what_is_summed_up_meanwhile_counts_once(
+    ledger: LedgerStore, account: Account, key: KeyRecord, database: Database, path: Path, behind: int
+) -> None:
+    """Whether it has been read before or not."""
+    for number in range(8):
+        await ledger.open_reservation(opening(f"r{number}", account.id))
+        await ledger.close(closing(f"r{number}", 100))
+    parts = []
+
+    def on_part(done: int, rows: int) -> None:
+        parts.append((done, rows))
+        if done == 2 and rows == 8:
+            with sqlite3.connect(path, isolation_level=None) as connection:
+                sum_up(connection, before_ms=int((NOON_S + 1) * 1000), rows=2 if behind else 5)
+            connection.close()
+
+    (line,) = await UsageReports(database, part_rows=2).by(["month"], on_part=on_part)
+    assert (line.requests, line.charge_nano_usd) == (8, 800)
+    begun_anew = [(2, 3), (3, 3)]
+    assert parts == ([(2, 8), (4, 8), (6, 8), (8, 8)] if behind else [(2, 8), *begun_anew])
+
+
+async def test_sums_are_exact_beyond_what_sqlite_can_add(
+    ledger: LedgerStore, account: Account, key: KeyRecord, database: Database, path: Path
+) -> None:
+    for name in ("r1", "r2"):
+        await ledger.open_reservation(opening(name, account.id))
+        await ledger.close(closing(name, 100))
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TRIGGER requests_close")
+        connection.execute("UPDATE requests SET cost_nano_usd = 9223372036854775807")
+    connection.close()
+    (line,) = await UsageReports(database, part_rows=1).by([])
+    assert line.cost_nano_usd == 2 * 9223372036854775807
+    with pytest.raises(StorageError, match="integer overflow"):
+        await UsageReports(database).by([])
