@@ -179,7 +179,7 @@ async def _names_of(snapshot: Snapshot, dimension: Dimension, values: set[int | 
     if dimension not in _NAMES:
         return {}
     sql = f"{_NAMES[dimension]} WHERE number IN (SELECT value FROM json_each(?))"  # noqa: S608 - made of constants
-    return dict(await snapshot.rows(sql, (json.dumps(list(values)),)))  # type: ignore[arg-type]  # two columns
+    return dict(await snapshot.rows(sql, (json.dumps(list(values)),)))
 
 
 def _query(groups: dict[str, str], shown: dict[str, str], dimensions: Sequence[Dimension], rest: str) -> str:
@@ -316,5 +316,5 @@ def _from_months(which: UsageFilter) -> str:
     keys = f" AND summed.key IN {_chosen(' AND '.join(wanted))}" if wanted else ""
     return (
         f" FROM {_MONTHS} CROSS JOIN request_months AS summed ON summed.month = counted.month{keys}"
-        " CROSS JOIN keys ON keys.number = summed.key CROSS JOIN accounts ON accounts.number = keys.account"
+        " CROSS JOIN keys ON keys.number = summed.key"
     ) + (" WHERE " + " AND ".join(said) if said else "")

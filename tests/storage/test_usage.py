@@ -1,7 +1,9 @@
 from __future__ import annotations
 
-import asyncio
 import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing as closing_file
 from functools import partial
 from pathlib import Path
 
@@ -166,7 +168,7 @@ async def test_sums_are_found_by_their_months_and_keys(half_gone: UsageReports, 
     for which, wanted in (
         (UsageFilter(), "(month=?)"),
         (UsageFilter(key_id="key_1"), "(month=? AND key=?)"),
-        (UsageFilter(account_id="a", model="m"), "(month=? AND key=?)"),
+        (UsageFilter(account_id="a", model="m"), "(month=? AND key=? AND model=?)"),
     ):
         _, parameters = _conditions(which)
         plan = [row[3] for row in await database.read(f"EXPLAIN QUERY PLAN SELECT 1 {_from_months(which)}", parameters)]
@@ -196,21 +198,41 @@ async def test_reports_in_parts_are_the_same(
         assert await UsageReports(database, part_rows=part_rows).by(["month", "key", "outcome"], which) == whole
 
 
+def write(path: Path, operation: Callable[[sqlite3.Connection], object]) -> None:
+    """As another process would, and before this one goes on."""
+
+    def run() -> None:
+        with closing_file(sqlite3.connect(path, isolation_level=None)) as connection:
+            operation(connection)
+
+    with ThreadPoolExecutor() as thread:
+        thread.submit(run).result()
+
+
 async def test_each_part_sees_what_is_there_then_and_newer_requests_do_not_count(
-    reports: UsageReports, ledger: LedgerStore, account: Account, database: Database
+    reports: UsageReports, database: Database, path: Path
 ) -> None:
-    parts, waiting = [], []
+    parts: list[tuple[int, int]] = []
+
+    def settle_and_open(connection: sqlite3.Connection) -> None:
+        connection.execute(
+            "UPDATE requests SET state = 'settled', basis = 'measured', outcome = 'completed', charge_nano_usd = 7"
+            " WHERE id = 'r5'"
+        )
+        connection.execute(
+            "INSERT INTO requests (id, account, key, instance, endpoint, model, hold_nano_usd, live, address,"
+            " started_at_ms) SELECT 'r7', account, key, instance, endpoint, model, 0, live, address, started_at_ms"
+            " FROM requests WHERE id = 'r1'"
+        )
 
     def on_part(done: int, rows: int) -> None:
         parts.append((done, rows))
-        if done == 2:
-            for work in (ledger.close(closing("r5", 7)), ledger.open_reservation(opening("r7", account.id))):
-                waiting.append(asyncio.ensure_future(work))  # within the rest
+        if done == 2:  # were they of one snapshot, nothing would be seen of it
+            write(path, settle_and_open)
 
-    lines = await UsageReports(database, part_rows=2).by([], on_part=on_part)
-    await asyncio.gather(*waiting)
+    (line,) = await UsageReports(database, part_rows=2).by([], on_part=on_part)
     assert parts == [(2, 6), (4, 6), (6, 6)]
-    assert lines[0].requests == 6
+    assert (line.requests, line.charge_nano_usd) == (6, 707)
     (line,) = await reports.by([])
     assert line.requests == 7
 
@@ -223,14 +245,13 @@ async def test_what_is_summed_up_meanwhile_counts_once(
     for number in range(8):
         await ledger.open_reservation(opening(f"r{number}", account.id))
         await ledger.close(closing(f"r{number}", 100))
-    parts = []
+    parts: list[tuple[int, int]] = []
+    rows_at_once = 2 if behind else 5
 
     def on_part(done: int, rows: int) -> None:
         parts.append((done, rows))
-        if done == 2 and rows == 8:
-            with sqlite3.connect(path, isolation_level=None) as connection:
-                sum_up(connection, before_ms=int((NOON_S + 1) * 1000), rows=2 if behind else 5)
-            connection.close()
+        if parts == [(2, 8)]:
+            write(path, partial(sum_up, before_ms=int((NOON_S + 1) * 1000), rows=rows_at_once))
 
     (line,) = await UsageReports(database, part_rows=2).by(["month"], on_part=on_part)
     assert (line.requests, line.charge_nano_usd) == (8, 800)
@@ -244,10 +265,12 @@ async def test_sums_are_exact_beyond_what_sqlite_can_add(
     for name in ("r1", "r2"):
         await ledger.open_reservation(opening(name, account.id))
         await ledger.close(closing(name, 100))
-    with sqlite3.connect(path) as connection:
-        connection.execute("DROP TRIGGER requests_close")
-        connection.execute("UPDATE requests SET cost_nano_usd = 9223372036854775807")
-    connection.close()
+    write(
+        path,
+        lambda connection: connection.executescript(
+            "DROP TRIGGER requests_close; UPDATE requests SET cost_nano_usd = 9223372036854775807"
+        ),
+    )
     (line,) = await UsageReports(database, part_rows=1).by([])
     assert line.cost_nano_usd == 2 * 9223372036854775807
     with pytest.raises(StorageError, match="integer overflow"):
