@@ -23,6 +23,7 @@ from bitmesh_proxy.catalogue.row_files import CatalogueError
 from bitmesh_proxy.cli.books import open_database
 from bitmesh_proxy.cli.catalogue import read_catalogue
 from bitmesh_proxy.cli.options import common_options, on_ignored_variables, settings_of
+from bitmesh_proxy.cli.progress import ProgressLine
 from bitmesh_proxy.cli.tables import print_json, print_table
 from bitmesh_proxy.errors import GatewayError
 from bitmesh_proxy.settings import Settings, SettingsError, resolve_data_dir
@@ -33,8 +34,7 @@ from bitmesh_proxy.storage.jobs import JobStore
 from bitmesh_proxy.storage.keys import KeyStore
 from bitmesh_proxy.storage.ledger import LedgerStore
 from bitmesh_proxy.storage.months import Due, Hindrance, LedgerMonths
-from bitmesh_proxy.storage.structure import compare_structure
-from bitmesh_proxy.storage.verification import check_file, verify_books
+from bitmesh_proxy.storage.verification import Verdict, examine_books
 from bitmesh_proxy.upstream.access import ProviderAccess, configured_access, missing_credentials
 
 PROBE_TIMEOUT_S = 10.0
@@ -126,17 +126,20 @@ async def _check_database(settings: Settings) -> AsyncIterator[Finding]:
             yield Finding(check="database", verdict="warning", detail=f"{path} is not there yet")
             return
         async with open_database(settings) as database:
-            found = await check_file(database)
-            verdict: Literal["ok", "fault"] = "ok" if found == "ok" else "fault"
-            yield Finding(check="database", verdict=verdict, detail=f"{database.path.name}: {found}")
-            foreign = await _find_strangers(database)
-            if foreign:
+            verdict = await _examine_books(database)
+            yield Finding(
+                check="database",
+                verdict="fault" if verdict.damage else "ok",
+                detail=f"{database.path.name}: {verdict.damage[0] if verdict.damage else 'ok'}",
+            )
+            if verdict.foreign:
+                foreign = ", ".join(verdict.foreign)
                 yield Finding(check="schema", verdict="warning", detail=f"not made by this program: {foreign}")
-            problems = await verify_books(database)
             yield Finding(
                 check="books",
-                verdict="fault" if problems else "ok",
-                detail="; ".join(problems) or "balances are the sum of their entries, holds those of open requests",
+                verdict="fault" if verdict.problems else "ok",
+                detail="; ".join(verdict.problems)
+                or "balances are the sum of their entries, holds those of open requests",
             )
             yield await _explain_open_holds(database)
             yield await _look_back(settings, database)
@@ -171,9 +174,12 @@ def _not_to_open(secrets: ConsumerSecrets, sealed: Mapping[str, bytes]) -> list[
     return [key_id for key_id, each in sealed.items() if not secrets.can_open(each, key_id)]
 
 
-async def _find_strangers(database: Database) -> str:
-    async with database.snapshot() as snapshot:
-        return ", ".join((await compare_structure(snapshot)).foreign)
+async def _examine_books(database: Database) -> Verdict:
+    progress = ProgressLine()
+    try:
+        return await examine_books(database, on_step=lambda step, steps: progress.say(f"books: step {step} of {steps}"))
+    finally:
+        progress.end()
 
 
 async def _explain_open_holds(database: Database) -> Finding:

@@ -1,17 +1,30 @@
 """The proof of the books: everything that is kept twice must agree, and every hold must have a reason. And the rules
 that keep it so must be there.
 
-It reads every row of the ledger, in one snapshot, beside a running server without stopping it.
+It reads every row of the ledger, beside a running server without stopping it. Each check is one statement, which sees
+one moment by itself, and so each has a snapshot of its own and a rest behind it: as long as one lasts, the write-ahead
+log cannot start over (``checkpoints.py``). What a check compares must stay in one statement.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
 import msgspec
 
 from bitmesh_proxy.money import format_usd
-from bitmesh_proxy.storage.database import Database, Snapshot
+from bitmesh_proxy.storage.database import Database, Row
 from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.structure import compare_structure
+
+#: Called before each step with its number, from 1, and how many there are.
+OnStep: TypeAlias = Callable[[int, int], object]
+
+#: How long is rested behind a check, measured by the time that it took, and at most: the log is looked at twice then.
+REST: Final = 0.1
+MAX_REST_S: Final = 1.0
 
 
 class _Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,33 +202,51 @@ _CHECKS = (
 )
 
 
-async def check_file(database: Database) -> str:
-    """What SQLite finds wrong with the file first; ``ok`` where nothing is."""
-    rows = await database.read("PRAGMA quick_check(1)")
-    return str(rows[0][0])
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """In words. ``damage``: what SQLite finds wrong with the file; ``problems``: what does not agree, damage included;
+    ``foreign``: what else is in the database, and does no harm. Empty where nothing is."""
+
+    damage: tuple[str, ...]
+    problems: tuple[str, ...]
+    foreign: tuple[str, ...]
 
 
 async def verify_books(database: Database) -> list[str]:
     """What does not agree, in words; empty when the books are right."""
+    return list((await examine_books(database)).problems)
+
+
+async def examine_books(database: Database, *, on_step: OnStep | None = None) -> Verdict:
+    """All there is to say. Raises StorageError where the rows cannot be read and nothing says why."""
     async with database.snapshot() as snapshot:
-        problems = list((await compare_structure(snapshot)).faults)
-        try:
-            problems += await _look_at_rows(snapshot)
-        except StorageError as exc:
-            if not problems:
-                raise
-            problems.append(f"the rest cannot be looked at: {exc}")
-    return problems
+        deviations = await compare_structure(snapshot)
+    damage: list[str] = []
+    problems = list(deviations.faults)
+    try:
+        await _look_at_rows(database, damage, problems, on_step)
+    except StorageError as exc:
+        if not problems:
+            raise
+        problems.append(f"the rest cannot be looked at: {exc}")
+    return Verdict(damage=tuple(damage), problems=tuple(problems), foreign=deviations.foreign)
 
 
-async def _look_at_rows(snapshot: Snapshot) -> list[str]:
-    problems: list[str] = []
-    for (word,) in await snapshot.rows("PRAGMA quick_check(20)"):
-        if word != "ok":
-            problems.append(f"the database file is damaged: {word}")
-    for table, row, parent, _ in await snapshot.rows("PRAGMA foreign_key_check"):
+async def _look_at_rows(database: Database, damage: list[str], problems: list[str], on_step: OnStep | None) -> None:
+    steps = 2 + len(_CHECKS)
+    loop = asyncio.get_running_loop()
+
+    async def rows(step: int, sql: str) -> list[Row]:
+        if on_step is not None:
+            on_step(step, steps)
+        began_s = loop.time()
+        found = await database.read(sql)
+        await asyncio.sleep(min(MAX_REST_S, REST * (loop.time() - began_s)))
+        return found
+
+    damage += [word for (word,) in await rows(1, "PRAGMA quick_check(20)") if word != "ok"]
+    problems += [f"the database file is damaged: {word}" for word in damage]
+    for table, row, parent, _ in await rows(2, "PRAGMA foreign_key_check"):
         problems.append(f"{table}: row {row} belongs to nothing in {parent}")
-    for check in _CHECKS:
-        for name, one, other in await snapshot.rows(check.sql):
+    for step, check in enumerate(_CHECKS, start=3):
+        for name, one, other in await rows(step, check.sql):
             problems.append(check.text.format(name, format_usd(one), format_usd(other)))
-    return problems

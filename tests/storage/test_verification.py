@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from bitmesh_proxy.storage.keys import KeyStore
 from bitmesh_proxy.storage.ledger import LedgerStore
 from bitmesh_proxy.storage.months import LedgerMonths
 from bitmesh_proxy.storage.runs import extend_runs
-from bitmesh_proxy.storage.verification import check_file, verify_books
+from bitmesh_proxy.storage.verification import _CHECKS, examine_books, verify_books
 from tests.storage.examples import NOON_S, closing, key_spec, opening, released, usd
 
 
@@ -36,7 +37,7 @@ def tamper(path: Path, script: str) -> None:
 
 
 async def test_a_whole_file_is_ok(database: Database) -> None:
-    assert await check_file(database) == "ok"
+    assert (await examine_books(database)).damage == ()
 
 
 async def test_right_books_have_nothing_to_say(books: Database) -> None:
@@ -182,3 +183,18 @@ async def test_rows_that_cannot_be_looked_at_do_not_hide_why(books: Database, pa
     problems = await verify_books(books)
     assert problems[0] == "the database lacks the table request_runs"
     assert "the rest cannot be looked at: OperationalError: no such table: request_runs" in problems[-1]
+
+
+async def test_each_step_is_told_and_has_a_snapshot_of_its_own(books: Database, path: Path) -> None:
+    """What another process does meanwhile is seen by the steps behind it."""
+    steps: list[tuple[int, int]] = []
+
+    def on_step(step: int, of: int) -> None:
+        steps.append((step, of))
+        if step == 3:
+            with ThreadPoolExecutor() as thread:
+                thread.submit(tamper, path, "UPDATE balances SET balance_nano_usd = balance_nano_usd + 1").result()
+
+    verdict = await examine_books(books, on_step=on_step)
+    assert steps == [(step, 2 + len(_CHECKS)) for step in range(1, 3 + len(_CHECKS))]
+    assert [problem for problem in verdict.problems if "but its entries add" in problem]
