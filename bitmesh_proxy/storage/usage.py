@@ -3,7 +3,7 @@
 A report reads the runs of rows (``runs.py``) in which requests of its time began, and the rows that are newer than the
 last run. Of an account or a key it reads that one's rows only, of the newer ones those whose key it is.
 
-It reads them in parts, the lowest numbers first, each in a short snapshot of its own, with a rest behind it: as long as
+It reads them in parts, the lowest numbers first, each in a short snapshot of its own, and rests between them: as long as
 a snapshot lasts, the write-ahead log cannot start over (``checkpoints.py``), and a long ledger takes long. What counts:
 
 - Requests that are there when the report begins, each exactly once. Later ones do not, so that it comes to an end.
@@ -39,9 +39,10 @@ OnPart: TypeAlias = Callable[[int, int], object]
 PART_ROWS: Final = 262_144
 #: So many times as long where only rows of an account or a key are read, which are fewer.
 PART_OF_KEYS: Final = 8
-#: How long a report rests behind a part, measured by the time that it took: the end of the log is copied when nobody
-#: reads, and who copies it looks now and then.
-REST: Final = 0.5
+#: A report rests so long when it has read for so long: the end of the log is copied when nobody reads, and who copies it
+#: looks twice a second. (With short rests behind every part, he seldom met one.)
+READS_S: Final = 1.0
+RESTS_S: Final = 0.75
 
 #: What rows are grouped by. Names of columns cannot be bound, so they come from here and from nowhere else. (Numbers,
 #: for each row is compared with others: what they stand for is looked up at the end, once for each.)
@@ -137,7 +138,7 @@ class UsageReports:
             await _add(
                 sums, snapshot, _query(_MONTH_GROUPS, {}, dimensions, _MONTH_SUMS + _from_months(which)), parameters
             )
-        loop = asyncio.get_running_loop()
+        loop, read_s = asyncio.get_running_loop(), 0.0
         while done < last:
             began_s = loop.time()
             until = min(last, done + self._part_rows * (PART_OF_KEYS if _is_of_keys(which) else 1))
@@ -148,8 +149,10 @@ class UsageReports:
             done = until
             if on_part is not None:
                 on_part(done - first, last - first)
-            if done < last:
-                await asyncio.sleep(REST * (loop.time() - began_s))
+            read_s += loop.time() - began_s
+            if done < last and read_s >= READS_S:
+                await asyncio.sleep(RESTS_S)
+                read_s = 0.0
         async with self._database.snapshot() as snapshot:
             return sums, [
                 await _names_of(snapshot, dimension, {group[place] for group in sums})
