@@ -3,8 +3,8 @@
 A report reads the runs of rows (``runs.py``) in which requests of its time began, and the rows that are newer than the
 last run. Of an account or a key it reads that one's rows only, of the newer ones those whose key it is.
 
-It reads them in parts, the lowest numbers first, each in a short snapshot of its own, and rests between them: as long as
-a snapshot lasts, the write-ahead log cannot start over (``checkpoints.py``), and a long ledger takes long. What counts:
+It reads them in parts, the lowest numbers first, each in a short snapshot of its own, and rests between them: as long
+as a snapshot lasts, the write-ahead log cannot start over (``checkpoints.py``). What counts:
 
 - Requests that are there when the report begins, each exactly once. Later ones do not, so that it comes to an end.
 - Each as it is when its part is read. One that is open then counts as open, with neither cost nor charge, though it may
@@ -39,8 +39,8 @@ OnPart: TypeAlias = Callable[[int, int], object]
 PART_ROWS: Final = 262_144
 #: So many times as long where only rows of an account or a key are read, which are fewer.
 PART_OF_KEYS: Final = 8
-#: A report rests so long when it has read for so long: the end of the log is copied when nobody reads, and who copies it
-#: looks twice a second. (With short rests behind every part, he seldom met one.)
+#: A report rests so long when it has read for so long: the end of the log is copied when nobody reads, and who copies
+#: it looks twice a second. (With short rests behind every part, he seldom met one.)
 READS_S: Final = 1.0
 RESTS_S: Final = 0.75
 
