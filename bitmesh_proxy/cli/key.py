@@ -16,6 +16,7 @@ from bitmesh_proxy.cli.key_limits import COUNT, MODEL, check_expiry, known_model
 from bitmesh_proxy.cli.moments import AHEAD, BUDGET, show_moment
 from bitmesh_proxy.cli.new_key import TOKEN_HINT_CHARACTERS, NewKey, create_key, master_secret_for
 from bitmesh_proxy.cli.options import NAME, OrWord, common_options, fail, given, settings_of
+from bitmesh_proxy.cli.progress import ProgressLine
 from bitmesh_proxy.cli.tables import print_json, print_table
 from bitmesh_proxy.money import NanoUsd, format_usd
 from bitmesh_proxy.storage.accounts import AccountStore
@@ -208,9 +209,19 @@ def change(
 
     async def work(database: Database) -> KeyRecord:
         keys, changes = KeyStore(database), KeyChange(**said)
-        return await (keys.change(key_id, changes) if models is None else keys.change(key_id, changes, models.names_of))
+        if models is None:
+            return await keys.change(key_id, changes, on_part=show_part)
+        return await keys.change(key_id, changes, models.names_of, on_part=show_part)
 
-    changed = with_database(settings, work)
+    progress = ProgressLine()
+
+    def show_part(done: int, parts: int) -> None:
+        progress.say(f"counting what it has spent: {100 * done // parts} %")
+
+    try:
+        changed = with_database(settings, work)
+    finally:
+        progress.end()
     if models is not None:
         models.warn_of_unknown()
     _show(changed, as_json=as_json)

@@ -21,6 +21,7 @@ from bitmesh_proxy.errors import Conflict, NotFound
 from bitmesh_proxy.money import NanoUsd
 from bitmesh_proxy.storage.database import Database, Row
 from bitmesh_proxy.storage.failures import is_double
+from bitmesh_proxy.storage.spending import CountedSpending, OnPart, count_spending, laid_before
 
 
 class KeySpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,10 +183,18 @@ class KeyStore:
         """Switch a key on again. Raises NotFound."""
         return await self._update("UPDATE keys SET disabled_at_ms = NULL WHERE id = ?", (key_id,), key_id)
 
-    async def change(self, key_id: str, change: KeyChange, names_of: NamesOf = lambda name: (name,)) -> KeyRecord:
+    async def change(
+        self,
+        key_id: str,
+        change: KeyChange,
+        names_of: NamesOf = lambda name: (name,),
+        *,
+        on_part: OnPart = lambda done, parts: None,
+    ) -> KeyRecord:
         """Change what a key may do, in every process with its next request; what it spent already counts.
 
-        Raises NotFound, Conflict as ``check_binding`` does, and ValueError where nothing is to be changed.
+        Where a budget changes, that is counted first: ``on_part`` hears how far it has come. Raises NotFound, Conflict
+        as ``check_binding`` does, and ValueError where nothing is to be changed.
         """
         given = {name: value for name in KeyChange.__struct_fields__ if (value := getattr(change, name)) is not UNSET}
         if not given:
@@ -197,8 +206,11 @@ class KeyStore:
             if not given.keys().isdisjoint(("bound_model", "allowed_models")):
                 check_binding(changed.caller.bound_model, changed.caller.allowed_models, names_of)
 
+        counted = None
+        if any(given.get(name) is not None for name in ("budget_day_nano_usd", "budget_month_nano_usd")):
+            counted = await self._count_spending(key_id, on_part)
         sql = f"UPDATE keys SET {columns} WHERE id = ?"  # noqa: S608 - names of ours
-        return await self._update(sql, (*values, key_id), key_id, check)
+        return await self._update(sql, (*values, key_id), key_id, check, counted)
 
     async def rotate(self, key_id: str, *, token_digest: bytes | None, token_hint: str = "") -> KeyRecord:
         """Give a key a new token and, by the next generation, a new derived secret, also where it was made elsewhere.
@@ -210,18 +222,27 @@ class KeyStore:
             WHERE id = ?"""
         return await self._update(sql, (token_digest, token_hint, key_id), key_id)
 
+    async def _count_spending(self, key_id: str, on_part: OnPart) -> CountedSpending | None:
+        key = await self.get(key_id)
+        if key is None or key.caller.row_numbers is None:
+            return None
+        return await count_spending(self._database, key.caller.row_numbers[1], on_part=on_part)
+
     async def _update(
         self,
         sql: str,
         parameters: Sequence[Any],
         key_id: str,
         check: Callable[[KeyRecord], None] = lambda changed: None,
+        counted: CountedSpending | None = None,
     ) -> KeyRecord:
         """Where ``check`` raises, nothing has changed."""
+        now_ms = int(self._clock() * 1000)
 
         def update(connection: sqlite3.Connection) -> Row:
             try:
-                changed = connection.execute(sql, parameters).rowcount
+                with laid_before(connection, counted, now_ms):
+                    changed = connection.execute(sql, parameters).rowcount
             except sqlite3.IntegrityError as exc:
                 raise _double(exc) from exc
             if not changed:
