@@ -14,7 +14,7 @@ import msgspec
 
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.fair_share import oldest_to_go
-from bitmesh_proxy.storage.sweeps import OftenEnough
+from bitmesh_proxy.storage.sweeps import OftenEnough, Step
 
 State = Literal["running", "finished", "stream"]
 
@@ -66,10 +66,13 @@ class IdempotencyStore:
         expired_before_ms = int((now_s - self._keep_s) * 1000)
         self._sweeps.note(rows=1)
         is_sweep_due = self._sweeps.is_due(now_s)
+        owed_rows = self._sweeps.owed_rows
+
+        def sweep_and_insert(connection: sqlite3.Connection) -> tuple[Claimed | Existing, bool]:
+            is_swept = not is_sweep_due or self._sweep(connection, expired_before_ms, Step(least=owed_rows))
+            return insert(connection), is_swept
 
         def insert(connection: sqlite3.Connection) -> Claimed | Existing:
-            if is_sweep_due:
-                self._sweep(connection, expired_before_ms)
             connection.execute(
                 "DELETE FROM idempotency"
                 " WHERE key_id = ? AND idempotency_key = ? AND created_at_ms < ? AND state <> 'running'",
@@ -97,7 +100,10 @@ class IdempotencyStore:
                 body=body,
             )
 
-        return await self._database.write(insert, is_new_work=True)
+        found, is_swept = await self._database.write(sweep_and_insert, is_new_work=True)
+        if not is_swept:
+            self._sweeps.go_on(now_s)
+        return found
 
     async def finish(self, key_id: str, idempotency_key: str, *, status: int, headers: str, body: bytes) -> None:
         """Keep the whole answer."""
@@ -150,12 +156,14 @@ class IdempotencyStore:
 
         return await self._database.write(resolve)
 
-    def _sweep(self, connection: sqlite3.Connection, expired_before_ms: int) -> None:
-        connection.execute(
-            "DELETE FROM idempotency WHERE (key_id, idempotency_key) IN (SELECT key_id, idempotency_key"
-            " FROM idempotency WHERE created_at_ms < ? AND state <> 'running' LIMIT ?)",
+    def _sweep(self, connection: sqlite3.Connection, expired_before_ms: int, step: Step) -> bool:
+        """Did all go that has to?"""
+        expired = connection.execute(
+            "SELECT key_id, idempotency_key FROM idempotency WHERE created_at_ms < ? AND state <> 'running' LIMIT ?",
             (expired_before_ms, SWEEP_ROWS),
-        )
+        ).fetchall()
+        if not step.execute(connection, "DELETE FROM idempotency WHERE key_id = ? AND idempotency_key = ?", expired):
+            return False
         # Answers only: their calls stay known.
         going = oldest_to_go(
             connection,
@@ -165,10 +173,11 @@ class IdempotencyStore:
             room_bytes=self._max_total_bytes,
             most=SWEEP_ROWS,
         )
-        connection.executemany(
-            "UPDATE idempotency SET state = 'stream', body = NULL WHERE key_id = ? AND idempotency_key = ?", going
-        )
+        all_gone = step.execute(connection, _FORGET_ANSWER, going)
+        return all_gone and len(expired) < SWEEP_ROWS and len(going) < SWEEP_ROWS
 
+
+_FORGET_ANSWER = "UPDATE idempotency SET state = 'stream', body = NULL WHERE key_id = ? AND idempotency_key = ?"
 
 _INTERRUPTED = (
     "state = 'running' AND instance NOT IN (SELECT value FROM json_each(?1)) AND (?2 IS NULL OR instance <= ?2)"

@@ -12,21 +12,27 @@ from typing import TypeAlias
 from bitmesh_proxy.auth.nonces import Burnt
 from bitmesh_proxy.errors import Unavailable
 from bitmesh_proxy.storage.database import Database
-from bitmesh_proxy.storage.sweeps import NowAndThen
+from bitmesh_proxy.storage.sweeps import NowAndThen, Step
 from bitmesh_proxy.storage.writer import Done, Failed, end_future
 
-#: Expired rows are removed this often at most; each sweep takes so many, so that no request waits for a long one.
+#: Expired rows are looked for this often.
 SWEEP_INTERVAL_S = 10.0
-SWEEP_ROWS = 20_000
+#: So many go with one statement, in two milliseconds or three.
+SWEEP_ROWS = 500
 
 #: Consumer key, nonce and timestamp.
 _Nonce: TypeAlias = tuple[str, str, int]
 
+_FORGET = """
+DELETE FROM nonces WHERE (consumer_key, nonce) IN
+    (SELECT consumer_key, nonce FROM nonces WHERE timestamp_s < ? LIMIT ?)
+"""
+_COUNT_LIVE = "SELECT count(*) FROM (SELECT 1 FROM nonces WHERE timestamp_s >= ? LIMIT ?)"
 _INSERT = "INSERT INTO nonces (consumer_key, nonce, timestamp_s) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
 
 
 class SqliteNonces:
-    """See the module's docstring. ``clock`` is Unix time; ``max_nonces`` bounds the table (0: not)."""
+    """See the module's docstring. ``clock`` is Unix time; ``max_nonces`` bounds those that count still (0: not)."""
 
     def __init__(
         self,
@@ -42,6 +48,8 @@ class SqliteNonces:
         self._clock = clock
         self._sweeps = NowAndThen(SWEEP_INTERVAL_S)
         self._is_full = False
+        #: The last sweep was broken off.
+        self._is_sweeping = False
 
     async def burn(self, consumer_key: str, nonce: str, timestamp_s: int) -> bool:
         """Insert if absent, durably. Raises Unavailable when it cannot be remembered: the request is then refused."""
@@ -63,36 +71,44 @@ class SqliteNonces:
             self._insert(item, on_done)
             return
 
-        def swept(result: bool | Failed) -> None:
+        is_to_count = not self._is_sweeping and self._max_nonces > 0
+
+        def swept(result: tuple[bool, bool | None] | Failed) -> None:
             if isinstance(result, Failed):
                 on_done(result)
                 return
-            self._is_full = result
+            is_swept, is_full = result
+            self._is_sweeping = not is_swept
+            if not is_swept:
+                self._sweeps.go_on(now_s)
+            if is_full is not None:
+                self._is_full = is_full
             try:
                 self._insert(item, on_done)
             except Unavailable as exc:
                 on_done(Failed(exc))
 
-        self._database.submit_now(lambda connection: self._sweep(connection, now_s), swept)
+        self._database.submit_now(lambda connection: self._sweep(connection, now_s, is_to_count), swept)
 
     def _insert(self, item: _Nonce, on_done: Done) -> None:
         if self._is_full:
             raise Unavailable("Too many signed requests at the moment.", retry_after_s=SWEEP_INTERVAL_S)
         self._database.submit_item_now(_insert, item, on_done, is_new_work=True)
 
-    def _sweep(self, connection: sqlite3.Connection, now_s: float) -> bool:
-        """Forget what can no longer be accepted; says whether the table is over its bound all the same."""
-        connection.execute(
-            "DELETE FROM nonces WHERE (consumer_key, nonce) IN"
-            " (SELECT consumer_key, nonce FROM nonces WHERE timestamp_s < ? LIMIT ?)",
-            (int(now_s - self._window_s) - 1, SWEEP_ROWS),
-        )
-        if not self._max_nonces:
-            return False
-        counted = connection.execute(
-            "SELECT count(*) FROM (SELECT 1 FROM nonces LIMIT ?)", (self._max_nonces,)
-        ).fetchall()
-        return bool(counted[0][0] >= self._max_nonces)
+    def _sweep(self, connection: sqlite3.Connection, now_s: float, is_to_count: bool) -> tuple[bool, bool | None]:
+        """Forget what can no longer be accepted: is it all forgotten, and (if it is to be counted) is there no room for
+        more? What waits to be forgotten takes nobody's room."""
+        oldest_s = int(now_s - self._window_s) - 1
+        step, is_swept = Step(least=0), False
+        while not is_swept:
+            gone = connection.execute(_FORGET, (oldest_s, SWEEP_ROWS)).rowcount
+            is_swept = gone < SWEEP_ROWS
+            if step.is_over():
+                break
+        if not is_to_count:
+            return is_swept, None
+        ((live,),) = connection.execute(_COUNT_LIVE, (oldest_s, self._max_nonces)).fetchall()
+        return is_swept, bool(live >= self._max_nonces)
 
 
 def _insert(connection: sqlite3.Connection, items: Sequence[_Nonce]) -> Sequence[bool]:

@@ -20,7 +20,7 @@ import orjson
 from bitmesh_proxy.calls import JsonObject
 from bitmesh_proxy.storage.database import Database, Row
 from bitmesh_proxy.storage.fair_share import oldest_to_go
-from bitmesh_proxy.storage.sweeps import OftenEnough
+from bitmesh_proxy.storage.sweeps import OftenEnough, Step
 
 #: Old ones are looked for this often, and whenever an eighth of the space has been filled since, or so many have been
 #: kept that a sweep removes no fewer.
@@ -130,11 +130,13 @@ class ResponseStore:
         item_ids = {item["id"] for item in (*response.input_items, *response.output) if isinstance(item.get("id"), str)}
         rows = [(response.account_id, item_id, response.id) for item_id in item_ids]
         self._sweeps.note(rows=1, size_bytes=row[_SIZE_AT])
-        oldest_ms = self._oldest_ms() if self._sweeps.is_due(self._clock()) else None
+        now_s = self._clock()
+        oldest_ms = self._oldest_ms() if self._sweeps.is_due(now_s) else None
+        owed_rows = self._sweeps.owed_rows
 
-        def upsert(connection: sqlite3.Connection) -> bool:
+        def upsert(connection: sqlite3.Connection) -> tuple[bool, bool]:
             if not is_new and not connection.execute("SELECT 1 FROM responses WHERE id = ?", row[:1]).fetchone():
-                return False
+                return False, oldest_ms is None
             changed = connection.execute(
                 "INSERT INTO responses (id, account_id, previous_id, status, background, instance, job_id, request_id,"
                 " body, input, output, asked, size_bytes, created_at_ms)"
@@ -150,11 +152,12 @@ class ResponseStore:
                     " ON CONFLICT DO NOTHING",
                     rows,
                 )
-            if oldest_ms is not None:
-                self._sweep(connection, oldest_ms)
-            return bool(changed)
+            return bool(changed), oldest_ms is None or self._sweep(connection, oldest_ms, Step(least=owed_rows))
 
-        return await self._database.write(upsert)
+        was_kept, is_swept = await self._database.write(upsert)
+        if not is_swept:
+            self._sweeps.go_on(now_s)
+        return was_kept
 
     async def get(self, account_id: str, response_id: str) -> StoredResponse | None:
         """The account's response; None for another's, and for one that is too old."""
@@ -243,11 +246,13 @@ class ResponseStore:
     def _oldest_ms(self) -> int:
         return int((self._clock() - self._keep_s) * 1000)
 
-    def _sweep(self, connection: sqlite3.Connection, oldest_ms: int) -> None:
-        connection.execute(
-            "DELETE FROM responses WHERE id IN (SELECT id FROM responses WHERE created_at_ms < ? LIMIT ?)",
-            (oldest_ms, SWEEP_ROWS),
-        )
+    def _sweep(self, connection: sqlite3.Connection, oldest_ms: int, step: Step) -> bool:
+        """Did all go that has to?"""
+        expired = connection.execute(
+            "SELECT id FROM responses WHERE created_at_ms < ? LIMIT ?", (oldest_ms, SWEEP_ROWS)
+        ).fetchall()
+        if not step.execute(connection, "DELETE FROM responses WHERE id = ?", expired):
+            return False
         going = oldest_to_go(
             connection,
             totals="SELECT account_id, size_bytes FROM response_totals",
@@ -255,7 +260,9 @@ class ResponseStore:
             room_bytes=self._max_total_bytes,
             most=SWEEP_ROWS,
         )
-        connection.executemany("DELETE FROM responses WHERE id = ?", [(response_id,) for _, response_id in going])
+        ids = [(response_id,) for _, response_id in going]
+        all_gone = step.execute(connection, "DELETE FROM responses WHERE id = ?", ids)
+        return all_gone and len(expired) < SWEEP_ROWS and len(ids) < SWEEP_ROWS
 
 
 async def _pack(response: StoredResponse) -> tuple[Any, ...]:

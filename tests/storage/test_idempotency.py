@@ -9,6 +9,7 @@ from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.idempotency import _KEEP_CHARGED, Claimed, Existing, IdempotencyStore
 from bitmesh_proxy.storage.keys import KeyRecord
 from bitmesh_proxy.storage.ledger import LedgerStore
+from bitmesh_proxy.storage.sweeps import REST_S
 from tests.storage.examples import NOON_S, closing, opening, released
 
 PRINT = b"f" * 32
@@ -146,7 +147,9 @@ async def test_old_rows_go_as_fast_as_new_ones_come(store: IdempotencyStore, dat
     """More come in a minute than go in one sweep."""
     await asyncio.gather(*(claim(store, f"old{number}") for number in range(1_400)))
     await asyncio.gather(*(store.finish_stream("key_1", f"old{number}") for number in range(1_400)))
-    await asyncio.gather(*(claim(store, f"new{number}", now_s=NOON_S + 101) for number in range(600)))
+    for at in range(30):
+        now_s = NOON_S + 101 + at * REST_S * 1.01
+        await asyncio.gather(*(claim(store, f"new{at}-{number}", now_s=now_s) for number in range(30)))
     assert [name for name in await kept(database) if name.startswith("old")] == []
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from bitmesh_proxy.auth.nonces import NonceStore
 from bitmesh_proxy.errors import Unavailable
-from bitmesh_proxy.storage import nonces
+from bitmesh_proxy.storage import nonces, sweeps
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.nonces import SqliteNonces
 from tests.hand_clock import HandClock
@@ -141,3 +141,20 @@ async def test_a_sweep_that_fails_is_heard_of(store: SqliteNonces, database: Dat
     assert isinstance(inserted, Exception)
     await database.write(lambda connection: connection.execute("ALTER TABLE gone RENAME TO nonces"))
     assert await soon(store, "a") == [True]
+
+
+async def test_what_waits_to_be_swept_takes_nobodys_room(
+    database: Database, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep that is broken off goes on with the next calls, and counts what can be accepted still."""
+    monkeypatch.setattr(sweeps, "STEP_S", 0.0)
+    monkeypatch.setattr(nonces, "SWEEP_ROWS", 4)
+    store = SqliteNonces(database, window_s=300, max_nonces=10, clock=clock)
+    assert await soon(store, *map(str, range(9))) == [True] * 9
+    clock.now_s += 400
+    left = []
+    for number in range(3):
+        assert await store.burn("ck_1", f"later {number}", int(clock.now_s))
+        left.append((await database.read("SELECT count(*) FROM nonces WHERE timestamp_s = ?", (NOW,)))[0][0])
+        clock.now_s += sweeps.REST_S * 1.01
+    assert left == [5, 1, 0]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from bitmesh_proxy.storage import responses
+from bitmesh_proxy.storage import responses, sweeps
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.failures import StorageError
 from bitmesh_proxy.storage.responses import ContextTooLarge, ResponseStore, StoredResponse, squeezed
@@ -231,8 +231,26 @@ async def test_what_is_swept_keeps_pace_with_what_is_stored(
     """More come in a minute than go in one sweep."""
     await asyncio.gather(*(store.save(response(number)) for number in range(1, 302)))
     clock.now_s += 1_500
-    await asyncio.gather(*(store.save(response(number)) for number in range(1_000, 1_302)))
-    assert await left(database) == [f"resp_{number}" for number in range(1_000, 1_302)]
+    for first in range(1_000, 1_300, 20):
+        await asyncio.gather(*(store.save(response(number)) for number in range(first, first + 20)))
+        clock.now_s += sweeps.REST_S * 1.01
+    assert await left(database) == [f"resp_{number}" for number in range(1_000, 1_300)]
+
+
+async def test_a_sweep_that_is_broken_off_goes_on_with_the_next(
+    store: ResponseStore, database: Database, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "STEP_S", 0.0)
+    for number in range(10):
+        await store.save(response(number))
+    clock.now_s += 1_500
+    counts = []
+    for number in range(2_000, 2_006):
+        await store.save(response(number))
+        counts.append(len(await left(database)))
+        clock.now_s += sweeps.REST_S * 1.01
+    # Where there is no time left, two go for each that has come since.
+    assert counts == [11, 10, 9, 8, 7, 6]
 
 
 async def test_totals_are_those_of_what_is_there(store: ResponseStore, database: Database) -> None:
