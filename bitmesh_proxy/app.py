@@ -61,6 +61,7 @@ from bitmesh_proxy.upstream.client import Upstream
 from bitmesh_proxy.upstream.outcomes import Outcomes
 from bitmesh_proxy.upstream.straight_chat import StraightChats
 from bitmesh_proxy.web.authenticate import Authenticator
+from bitmesh_proxy.web.body_room import ROOM_KEY, BodyRoom
 from bitmesh_proxy.web.error_formats import render_stream_error
 from bitmesh_proxy.web.forwarded import ForwardedTrust
 from bitmesh_proxy.web.lane.server import LaneRunner
@@ -100,6 +101,7 @@ def make_app(
     if worker is not None:
         app[keys.WORKER] = worker
     app[keys.METRICS] = Metrics() if worker is None else worker.metrics
+    app[ROOM_KEY] = BodyRoom(settings.http.max_bodies_bytes // settings.http.workers)
     add_limits(app, settings.limits, worker)
     app.cleanup_ctx.extend([database, books, catalogue, upstream, media, jobs, pipeline, responses])
     app.on_response_prepare.append(add_common_headers)

@@ -45,6 +45,8 @@ class Http(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_head_bytes: Count = 64 * KIB
     max_body_bytes: Count = 32 * MIB
     max_upload_bytes: Count = 512 * MIB
+    #: What all large bodies take of memory together, of all workers.
+    max_bodies_bytes: Count = 512 * MIB
     max_json_depth: Count = 64
     body_timeout_s: Seconds = 120.0
     keepalive_timeout_s: Seconds = 75.0

@@ -23,6 +23,7 @@ from bitmesh_proxy.errors import (
     UnsupportedMediaType,
 )
 from bitmesh_proxy.upstream.off_loop import in_thread_if_large
+from bitmesh_proxy.web.body_room import FREE_BYTES, Hold
 
 _UTF8: Final = frozenset(("", "utf-8", "utf8", "us-ascii", "ascii"))
 
@@ -48,18 +49,21 @@ def check_encoding(request: web.Request) -> None:
         raise UnsupportedMediaType("The body must not be compressed (Content-Encoding).")
 
 
-async def read_body(request: web.Request, *, max_bytes: int, timeout_s: float) -> bytes:
+async def read_body(request: web.Request, *, max_bytes: int, timeout_s: float, hold: Hold | None = None) -> bytes:
     """The bytes of the body, up to ``max_bytes``, within ``timeout_s`` from now on.
 
-    A length that is declared too large is refused before a byte is read; a body without one is counted as it comes.
+    A length that is declared too large is refused before a byte is read; a body without one is counted as it comes. A
+    large body takes room with ``hold`` as it comes, not as it is announced, which the caller gives back. Raises
+    Unavailable where there is none.
     """
+    hold = hold or Hold()
     declared = request.content_length
     if declared is not None and declared > max_bytes:
         raise too_large(max_bytes)
     if request.content.is_eof():  # it came with the head, as most do: nothing to wait for, so no clock is set
         return _at_once(request, max_bytes)
     parts: list[bytes] = []
-    received = 0
+    received = taken = 0
     try:
         async with asyncio.timeout(timeout_s):
             while chunk := await request.content.readany():
@@ -67,6 +71,9 @@ async def read_body(request: web.Request, *, max_bytes: int, timeout_s: float) -
                 if received > max_bytes:
                     raise too_large(max_bytes)
                 parts.append(chunk)
+                if received > FREE_BYTES:
+                    hold.take(received - taken)
+                    taken = received
     except TimeoutError as exc:
         raise too_slow(timeout_s) from exc
     except (ClientPayloadError, ConnectionError) as exc:

@@ -42,6 +42,7 @@ async def read_call_body(
     settings = request.app[keys.SETTINGS]
     if received.form is None or fields is None:
         return await received.json_object(settings.http.max_json_depth)
+    received.hold_files()
     return await _form_object(received.form, fields, files, settings.uploads)
 
 

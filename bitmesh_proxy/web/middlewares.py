@@ -66,7 +66,10 @@ async def request_state(request: web.Request, handler: Handler) -> web.StreamRes
     try:
         return await handler(request)
     finally:
-        request[keys.STATE].received = None  # aiohttp holds on to the request until there comes another
+        state = request[keys.STATE]
+        if state.received is not None:
+            state.received.let_go()
+        state.received = None  # aiohttp holds on to the request until there comes another
 
 
 @web.middleware

@@ -18,10 +18,10 @@ from bitmesh_proxy.endpoints.responses.request import Vocabulary, vocabulary_of,
 from bitmesh_proxy.errors import InvalidRequest
 from bitmesh_proxy.media.sniff import SNIFF_BYTES, sniff
 from bitmesh_proxy.settings import Uploads
-from bitmesh_proxy.web.bodies import check_encoding, read_body
+from bitmesh_proxy.web.bodies import check_encoding
 from bitmesh_proxy.web.call_bodies import read_files
 from bitmesh_proxy.web.multipart import Form
-from bitmesh_proxy.web.received import Received, receive
+from bitmesh_proxy.web.received import receive, receive_raw
 
 URL_ENCODED = "application/x-www-form-urlencoded"
 MAX_FORM_FIELDS = 200
@@ -37,13 +37,12 @@ async def read_request_body(request: web.Request) -> dict[str, Any]:
     if state.received is None:
         if request.content_type == URL_ENCODED:
             check_encoding(request)
-            http = settings.http
-            raw = await read_body(request, max_bytes=http.max_body_bytes, timeout_s=http.body_timeout_s)
-            state.received = Received(raw=raw)
+            state.received = await receive_raw(request, settings.http)
         else:
             state.received = await receive(request, settings.http)
     received = state.received
     if received.form is not None:
+        received.hold_files()
         try:
             return await _of_form(received.form, settings.uploads, max_depth=settings.http.max_json_depth)
         finally:
