@@ -8,6 +8,7 @@ no client could have read it any earlier.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
 #: An event that is longer is no usage chunk, and passes without waiting for its end.
@@ -35,12 +36,12 @@ class UsageChunkFilter:
         data = self._held + data
         passed: list[bytes] = []
         start = 0
-        for match in _END_OF_EVENT.finditer(data):
-            event = data[start : match.end()]
+        for end in _ends_of_events(data):
+            event = data[start:end]
             if self._is_in_long_event or not _is_usage_chunk(event):
                 passed.append(event)
             self._is_in_long_event = False
-            start = match.end()
+            start = end
         rest = data[start:]
         if self._is_in_long_event or len(rest) > MAX_HELD_BYTES:
             self._is_in_long_event = True
@@ -55,6 +56,18 @@ class UsageChunkFilter:
         """What is left when the stream has ended."""
         rest, self._held = self._held, b""
         return b"" if not self._is_in_long_event and _is_usage_chunk(rest) else rest
+
+
+def _ends_of_events(data: bytes) -> Iterator[int]:
+    """Where the events end that are whole."""
+    if b"\r" in data:  # nobody's we know of; the pattern takes twenty times as long
+        for match in _END_OF_EVENT.finditer(data):
+            yield match.end()
+        return
+    end = 0
+    while (found := data.find(b"\n\n", end)) >= 0:
+        end = found + 2
+        yield end
 
 
 def _is_usage_chunk(event: bytes) -> bool:
