@@ -37,7 +37,12 @@ MAX_BODY_BYTES: Final = 128 * 1024
 MAX_COMING_BYTES: Final = 48 * 1024
 #: Headers that ask for something which the plain way does. ``Origin``: a browser wants to hear who may read the answer.
 _NOT_PLAIN: Final = ("Origin", "Idempotency-Key", "Content-Encoding", "Expect")
-_JSON: Final = frozenset(("application/json", "application/json; charset=utf-8", "application/json;charset=utf-8"))
+_JSON: Final = frozenset(
+    (
+        "application/json",
+        *(f"application/json;{space}charset={name}" for space in ("", " ") for name in ("utf-8", "UTF-8")),
+    )
+)
 
 
 class Lane:

@@ -45,6 +45,12 @@ async def test_more_headers_do_not_matter(gateway: Gateway) -> None:
         assert taken(Lane(gateway.app), (*PLAIN, *more)) == expected
 
 
+async def test_json_is_taken_however_its_alphabet_is_named(gateway: Gateway) -> None:
+    expected = taken(Lane(gateway.app))
+    for parameter in ("; charset=utf-8", ";charset=utf-8", "; charset=UTF-8", ";charset=UTF-8"):
+        assert taken(Lane(gateway.app), replaced("Content-Type", "application/json" + parameter)) == expected, parameter
+
+
 NOT_TAKEN: dict[str, Headers] = {
     "a page's": (*PLAIN, ("Origin", "https://a.example")),
     "under a key": (*PLAIN, ("idempotency-key", "k")),
