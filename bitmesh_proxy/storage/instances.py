@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
 import secrets
 import sqlite3
@@ -24,6 +25,8 @@ import msgspec
 from bitmesh_proxy.storage.database import Database, Row
 from bitmesh_proxy.storage.ids import RandomBytes, make_id
 from bitmesh_proxy.storage.lock_files import lock_directory
+
+log = logging.getLogger(__name__)
 
 
 class Census(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,20 +103,30 @@ async def run_alone(
 ) -> None:
     """Run ``work`` here as soon as no other process on this database runs work of that name. Until it is cancelled.
 
-    By the same locks: when the process that runs it dies, another one takes it up at its next look.
+    By the same locks: when the process that runs it dies, another one takes it up at its next look. Who cannot look,
+    for there are no files or locks to be had, says so once and looks again.
     """
     path = lock_directory(database.path) / f"{name}.lock"
-    descriptor = await asyncio.to_thread(_open_lock, path, os.O_CREAT)
+    descriptor: int | None = None
+    is_told = False
     try:
         while True:
             try:
+                if descriptor is None:
+                    descriptor = await asyncio.to_thread(_open_lock, path, os.O_CREAT)
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                await asyncio.sleep(look_again_s)
+                pass
+            except OSError as exc:
+                if not is_told:
+                    log.error("the %s cannot be started now: %s", name, exc)
+                is_told = True
+            await asyncio.sleep(look_again_s)
         await work()
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _insert(connection: sqlite3.Connection, *, lock_name: str, now_ms: int) -> int:

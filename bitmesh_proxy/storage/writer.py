@@ -462,7 +462,10 @@ class Writer:
         if not self._min_free_bytes or now_s - self._space_checked_s < SPACE_CHECK_INTERVAL_S:
             return
         self._space_checked_s = now_s
-        status = os.statvfs(self._directory)
+        try:
+            status = os.statvfs(self._directory)
+        except OSError:  # what was last known goes on: a write that fails says so itself
+            return
         is_short = status.f_bavail * status.f_frsize < self._min_free_bytes
         if is_short and not self._space_is_short:
             logger.error("less than %d bytes free in %s: no new work is taken", self._min_free_bytes, self._directory)

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import importlib
 import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -161,3 +164,30 @@ async def test_work_runs_in_one_process_at_a_time_and_is_taken_up_by_the_next(da
         task.cancel()
     await asyncio.gather(first, second, other, return_exceptions=True)
     assert running == []
+
+
+@pytest.mark.parametrize("call", ["os.open", "fcntl.flock"])
+async def test_work_begins_once_there_is_a_lock_to_be_had(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: str
+) -> None:
+    """It waits for files or locks of the system, and says so once: who gave up would never sum up or poll again."""
+    module, name = call.split(".")
+    real, failures = getattr(importlib.import_module(module), name), iter([OSError(errno.ENOLCK, "no locks")] * 3)
+
+    def fail_at_first(*arguments: Any) -> Any:
+        if ".lock" in str(arguments[0]) or call == "fcntl.flock":
+            for failure in failures:
+                raise failure
+        return real(*arguments)
+
+    begun = asyncio.Event()
+
+    async def work() -> None:
+        begun.set()
+
+    monkeypatch.setattr(call, fail_at_first)
+    await run_alone(database, "work", work, look_again_s=0.01)
+    assert begun.is_set()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the work cannot be started now: [Errno {errno.ENOLCK}] no locks"
+    ]

@@ -548,6 +548,26 @@ async def test_little_free_space_stops_new_work_only(
     assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize("is_short", [False, True])
+async def test_free_space_that_cannot_be_looked_up_is_as_it_was(
+    make_writer: MakeWriter, path: Path, monkeypatch: pytest.MonkeyPatch, is_short: bool
+) -> None:
+    monkeypatch.setattr("bitmesh_proxy.storage.writer.SPACE_CHECK_INTERVAL_S", 0.0)
+    writer = make_writer(min_free_bytes=2**62 if is_short else 1)
+    await writer.submit(add("before"))
+
+    def fail(directory: Path) -> Any:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "statvfs", fail)
+    assert await writer.submit(add("begun before")) == "begun before"
+    if is_short:
+        with pytest.raises(Unavailable, match="disk space"):
+            await writer.submit(add("new"), is_new_work=True)
+    else:
+        assert await writer.submit(add("new"), is_new_work=True) == "new"
+
+
 async def test_a_turn_that_cannot_be_had_for_copying_the_log_ends_nothing(
     make_writer: MakeWriter, caplog: pytest.LogCaptureFixture
 ) -> None:
