@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ from bitmesh_proxy.errors import Unavailable
 from bitmesh_proxy.storage.database import Database
 from bitmesh_proxy.storage.sweeps import NowAndThen, Step
 from bitmesh_proxy.storage.writer import Done, Failed, end_future
+
+logger = logging.getLogger(__name__)
 
 #: Expired rows are looked for this often.
 SWEEP_INTERVAL_S = 10.0
@@ -73,42 +76,58 @@ class SqliteNonces:
 
         is_to_count = not self._is_sweeping and self._max_nonces > 0
 
-        def swept(result: tuple[bool, bool | None] | Failed) -> None:
+        def swept(result: bool | Failed) -> None:
             if isinstance(result, Failed):
                 on_done(result)
                 return
-            is_swept, is_full = result
-            self._is_sweeping = not is_swept
-            if not is_swept:
+            self._is_sweeping = not result
+            if not result:
                 self._sweeps.go_on(now_s)
-            if is_full is not None:
-                self._is_full = is_full
+            if is_to_count:
+                counting = asyncio.ensure_future(self._count(now_s))
+                counting.add_done_callback(counted)
+            else:
+                insert()
+
+        def counted(counting: asyncio.Future[bool]) -> None:
+            # What cannot be counted now is taken for what it was.
+            if not counting.cancelled() and (error := counting.exception()) is not None:
+                logger.warning("nonces cannot be counted now: %s", error)
+            elif not counting.cancelled():
+                self._is_full = counting.result()
+            insert()
+
+        def insert() -> None:
             try:
                 self._insert(item, on_done)
             except Unavailable as exc:
                 on_done(Failed(exc))
 
-        self._database.submit_now(lambda connection: self._sweep(connection, now_s, is_to_count), swept)
+        self._database.submit_now(lambda connection: self._sweep(connection, now_s), swept)
 
     def _insert(self, item: _Nonce, on_done: Done) -> None:
         if self._is_full:
             raise Unavailable("Too many signed requests at the moment.", retry_after_s=SWEEP_INTERVAL_S)
         self._database.submit_item_now(_insert, item, on_done, is_new_work=True)
 
-    def _sweep(self, connection: sqlite3.Connection, now_s: float, is_to_count: bool) -> tuple[bool, bool | None]:
-        """Forget what can no longer be accepted: is it all forgotten, and (if it is to be counted) is there no room for
-        more? What waits to be forgotten takes nobody's room."""
-        oldest_s = int(now_s - self._window_s) - 1
+    def _sweep(self, connection: sqlite3.Connection, now_s: float) -> bool:
+        """Forget what can no longer be accepted. Is it all forgotten?"""
         step, is_swept = Step(least=0), False
         while not is_swept:
-            gone = connection.execute(_FORGET, (oldest_s, SWEEP_ROWS)).rowcount
+            gone = connection.execute(_FORGET, (self._oldest_s(now_s), SWEEP_ROWS)).rowcount
             is_swept = gone < SWEEP_ROWS
             if step.is_over():
                 break
-        if not is_to_count:
-            return is_swept, None
-        ((live,),) = connection.execute(_COUNT_LIVE, (oldest_s, self._max_nonces)).fetchall()
-        return is_swept, bool(live >= self._max_nonces)
+        return is_swept
+
+    async def _count(self, now_s: float) -> bool:
+        """Is there no room for more? What waits to be forgotten takes nobody's room. Beside the writer, and no other
+        call waits: a million take 70 ms."""
+        ((live,),) = await self._database.read(_COUNT_LIVE, (self._oldest_s(now_s), self._max_nonces))
+        return bool(live >= self._max_nonces)
+
+    def _oldest_s(self, now_s: float) -> int:
+        return int(now_s - self._window_s) - 1
 
 
 def _insert(connection: sqlite3.Connection, items: Sequence[_Nonce]) -> Sequence[bool]:

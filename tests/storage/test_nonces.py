@@ -158,3 +158,26 @@ async def test_what_waits_to_be_swept_takes_nobodys_room(
         left.append((await database.read("SELECT count(*) FROM nonces WHERE timestamp_s = ?", (NOW,)))[0][0])
         clock.now_s += sweeps.REST_S * 1.01
     assert left == [5, 1, 0]
+
+
+async def test_nonces_are_counted_beside_the_writer(database: Database, clock: HandClock) -> None:
+    """One call waits for that, and nobody else who writes."""
+    store = SqliteNonces(database, window_s=300, max_nonces=10, clock=clock)
+    async with database.snapshot():  # nobody else reads meanwhile
+        counting = asyncio.create_task(store.burn("ck_1", "the first", NOW))
+        await asyncio.sleep(0)
+        for name in "abc":
+            assert await store.burn("ck_1", name, NOW)
+        assert not counting.done()
+    assert await counting
+
+
+async def test_what_cannot_be_counted_is_taken_for_what_it_was(
+    database: Database, clock: HandClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = SqliteNonces(database, window_s=300, max_nonces=3, clock=clock)
+    assert await soon(store, "a", "b", "c") == [True, True, True]
+    monkeypatch.setattr(nonces, "_COUNT_LIVE", "SELECT count(*) FROM nowhere")
+    clock.now_s += nonces.SWEEP_INTERVAL_S
+    assert await store.burn("ck_1", "one more", NOW)
+    assert "nonces cannot be counted now" in caplog.text
