@@ -8,6 +8,7 @@ of fetches is bounded; whoever comes later waits, for a bounded time.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Protocol
@@ -25,6 +26,8 @@ from bitmesh_proxy.media.lone_fetch import LoneFetch
 from bitmesh_proxy.media.origins import origin_of
 from bitmesh_proxy.media.sources import ResultSource
 from bitmesh_proxy.storage.media import MediaRecord
+
+logger = logging.getLogger(__name__)
 
 _KINDS: frozenset[FetchKind] = frozenset({"image", "video", "audio"})
 
@@ -272,4 +275,10 @@ class Deliveries:
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Nobody waits for it: its readers have heard, and what else went wrong is said here."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("%s broke off: %s", task.get_name(), error, exc_info=error)

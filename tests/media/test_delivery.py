@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from aiohttp import web
 from bitmesh_proxy.errors import NotFound
 from bitmesh_proxy.media.delivery import DeliveryLimits
 from bitmesh_proxy.media.fetch_errors import FetchBroken, FetchError, FetchTimedOut
+from bitmesh_proxy.media.files import Files
 from bitmesh_proxy.storage.media import MediaRecord
 from tests.media.outside import Answering, body, redirect, serving
 from tests.media.rooms import SECRET, Room, copied, media_room, source, until
@@ -255,3 +257,27 @@ async def test_closing_ends_what_runs(tmp_path: Path) -> None:
             with pytest.raises(FetchBroken):
                 await anext(chunks)
         assert room.copies.used_bytes == 0
+
+
+class ThreadlessFiles(Files):
+    """What comes of it where the system gives no thread any more."""
+
+    def create(self, path: Path) -> int:
+        """See Files."""
+        raise RuntimeError("can't start new thread")
+
+
+async def test_what_breaks_a_fetch_off_is_told_its_readers_and_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        serving({"/a": body(PNG)}) as outside,
+        media_room(tmp_path, [source(outside.url(""))], files=ThreadlessFiles()) as room,
+    ):
+        with pytest.raises(FetchError):
+            await taken(room, record(outside.url("/a")))
+        await until(lambda: bool(caplog.records))
+        gc.collect()  # or asyncio would say only then that nobody has asked for it
+    assert [(entry.name, entry.message) for entry in caplog.records] == [
+        ("bitmesh_proxy.media.delivery", "fetch abc broke off: can't start new thread")
+    ]
