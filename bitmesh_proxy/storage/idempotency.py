@@ -12,16 +12,15 @@ from typing import Literal
 
 import msgspec
 
-from bitmesh_proxy.storage.database import Database
+from bitmesh_proxy.storage.database import Database, Row
 from bitmesh_proxy.storage.fair_share import oldest_to_go
 from bitmesh_proxy.storage.sweeps import OftenEnough, Step
 
 State = Literal["running", "finished", "stream"]
 
 #: Old rows are looked for this often, and whenever an eighth of the room for answers has been filled since, or so many
-#: rows have come that a sweep removes no fewer.
+#: rows have come.
 SWEEP_INTERVAL_S = 60.0
-SWEEP_ROWS = 1_000
 SWEEP_AFTER_ROWS = 500
 
 
@@ -158,25 +157,30 @@ class IdempotencyStore:
 
     def _sweep(self, connection: sqlite3.Connection, expired_before_ms: int, step: Step) -> bool:
         """Did all go that has to?"""
-        expired = connection.execute(
-            "SELECT key_id, idempotency_key FROM idempotency WHERE created_at_ms < ? AND state <> 'running' LIMIT ?",
-            (expired_before_ms, SWEEP_ROWS),
-        ).fetchall()
-        if not step.execute(connection, "DELETE FROM idempotency WHERE key_id = ? AND idempotency_key = ?", expired):
-            return False
-        # Answers only: their calls stay known.
-        going = oldest_to_go(
-            connection,
-            totals="SELECT key_id, size_bytes FROM idempotency_totals",
-            oldest="SELECT idempotency_key, length(body) FROM idempotency"
-            " WHERE key_id = ? AND body IS NOT NULL ORDER BY created_at_ms LIMIT ?",
-            room_bytes=self._max_total_bytes,
-            most=SWEEP_ROWS,
+
+        def find_expired(most: int) -> list[Row]:
+            return connection.execute(_FIND_EXPIRED, (expired_before_ms, most)).fetchall()
+
+        def find_too_many(most: int) -> list[tuple[str, str]]:
+            return oldest_to_go(
+                connection,
+                totals="SELECT key_id, size_bytes FROM idempotency_totals",
+                oldest="SELECT idempotency_key, length(body) FROM idempotency"
+                " WHERE key_id = ? AND body IS NOT NULL ORDER BY created_at_ms LIMIT ?",
+                room_bytes=self._max_total_bytes,
+                most=most,
+            )
+
+        # Of what is too much, answers only: their calls stay known.
+        return step.execute_found(connection, _FORGET, find_expired) and step.execute_found(
+            connection, _FORGET_ANSWER, find_too_many
         )
-        all_gone = step.execute(connection, _FORGET_ANSWER, going)
-        return all_gone and len(expired) < SWEEP_ROWS and len(going) < SWEEP_ROWS
 
 
+_FIND_EXPIRED = """
+SELECT key_id, idempotency_key FROM idempotency WHERE created_at_ms < ? AND state <> 'running' LIMIT ?
+"""
+_FORGET = "DELETE FROM idempotency WHERE key_id = ? AND idempotency_key = ?"
 _FORGET_ANSWER = "UPDATE idempotency SET state = 'stream', body = NULL WHERE key_id = ? AND idempotency_key = ?"
 
 _INTERRUPTED = (

@@ -23,9 +23,8 @@ from bitmesh_proxy.storage.fair_share import oldest_to_go
 from bitmesh_proxy.storage.sweeps import OftenEnough, Step
 
 #: Old ones are looked for this often, and whenever an eighth of the space has been filled since, or so many have been
-#: kept that a sweep removes no fewer.
+#: kept.
 SWEEP_INTERVAL_S = 60.0
-SWEEP_ROWS = 200
 SWEEP_AFTER_ROWS = 100
 #: Conversations of more turns are no conversations.
 MAX_CHAIN = 2_000
@@ -248,21 +247,24 @@ class ResponseStore:
 
     def _sweep(self, connection: sqlite3.Connection, oldest_ms: int, step: Step) -> bool:
         """Did all go that has to?"""
-        expired = connection.execute(
-            "SELECT id FROM responses WHERE created_at_ms < ? LIMIT ?", (oldest_ms, SWEEP_ROWS)
-        ).fetchall()
-        if not step.execute(connection, "DELETE FROM responses WHERE id = ?", expired):
-            return False
-        going = oldest_to_go(
-            connection,
-            totals="SELECT account_id, size_bytes FROM response_totals",
-            oldest="SELECT id, size_bytes FROM responses WHERE account_id = ? ORDER BY created_at_ms LIMIT ?",
-            room_bytes=self._max_total_bytes,
-            most=SWEEP_ROWS,
-        )
-        ids = [(response_id,) for _, response_id in going]
-        all_gone = step.execute(connection, "DELETE FROM responses WHERE id = ?", ids)
-        return all_gone and len(expired) < SWEEP_ROWS and len(ids) < SWEEP_ROWS
+
+        def find_expired(most: int) -> list[Row]:
+            return connection.execute(
+                "SELECT id FROM responses WHERE created_at_ms < ? LIMIT ?", (oldest_ms, most)
+            ).fetchall()
+
+        def find_too_many(most: int) -> list[Row]:
+            going = oldest_to_go(
+                connection,
+                totals="SELECT account_id, size_bytes FROM response_totals",
+                oldest="SELECT id, size_bytes FROM responses WHERE account_id = ? ORDER BY created_at_ms LIMIT ?",
+                room_bytes=self._max_total_bytes,
+                most=most,
+            )
+            return [(response_id,) for _, response_id in going]
+
+        finds = (find_expired, find_too_many)
+        return all(step.execute_found(connection, "DELETE FROM responses WHERE id = ?", find) for find in finds)
 
 
 async def _pack(response: StoredResponse) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from bitmesh_proxy.storage.sweeps import REST_S, STEP_S, NowAndThen, OftenEnough, Step
+from bitmesh_proxy.storage.sweeps import FOUND_ROWS, REST_S, STEP_S, NowAndThen, OftenEnough, Step
 from tests.storage.examples import NOON_S
 
 
@@ -100,3 +100,28 @@ def test_a_step_is_over_after_a_while_but_not_before_enough_has_gone() -> None:
     noted.note(6)
     assert left_after(noted) == list(range(15, 20))
     assert left_after(Step(least=0, clock=lambda: 1.0)) == []
+
+
+def test_a_step_whose_time_went_into_finding_gets_on_all_the_same() -> None:
+    connection = sqlite3.connect(":memory:")
+    connection.execute("CREATE TABLE things (number INTEGER)")
+    connection.executemany("INSERT INTO things VALUES (?)", [(number,) for number in range(FOUND_ROWS * 2)])
+    now_s, slow_s, asked = 0.0, STEP_S * 3, []
+
+    def find(most: int) -> list[tuple[int]]:
+        nonlocal now_s
+        now_s += slow_s
+        asked.append(most)
+        return connection.execute("SELECT number FROM things ORDER BY number LIMIT ?", (most,)).fetchall()
+
+    def step() -> tuple[bool, int]:
+        is_done = Step(least=0, clock=lambda: now_s).execute_found(
+            connection, "DELETE FROM things WHERE number = ?", find
+        )
+        return is_done, connection.execute("SELECT count(*) FROM things").fetchone()[0]
+
+    assert [step(), step()] == [(False, FOUND_ROWS * 2 - 1), (False, FOUND_ROWS * 2 - 2)]
+    slow_s = 0.0
+    assert step() == (True, 0)
+    assert set(asked) == {FOUND_ROWS}, "never for many at once"
+    assert step() == (True, 0)
