@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 
 #: Expired rows are looked for this often.
 SWEEP_INTERVAL_S = 10.0
-#: So many go with one statement, in two milliseconds or three.
-SWEEP_ROWS = 500
+#: So many go with one statement.
+SWEEP_ROWS = 100
 
 #: Consumer key, nonce and timestamp.
 _Nonce: TypeAlias = tuple[str, str, int]
