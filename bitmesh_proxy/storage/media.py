@@ -12,14 +12,12 @@ from typing import Final, Literal
 
 import msgspec
 
-from bitmesh_proxy.storage.database import Database
-from bitmesh_proxy.storage.sweeps import NowAndThen
+from bitmesh_proxy.storage.database import Database, Row
+from bitmesh_proxy.storage.sweeps import NowAndThen, Step
 
 _COLUMNS = "id, provider, account_id, kind, created_at_ms, url, is_short, needs_credential"
-#: Old rows are looked for this often at most.
+#: Old rows are looked for this often.
 SWEEP_INTERVAL_S: Final = 60.0
-#: Removed in one go at most, so that no request waits for a long sweep.
-SWEEP_ROWS: Final = 5_000
 
 
 class MediaRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,12 +46,10 @@ class SqliteMedia:
         *,
         keep_s: float,
         clock: Callable[[], float] = time.time,
-        sweep_rows: int = SWEEP_ROWS,
     ) -> None:
         self._database = database
         self._keep_s = keep_s
         self._clock = clock
-        self._sweep_rows = sweep_rows
         self._sweeps = NowAndThen(SWEEP_INTERVAL_S)
 
     async def remember(self, record: MediaRecord) -> bool:
@@ -69,21 +65,21 @@ class SqliteMedia:
             record.needs_credential,
         )
 
-        oldest_ms = self._oldest_ms() if self._sweeps.is_due(self._clock()) else None
+        now_s = self._clock()
+        oldest_ms = self._oldest_ms() if self._sweeps.is_due(now_s) else None
 
-        def insert(connection: sqlite3.Connection) -> bool:
+        def insert(connection: sqlite3.Connection) -> tuple[bool, bool]:
             statement = connection.execute(
                 f"INSERT INTO media ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",  # noqa: S608
                 parameters,
             )
-            if oldest_ms is not None:
-                connection.execute(
-                    "DELETE FROM media WHERE id IN (SELECT id FROM media WHERE created_at_ms < ? LIMIT ?)",
-                    (oldest_ms, self._sweep_rows),
-                )
-            return statement.rowcount == 1
+            is_new = statement.rowcount == 1
+            return is_new, oldest_ms is None or self._sweep(connection, oldest_ms, Step(least=0))
 
-        return await self._database.write(insert)
+        is_new, is_swept = await self._database.write(insert)
+        if not is_swept:
+            self._sweeps.go_on(now_s)
+        return is_new
 
     async def get(self, media_id: str) -> MediaRecord | None:
         """What was remembered under an id; None, too, for what is too old."""
@@ -113,3 +109,13 @@ class SqliteMedia:
 
     def _oldest_ms(self) -> int:
         return int((self._clock() - self._keep_s) * 1000)
+
+    def _sweep(self, connection: sqlite3.Connection, oldest_ms: int, step: Step) -> bool:
+        """Did all go that has to?"""
+
+        def find(most: int) -> list[Row]:
+            return connection.execute(
+                "SELECT id FROM media WHERE created_at_ms < ? LIMIT ?", (oldest_ms, most)
+            ).fetchall()
+
+        return step.execute_found(connection, "DELETE FROM media WHERE id = ?", find)
