@@ -6,6 +6,7 @@ stands still, in a thread or not. ``bytes.find`` runs to the next one twenty tim
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Final
 
@@ -13,17 +14,22 @@ from typing import Final
 FEW: Final = 1000
 
 
+def occurrences(raw: bytes, mark: bytes, most: int = sys.maxsize) -> int:
+    """How often this byte stands there; if that is more than ``most``, some number above it."""
+    count, at = 0, raw.find(mark)
+    while at >= 0 and count <= most:
+        if count == FEW:
+            return count + raw.count(mark, at)
+        count += 1
+        at = raw.find(mark, at + 1)
+    return count
+
+
 def occur_more_often(raw: bytes, marks: Sequence[bytes], most: int) -> bool:
     """Are there more than ``most`` of these bytes in all?"""
     count = 0
     for mark in marks:
-        at, few = raw.find(mark), count + FEW
-        while at >= 0:
-            if count == most:
-                return True
-            if count == few:
-                count += raw.count(mark, at)
-                break
-            count += 1
-            at = raw.find(mark, at + 1)
-    return count > most
+        count += occurrences(raw, mark, most - count)
+        if count > most:
+            return True
+    return False

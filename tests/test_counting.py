@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from bitmesh_proxy.counting import FEW, occur_more_often
+from bitmesh_proxy.counting import FEW, occur_more_often, occurrences
 
 
 class Text(bytes):
@@ -29,6 +29,8 @@ def test_they_are_counted(marks: Sequence[bytes], numbers: tuple[int, int, int])
     random.Random(1).shuffle(letters)
     raw = "".join(letters).encode()
     count = sum(raw.count(mark) for mark in marks)
+    for mark in marks:
+        assert occurrences(raw, mark) == raw.count(mark)
     assert not occur_more_often(raw, marks, count)
     assert not occur_more_often(raw, marks, count + 1)
     for fewer in {0, 1, FEW - 1, FEW, FEW + 1, count - 1}:
@@ -39,6 +41,7 @@ def test_rare_ones_and_few_that_are_asked_for_are_not_counted_byte_by_byte() -> 
     Text.counted = 0
     picture = Text(b'{"image":["' + b"A" * 10_000 + b'"]}')
     assert not occur_more_often(picture, [b"{", b"[", b","], 100)
+    assert occurrences(picture, b"[") == 1
     assert occur_more_often(Text(b"[" * 10_000), [b"[", b","], 64)
     assert Text.counted == 0
     assert not occur_more_often(Text(b"[" * 10_000), [b"[", b","], 10_000)

