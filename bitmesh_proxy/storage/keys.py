@@ -104,6 +104,9 @@ def check_binding(bound_model: str | None, allowed_models: Collection[str] | Non
     )
 
 
+_BUDGETS: Final = ("budget_day_nano_usd", "budget_month_nano_usd")
+
+
 class KeyStore:
     """Makes and changes keys."""
 
@@ -206,9 +209,7 @@ class KeyStore:
             if not given.keys().isdisjoint(("bound_model", "allowed_models")):
                 check_binding(changed.caller.bound_model, changed.caller.allowed_models, names_of)
 
-        counted = None
-        if any(given.get(name) is not None for name in ("budget_day_nano_usd", "budget_month_nano_usd")):
-            counted = await self._count_spending(key_id, on_part)
+        counted = None if given.keys().isdisjoint(_BUDGETS) else await self._count_spending(key_id, given, on_part)
         sql = f"UPDATE keys SET {columns} WHERE id = ?"  # noqa: S608 - names of ours
         return await self._update(sql, (*values, key_id), key_id, check, counted)
 
@@ -222,9 +223,12 @@ class KeyStore:
             WHERE id = ?"""
         return await self._update(sql, (token_digest, token_hint, key_id), key_id)
 
-    async def _count_spending(self, key_id: str, on_part: OnPart) -> CountedSpending | None:
+    async def _count_spending(self, key_id: str, given: Mapping[str, Any], on_part: OnPart) -> CountedSpending | None:
+        """None where the key is left without a budget, or is not there."""
         key = await self.get(key_id)
         if key is None or key.caller.row_numbers is None:
+            return None
+        if all(given.get(name, getattr(key.caller, name)) is None for name in _BUDGETS):
             return None
         return await count_spending(self._database, key.caller.row_numbers[1], on_part=on_part)
 

@@ -165,6 +165,17 @@ async def test_a_key_gets_its_budget_with_what_it_spent_meanwhile(
     assert found[-len(alone) :] == alone
 
 
+async def test_it_is_counted_too_when_one_of_two_budgets_goes(ledgered: LedgerStore, keys: KeyStore) -> None:
+    """The books count for the other one anew."""
+    await keys.change("key_1", KeyChange(budget_day_nano_usd=usd(5), budget_month_nano_usd=usd(8)))
+    heard: list[int] = []
+    listen: Callable[[int, int], object] = lambda done, parts: heard.append(done)  # noqa: E731
+    await keys.change("key_1", KeyChange(budget_day_nano_usd=None), on_part=listen)
+    assert heard == [0]
+    await keys.change("key_1", KeyChange(budget_month_nano_usd=None), on_part=listen)
+    assert heard == [0]
+
+
 @pytest.mark.parametrize("change", [KeyChange(name="x"), KeyChange(budget_day_nano_usd=None)])
 async def test_nothing_is_counted_where_no_budget_is_given(
     ledgered: LedgerStore, keys: KeyStore, change: KeyChange
