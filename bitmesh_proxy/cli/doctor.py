@@ -175,11 +175,8 @@ def _not_to_open(secrets: ConsumerSecrets, sealed: Mapping[str, bytes]) -> list[
 
 
 async def _examine_books(database: Database) -> Verdict:
-    progress = ProgressLine()
-    try:
+    with ProgressLine() as progress:
         return await examine_books(database, on_step=lambda step, steps: progress.say(f"books: step {step} of {steps}"))
-    finally:
-        progress.end()
 
 
 async def _explain_open_holds(database: Database) -> Finding:

@@ -209,19 +209,16 @@ def change(
 
     async def work(database: Database) -> KeyRecord:
         keys, changes = KeyStore(database), KeyChange(**said)
-        if models is None:
-            return await keys.change(key_id, changes, on_part=show_part)
-        return await keys.change(key_id, changes, models.names_of, on_part=show_part)
+        with ProgressLine() as progress:
 
-    progress = ProgressLine()
+            def show(done: int, parts: int) -> None:
+                progress.say(f"counting what it has spent: {100 * done // parts} %")
 
-    def show_part(done: int, parts: int) -> None:
-        progress.say(f"counting what it has spent: {100 * done // parts} %")
+            if models is None:
+                return await keys.change(key_id, changes, on_part=show)
+            return await keys.change(key_id, changes, models.names_of, on_part=show)
 
-    try:
-        changed = with_database(settings, work)
-    finally:
-        progress.end()
+    changed = with_database(settings, work)
     if models is not None:
         models.warn_of_unknown()
     _show(changed, as_json=as_json)

@@ -105,25 +105,24 @@ def import_keys(
         specs: list[KeySpec] = []
         replaced: dict[str, bytes] = {}
         imported: list[Imported] = []
-        progress = ProgressLine()
-        for key in keys:
-            known_id = known.get(key.consumer_key)
-            key_id = known_id or make_id("key_")
-            sealed = secrets.seal(key.consumer_secret, key_id)
-            if known_id is None:
-                spec = KeySpec(
-                    id=key_id,
-                    account_id=paying.id_for(key),
-                    consumer_key=key.consumer_key,
-                    sealed_secret=sealed,
-                    **said[key.consumer_key],
-                )
-                specs.append(spec)
-            else:
-                replaced[key_id] = sealed
-            imported.append(Imported(id=key_id, consumer_key=key.consumer_key, is_new=known_id is None))
-            progress.say(f"{len(imported):,} of {len(keys):,} secrets are sealed")
-        progress.end()
+        with ProgressLine() as progress:
+            for key in keys:
+                known_id = known.get(key.consumer_key)
+                key_id = known_id or make_id("key_")
+                sealed = secrets.seal(key.consumer_secret, key_id)
+                if known_id is None:
+                    spec = KeySpec(
+                        id=key_id,
+                        account_id=paying.id_for(key),
+                        consumer_key=key.consumer_key,
+                        sealed_secret=sealed,
+                        **said[key.consumer_key],
+                    )
+                    specs.append(spec)
+                else:
+                    replaced[key_id] = sealed
+                imported.append(Imported(id=key_id, consumer_key=key.consumer_key, is_new=known_id is None))
+                progress.say(f"{len(imported):,} of {len(keys):,} secrets are sealed")
         await store.take_over(specs, replaced)
         return imported
 

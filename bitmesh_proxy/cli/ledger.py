@@ -81,14 +81,12 @@ def _explain(hindrance: Hindrance) -> str:
 
 async def _sum_up(database: Database, due: Due, *, beside_service: bool) -> int:
     months = LedgerMonths(database) if beside_service else LedgerMonths(database, step_rows=STEP_ROWS_ALONE)
-    progress, done = ProgressLine(), 0
-    try:
+    done = 0
+    with ProgressLine() as progress:
         async for step in prune(months, due, rest=REST if beside_service else 0):
             done += step.requests
             what = f"up to {show_day(step.started_at_s)}" if step.requests else "now their index"
             progress.say(f"{done:,} of {due.requests:,} requests, {what}")
-    finally:
-        progress.end()
     return done
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from typing import Self
 
 import click
 
@@ -12,12 +13,18 @@ LINE_CHARACTERS = 70
 
 
 class ProgressLine:
-    """See the module's docstring. ``end`` takes the line away."""
+    """See the module's docstring. ``end``, or the end of a ``with``, takes the line away."""
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._shown_s = clock()
         self._is_shown = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.end()
 
     def say(self, text: str) -> None:
         """Show it, unless the last one is less than a second old."""

@@ -85,13 +85,10 @@ def usage(
             fail(f"no key has the id {key_id!r}")
         paying = await find_account(AccountStore(database), account_id) if account_id else None
         which = UsageFilter(account_id=paying.id if paying else None, **wanted)
-        progress = ProgressLine()
-        try:
+        with ProgressLine() as progress:
             lines = await UsageReports(database).lines(
                 groups, which, on_part=lambda done, rows: progress.say(f"{done:,} of {rows:,} requests")
             )
-        finally:
-            progress.end()
         return lines, await LedgerMonths(database).last_summed_up_s()
 
     lines, last_summed_up_s = with_database(settings_of(ctx, config, data_dir), work)

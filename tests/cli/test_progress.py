@@ -31,3 +31,19 @@ def test_it_is_shown_once_a_second_and_taken_away(
     written = out.getvalue()
     assert ("1 of 3" in written, "2 of 3" in written, "too soon" in written) == (shown, False, False)
     assert written.endswith("\r") is shown
+
+
+def test_it_is_taken_away_at_the_end_of_its_block_however_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, out = HandClock(), Terminal()
+    monkeypatch.setattr(sys, "stderr", out)
+
+    def work() -> None:
+        with ProgressLine(clock=clock) as line:
+            clock.now_s += 1
+            line.say("1 of 3")
+            assert out.getvalue().rstrip().endswith("1 of 3")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert out.getvalue().endswith("\r")
