@@ -42,7 +42,7 @@ class Step:
             if self.is_over() and place:
                 return False
             connection.execute(sql, row)
-            self._left -= 1
+            self.note(1)
         return True
 
     def execute_found(
